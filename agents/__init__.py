@@ -1,0 +1,1 @@
+"""Who drives: scripted drivers and planners."""

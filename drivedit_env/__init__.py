@@ -1,0 +1,1 @@
+"""Online: the Gymnasium environments and the shipped worlds."""

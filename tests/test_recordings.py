@@ -1,0 +1,230 @@
+"""Recordings survive: exact, atomic, resumable, refused with a reason when damaged, and exchanged without loss."""
+
+import builtins
+import errno
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from drivedit.data import __main__ as command_line
+from drivedit.data import collect as collect_module
+from drivedit.data.carracing import CarRacingTwin
+from drivedit.data.collect import collect_recordings
+from drivedit.data.recordings import (
+    Episode,
+    ShardError,
+    iter_episodes,
+    read_attrs,
+    read_shard,
+    shard_paths,
+    write_shard,
+)
+from drivedit.data.sheet import write_sheet
+
+SMALL = {"steps": 120, "episode_steps": 25, "shard_steps": 60, "progress": False}
+
+
+def equal(first: Episode, second: Episode) -> bool:
+    return all(np.array_equal(getattr(first, f.name), getattr(second, f.name)) for f in fields(Episode))
+
+
+def made_up(steps: int = 20, seed: int = 0) -> Episode:
+    rng = np.random.default_rng(seed)
+    return Episode(
+        frames=rng.integers(0, 255, (steps + 1, 64, 64, 3), dtype=np.uint8),
+        controls=rng.uniform(-1, 1, (steps, 2)).astype(np.float32),
+        reward=rng.normal(size=steps).astype(np.float32),
+        progress=rng.random(steps).astype(np.float32),
+        terminated=np.arange(steps) == steps - 1,
+        telemetry=rng.normal(size=(steps + 1, 4)).astype(np.float32),
+        poses=rng.normal(size=(steps + 1, 3)),
+        route=rng.normal(size=(30, 2)).astype(np.float32),
+        seed=seed,
+        driver="test",
+        start={"speed": 3.0},
+    )
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("recording")
+    collect_recordings(folder, workers=1, **SMALL)
+    return folder
+
+
+def test_a_shard_gives_back_what_was_written(tmp_path):
+    episodes = [made_up(20, 1), made_up(3, 2)]
+    write_shard(tmp_path / "new" / "shard-00000.h5", episodes)
+    assert all(map(equal, episodes, read_shard(tmp_path / "new" / "shard-00000.h5")))
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["shard-00000.h5"]
+
+
+def test_a_recording_replays_in_the_twin(recording):
+    env = CarRacingTwin()
+    for episode in list(iter_episodes(recording))[:2]:
+        frame, info = env.reset(seed=episode.seed, options=episode.start)
+        assert np.array_equal(frame, episode.frames[0])
+        for step, control in enumerate(episode.controls):
+            frame, reward, terminated, _, info = env.step(control)
+            assert np.array_equal(frame, episode.frames[step + 1])
+            assert np.float32(reward) == episode.reward[step] and terminated == episode.terminated[step]
+            assert np.float32(info["reward_terms"]["progress"]) == episode.progress[step]
+        assert np.array_equal(env.route, episode.route)
+
+
+def test_a_stopped_run_goes_on_to_the_same_end_with_any_number_of_workers(recording, tmp_path, monkeypatch):
+    real, calls = collect_module.collect_shard, []
+
+    def stop_after_one(*arguments):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(arguments)
+        real(*arguments)
+
+    monkeypatch.setattr(collect_module, "collect_shard", stop_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        collect_recordings(tmp_path, workers=1, **SMALL)
+    assert [p.name for p in tmp_path.iterdir()] == ["shard-00000.h5"]
+    monkeypatch.undo()
+    kept = (tmp_path / "shard-00000.h5").stat().st_mtime_ns
+    collect_recordings(tmp_path, workers=2, **SMALL)
+    assert (tmp_path / "shard-00000.h5").stat().st_mtime_ns == kept, "what was whole is kept"
+    assert [p.read_bytes() for p in shard_paths(tmp_path)] == [p.read_bytes() for p in shard_paths(recording)]
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "garbage", "empty"])
+def test_a_damaged_shard_is_named_and_refilled(recording, tmp_path, harm):
+    for path in shard_paths(recording):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    victim = tmp_path / "shard-00001.h5"
+    data = bytearray(victim.read_bytes())
+    with h5py.File(victim, "r") as file:
+        name = sorted(file)[0]
+        place = file[f"{name}/frames"].id.get_chunk_info(0).byte_offset + 300
+    data[place] ^= 0x10
+    victim.write_bytes({"cut": data[: len(data) // 2], "flip": data, "garbage": b"no" * 900, "empty": b""}[harm])
+    with pytest.raises(ShardError, match="shard-00001.h5.*run collect again"):
+        list(iter_episodes(tmp_path))
+    collect_recordings(tmp_path, workers=1, **SMALL)
+    assert victim.read_bytes() == (recording / victim.name).read_bytes()
+
+
+def test_a_full_disk_is_named_and_costs_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "shard-00000.h5"
+    write_shard(path, [made_up(5, 1)])
+    before = path.read_bytes()
+    real = builtins.open
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, data):
+            self.file.write(bytes(data[:1000]))
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(builtins, "open", lambda file, mode: Full(real(file, mode)))
+    with pytest.raises(OSError, match="shard-00000.h5.*No space left.*make room") as caught:
+        write_shard(path, [made_up(5, 2)])
+    monkeypatch.undo()
+    assert caught.value.errno == errno.ENOSPC
+    assert [p.name for p in tmp_path.iterdir()] == [path.name] and path.read_bytes() == before
+
+
+def test_wrong_shapes_are_refused_before_anything_is_written(tmp_path):
+    episode = made_up()
+    episode.poses = episode.poses[:-1]
+    with pytest.raises(ValueError, match="episode.poses must be float64"):
+        write_shard(tmp_path / "shard-00000.h5", [episode])
+    with pytest.raises(ValueError, match="at least one"):
+        write_shard(tmp_path / "shard-00000.h5", [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_held_out_tracks_are_apart(recording, tmp_path):
+    collect_recordings(tmp_path, workers=1, held_out=True, steps=20, episode_steps=10, progress=False, shard_steps=20)
+    assert all(episode.seed >= 1_000_000 for episode in iter_episodes(tmp_path, held_out=True))
+    assert all(episode.seed < 1_000_000 for episode in iter_episodes(recording))
+    with pytest.raises(ValueError, match="held-out recording"):
+        list(iter_episodes(tmp_path))
+    with pytest.raises(ValueError, match="training recording"):
+        list(iter_episodes(recording, held_out=True))
+
+
+def test_another_recipe_in_the_same_folder_is_refused(recording):
+    with pytest.raises(ValueError, match="another folder"):
+        collect_recordings(recording, workers=1, **{**SMALL, "seed": 4})
+    with pytest.raises(ValueError, match="workers=0"):
+        collect_recordings(recording, workers=0, **SMALL)
+
+
+def test_folders_and_files_that_are_no_recordings_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="collect --out"):
+        list(iter_episodes(tmp_path))
+    with pytest.raises(FileNotFoundError, match="shard-00009"):
+        read_shard(tmp_path / "shard-00009.h5")
+    with h5py.File(tmp_path / "shard-00000.h5", "w") as file:
+        file.attrs["format"] = "other"
+    with pytest.raises(ShardError, match="not a drivedit-recording"):
+        read_attrs(tmp_path / "shard-00000.h5")
+
+
+@pytest.mark.filterwarnings("ignore:.*is set to None:UserWarning")
+def test_minari_reads_the_export_and_the_import_gives_it_back(recording, tmp_path, monkeypatch):
+    minari = pytest.importorskip("minari")
+    from drivedit.data.minari_io import export_minari, import_minari
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setattr("drivedit.data.minari_io.EPISODES_AT_ONCE", 4)
+    originals = list(iter_episodes(recording))
+    export_minari(recording, "drivedit/test-v0")
+    dataset = minari.load_dataset("drivedit/test-v0")
+    assert dataset.total_episodes == len(originals) and dataset.total_steps == 120
+    assert isinstance(dataset.recover_environment().unwrapped, CarRacingTwin)
+    for data, episode in zip(dataset.iterate_episodes(), originals, strict=True):
+        assert np.array_equal(data.observations, episode.frames), "lossless"
+        assert np.array_equal(data.actions, episode.controls) and np.array_equal(data.rewards, episode.reward)
+        assert np.array_equal(data.infos["telemetry"], episode.telemetry)
+        assert data.terminations[-1] != data.truncations[-1]
+    with pytest.raises(ValueError, match="exists already"):
+        export_minari(recording, "drivedit/test-v0")
+    import_minari("drivedit/test-v0", tmp_path / "back")
+    assert all(map(equal, originals, iter_episodes(tmp_path / "back")))
+    with pytest.raises(ValueError, match="empty folder"):
+        import_minari("drivedit/test-v0", recording)
+
+
+def test_the_command_line(recording, tmp_path, capsys):
+    assert command_line.main(["sheet", str(recording), "--out", str(tmp_path / "a.png"), "--rows", "3"]) == 0
+    assert (tmp_path / "a.png").stat().st_size > 5_000
+    assert command_line.main(["sheet", str(tmp_path), "--out", str(tmp_path / "b.png")]) == 1
+    assert "no shard-*.h5" in capsys.readouterr().err
+    arguments = ["collect", "--out", str(tmp_path / "r"), "--steps", "10", "--episode-steps", "5", "--workers", "1"]
+    assert command_line.main([*arguments, "--shard-steps", "10"]) == 0
+    assert sum(len(episode) for episode in iter_episodes(tmp_path / "r")) == 10
+    with pytest.raises(OSError, match="could not write"):
+        write_sheet(recording, tmp_path / "none" / "a.png", rows=1)
+
+
+def test_the_package_is_read_without_box2d_or_minari():
+    code = (
+        "import sys; sys.modules.update({'Box2D': None, 'minari': None})\n"
+        "from drivedit.data import read_shard, iter_episodes\n"
+        "for name in ('CarRacingTwin', 'export_minari'):\n"
+        "    try: getattr(__import__('drivedit.data', fromlist=['x']), name)\n"
+        "    except ImportError as error: assert 'drivedit[data]' in str(error), error\n"
+        "    else: raise SystemExit('no error for ' + name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

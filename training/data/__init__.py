@@ -1,0 +1,67 @@
+"""`drivedit.data`: recordings of driving, and the simulator they come from.
+
+`CarRacingTwin` is the real simulator behind the spaces of `DriveDiT-v0`; `collect_recordings` records it with drivers
+of many skills; `Episode`, `read_shard`, `write_shard` and `iter_episodes` are the recordings on disk; `export_minari`
+and `import_minari` exchange them. What needs Box2D or Minari is imported at first use (`pip install 'drivedit[data]'`).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from drivedit.data.carracing import TELEMETRY, CarRacingTwin
+    from drivedit.data.collect import Recipe, collect_recordings, collect_shard, record_episode
+    from drivedit.data.drivers import Driver, draw_start, make_driver
+    from drivedit.data.geometry import CentreLine, Foot, wrap_angle
+    from drivedit.data.minari_io import export_minari, import_minari
+    from drivedit.data.recordings import Episode, ShardError, iter_episodes, read_shard, shard_paths, write_shard
+    from drivedit.data.sheet import write_sheet
+
+_HOMES = {
+    "carracing": ("TELEMETRY", "CarRacingTwin"),
+    "collect": ("Recipe", "collect_recordings", "collect_shard", "record_episode"),
+    "drivers": ("Driver", "draw_start", "make_driver"),
+    "geometry": ("CentreLine", "Foot", "wrap_angle"),
+    "minari_io": ("export_minari", "import_minari"),
+    "recordings": ("Episode", "ShardError", "iter_episodes", "read_shard", "shard_paths", "write_shard"),
+    "sheet": ("write_sheet",),
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "TELEMETRY",
+    "CarRacingTwin",
+    "CentreLine",
+    "Driver",
+    "Episode",
+    "Foot",
+    "Recipe",
+    "ShardError",
+    "collect_recordings",
+    "collect_shard",
+    "draw_start",
+    "export_minari",
+    "import_minari",
+    "iter_episodes",
+    "make_driver",
+    "read_shard",
+    "record_episode",
+    "shard_paths",
+    "wrap_angle",
+    "write_shard",
+    "write_sheet",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name where it lives."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

@@ -1,0 +1,71 @@
+"""Command line of the recordings: `python -m drivedit.data collect|sheet|export-minari|import-minari`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    parser = argparse.ArgumentParser(prog="python -m drivedit.data", description="Record drives, convert recordings.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    collect = commands.add_parser("collect", help="record drives of CarRacing; run again to go on after a stop")
+    collect.add_argument("--out", type=Path, required=True, help="folder of the recording")
+    collect.add_argument("--steps", type=int, default=350_000, help="steps, rounded up to whole shards")
+    collect.add_argument("--workers", type=int, default=2, help="processes")
+    collect.add_argument("--seed", type=int, default=0, help="seed of the recording")
+    collect.add_argument("--episode-steps", type=int, default=300, help="steps per episode at most")
+    collect.add_argument("--shard-steps", type=int, default=None, help="steps per shard (20 episodes)")
+    collect.add_argument("--held-out", action="store_true", help="tracks kept for judging; trainers refuse the folder")
+
+    sheet = commands.add_parser("sheet", help="a picture of random clips of a recording")
+    sheet.add_argument("folder", type=Path)
+    sheet.add_argument("--out", type=Path, default=Path("sheet.png"))
+    sheet.add_argument("--rows", type=int, default=16, help="clips")
+    sheet.add_argument("--every", type=int, default=4, help="steps between the frames of a clip")
+    sheet.add_argument("--seed", type=int, default=0)
+
+    export = commands.add_parser("export-minari", help="write a recording as a Minari dataset")
+    export.add_argument("folder", type=Path)
+    export.add_argument("--dataset", required=True, help="for example drivedit/carracing-v0")
+
+    imported = commands.add_parser("import-minari", help="write a Minari dataset of export-minari as a recording")
+    imported.add_argument("--dataset", required=True)
+    imported.add_argument("--out", type=Path, required=True)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    options = vars(_parser().parse_args(arguments))
+    command = options.pop("command")
+    try:
+        if command == "collect":
+            from drivedit.data.collect import collect_recordings
+
+            collect_recordings(**options)
+        elif command == "sheet":
+            from drivedit.data.sheet import write_sheet
+
+            print(write_sheet(**options))
+        elif command == "export-minari":
+            from drivedit.data.minari_io import export_minari
+
+            print(export_minari(**options))
+        else:
+            from drivedit.data.minari_io import import_minari
+
+            import_minari(**options)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

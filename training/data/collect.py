@@ -1,0 +1,208 @@
+"""Records drives of many skills with several processes.
+
+Every shard is a function of (seed, shard number) alone, so a recording does not depend on the number of workers, and
+a run that was stopped goes on where it was: shards that exist and are whole are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from drivedit.data.carracing import FIRST_HELD_OUT_SEED, TELEMETRY, CarRacingTwin
+from drivedit.data.drivers import make_driver
+from drivedit.data.recordings import Episode, ShardError, read_attrs, read_shard, shard_path, write_shard
+
+logger = logging.getLogger(__name__)
+
+_counter: Any = None  # frames recorded by all workers; set in each worker
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the content of a shard depends on, beside its number.
+
+    Attributes:
+        seed: seed of the recording.
+        episode_steps: steps after which an episode is cut.
+        shard_steps: steps per shard.
+        held_out: whether tracks come from the seeds kept for judging.
+    """
+
+    seed: int = 0
+    episode_steps: int = 300
+    shard_steps: int = 6000
+    held_out: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("episode_steps", "shard_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+
+
+def record_episode(env: CarRacingTwin, rng: np.random.Generator, steps: int, held_out: bool = False) -> Episode:
+    """Records one drive by a driver drawn from `rng`.
+
+    Args:
+        env: the twin; it is reset.
+        rng: the only source of chance.
+        steps: the most steps; fewer if the car leaves the playfield.
+        held_out: whether the track comes from the held-out seeds.
+    """
+    seed = int(rng.integers(FIRST_HELD_OUT_SEED)) + (FIRST_HELD_OUT_SEED if held_out else 0)
+    driver, start = make_driver(rng)
+    frame, info = env.reset(seed=seed, options=start)
+    frames, poses, telemetry = [frame], [env.pose], [info["telemetry"]]
+    controls, rewards, progress, ended = [], [], [], []
+    line, terminated = env.centre_line, False
+    while len(controls) < steps and not terminated:
+        action = driver.act(poses[-1], telemetry[-1], line)
+        frame, reward, terminated, _, info = env.step(action)
+        frames.append(frame)
+        poses.append(env.pose)
+        telemetry.append(info["telemetry"])
+        controls.append(action)
+        rewards.append(reward)
+        progress.append(info["reward_terms"]["progress"])
+        ended.append(terminated)
+    return Episode(
+        frames=np.stack(frames),
+        controls=np.stack(controls).astype(np.float32),
+        reward=np.array(rewards, dtype=np.float32),
+        progress=np.array(progress, dtype=np.float32),
+        terminated=np.array(ended, dtype=bool),
+        telemetry=np.array([[row[name] for name in TELEMETRY] for row in telemetry], dtype=np.float32),
+        poses=np.stack(poses),
+        route=env.route,
+        seed=seed,
+        driver=driver.name,
+        start=start,
+    )
+
+
+def collect_shard(folder: str | Path, index: int, recipe: Recipe, tell: Callable[[int], Any] | None = None) -> None:
+    """Records and writes one shard.
+
+    Args:
+        folder: the recording folder.
+        index: number of the shard.
+        recipe: what to record.
+        tell: called with the number of steps after each episode.
+    """
+    env = CarRacingTwin()
+    episodes: list[Episode] = []
+    left = recipe.shard_steps
+    while left > 0:
+        rng = np.random.default_rng([recipe.seed, index, len(episodes)])
+        episode = record_episode(env, rng, min(recipe.episode_steps, left), recipe.held_out)
+        episodes.append(episode)
+        left -= len(episode)
+        if tell is not None:
+            tell(len(episode))
+    attrs = {"held_out": recipe.held_out, "recipe": json.dumps(asdict(recipe))}
+    write_shard(shard_path(folder, index), episodes, attrs)
+
+
+def collect_recordings(
+    out: str | Path,
+    steps: int = 350_000,
+    workers: int = 2,
+    seed: int = 0,
+    episode_steps: int = 300,
+    shard_steps: int | None = None,
+    held_out: bool = False,
+    progress: bool = True,
+) -> list[Path]:
+    """Fills a folder with recordings; run it again to go on after a stop.
+
+    Args:
+        out: the folder.
+        steps: steps to record, rounded up to whole shards.
+        workers: processes.
+        seed: seed of the recording.
+        episode_steps: steps after which an episode is cut (0.06 s each).
+        shard_steps: steps per shard; 20 episodes unless given.
+        held_out: record tracks that are kept for judging; trainers refuse such a folder.
+        progress: show a progress bar.
+
+    Returns:
+        The paths of all shards.
+    """
+    if steps < 1 or workers < 1:
+        raise ValueError(f"steps and workers must be at least 1, got steps={steps}, workers={workers}")
+    recipe = Recipe(seed, episode_steps, shard_steps or 20 * episode_steps, held_out)
+    paths = [shard_path(out, index) for index in range(-(-steps // recipe.shard_steps))]
+    missing = [index for index, path in enumerate(paths) if not _is_done(path, recipe)]
+    total = len(paths) * recipe.shard_steps
+    done = total - len(missing) * recipe.shard_steps
+    with tqdm(total=total, initial=done, unit="frame", disable=not progress, smoothing=0.05) as bar:
+        if workers == 1:
+            for index in missing:
+                collect_shard(out, index, recipe, bar.update)
+        elif missing:
+            _collect_parallel(out, missing, recipe, workers, bar)
+    return paths
+
+
+def _collect_parallel(out: str | Path, missing: list[int], recipe: Recipe, workers: int, bar: tqdm) -> None:
+    """Records the missing shards with a pool of processes."""
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("q", 0)
+    start = bar.n
+    with ProcessPoolExecutor(workers, context, initializer=_set_counter, initargs=(counter,)) as pool:
+        pending: set[Future[None]] = {pool.submit(_work, str(out), index, recipe) for index in missing}
+        try:
+            while pending:
+                finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+                bar.update(start + counter.value - bar.n)
+                for future in finished:
+                    future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _set_counter(counter: Any) -> None:
+    """Gives a worker the counter that all share."""
+    global _counter
+    _counter = counter
+
+
+def _work(out: str, index: int, recipe: Recipe) -> None:
+    """One shard, in a worker."""
+    collect_shard(out, index, recipe, _count)
+
+
+def _count(steps: int) -> None:
+    """Adds to the shared counter."""
+    with _counter.get_lock():
+        _counter.value += steps
+
+
+def _is_done(path: Path, recipe: Recipe) -> bool:
+    """Whether a shard exists and is whole; a damaged one is recorded anew, one of another recipe is an error."""
+    if not path.exists():
+        return False
+    try:
+        found = read_attrs(path).get("recipe")
+        read_shard(path)
+    except ShardError as error:
+        logger.warning("recording %s anew: %s", path, error)
+        return False
+    if found != json.dumps(asdict(recipe)):
+        raise ValueError(
+            f"{path} was recorded with {found or 'an unknown recipe'}, but {json.dumps(asdict(recipe))} is asked for; "
+            "use these settings or another folder"
+        )
+    return True

@@ -1,0 +1,143 @@
+"""Recordings to and from Minari datasets (0.5), lossless.
+
+Frames are stored raw (Minari's JPEG would lose 32 dB). Telemetry, poses and the progress term are `infos`; the route,
+the driver and the start are metadata of the episode, so an import gives back every array of the recording, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+
+from drivedit.data.recordings import Episode, iter_episodes, read_attrs, shard_path, shard_paths, write_shard
+
+try:
+    import minari
+    from minari.data_collector import EpisodeBuffer
+except ImportError as error:
+    raise ImportError("Minari datasets need Minari: pip install 'drivedit[data]'") from error
+
+EPISODES_AT_ONCE = 20
+TWIN = EnvSpec("CarRacingTwin-v0", entry_point="drivedit.data.carracing:CarRacingTwin", max_episode_steps=1000)
+
+
+def export_minari(folder: str | Path, dataset: str, held_out: bool | None = None) -> Path:
+    """Writes a recording folder as a local Minari dataset.
+
+    Args:
+        folder: holds `shard-*.h5`.
+        dataset: Minari's id, for example `drivedit/carracing-v0`; it must not exist yet.
+        held_out: as the folder is, unless given.
+
+    Returns:
+        The folder of the dataset (below `MINARI_DATASETS_PATH` if that is set).
+    """
+    if dataset in minari.list_local_datasets():
+        raise ValueError(f"the Minari dataset {dataset!r} exists already; choose another id or version, or delete it")
+    if held_out is None:
+        held_out = bool(read_attrs(shard_paths(folder)[0]).get("held_out", False))
+    made: Any = None
+    for batch in _batches(iter_episodes(folder, held_out=held_out)):
+        buffers = [_to_buffer(episode) for episode in batch]
+        if made is None:
+            made = minari.create_dataset_from_buffers(
+                dataset,
+                buffers,
+                env=TWIN,
+                algorithm_name="drivedit.data.drivers",
+                description=json.dumps({"held_out": held_out, "source": "python -m drivedit.data collect"}),
+                requirements=["drivedit[data]"],
+                jpeg_encoding=False,
+            )
+            first = 0
+        else:
+            first = made.storage.total_episodes
+            made.storage.update_episodes(buffers)
+        metadata = [
+            {"driver": e.driver, "start": json.dumps(e.start), "closed": e.closed, "route": e.route} for e in batch
+        ]
+        made.storage.update_episode_metadata(metadata, range(first, first + len(batch)))
+    return Path(made.storage.data_path)
+
+
+def import_minari(dataset: str, out: str | Path) -> list[Path]:
+    """Writes a dataset of `export_minari` as a recording folder.
+
+    Args:
+        dataset: id of a local Minari dataset.
+        out: the folder to be; it must hold no shards.
+
+    Returns:
+        The paths of the shards.
+    """
+    if list(Path(out).glob("shard-*.h5")):
+        raise ValueError(f"{out} holds shards already; choose an empty folder")
+    loaded = minari.load_dataset(dataset)
+    description = str(loaded.storage.metadata.get("description", ""))
+    held_out = description.startswith("{") and bool(json.loads(description).get("held_out", False))
+    paths: list[Path] = []
+    for batch in _batches(_from_minari(loaded)):
+        paths.append(shard_path(out, len(paths)))
+        write_shard(paths[-1], batch, {"held_out": held_out, "recipe": f"minari {dataset}"})
+    return paths
+
+
+def _to_buffer(episode: Episode) -> EpisodeBuffer:
+    """One episode in Minari's form; the last step is a truncation unless the car left."""
+    truncated = np.zeros(len(episode), dtype=bool)
+    truncated[-1] = not episode.terminated[-1]
+    progress = np.concatenate([[0.0], episode.progress]).astype(np.float32)  # Minari: one info per frame, [n+1]
+    return EpisodeBuffer(
+        seed=episode.seed,
+        options=dict(episode.start),
+        observations=episode.frames,  # pyright: ignore[reportArgumentType] (Minari stores arrays as they are)
+        actions=episode.controls,  # pyright: ignore[reportArgumentType]
+        rewards=episode.reward,  # pyright: ignore[reportArgumentType]
+        terminations=episode.terminated,  # pyright: ignore[reportArgumentType]
+        truncations=truncated,  # pyright: ignore[reportArgumentType]
+        infos={"telemetry": episode.telemetry, "poses": episode.poses, "progress": progress},
+    )
+
+
+def _from_minari(loaded: Any) -> Iterator[Episode]:
+    """The episodes of a Minari dataset."""
+    for data in loaded.iterate_episodes():
+        (metadata,) = loaded.storage.get_episode_metadata([data.id])
+        infos = data.infos or {}
+        missing = {"telemetry", "poses", "progress"} - set(infos) | {"route", "driver", "start"} - set(metadata)
+        if missing:
+            raise ValueError(
+                f"episode {data.id} of {loaded.spec.dataset_id} lacks {sorted(missing)}; "
+                "only datasets of `python -m drivedit.data export-minari` can be imported"
+            )
+        yield Episode(
+            frames=np.asarray(data.observations, dtype=np.uint8),
+            controls=np.asarray(data.actions, dtype=np.float32),
+            reward=np.asarray(data.rewards, dtype=np.float32),
+            progress=np.asarray(infos["progress"], dtype=np.float32)[1:],
+            terminated=np.asarray(data.terminations, dtype=bool),
+            telemetry=np.asarray(infos["telemetry"], dtype=np.float32),
+            poses=np.asarray(infos["poses"], dtype=np.float64),
+            route=np.asarray(metadata["route"], dtype=np.float32),
+            seed=int(metadata["seed"]),
+            driver=str(metadata["driver"]),
+            start=json.loads(metadata["start"]),
+            closed=bool(metadata["closed"]),
+        )
+
+
+def _batches(episodes: Iterator[Episode]) -> Iterator[list[Episode]]:
+    """Lists of at most `EPISODES_AT_ONCE` episodes, so that no dataset need fit in memory."""
+    batch: list[Episode] = []
+    for episode in episodes:
+        batch.append(episode)
+        if len(batch) == EPISODES_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

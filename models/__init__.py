@@ -1,0 +1,20 @@
+"""The networks, the world made of them, and its state."""
+
+from drivedit.models.heads import Heads, Readings
+from drivedit.models.scenes import Scene, check_scene
+from drivedit.models.state import WorldState
+from drivedit.models.student import DiTStudent
+from drivedit.models.vae import VAE3D
+from drivedit.models.world import StepOutput, World
+
+__all__ = [
+    "DiTStudent",
+    "Heads",
+    "Readings",
+    "Scene",
+    "StepOutput",
+    "VAE3D",
+    "World",
+    "WorldState",
+    "check_scene",
+]

@@ -1,0 +1,16 @@
+"""Configuration dataclasses of the package: the one source of every default. Imports no torch."""
+
+from drivedit.config.base import BaseConfig
+from drivedit.config.models import StudentConfig, VAEConfig, WorldConfig
+from drivedit.config.training import DataConfig, LoopConfig, StudentStageConfig, VAEStageConfig
+
+__all__ = [
+    "BaseConfig",
+    "DataConfig",
+    "LoopConfig",
+    "StudentConfig",
+    "StudentStageConfig",
+    "VAEConfig",
+    "VAEStageConfig",
+    "WorldConfig",
+]

@@ -1,0 +1,57 @@
+"""A dataclass that is validated, refuses unknown keys, and round-trips through JSON (nested dataclasses included)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+
+@dataclass
+class BaseConfig:
+    """Base of all configurations."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the configuration as nested plain dictionaries."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """Returns the configuration as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def save_json(self, filepath: str | Path) -> None:
+        """Writes the configuration to a JSON file."""
+        Path(filepath).write_text(self.to_json() + "\n")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any]) -> Self:
+        """Builds the configuration from nested dictionaries.
+
+        Raises:
+            KeyError: A key is unknown.
+            ValueError: A value has the wrong type.
+        """
+        try:
+            return TypeAdapter(cls).validate_python(config_dict)
+        except ValidationError as error:
+            lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            unknown = [
+                ".".join(map(str, e["loc"])) for e in error.errors() if e["type"] == "unexpected_keyword_argument"
+            ]
+            if unknown:
+                names = ", ".join(cls.__dataclass_fields__)
+                raise KeyError(f"{cls.__name__}: unknown key {', '.join(unknown)}; known keys: {names}") from None
+            raise ValueError(f"{cls.__name__}: " + "; ".join(lines)) from None
+
+    @classmethod
+    def from_json(cls, json_str_or_path: str | Path) -> Self:
+        """Builds the configuration from a JSON string or from the path of a JSON file."""
+        text = str(json_str_or_path)
+        if not text.lstrip().startswith("{"):
+            text = Path(text).read_text()
+        return cls.from_dict(json.loads(text))

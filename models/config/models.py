@@ -1,0 +1,95 @@
+"""Configurations of the networks and of the world that is made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from drivedit.config.base import BaseConfig
+
+
+@dataclass
+class VAEConfig(BaseConfig):
+    """Arguments of `drivedit.models.VAE3D`."""
+
+    in_channels: int = 3
+    latent_dim: int = 64
+    hidden_dims: list[int] = field(default_factory=lambda: [64, 128, 256, 512])
+    num_res_blocks: int = 2
+    use_attention: bool = True
+    beta: float = 4.0
+    temporal_kernel: int = 3
+
+
+@dataclass
+class StudentConfig(BaseConfig):
+    """Arguments of `drivedit.models.DiTStudent`."""
+
+    latent_dim: int = 64
+    d_model: int = 512
+    n_layers: int = 12
+    n_heads: int = 8
+    d_ff: int | None = None
+    max_seq_len: int = 256
+    dropout: float = 0.1
+    use_rope: bool = True
+    rope_base: float = 10000.0
+    tokens_per_frame: int = 1
+    window: int | None = None
+    history: int = 0
+    control_dim: int = 0
+    route_dim: int = 0
+
+
+@dataclass
+class WorldConfig(BaseConfig):
+    """A world: its networks, its picture, its clock and what its heads tell.
+
+    Attributes:
+        image_size: Height and width of a frame in pixels.
+        fps: Frames per second of the recordings.
+        patch: Side of the square of latent cells that makes one token.
+        sampling_steps: Network passes for one frame unless the caller asks for another number.
+        telemetry: Names of the telemetry values, in the order of the head.
+        telemetry_scale: Unit of each value inside the head.
+        motion_scale: Unit of (forward, right, turn) of the ego-motion head.
+        constant_reward: Reward terms that every step gets.
+        end_reward: The term and the value that an ending adds.
+        reward_scale: Unit of the learned reward term `progress`.
+        end_threshold: Probability from which on the dream ends.
+        route_offsets: Arc lengths (m) at which the route is told, seen from the car's foot point.
+        route_scale: Metres for one unit of the route code.
+    """
+
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    image_size: tuple[int, int] = (64, 64)
+    fps: float = 1 / 0.06
+    patch: int = 2
+    sampling_steps: int = 1
+    telemetry: list[str] = field(default_factory=lambda: ["speed", "lateral_offset", "heading_error", "wheels_on_road"])
+    telemetry_scale: list[float] = field(default_factory=lambda: [20.0, 10.0, 1.0, 0.5])
+    motion_scale: list[float] = field(default_factory=lambda: [1.0, 0.2, 0.05])
+    constant_reward: dict[str, float] = field(default_factory=lambda: {"time": -0.3})
+    end_reward: dict[str, float] = field(default_factory=lambda: {"left": -100.0})
+    reward_scale: float = 3.5
+    end_threshold: float = 0.5
+    route_offsets: list[float] = field(
+        default_factory=lambda: [
+            -24.0,
+            -16.0,
+            -8.0,
+            0.0,
+            4.0,
+            8.0,
+            13.0,
+            18.0,
+            23.0,
+            28.0,
+            33.0,
+            38.0,
+            44.0,
+            51.0,
+            58.0,
+        ]
+    )
+    route_scale: float = 20.0

@@ -1,0 +1,101 @@
+"""Configurations of the training stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from drivedit.config.base import BaseConfig
+
+
+@dataclass
+class DataConfig(BaseConfig):
+    """Where the recordings are and how clips are cut from them.
+
+    Attributes:
+        root: Folder of recording shards.
+        validation_fraction: Share of the episodes (the last ones) that is only looked at.
+    """
+
+    root: str = "recordings"
+    validation_fraction: float = 0.02
+
+
+@dataclass
+class LoopConfig(BaseConfig):
+    """The training loop, the same for every stage.
+
+    Attributes:
+        lr: Peak learning rate of AdamW.
+        warmup: Optimizer steps of linear warm-up.
+        cooldown: Share of the run over which the rate falls linearly to zero.
+        steps: Optimizer steps in all.
+        minutes: Stop (resumably) after so many minutes of wall-clock time; None: no limit.
+        batch_size: Clips or frames in one step and process.
+        weight_decay: AdamW's, on matrices only.
+        clip: Largest norm of the gradient.
+        ema: Decay of the averaged weights.
+        bf16: Autocast to bfloat16 (networks only; losses stay in float32).
+        save_every_s: Seconds between two checkpoints.
+        log_every: Steps between two log lines.
+        seed: Of weights, data order and noise.
+    """
+
+    lr: float = 1e-3
+    warmup: int = 200
+    cooldown: float = 0.3
+    steps: int = 10_000
+    minutes: float | None = None
+    batch_size: int = 32
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.999
+    bf16: bool = True
+    save_every_s: float = 240.0
+    log_every: int = 20
+    seed: int = 0
+
+
+@dataclass
+class VAEStageConfig(BaseConfig):
+    """Loss of the `vae` stage.
+
+    Attributes:
+        l1: Weight of the absolute error.
+        edges: Weight of the absolute error of horizontal and vertical differences (keeps kerbs and grass sharp).
+        focus: Extra weight of the pixels that the constant overlay and the car cover.
+        focus_boxes: Boxes (top, bottom, left, right), as shares of the picture, that get the extra weight.
+    """
+
+    l1: float = 0.3
+    edges: float = 0.6
+    focus: float = 2.0
+    focus_boxes: list[tuple[float, float, float, float]] = field(
+        default_factory=lambda: [(0.87, 1.0, 0.0, 1.0), (0.62, 0.83, 0.42, 0.58)]
+    )
+
+
+@dataclass
+class StudentStageConfig(BaseConfig):
+    """Loss of the `student` stage: diffusion forcing first, then few-step training on the model's own rollouts.
+
+    Attributes:
+        clip_frames: Frames of a clip.
+        pure_noise: Share of frames whose noise level is 1.
+        context_noise: Scale of the half-normal noise level put on the clean history.
+        drop_route: Share of clips that dream without a route.
+        drop_control: Share of clips whose controls are the null control.
+        few_step_from: Share of the run after which few-step training begins.
+        rollout: Frames of a few-step rollout (the model's own frames are its context).
+        energy_samples: Samples that the energy score compares.
+        head_weight: Weight of the heads' losses.
+    """
+
+    clip_frames: int = 16
+    pure_noise: float = 0.4
+    context_noise: float = 0.1
+    drop_route: float = 0.1
+    drop_control: float = 0.0
+    few_step_from: float = 0.6
+    rollout: int = 4
+    energy_samples: int = 2
+    head_weight: float = 0.3

@@ -1,0 +1,67 @@
+"""Start scenes: the moments from which a world can be dreamed on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class Scene:
+    """A moment of a recording.
+
+    Attributes:
+        frames: uint8 `[n + 1, H, W, 3]`, n >= 1, the last one is now.
+        controls: float32 `[n, 2]`; `controls[i]` led from `frames[i]` to `frames[i + 1]`.
+        route: float32 `[M, 2]` centre line in metres, or None to dream freely.
+        closed: Whether the route is a loop.
+        poses: float32 `[n + 1, 3]` (x, y, yaw counter-clockwise) of the car at the frames, on the route's plane; None
+            puts the car at the beginning of the route, in its direction.
+    """
+
+    frames: np.ndarray
+    controls: np.ndarray
+    route: np.ndarray | None = None
+    closed: bool = False
+    poses: np.ndarray | None = None
+
+    def poses_or_start(self) -> np.ndarray:
+        """The poses, or the beginning of the route once per frame."""
+        if self.poses is not None:
+            return self.poses
+        if self.route is None:
+            return np.zeros((len(self.frames), 3), np.float32)
+        step = self.route[1] - self.route[0]
+        start = [*self.route[0], np.arctan2(step[1], step[0])]
+        return np.tile(np.asarray(start, np.float32), (len(self.frames), 1))
+
+
+def check_scene(scene: Scene | Mapping[str, Any], image_size: tuple[int, int]) -> Scene:
+    """Turns a mapping with the fields of `Scene` into one, and checks it.
+
+    Raises:
+        ValueError: A key is unknown or missing, or a value has the wrong shape, type or range.
+    """
+    if not isinstance(scene, Scene):
+        known = set(Scene.__dataclass_fields__)
+        unknown, missing = set(scene) - known, {"frames", "controls"} - set(scene)
+        if unknown or missing:
+            what = f"unknown {sorted(unknown)}" if unknown else f"missing {sorted(missing)}"
+            raise ValueError(f"a scene has the keys {sorted(known)} (frames and controls are needed); {what}")
+        scene = Scene(**scene)
+    frames, controls = np.asarray(scene.frames), np.asarray(scene.controls, np.float32)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (*image_size, 3) or len(frames) < 2:
+        expected = f"uint8 [n + 1 >= 2, {image_size[0]}, {image_size[1]}, 3]"
+        raise ValueError(f"scene frames must be {expected}, got {frames.dtype} {list(frames.shape)}")
+    if controls.shape != (len(frames) - 1, 2) or not np.isfinite(controls).all() or np.abs(controls).max() > 1:
+        raise ValueError(f"scene controls must be [{len(frames) - 1}, 2] in [-1, 1], got {list(controls.shape)}")
+    route = None if scene.route is None else np.asarray(scene.route, np.float32)
+    if route is not None and (route.ndim != 2 or route.shape[1] != 2 or len(route) < 2 or not np.isfinite(route).all()):
+        raise ValueError(f"a scene's route must be a finite array [M >= 2, 2], got {list(route.shape)}")
+    poses = None if scene.poses is None else np.asarray(scene.poses, np.float32)
+    if poses is not None and (poses.shape != (len(frames), 3) or not np.isfinite(poses).all()):
+        raise ValueError(f"scene poses must be a finite array [{len(frames)}, 3], got {list(poses.shape)}")
+    return Scene(frames, controls, route, bool(scene.closed), poses)

@@ -1,0 +1,314 @@
+"""Causal diffusion transformer: the dynamics of a world.
+
+Tokens of a frame see all tokens of the same frame and of the last `window` frames (block-causal). Every frame has a
+noise level of its own (diffusion forcing, Chen et al. 2024), told through adaptive norms (DiT, Peebles and Xie 2023)
+together with the controls and the route ahead. Notable: with `history` > 0 a frame also gets the clean frames before
+it as input channels, so the keys and values of its last denoising pass can stay in the cache and no extra clean pass
+is needed. The network returns the clean frame; the velocity of the package's path is `(x - out) / sigma`.
+
+Legend: B clips, F frames, P tokens per frame, N = F * P, D token width, E model width, H heads, L layers, W window.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from drivedit.config import StudentConfig
+
+KVCache = dict[str, Tensor]  # "k", "v": [B, L, H, W, P, E / H]; "clock": [B] frames seen so far
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each behind a norm that the condition scales, shifts and gates."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, modulation: Tensor, attend: Any) -> Tensor:  # x [B, F, P, E], modulation [B, F, 6E]
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation[:, :, None].chunk(6, -1)
+        y = norm(x) * (1 + scale1) + shift1
+        q, k, v = self.qkv(y).unflatten(-1, (3, self.heads, -1)).unbind(-3)  # [B, F, P, H, E/H]
+        y = self.out(attend(norm(q), norm(k), v))
+        x = x + gate1 * self.dropout(y)
+        y = norm(x) * (1 + scale2) + shift2
+        return x + gate2 * self.dropout(self.down(F.gelu(self.up(y), approximate="tanh")))
+
+
+class DiTStudent(nn.Module):
+    """Block-causal diffusion transformer over latent tokens.
+
+    Args:
+        latent_dim: Width D of a token.
+        d_model: Width of the network.
+        n_layers: Blocks.
+        n_heads: Attention heads.
+        d_ff: Width of the feed-forward layer; None: four times `d_model`.
+        max_seq_len: Most tokens in one call, and in the cache when `window` is None.
+        dropout: On both branches of a block.
+        use_rope: Rotary positions in time (Su et al. 2021).
+        rope_base: Their base.
+        tokens_per_frame: Tokens P that share a time, a noise level and a condition.
+        window: Frames that a frame sees, itself included; None: all.
+        history: Clean past frames that each frame gets as input channels.
+        control_dim: Width of the controls; 0: none.
+        route_dim: Width of the route code; 0: none.
+
+    Raises:
+        ValueError: `d_model` is not a multiple of `2 * n_heads`, or a sequence is too long.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 64,
+        d_model: int = 512,
+        n_layers: int = 12,
+        n_heads: int = 8,
+        d_ff: int | None = None,
+        max_seq_len: int = 256,
+        dropout: float = 0.1,
+        use_rope: bool = True,
+        rope_base: float = 10000.0,
+        *,
+        tokens_per_frame: int = 1,
+        window: int | None = None,
+        history: int = 0,
+        control_dim: int = 0,
+        route_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        if d_model % (2 * n_heads):
+            raise ValueError(f"d_model must be a multiple of 2 * n_heads = {2 * n_heads}, got {d_model}")
+        self.latent_dim, self.d_model, self.n_heads, self.history = latent_dim, d_model, n_heads, history
+        self.tokens_per_frame, self.max_seq_len, self.window = tokens_per_frame, max_seq_len, window
+        self.capacity = window or max_seq_len // tokens_per_frame
+        self.use_rope, self.rope_base = use_rope, rope_base
+        self.embed = nn.Linear(latent_dim * (1 + history), d_model)
+        self.position = nn.Parameter(0.02 * torch.randn(tokens_per_frame, d_model))
+        self.of_sigma = nn.Sequential(nn.Linear(16, d_model), nn.SiLU(), nn.Linear(d_model, d_model))
+        self.of_control = _mlp(control_dim, d_model) if control_dim else None
+        self.of_route = _mlp(route_dim, d_model) if route_dim else None
+        self.spread = nn.Linear(d_model, 64 * tokens_per_frame) if route_dim else None
+        self.gather = nn.Linear(64, d_model) if route_dim else None
+        self.blocks = nn.ModuleList(Block(d_model, n_heads, d_ff or 4 * d_model, dropout) for _ in range(n_layers))
+        self.modulation = nn.Linear(d_model, (6 * n_layers + 2) * d_model)
+        self.head = nn.Linear(d_model, latent_dim)
+        for layer in (self.modulation, self.head):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    @classmethod
+    def from_config(cls, config: StudentConfig) -> DiTStudent:
+        """Builds the network that a configuration describes."""
+        return cls(**config.to_dict())
+
+    def forward(
+        self,
+        x: Tensor,
+        kv_cache: KVCache | None = None,
+        use_cache: bool = False,
+        *,
+        sigma: Tensor | None = None,
+        control: Tensor | None = None,
+        route: Tensor | None = None,
+        past: Tensor | None = None,
+    ) -> tuple[Tensor, KVCache | None]:
+        """Estimates clean tokens.
+
+        Args:
+            x: Tokens `[B, N, D]` at noise level `sigma`.
+            kv_cache: Cache of the frames before, written in place. N must be one frame.
+            use_cache: Without a cache: whether to make and return one. With one: whether this pass is the frame's last,
+                so that the cache's clock moves on (earlier passes are overwritten).
+            sigma: `[B, F]` in [0, 1]; None: clean.
+            control: `[B, F, control_dim]`; None: zeros.
+            route: `[B, F, route_dim]`; None: zeros, which means no route.
+            past: `[B, N, history * D]` clean frames before each frame, the latest first; None: zeros.
+
+        Returns:
+            Clean estimate `[B, N, D]`, and the cache or None.
+
+        Raises:
+            ValueError: A shape does not fit, or the sequence is longer than `max_seq_len`.
+        """
+        hidden, condition, cache = self.features(
+            x, kv_cache, use_cache, sigma=sigma, control=control, route=route, past=past
+        )
+        return self.read(hidden, condition, past), cache
+
+    def features(
+        self,
+        x: Tensor,
+        kv_cache: KVCache | None = None,
+        use_cache: bool = False,
+        *,
+        sigma: Tensor | None = None,
+        control: Tensor | None = None,
+        route: Tensor | None = None,
+        past: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, KVCache | None]:
+        """Runs the trunk; arguments as in `forward`.
+
+        Returns:
+            Hidden tokens `[B, F, P, E]`, modulation of the output `[B, F, 2E]`, and the cache or None.
+        """
+        frames = self._check(x, kv_cache)
+        rows = x.shape[0]
+        if sigma is None:
+            sigma = x.new_zeros(rows, frames)
+        if past is None:
+            past = x.new_zeros(rows, x.shape[1], self.history * self.latent_dim)
+        y = self.embed(torch.cat([x, past], -1)).unflatten(1, (frames, -1)) + self.position
+        condition = self.of_sigma(_waves(sigma))
+        if self.of_control is not None:
+            zeros = x.new_zeros(rows, frames, self.of_control[0].in_features)
+            condition = condition + self.of_control(zeros if control is None else control)
+        if self.of_route is not None and self.spread is not None and self.gather is not None:
+            zeros = x.new_zeros(rows, frames, self.of_route[0].in_features)
+            code = self.of_route(zeros if route is None else route)
+            condition = condition + code
+            y = y + self.gather(F.silu(self.spread(F.silu(code))).unflatten(-1, (self.tokens_per_frame, -1)))
+        modulation = self.modulation(F.silu(condition))
+        parts = modulation.split(6 * self.d_model, -1)
+        if kv_cache is None:
+            attend, cache = self._attend_clip(rows, frames, y, use_cache)
+        else:
+            attend, cache = self._attend_cache(kv_cache)
+        for layer, block in enumerate(self.blocks):
+            y = block(y, parts[layer], attend(layer))
+        if kv_cache is not None and use_cache:
+            kv_cache["clock"] += 1
+        return y, parts[-1], cache
+
+    def read(self, hidden: Tensor, modulation: Tensor, past: Tensor | None) -> Tensor:
+        """The clean estimate `[B, N, D]`: the last clean frame plus what changes."""
+        shift, scale = modulation[:, :, None].chunk(2, -1)
+        out = self.head(norm(hidden) * (1 + scale) + shift).flatten(1, 2)
+        if self.history and past is not None:
+            out = out + past[..., : self.latent_dim]
+        return out
+
+    def empty_cache(self, rows: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> KVCache:
+        """A cache that has seen nothing."""
+        shape = (
+            rows,
+            len(self.blocks),
+            self.n_heads,
+            self.capacity,
+            self.tokens_per_frame,
+            self.d_model // self.n_heads,
+        )
+        return {
+            "k": torch.zeros(shape, device=device, dtype=dtype),
+            "v": torch.zeros(shape, device=device, dtype=dtype),
+            "clock": torch.zeros(rows, dtype=torch.long, device=device),
+        }
+
+    def _check(self, x: Tensor, cache: KVCache | None) -> int:
+        per_frame = self.tokens_per_frame
+        if x.ndim != 3 or x.shape[-1] != self.latent_dim or x.shape[1] % per_frame or x.shape[1] == 0:
+            raise ValueError(f"tokens must be [B, k * {per_frame}, {self.latent_dim}], got {tuple(x.shape)}")
+        if x.shape[1] > self.max_seq_len:
+            raise ValueError(f"at most max_seq_len = {self.max_seq_len} tokens in one call, got {x.shape[1]}")
+        if cache is not None:
+            if x.shape[1] != per_frame:
+                raise ValueError(f"with a cache give one frame of {per_frame} tokens, got {x.shape[1]} tokens")
+            if self.window is None and int(cache["clock"].max()) >= self.capacity:
+                raise ValueError(f"the cache is full ({self.capacity} frames); set `window` for endless rollouts")
+        return x.shape[1] // per_frame
+
+    def _attend_clip(self, rows: int, frames: int, y: Tensor, keep: bool) -> tuple[Any, KVCache | None]:
+        """Attention within a clip, and the cache of its last frames."""
+        time = torch.arange(frames, device=y.device)
+        lag = time[:, None] - time[None, :]
+        mask = (lag >= 0) & (lag < self.capacity)
+        mask = mask.repeat_interleave(self.tokens_per_frame, 0).repeat_interleave(self.tokens_per_frame, 1)
+        turn = self._rotations(time[None])
+        cache = self.empty_cache(rows, y.device, y.dtype) if keep else None
+        if cache is not None:
+            cache["clock"] += frames
+        last = time[-self.capacity :]
+
+        def attend(layer: int) -> Any:
+            def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                q, k = self._rotate(q, turn), self._rotate(k, turn)
+                if cache is not None:
+                    for name, value in (("k", k), ("v", v)):
+                        cache[name][:, layer, :, last % self.capacity] = (
+                            value[:, last].permute(0, 3, 1, 2, 4).to(cache[name])
+                        )
+                q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))
+                out = F.scaled_dot_product_attention(q, k.to(q), v.to(q), attn_mask=mask)
+                return out.transpose(1, 2).flatten(2).unflatten(1, (frames, -1))
+
+            return run
+
+        return attend, cache
+
+    def _attend_cache(self, cache: KVCache) -> tuple[Any, KVCache]:
+        """Attention of one new frame to the ring buffer, into which its keys and values are written."""
+        clock = cache["clock"]
+        slot = clock % self.capacity
+        rows = torch.arange(len(clock), device=clock.device)
+        turn = self._rotations(clock[:, None])
+        filled = torch.arange(self.capacity, device=clock.device) <= clock[:, None]
+        mask = None
+        if not bool(filled.all()):
+            mask = filled.repeat_interleave(self.tokens_per_frame, 1)[:, None, None]
+
+        def attend(layer: int) -> Any:
+            def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                q, k = self._rotate(q, turn), self._rotate(k, turn)
+                keys, values = cache["k"][:, layer], cache["v"][:, layer]  # [B, H, W, P, E/H]
+                keys[rows, :, slot] = k[:, 0].transpose(1, 2).to(keys)
+                values[rows, :, slot] = v[:, 0].transpose(1, 2).to(values)
+                out = F.scaled_dot_product_attention(
+                    q[:, 0].transpose(1, 2), keys.flatten(2, 3).to(q), values.flatten(2, 3).to(q), attn_mask=mask
+                )
+                return out.transpose(1, 2).flatten(2)[:, None]
+
+            return run
+
+        return attend, cache
+
+    def _rotations(self, time: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Cosines and sines `[B, F, 1, 1, E/2H]` of frame times `[B, F]`, exact for any length of an episode."""
+        if not self.use_rope:
+            return None
+        half = self.d_model // self.n_heads // 2
+        rate = self.rope_base ** -(torch.arange(half, device=time.device, dtype=torch.float64) / half)
+        angle = (time.double()[..., None] * rate)[:, :, None, None]
+        return angle.cos().float(), angle.sin().float()
+
+    @staticmethod
+    def _rotate(x: Tensor, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+        if turn is None:
+            return x
+        cos, sin = turn
+        a, b = x.float().chunk(2, -1)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x)
+
+
+def norm(x: Tensor) -> Tensor:
+    """Root-mean-square norm over the last axis, without parameters."""
+    return F.rms_norm(x, (x.shape[-1],))
+
+
+def _mlp(inputs: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width))
+
+
+def _waves(sigma: Tensor) -> Tensor:
+    """Sixteen smooth functions of the noise level: cosines and sines of its multiples."""
+    angle = sigma[..., None] * (math.pi * torch.arange(8, device=sigma.device) / 2 + 0.5)
+    return torch.cat([angle.cos(), angle.sin()], -1)

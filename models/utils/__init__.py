@@ -1,0 +1,7 @@
+"""Small tensor and geometry helpers."""
+
+from drivedit.utils.device import resolve_device
+from drivedit.utils.random import generator, noise
+from drivedit.utils.route import Route, advance_pose, route_code
+
+__all__ = ["Route", "advance_pose", "generator", "noise", "resolve_device", "route_code"]

@@ -1,0 +1,27 @@
+"""Choice of the device."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+log = logging.getLogger(__name__)
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """Resolves "auto" to the best device that exists, and a CUDA device that does not exist to the CPU.
+
+    Args:
+        device: "auto", or anything that `torch.device` takes.
+
+    Returns:
+        A device that can be used here.
+    """
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    resolved = torch.device(device)
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        log.warning("device %s does not exist here; using the cpu", resolved)
+        return torch.device("cpu")
+    return resolved

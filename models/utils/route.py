@@ -1,0 +1,189 @@
+"""The route ahead: a centre line in the plane, where the car is on it, and what the network is told of it.
+
+Legend: B rows, M points, K arc-length offsets. Poses are (x, y, yaw) with yaw counter-clockwise from +x; everything
+told to networks and people is right-positive, like steering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SPACING = 2.0  # metres between the points of a resampled route
+CAPACITY = 768  # points kept of a route; longer ones are told with wider steps
+REACH = 12  # points searched on either side of the last foot point
+
+
+@dataclass
+class Route:
+    """Routes of B rows, resampled to equal steps and padded to M = `CAPACITY` points.
+
+    Attributes:
+        points: `[B, M, 2]` in metres.
+        count: `[B]` points that count; 0 means that the row has no route.
+        spacing: `[B]` metres between two points.
+        closed: `[B]` whether the last point leads to the first.
+    """
+
+    points: Tensor
+    count: Tensor
+    spacing: Tensor
+    closed: Tensor
+
+    @classmethod
+    def from_points(cls, routes: Sequence[np.ndarray | None], closed: Sequence[bool]) -> Route:
+        """Resamples polylines to steps of about two metres.
+
+        Args:
+            routes: One array `[m, 2]` (m >= 2) per row, or None for a row without a route.
+            closed: Whether each one is a loop.
+
+        Raises:
+            ValueError: A polyline has the wrong shape, is not finite, or has no length.
+        """
+        lines = [_resample(line, loop) for line, loop in zip(routes, closed, strict=True)]
+        stacked = np.zeros((len(lines), CAPACITY, 2), np.float32)
+        for row, (points, _) in enumerate(lines):
+            stacked[row, : len(points)] = points
+        return cls(
+            torch.from_numpy(stacked),
+            torch.tensor([len(points) for points, _ in lines]),
+            torch.tensor([step for _, step in lines], dtype=torch.float32),
+            torch.tensor([bool(c) for c in closed]),
+        )
+
+    def to(self, device: torch.device) -> Route:
+        """Moves the routes to a device."""
+        return Route(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def at(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Points and unit tangents at arc lengths.
+
+        Open routes go on straight beyond their ends.
+
+        Args:
+            s: Arc lengths `[B, K]` in metres.
+
+        Returns:
+            Points `[B, K, 2]` and tangents `[B, K, 2]`.
+        """
+        position = s / self.spacing[:, None]
+        count = self.count.clamp(min=2)[:, None]
+        loop = self.closed[:, None]
+        low = torch.floor(position)
+        low = torch.where(loop, low, low.clamp(min=0).minimum((count - 2).to(low)))
+        fraction = position - low
+        first = torch.where(loop, low.long() % count, low.long())
+        second = torch.where(loop, (first + 1) % count, first + 1)
+        start = _gather(self.points, first)
+        step = _gather(self.points, second) - start
+        return start + fraction[..., None] * step, torch.nn.functional.normalize(step, dim=-1)
+
+    def locate(self, xy: Tensor, s: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Foot points of positions on the routes.
+
+        The foot point moves continuously from `s`; it jumps to another stretch only when the car is far from the old
+        one and clearly nearer to the other.
+
+        Args:
+            xy: Positions `[B, 2]`.
+            s: Last arc lengths `[B]`, or None to search everywhere.
+
+        Returns:
+            Arc length `[B]`, offset to the right in metres `[B]`, and tangent `[B, 2]`.
+        """
+        width = self.points.shape[1]
+        slots = torch.arange(width, device=xy.device)
+        distance = (self.points - xy[:, None]).norm(dim=-1)
+        distance = distance.masked_fill(slots >= self.count[:, None].clamp(min=1), torch.inf)
+        index = distance.argmin(1)
+        if s is not None:
+            position = torch.round(s / self.spacing).long()
+            near = position[:, None] + torch.arange(-REACH, REACH + 1, device=xy.device)
+            count = self.count.clamp(min=2)[:, None]
+            near = torch.where(self.closed[:, None], near % count, near.clamp(min=0).minimum(count - 1))
+            local, best = distance.gather(1, near).min(1)
+            jump = (local > 15) & (distance.gather(1, index[:, None])[:, 0] < 0.6 * local)
+            index = torch.where(jump, index, near.gather(1, best[:, None])[:, 0])
+        arc = index * self.spacing
+        for _ in range(2):  # slide along the tangent from the nearest point to the foot point
+            point, tangent = self.at(arc[:, None])
+            delta = xy - point[:, 0]
+            arc = arc + (delta * tangent[:, 0]).sum(-1).clamp(-SPACING, SPACING)
+        point, tangent = self.at(arc[:, None])
+        delta, tangent = xy - point[:, 0], tangent[:, 0]
+        offset = delta[:, 0] * tangent[:, 1] - delta[:, 1] * tangent[:, 0]
+        return torch.where(self.closed, arc % (self.count * self.spacing).clamp(min=SPACING), arc), offset, tangent
+
+
+def route_code(route: Route, pose: Tensor, s: Tensor, offsets: Tensor, scale: float) -> Tensor:
+    """What the network is told of the route: points and directions around the car, in the car's frame.
+
+    A car that faces backwards is told the route in the other direction.
+
+    Args:
+        route: The routes.
+        pose: `[B, 3]`.
+        s: Foot points `[B]`.
+        offsets: Arc lengths `[K]` relative to the foot point.
+        scale: Metres for one unit.
+
+    Returns:
+        `[B, 4 * K + 1]`: right, forward (squashed beyond about 6 units), sine and cosine of the direction to the
+        right, and a flag that is 1; all zero in rows without a route.
+    """
+    forward = torch.stack([pose[:, 2].cos(), pose[:, 2].sin()], -1)
+    right = torch.stack([forward[:, 1], -forward[:, 0]], -1)
+    _, tangent = route.at(s[:, None])
+    sign = torch.where((tangent[:, 0] * forward).sum(-1) < 0, -1.0, 1.0)
+    points, tangents = route.at(s[:, None] + sign[:, None] * offsets)
+    delta = (points - pose[:, None, :2]) / scale
+    delta = delta * 6 / (36 + delta.square().sum(-1, keepdim=True)).sqrt()
+    tangents = tangents * sign[:, None, None]
+    parts = [(v * axis[:, None]).sum(-1) for v in (delta, tangents) for axis in (right, forward)]
+    code = torch.cat([*parts, torch.ones_like(s)[:, None]], -1)
+    return code * (route.count > 0)[:, None]
+
+
+def advance_pose(pose: Tensor, motion: Tensor) -> Tensor:
+    """Moves poses `[..., 3]` by ego-motions `[..., 3]`: (forward m, right m, turn to the right rad) in the old frame."""
+    forward, right, turn = motion.unbind(-1)
+    cos, sin = pose[..., 2].cos(), pose[..., 2].sin()
+    x = pose[..., 0] + forward * cos + right * sin
+    y = pose[..., 1] + forward * sin - right * cos
+    return torch.stack([x, y, pose[..., 2] - turn], -1)
+
+
+def motion_between(before: Tensor, after: Tensor) -> Tensor:
+    """The ego-motion `[..., 3]` that leads from one pose to the next; the inverse of `advance_pose`."""
+    delta = after[..., :2] - before[..., :2]
+    cos, sin = before[..., 2].cos(), before[..., 2].sin()
+    turn = torch.remainder(before[..., 2] - after[..., 2] + torch.pi, 2 * torch.pi) - torch.pi
+    return torch.stack([delta[..., 0] * cos + delta[..., 1] * sin, delta[..., 0] * sin - delta[..., 1] * cos, turn], -1)
+
+
+def _gather(points: Tensor, index: Tensor) -> Tensor:
+    return points.gather(1, index[..., None].expand(*index.shape, 2))
+
+
+def _resample(line: np.ndarray | None, closed: bool) -> tuple[np.ndarray, float]:
+    if line is None:
+        return np.zeros((0, 2), np.float32), SPACING
+    line = np.asarray(line, np.float64)
+    if line.ndim != 2 or line.shape[1] != 2 or len(line) < 2 or not np.isfinite(line).all():
+        raise ValueError(f"a route must be a finite array [m >= 2, 2] of points, got shape {line.shape}")
+    if closed:
+        line = np.concatenate([line, line[:1]])
+    keep = np.concatenate([[True], np.linalg.norm(np.diff(line, axis=0), axis=1) > 1e-6])
+    line = line[keep]
+    arc = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
+    if arc[-1] < 2 * SPACING:
+        raise ValueError(f"a route must be longer than {2 * SPACING} m, got {arc[-1]:.2f} m")
+    steps = min(max(int(round(arc[-1] / SPACING)), 2), CAPACITY - 1)
+    s = np.linspace(0, arc[-1], steps + 1)
+    points = np.stack([np.interp(s, arc, line[:, i]) for i in range(2)], -1).astype(np.float32)
+    return points[:-1] if closed else points, float(arc[-1] / steps)

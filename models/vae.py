@@ -1,0 +1,181 @@
+"""Causal video autoencoder: frames to an 8x smaller grid of latents and back, every frame keeping its place in time.
+
+A convolution sees the present frame and `temporal_kernel - 1` past ones (the first frame is replicated before the
+start), norms and attention work within a frame, so nothing ever looks ahead. With `temporal_kernel=1` frames are coded
+independently, which a world wants that decodes one frame at a time.
+The objective is the beta-VAE's (Higgins et al. 2017).
+
+Legend: B clips, T frames, C channels, H W pixels, h w latent cells.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from drivedit.config import VAEConfig
+
+
+class CausalConv3d(nn.Module):
+    """A 2-D convolution over the present and the past `kernel_t - 1` frames, stacked as channels."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_t: int, kernel: int = 3) -> None:
+        super().__init__()
+        self.kernel_t = kernel_t
+        self.conv = nn.Conv2d(in_channels * kernel_t, out_channels, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:  # [B*T, C, H, W]
+        if self.kernel_t > 1:
+            clips = x.unflatten(0, (-1, frames))
+            past = [clips[:, :1]] * (self.kernel_t - 1)
+            padded = torch.cat([*past, clips], 1)
+            x = torch.cat([padded[:, k : k + frames] for k in range(self.kernel_t)], 2).flatten(0, 1)
+        return self.conv(x)
+
+
+class ResBlock(nn.Module):
+    """Two convolutions around an identity, without norms: those cost as much time as the convolutions here."""
+
+    def __init__(self, channels: int, kernel_t: int) -> None:
+        super().__init__()
+        self.conv1 = CausalConv3d(channels, channels, kernel_t)
+        self.conv2 = CausalConv3d(channels, channels, 1)
+        nn.init.zeros_(self.conv2.conv.weight)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(F.relu(x), frames)), frames)
+
+
+class SpatialAttention(nn.Module):
+    """Self-attention within each frame."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(min(8, channels), channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        q, k, v = rearrange(self.qkv(self.norm(x)), "n (three c) h w -> three n 1 (h w) c", three=3)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(rearrange(y, "n 1 (h w) c -> n c h w", h=x.shape[2]))
+
+
+class VAE3D(nn.Module):
+    """Causal variational autoencoder for video.
+
+    Args:
+        in_channels: Channels of a frame.
+        latent_dim: Channels of a latent cell.
+        hidden_dims: Width at full, half, quarter and eighth size (always four).
+        num_res_blocks: Residual blocks at each size.
+        use_attention: Attention within the frame at the smallest size.
+        beta: Weight of the divergence in `loss_function`.
+        temporal_kernel: Frames that a convolution sees, the present one included.
+
+    Raises:
+        ValueError: `hidden_dims` has not four entries.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        latent_dim: int = 64,
+        hidden_dims: list[int] | None = None,
+        num_res_blocks: int = 2,
+        use_attention: bool = True,
+        beta: float = 4.0,
+        *,
+        temporal_kernel: int = 3,
+    ) -> None:
+        super().__init__()
+        dims = list(hidden_dims or [64, 128, 256, 512])
+        if len(dims) != 4:
+            raise ValueError(f"hidden_dims must have 4 entries (three halvings make the 8x grid), got {dims}")
+        self.latent_dim, self.beta = latent_dim, beta
+        kt = temporal_kernel
+        down: list[nn.Module] = [CausalConv3d(in_channels, dims[0], kt)]
+        for width, wider in zip(dims[:-1], dims[1:], strict=True):
+            down += [ResBlock(width, kt) for _ in range(num_res_blocks)]
+            down += [_Down(width, wider)]
+        up: list[nn.Module] = [CausalConv3d(latent_dim, dims[-1], kt)]
+        middle = [ResBlock(dims[-1], kt) for _ in range(num_res_blocks)]
+        down += middle + ([SpatialAttention(dims[-1])] if use_attention else [])
+        up += [SpatialAttention(dims[-1])] if use_attention else []
+        up += [ResBlock(dims[-1], kt) for _ in range(num_res_blocks)]
+        for wider, width in zip(dims[:0:-1], dims[-2::-1], strict=True):
+            up += [_Up(wider, width)]
+            up += [ResBlock(width, kt) for _ in range(num_res_blocks)]
+        self.encoder, self.decoder = nn.ModuleList(down), nn.ModuleList(up)
+        self.to_moments = nn.Conv2d(dims[-1], 2 * latent_dim, 1)
+        self.to_frame = CausalConv3d(dims[0], in_channels, 1)
+
+    @classmethod
+    def from_config(cls, config: VAEConfig) -> VAE3D:
+        """Builds the network that a configuration describes."""
+        return cls(**config.to_dict())
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Encodes frames `[B, C, T, H, W]` in [-1, 1] to mean and log-variance, each `[B, latent_dim, T, H/8, W/8]`.
+
+        Raises:
+            ValueError: The shape is not five-dimensional or H, W are not multiples of 8.
+        """
+        if x.ndim != 5 or x.shape[-1] % 8 or x.shape[-2] % 8:
+            raise ValueError(f"frames must be [B, C, T, H, W] with H and W multiples of 8, got {tuple(x.shape)}")
+        frames = x.shape[2]
+        y = rearrange(x, "b c t h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
+        for layer in self.encoder:
+            y = layer(y, frames)
+        moments = rearrange(self.to_moments(F.relu(y)).float(), "(b t) c h w -> b c t h w", t=frames)
+        mean, logvar = moments.chunk(2, 1)
+        return mean, logvar.clamp(-30, 20)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Decodes latents `[B, latent_dim, T, h, w]` to frames `[B, C, T, 8h, 8w]`, about [-1, 1]."""
+        if z.ndim != 5 or z.shape[1] != self.latent_dim:
+            raise ValueError(f"latents must be [B, {self.latent_dim}, T, h, w], got {tuple(z.shape)}")
+        frames = z.shape[2]
+        y = rearrange(z, "b c t h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
+        for layer in self.decoder:
+            y = layer(y, frames)
+        y = self.to_frame(F.relu(y), frames)
+        return rearrange(y.float(), "(b t) c h w -> b c t h w", t=frames)
+
+    def reparameterize(self, mean: Tensor, logvar: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draws a latent in training mode; returns the mean in evaluation mode."""
+        if not self.training:
+            return mean
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype).to(mean.device)
+        return mean + noise * (0.5 * logvar).exp()
+
+    def loss_function(self, recon_x: Tensor, x: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
+        """Mean squared error plus beta times the divergence from N(0, 1), both per value of `x`."""
+        divergence = -0.5 * (1 + logvar - mean.square() - logvar.exp()).sum()
+        return F.mse_loss(recon_x, x) + self.beta * divergence / x.numel()
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Encodes, draws and decodes; returns reconstruction, mean and log-variance."""
+        mean, logvar = self.encode(x)
+        return self.decode(self.reparameterize(mean, logvar, generator)), mean, logvar
+
+
+class _Down(nn.Module):
+    def __init__(self, width: int, wider: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, wider, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        return self.conv(x)
+
+
+class _Up(nn.Module):
+    def __init__(self, wider: int, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(wider, 4 * width, 1)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        return F.pixel_shuffle(self.conv(x), 2)

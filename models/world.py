@@ -1,0 +1,239 @@
+"""A world: autoencoder, dynamics, heads and start scenes, stepped as a pure function of state and controls.
+
+The picture is dreamed; where the route goes is given. The car's pose on the route is integrated from the ego-motion
+that the network itself reads off its dream, and the route is told to the network from that pose, so picture and pose
+cannot drift apart however long the dream lasts.
+
+Legend: B worlds, n + 1 context frames, C h w latent, P tokens per frame, D token width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from drivedit.config import WorldConfig
+from drivedit.models.heads import Heads, Readings
+from drivedit.models.scenes import Scene, check_scene
+from drivedit.models.state import WorldState
+from drivedit.models.storage import WorldStorage
+from drivedit.models.student import DiTStudent
+from drivedit.models.vae import VAE3D
+from drivedit.utils import Route, advance_pose, noise, route_code
+
+Scenes = Sequence[dict[str, Any]]
+
+
+@dataclass
+class StepOutput:
+    """What a step of B worlds gives.
+
+    Attributes:
+        latent: `[B, C, h, w]`, about unit variance; `World.decode` makes frames of it.
+        reward_terms: Named terms, each `[B]`.
+        ended: `[B]` bool.
+        ended_probability: `[B]`.
+        telemetry: `[B, K]` in the units of the recording.
+        confidence: `[B]` in (0, 1): 1 where the world expects to be as right as it ever is.
+    """
+
+    latent: Tensor
+    reward_terms: dict[str, Tensor]
+    ended: Tensor
+    ended_probability: Tensor
+    telemetry: Tensor
+    confidence: Tensor
+
+    @property
+    def reward(self) -> Tensor:
+        """Sum of the terms `[B]`."""
+        return torch.stack(list(self.reward_terms.values())).sum(0)
+
+
+class World(nn.Module, WorldStorage):
+    """A learned driving world.
+
+    Args:
+        config: Configuration of the networks, the picture and the heads.
+        scenes: Start scenes by index (see `drivedit.models.Scene`).
+        card: Text of the world's CARD.md.
+    """
+
+    def __init__(self, config: WorldConfig, scenes: Scenes = (), card: str = "") -> None:
+        super().__init__()
+        self.config, self.card = config, card
+        self.scenes = [check_scene(scene, config.image_size) for scene in scenes]
+        self.vae = VAE3D.from_config(config.vae)
+        self.dynamics = DiTStudent.from_config(config.student)
+        self.heads = Heads(config.student.d_model, config.student.tokens_per_frame, len(config.telemetry))
+        channels = (1, config.vae.latent_dim, 1, 1)
+        self.latent_mean: Tensor
+        self.latent_std: Tensor
+        self.error_range: Tensor
+        self.register_buffer("latent_mean", torch.zeros(channels))
+        self.register_buffer("latent_std", torch.ones(channels))
+        self.register_buffer("error_range", torch.tensor([-3.0, 0.0]))  # log errors of best and worst dreams
+        self.register_buffer("offsets", torch.tensor(config.route_offsets), persistent=False)
+        self.register_buffer("telemetry_scale", torch.tensor(config.telemetry_scale), persistent=False)
+        self.register_buffer("motion_scale", torch.tensor(config.motion_scale), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the world lives."""
+        return self.latent_mean.device
+
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a latent."""
+        height, width = self.config.image_size
+        return self.config.vae.latent_dim, height // 8, width // 8
+
+    # -- pictures ------------------------------------------------------------------------------------------------
+
+    def encode(self, frames: np.ndarray | Tensor) -> Tensor:
+        """Encodes uint8 frames `[B, T, H, W, 3]` to latents `[B, T, C, h, w]`."""
+        x = torch.as_tensor(frames).to(self.device)
+        mean, _ = self.vae.encode(rearrange(x, "b t h w c -> b c t h w").float() / 127.5 - 1)
+        return (mean.transpose(1, 2) - self.latent_mean) / self.latent_std
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Decodes latents `[B, C, h, w]` to uint8 frames `[B, H, W, 3]`."""
+        z = (latents * self.latent_std + self.latent_mean)[:, :, None]
+        x = self.vae.decode(z)[:, :, 0]
+        return ((x + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+    def tokens(self, latents: Tensor) -> Tensor:
+        """Latents `[..., C, h, w]` to tokens `[..., P, D]`."""
+        p = self.config.patch
+        return rearrange(latents, "... c (h p) (w q) -> ... (h w) (c p q)", p=p, q=p)
+
+    def untokens(self, tokens: Tensor) -> Tensor:
+        """Tokens `[..., P, D]` to latents `[..., C, h, w]`."""
+        p, (_, height, _) = self.config.patch, self.latent_shape()
+        return rearrange(tokens, "... (h w) (c p q) -> ... c (h p) (w q)", h=height // p, p=p, q=p)
+
+    # -- dreaming ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def start(self, scenes: Scenes | Sequence[Scene], seeds: Sequence[int]) -> WorldState:
+        """Starts one world per scene.
+
+        Args:
+            scenes: Scenes (see `drivedit.models.Scene`).
+            seeds: Seeds of the worlds' futures.
+
+        Raises:
+            ValueError: A scene does not fit the world, or the numbers of scenes and seeds differ.
+        """
+        if len(scenes) != len(seeds) or not scenes:
+            raise ValueError(f"one seed per scene is needed and at least one, got {len(scenes)} and {len(seeds)}")
+        checked = [check_scene(scene, self.config.image_size) for scene in scenes]
+        rows = [self._start_row(scene, int(seed)) for scene, seed in zip(checked, seeds, strict=True)]
+        return WorldState(**{name: torch.cat([r.tensors()[name] for r in rows]) for name in rows[0].tensors()})
+
+    def _start_row(self, scene: Scene, seed: int) -> WorldState:
+        """Fills the ring with the context's frames, each as if the world had just made it."""
+        keep = self.dynamics.capacity
+        frames, controls = scene.frames[-keep - 1 :], scene.controls[-keep:]
+        history = self.config.student.history
+        latents = self.encode(frames[None])[0].flip(0)  # the latest first
+        route = Route.from_points([scene.route], [scene.closed]).to(self.device)
+        told = route if scene.poses is not None else Route.from_points([None], [False]).to(self.device)
+        poses = torch.from_numpy(scene.poses_or_start()[-keep - 1 :]).to(self.device)
+        arc = route.locate(poses[:1, :2], None)[0]
+        cache = self.dynamics.empty_cache(1, self.device)
+        control = torch.from_numpy(controls).to(self.device)
+        for index in range(max(history, 1), len(frames)):
+            past = latents[len(frames) - index :][:history][None]
+            arc = route.locate(poses[index - 1 : index, :2], arc)[0]
+            code = self._code(told, poses[index - 1 : index], arc)
+            x = noise([seed], "context", [index], self.latent_shape()).to(self.device)
+            both = torch.cat([control[index - 1 : index], control[max(index - 2, 0) : max(index - 1, 1)]], -1)
+            self._pass(x, torch.ones(1, device=self.device), both, code, past, cache, last=True)
+        arc = route.locate(poses[-1:, :2], arc)[0]
+        past = latents[:history]
+        past = torch.cat([past, past[-1:].expand(history - len(past), -1, -1, -1)])
+        return WorldState(
+            cache["k"], cache["v"], cache["clock"], torch.tensor([seed]), past[None], control[-1:].clone(), poses[-1:],
+            arc, route.points, route.count, route.spacing, route.closed,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def step(
+        self, state: WorldState, controls: Tensor, sampling_steps: int | None = None
+    ) -> tuple[WorldState, StepOutput]:
+        """Dreams one frame of every world. The state that goes in is used up; `clone()` it to keep it.
+
+        Args:
+            state: States of B worlds.
+            controls: `[B, 2]` steering and throttle in [-1, 1].
+            sampling_steps: Network passes; None: the world's own number.
+
+        Returns:
+            The new state and what the step gave.
+        """
+        steps = sampling_steps or self.config.sampling_steps
+        seeds, clock = state.seeds.tolist(), state.clock.tolist()
+        cache = {"k": state.k, "v": state.v, "clock": state.clock}
+        route = Route(state.points, state.count, state.spacing, state.closed)
+        code = self._code(route, state.pose, state.arc)
+        both = torch.cat([controls, state.control], -1)
+        x = noise(seeds, "frame", clock, self.latent_shape()).to(self.device)
+        levels = torch.linspace(1, 0, steps + 1, device=self.device)
+        for index in range(steps):
+            sigma, lower = levels[index], levels[index + 1]
+            clean, readings = self._pass(
+                x, sigma.expand(len(state)), both, code, state.latents, cache, last=index == steps - 1
+            )
+            x = clean + lower / sigma * (x - clean)
+        pose = advance_pose(state.pose, readings.motion * self.motion_scale)
+        arc, offset, tangent = route.locate(pose[:, :2], state.arc)
+        telemetry = readings.telemetry * self.telemetry_scale
+        state = WorldState(
+            cache["k"], cache["v"], cache["clock"], state.seeds,
+            torch.cat([x[:, None], state.latents[:, :-1]], 1), controls.clone(), pose, arc,
+            state.points, state.count, state.spacing, state.closed,
+        )  # fmt: skip
+        return state, self._output(x, readings, telemetry)
+
+    def _pass(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        control: Tensor,
+        code: Tensor,
+        past: Tensor,
+        cache: dict[str, Tensor],
+        last: bool,
+    ) -> tuple[Tensor, Readings]:
+        """One pass of the network for one frame of every row; x `[B, C, h, w]`, past `[B, history, C, h, w]`."""
+        before = torch.cat(list(self.tokens(past).unbind(1)), -1)
+        hidden, modulation, _ = self.dynamics.features(
+            self.tokens(x),
+            cache,
+            last,
+            sigma=sigma[:, None],
+            control=control[:, None],
+            route=code[:, None],
+            past=before,
+        )
+        clean = self.untokens(self.dynamics.read(hidden, modulation, before))
+        return clean, self.heads(hidden[:, 0])
+
+    def _code(self, route: Route, pose: Tensor, arc: Tensor) -> Tensor:
+        return route_code(route, pose, arc, self.offsets, self.config.route_scale)
+
+    def _output(self, latent: Tensor, readings: Readings, telemetry: Tensor) -> StepOutput:
+        probability = readings.ended.sigmoid()
+        ended = probability > self.config.end_threshold
+        terms = {"progress": readings.reward * self.config.reward_scale}
+        terms |= {k: torch.full_like(probability, v) for k, v in self.config.constant_reward.items()}
+        terms |= {k: v * ended.float() for k, v in self.config.end_reward.items()}
+        low, high = self.error_range
+        confidence = 1 - ((readings.log_error - low) / (high - low)).clamp(0, 1)
+        return StepOutput(latent, terms, ended, probability, telemetry, confidence)

@@ -1,0 +1,1 @@
+"""Offline: losses, trainers and the one training loop."""

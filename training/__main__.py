@@ -1,0 +1,53 @@
+"""Command line of the stages: `python -m drivedit.training vae|student --config carracing.yaml [--train.lr 3e-4 ...]`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib import resources
+from pathlib import Path
+
+from drivedit.config import DataConfig, LoopConfig, StudentStageConfig, VAEStageConfig, WorldConfig
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses the command line and runs a stage."""
+    from jsonargparse import ArgumentParser
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = ArgumentParser(prog="python -m drivedit.training", description=__doc__)
+    stages = parser.add_subcommands(required=True, dest="stage")
+    for name, loss in (("vae", VAEStageConfig), ("student", StudentStageConfig)):
+        sub = ArgumentParser(description=f"The stage `{name}`; without options it trains as the defaults say.")
+        sub.add_argument(
+            "--config", action="config", help="YAML file, or the name of a shipped preset (carracing.yaml)"
+        )
+        sub.add_argument(
+            "--run", type=str, default="runs/carracing", help="folder of the run; an interrupted run goes on"
+        )
+        sub.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
+        sub.add_class_arguments(WorldConfig, "world")
+        sub.add_class_arguments(LoopConfig, "train")
+        sub.add_class_arguments(DataConfig, "data")
+        sub.add_class_arguments(loss, "loss")
+        stages.add_subcommand(name, sub)
+    arguments = parser.parse_args([_preset(a, sys.argv[1:] if argv is None else argv) for a in (argv or sys.argv[1:])])
+    options = parser.instantiate(arguments)[arguments.stage]
+
+    from drivedit.training import stages as run
+
+    stage = {"vae": run.vae, "student": run.student}[arguments.stage]
+    stage(options.world, options.train, options.data, options.loss, options.run, options.device)
+
+
+def _preset(argument: str, argv: list[str]) -> str:
+    """Replaces the bare name of a preset by its path, unless a file of that name is here."""
+    name = argument.removeprefix("--config=")
+    if not name.endswith(".yaml") or Path(name).exists():
+        return argument
+    path = resources.files("drivedit.training") / "presets" / argv[0] / name
+    return argument.replace(name, str(path)) if path.is_file() else argument
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""The stages that make a world: `vae`, then `student`. Each trains in its own folder of a run and leaves a world there."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from drivedit.config import DataConfig, LoopConfig, StudentStageConfig, VAEStageConfig, WorldConfig
+from drivedit.data.clips import Drives, clip_starts
+from drivedit.models import World
+from drivedit.training.loop import train
+from drivedit.training.scenes import pick_scenes
+from drivedit.training.student_stage import StudentStage, student_figures
+from drivedit.training.vae_stage import VAEStage, vae_figures
+from drivedit.utils import resolve_device
+
+log = logging.getLogger(__name__)
+
+
+def vae(
+    world: WorldConfig, train_: LoopConfig, data: DataConfig, loss: VAEStageConfig, run: str, device: str = "auto"
+) -> World:
+    """Trains the autoencoder and writes `run/vae/world`, a world whose dynamics are still untrained."""
+    torch.manual_seed(train_.seed)
+    drives = Drives.open(data.root)
+    chosen, checked = drives.split(data.validation_fraction)
+    states = int(drives.first[chosen[-1] + 1])
+    held = _frames(drives, np.linspace(drives.first[checked[0]], drives.first[-1] - 1, 256).astype(int))
+
+    def batch(rng: torch.Generator) -> dict[str, Tensor]:
+        index = torch.randint(states, (train_.batch_size,), generator=rng).numpy()
+        return {"frames": _frames(drives, np.sort(index))[:, None]}
+
+    stage = VAEStage(World(world).vae, loss)
+    where = resolve_device(device)
+    best = train(
+        stage, batch, train_, Path(run) / "vae", validate=lambda s: vae_figures(s, held.to(where)), device=where
+    )
+    assert isinstance(best, VAEStage)
+    result = World(world)
+    result.vae.load_state_dict(best.vae.state_dict())
+    result.to(where).eval()
+    sample = np.sort(np.random.default_rng(0).choice(states, min(4096, states), replace=False))
+    mean, spread = _moments(result, drives, sample)
+    result.latent_mean.copy_(mean)
+    result.latent_std.copy_(spread)
+    result.save_pretrained(Path(run) / "vae" / "world")
+    log.info("autoencoder: %s", vae_figures(best, held.to(where)))
+    return result
+
+
+def student(
+    world: WorldConfig, train_: LoopConfig, data: DataConfig, loss: StudentStageConfig, run: str, device: str = "auto"
+) -> World:
+    """Trains dynamics and heads on the latents of `run/vae/world` and writes `run/student/world`."""
+    torch.manual_seed(train_.seed)
+    where = resolve_device(device)
+    coder = World.from_pretrained(Path(run) / "vae" / "world", device=where)
+    if coder.config.vae != world.vae:
+        raise ValueError(f"{run}/vae/world was trained with {coder.config.vae}, the student's preset says {world.vae}")
+    result = World(world).to(where)
+    result.vae.load_state_dict(coder.vae.state_dict())
+    result.latent_mean.copy_(coder.latent_mean)
+    result.latent_std.copy_(coder.latent_std)
+    drives = Drives.open(data.root)
+    latents = encode_drives(coder, drives, Path(run) / "latents.npy")
+    clips = Clips(drives, latents, world, loss.clip_frames)
+    chosen, checked = drives.split(data.validation_fraction)
+    starts, ends = clip_starts(drives, chosen, loss.clip_frames, world.student.history)
+    held, _ = clip_starts(drives, checked, loss.clip_frames, world.student.history)
+    held_batch = clips.batch(held[np.linspace(0, len(held) - 1, 64).astype(int)])
+
+    def batch(rng: torch.Generator) -> dict[str, Tensor]:
+        index = starts[torch.randint(len(starts), (train_.batch_size,), generator=rng).numpy()]
+        if len(ends):
+            rare = torch.rand(train_.batch_size, generator=rng).numpy() < 0.02
+            index = np.where(rare, ends[torch.randint(len(ends), (len(index),), generator=rng).numpy()], index)
+        return clips.batch(index)
+
+    stage = StudentStage(result, loss)
+    best = train(
+        stage, batch, train_, Path(run) / "student", device=where,
+        validate=lambda s: student_figures(s, {k: v.to(where) for k, v in held_batch.items()}),
+    )  # fmt: skip
+    assert isinstance(best, StudentStage)
+    for name, module in best.trained().items():
+        getattr(result, name).load_state_dict(module.state_dict())
+    result.error_range.copy_(best.error_range)
+    result.scenes = pick_scenes(drives, checked, world)
+    result.eval().save_pretrained(Path(run) / "student" / "world")
+    return result
+
+
+class Clips:
+    """Batches of latent clips with everything that the student learns from.
+
+    Args:
+        drives: The recordings.
+        latents: float16 `[S, C, h, w]`.
+        world: Gives the route code and the units of the heads.
+        frames: Targets of a clip.
+    """
+
+    def __init__(self, drives: Drives, latents: np.ndarray, world: WorldConfig, frames: int) -> None:
+        self.latents, self.frames, self.history = latents, frames, world.student.history
+        self.control = np.asarray(drives.control)
+        self.codes = drives.codes(world.route_offsets, world.route_scale)
+        self.motion = drives.motion() / np.asarray(world.motion_scale, np.float32)
+        self.telemetry = np.asarray(drives.telemetry) / np.asarray(world.telemetry_scale, np.float32)
+        self.reward = np.asarray(drives.progress) / world.reward_scale
+        self.ended = np.asarray(drives.ended).astype(np.float32)
+
+    def batch(self, starts: np.ndarray) -> dict[str, Tensor]:
+        """Clips whose first targets are `starts`.
+
+        Returns:
+            latents `[B, history + T, C, h, w]`; control `[B, T, 4]` (now, before); route `[B, T, K]` (of the state
+            before); motion `[B, T, 3]`, telemetry `[B, T, 4]`, reward and ended `[B, T]`.
+        """
+        index = starts[:, None] + np.arange(-self.history, self.frames)
+        now = index[:, self.history :]
+        arrays = {
+            "latents": np.stack([self.latents[row[0] : row[-1] + 1] for row in index]).astype(np.float32),
+            "control": np.concatenate([self.control[now], self.control[now - 1]], -1),
+            "route": self.codes[now - 1],
+            "motion": self.motion[now],
+            "telemetry": self.telemetry[now],
+            "reward": self.reward[now],
+            "ended": self.ended[now],
+        }
+        return {name: torch.from_numpy(np.ascontiguousarray(value, np.float32)) for name, value in arrays.items()}
+
+
+@torch.no_grad()
+def encode_drives(world: World, drives: Drives, path: Path) -> np.ndarray:
+    """Latents of all states, float16 `[S, C, h, w]`, kept in a file beside the run."""
+    shape = (int(drives.first[-1]), *world.latent_shape())
+    if path.exists():
+        latents = np.load(path, mmap_mode="r")
+        if latents.shape == shape:
+            return latents
+        raise ValueError(f"{path} holds {latents.shape}, the recordings need {shape}; delete it to encode again")
+    temporary = path.with_suffix(".tmp.npy")
+    latents = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
+    for at in tqdm(range(0, shape[0], 256), desc="encoding", mininterval=5):
+        with torch.autocast(world.device.type, torch.bfloat16):
+            latents[at : at + 256] = world.encode(np.array(drives.frames[at : at + 256])[None])[0].half().cpu().numpy()
+    latents.flush()
+    temporary.replace(path)
+    return np.load(path, mmap_mode="r")
+
+
+@torch.no_grad()
+def _moments(world: World, drives: Drives, sample: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per latent channel, the encoder's own uncertainty included."""
+    means, variances = [], []
+    for part in np.array_split(sample, max(1, len(sample) // 256)):
+        x = _frames(drives, part).to(world.device).float()[:, :, None] / 127.5 - 1
+        mean, logvar = world.vae.encode(x)
+        means.append(mean[:, :, 0])
+        variances.append(logvar.exp().mean((0, 2, 3, 4)))
+    every = torch.cat(means)
+    mean = every.mean((0, 2, 3))
+    spread = (every.var((0, 2, 3)) + torch.stack(variances).mean(0)).sqrt()
+    return mean[None, :, None, None], spread[None, :, None, None]
+
+
+def _frames(drives: Drives, index: np.ndarray) -> Tensor:
+    """Frames of some states, uint8 `[N, C, H, W]`."""
+    return torch.from_numpy(np.array(drives.frames[index])).permute(0, 3, 1, 2).contiguous()

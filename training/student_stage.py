@@ -1,0 +1,178 @@
+"""The `student` stage: diffusion forcing, then one-step generation on the model's own rollouts.
+
+First every frame of a clip gets a noise level of its own and the network estimates the clean frame (diffusion forcing,
+Chen et al. 2024), from a slightly corrupted past that it is told is clean (GameNGen, Valevski et al. 2024).
+Then the network learns to be right in one pass. Several passes over the clip replace the true past by the model's own
+frames, all frames at once, until the last ones stand on a rollout of `rollout` frames (parallel scheduled sampling,
+Duckworth et al. 2019). On that past two samples are drawn per frame and scored with the energy score (Gneiting and
+Raftery 2007), which is least for samples of the true distribution: neither blur nor invention pays.
+
+Legend: B clips, T frames, P tokens per frame, D token width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from drivedit.config import StudentStageConfig
+from drivedit.models import Readings, World
+
+Logs = dict[str, Tensor]
+
+
+class StudentStage(nn.Module):
+    """Trains the dynamics and the heads of a world.
+
+    Args:
+        world: Whose `dynamics` and `heads` are trained.
+        config: The loss.
+    """
+
+    def __init__(self, world: World, config: StudentStageConfig) -> None:
+        super().__init__()
+        self.config, self.history = config, world.config.student.history
+        self.dynamics, self.heads = world.dynamics, world.heads
+        self.to_tokens = world.tokens
+        self.error_range: Tensor
+        self.register_buffer("error_range", world.error_range.clone())
+
+    def trained(self) -> dict[str, nn.Module]:
+        """The parts of the world that this stage trains."""
+        return {"dynamics": self.dynamics, "heads": self.heads}
+
+    def forward(self, batch: dict[str, Tensor], progress: float, rng: torch.Generator) -> tuple[Tensor, Logs]:
+        """Loss of a batch of `drivedit.training.stages.Clips`."""
+        draw = _Draw(rng, batch["latents"].device)
+        tokens = self.to_tokens(batch["latents"])  # [B, history + T, P, D]
+        truth = tokens[:, self.history :]
+        route = batch["route"] * (draw.uniform(len(truth), 1, 1) >= self.config.drop_route)
+        control = batch["control"] * (draw.uniform(len(truth), 1, 1) >= self.config.drop_control)
+        if progress < self.config.few_step_from:
+            return self._forcing(tokens, truth, control, route, batch, draw)
+        return self._few_step(tokens, truth, control, route, batch, draw)
+
+    def _forcing(
+        self, tokens: Tensor, truth: Tensor, control: Tensor, route: Tensor, batch: dict[str, Tensor], draw: _Draw
+    ) -> tuple[Tensor, Logs]:
+        rows, frames = truth.shape[:2]
+        sigma = draw.normal(rows, frames).sigmoid()
+        sigma = torch.where(draw.uniform(rows, frames) < self.config.pure_noise, torch.ones_like(sigma), sigma)
+        level = sigma[..., None, None]
+        noisy = (1 - level) * truth + level * draw.normal(*truth.shape)
+        out, readings = self.run(noisy, sigma, control, route, self._past(self._corrupt(tokens, draw)))
+        error = (out - truth).square().mean((2, 3))
+        heads, logs = self._head_losses(readings, error, batch)
+        loss = (error / (sigma.square() + 0.25)).mean() + self.config.head_weight * heads
+        pure = sigma == 1
+        return loss, {"mse": (error.detach() * pure).sum() / pure.sum().clamp(min=1), **logs}
+
+    def _few_step(
+        self, tokens: Tensor, truth: Tensor, control: Tensor, route: Tensor, batch: dict[str, Tensor], draw: _Draw
+    ) -> tuple[Tensor, Logs]:
+        passes = int(draw.uniform(1).item() * (self.config.rollout + 1))
+        context = self._corrupt(tokens, draw)
+        with torch.no_grad():
+            context = self.dream(context, control, route, passes, draw)
+        past, sigma = self._past(context), truth.new_ones(truth.shape[:2])
+        samples = [self.run(draw.normal(*truth.shape), sigma, control, route, past) for _ in range(2)]
+        (first, readings), (second, _) = samples
+        size = truth.shape[-1] ** 0.5
+        far = (_norm(first - truth) + _norm(second - truth)) / (2 * size)
+        apart = _norm(first - second) / size
+        error = (first - truth).square().mean((2, 3))
+        heads, logs = self._head_losses(readings, error, batch)
+        energy = far.mean() - 0.5 * apart.mean()
+        self._track(error)
+        loss = energy + self.config.head_weight * heads
+        return loss, {"energy": energy.detach(), "mse": error.detach().mean(), "apart": apart.detach().mean(), **logs}
+
+    def run(
+        self, noisy: Tensor, sigma: Tensor, control: Tensor, route: Tensor, past: Tensor
+    ) -> tuple[Tensor, Readings]:
+        """One pass over clips: clean estimate `[B, T, P, D]` and readings."""
+        past = past.flatten(1, 2)
+        hidden, modulation, _ = self.dynamics.features(
+            noisy.flatten(1, 2), sigma=sigma, control=control, route=route, past=past
+        )
+        return self.dynamics.read(hidden, modulation, past).unflatten(1, noisy.shape[1:3]), self.heads(hidden)
+
+    def dream(self, tokens: Tensor, control: Tensor, route: Tensor, passes: int, draw: _Draw) -> Tensor:
+        """Replaces the targets in `[B, history + T, P, D]` by the model's frames, each on the pass before's past."""
+        truth = tokens[:, self.history :]
+        noise, sigma = draw.normal(*truth.shape), truth.new_ones(truth.shape[:2])
+        for _ in range(passes):
+            out, _ = self.run(noise, sigma, control, route, self._past(tokens))
+            tokens = torch.cat([tokens[:, : self.history], out], 1)
+        return tokens
+
+    def _past(self, tokens: Tensor) -> Tensor:
+        """The clean frames before each target, the latest first, as channels `[B, T, P, history * D]`."""
+        frames = tokens.shape[1] - self.history
+        return torch.cat(
+            [tokens[:, self.history - lag : self.history - lag + frames] for lag in range(1, self.history + 1)], -1
+        )
+
+    def _corrupt(self, tokens: Tensor, draw: _Draw) -> Tensor:
+        scale = self.config.context_noise * draw.normal(len(tokens), 1, 1, 1).abs()
+        return tokens + scale * draw.normal(*tokens.shape)
+
+    def _head_losses(self, readings: Readings, error: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Logs]:
+        losses = {
+            "motion": F.smooth_l1_loss(readings.motion, batch["motion"], beta=0.1),
+            "telemetry": F.smooth_l1_loss(readings.telemetry, batch["telemetry"], beta=0.5),
+            "reward": F.mse_loss(readings.reward, batch["reward"]),
+            "ended": F.binary_cross_entropy_with_logits(readings.ended, batch["ended"]),
+            "expected_error": F.smooth_l1_loss(readings.log_error, error.detach().clamp(min=1e-6).log()),
+        }
+        total = torch.stack(list(losses.values())).sum()
+        return total, {name: value.detach() for name, value in losses.items()}
+
+    @torch.no_grad()
+    def _track(self, error: Tensor) -> None:
+        levels = torch.quantile(error.clamp(min=1e-6).log().flatten(), error.new_tensor([0.05, 0.99]))
+        self.error_range.lerp_(levels, 0.01)
+
+
+class _Draw:
+    """Random tensors from one generator, on the stage's device."""
+
+    def __init__(self, rng: torch.Generator, device: torch.device) -> None:
+        self.rng, self.device = rng, device
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.rng).to(self.device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.rng).to(self.device)
+
+
+def _norm(difference: Tensor) -> Tensor:
+    return (difference.square().sum(-1) + 1e-6).sqrt()
+
+
+@torch.no_grad()
+def student_figures(stage: nn.Module, batch: dict[str, Tensor]) -> dict[str, float]:
+    """Held-back figures: latent error one frame and eight frames ahead, against copying, and how well heads read."""
+    assert isinstance(stage, StudentStage)
+    was, stage = stage.training, stage.eval()
+    draw = _Draw(torch.Generator().manual_seed(0), batch["latents"].device)
+    tokens = stage.to_tokens(batch["latents"])
+    truth, ahead = tokens[:, stage.history :], 8
+    control, route = batch["control"], batch["route"]
+    context = stage.dream(tokens, control, route, ahead - 1, draw)
+    out, _ = stage.run(draw.normal(*truth.shape), truth.new_ones(truth.shape[:2]), control, route, stage._past(tokens))
+    far, readings = stage.run(
+        draw.normal(*truth.shape), truth.new_ones(truth.shape[:2]), control, route, stage._past(context)
+    )
+    stage.train(was)
+    last = slice(ahead - 1, None)
+    spread = batch["motion"].var((0, 1))
+    return {
+        "mse_1": F.mse_loss(out, truth).item(),
+        "copy_1": F.mse_loss(tokens[:, stage.history - 1 : -1], truth).item(),
+        "mse_8": F.mse_loss(far[:, last], truth[:, last]).item(),
+        "copy_8": F.mse_loss(tokens[:, stage.history - 1 : -ahead], truth[:, last]).item(),
+        "turn_unexplained_8": ((readings.motion - batch["motion"]).square()[:, last].mean((0, 1)) / spread)[2].item(),
+    }

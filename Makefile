@@ -19,7 +19,7 @@ help:
 	@echo "make clean   remove $(VENV) and everything that was built"
 
 drive: $(STAMP)
-	$(BIN)/python -m drivedit_env drive --steps 300 --out drive.mp4
+	$(BIN)/python -m drivedit.agents drive --env drivedit_env:DriveDiT-v0 --steps 300 --out drive.mp4
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup

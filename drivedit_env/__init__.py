@@ -1,1 +1,12 @@
-"""Online: the Gymnasium environments and the shipped worlds."""
+"""Online: the Gymnasium environments and the shipped worlds. Importing this package registers the environments."""
+
+import gymnasium
+
+ENVIRONMENTS = {
+    "DriveDiT-v0": "drivedit_env.env:DriveDiTEnv",
+    "CarRacingTwin-v0": "drivedit.data.carracing:CarRacingTwin",  # named, not imported: it needs the extra `data`
+}
+
+for _name, _entry_point in ENVIRONMENTS.items():
+    if _name not in gymnasium.registry:
+        gymnasium.register(_name, entry_point=_entry_point, max_episode_steps=1000)

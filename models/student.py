@@ -248,7 +248,7 @@ class DiTStudent(nn.Module):
                             value[:, last].permute(0, 3, 1, 2, 4).to(cache[name])
                         )
                 q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))
-                out = F.scaled_dot_product_attention(q, k.to(q), v.to(q), attn_mask=mask)
+                out = attention(q, k.to(q), v.to(q), mask)
                 return out.transpose(1, 2).flatten(2).unflatten(1, (frames, -1))
 
             return run
@@ -297,6 +297,18 @@ class DiTStudent(nn.Module):
         cos, sin = turn
         a, b = x.float().chunk(2, -1)
         return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention of `[B, H, N, E]` where `mask` `[N, N]` is true.
+
+    On a CPU in bfloat16 plain matrix products take a third of the fused kernel's time (measured at N = 256).
+    """
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    bias = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -1e4)
+    score = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=q.shape[-1] ** -0.5)
+    return torch.bmm(score.softmax(-1), v.flatten(0, 1)).unflatten(0, q.shape[:2])
 
 
 def norm(x: Tensor) -> Tensor:

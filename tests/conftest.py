@@ -19,3 +19,45 @@ torch.set_num_threads(1)
 def _repeatable():
     """A test that draws from torch's global generator draws the same every time, in any order of tests."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_world():
+    """A world with random weights that steps in a millisecond; its scenes are drawn pictures on a round track."""
+    import numpy as np
+
+    from drivedit.config import StudentConfig, VAEConfig, WorldConfig
+    from drivedit.models import World
+
+    config = WorldConfig(
+        vae=VAEConfig(latent_dim=8, hidden_dims=[8, 8, 16, 16], num_res_blocks=1, use_attention=False),
+        student=StudentConfig(
+            latent_dim=32,
+            d_model=32,
+            n_layers=1,
+            n_heads=2,
+            dropout=0.0,
+            tokens_per_frame=16,
+            window=4,
+            history=2,
+            control_dim=4,
+            route_dim=61,
+        ),
+        end_threshold=0.99,
+    )
+    generator = torch.Generator().manual_seed(0)
+    angles = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    circle = np.stack([150 * np.cos(angles), 150 * np.sin(angles)], 1).astype(np.float32)  # driven to the left
+    scenes = []
+    for index in range(3):
+        frames = np.full((6, 64, 64, 3), (100, 204, 100), np.uint8)
+        frames[:, :56, 25 + index : 39 + index] = 102
+        frames[:, 56:] = 0
+        turned = 0.3 * index + 0.01 * np.arange(6)
+        poses = np.stack([148 * np.cos(turned), 148 * np.sin(turned), turned + np.pi / 2], 1).astype(np.float32)
+        controls = np.full((5, 2), (-0.05, 0.1), np.float32)
+        scenes.append({"frames": frames, "controls": controls, "route": circle, "closed": True, "poses": poses})
+    world = World(config, scenes, card="a world with random weights, for tests").eval()
+    for weight in world.parameters():
+        weight.data = torch.randn(weight.shape, generator=generator) * 0.2 / max(weight[0].numel(), 1) ** 0.5
+    return world

@@ -1,4 +1,4 @@
-"""Command line of the stages: `python -m drivedit.training vae|student --config carracing.yaml [--train.lr 3e-4 ...]`."""
+"""Command line of the stages: `python -m drivedit.training student --config carracing.yaml --train.lr 3e-4`."""
 
 from __future__ import annotations
 

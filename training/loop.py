@@ -1,4 +1,4 @@
-"""The one training loop: progress, curves, averaged weights, clipping, mixed precision, checkpoints that resume exactly.
+"""The one training loop: progress, curves, averaged weights, clipping, mixed precision, exact resuming.
 
 A stage is an `nn.Module` that owns the networks being trained; calling it with a batch returns `(loss, logs)`. Batches
 and noise are functions of (seed, step, process), so a run that was stopped and resumed equals one that was not.
@@ -67,6 +67,8 @@ def train(
     optimizer = make_optimizer(stage, config)
     ema = AveragedModel(stage, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
     step = load_checkpoint(out / "last.pt", stage, ema, optimizer)
+    for name in getattr(stage, "hot", ()) if config.compile else ():
+        setattr(stage, name, torch.compile(getattr(stage, name)))
     wrapped, optimizer = accelerator.prepare(stage, optimizer)
     writer = None
     if main:

@@ -1,4 +1,4 @@
-"""The stages that make a world: `vae`, then `student`. Each trains in its own folder of a run and leaves a world there."""
+"""The stages that make a world: `vae`, then `student`. Each trains in a folder of the run and leaves a world there."""
 
 from __future__ import annotations
 
@@ -58,6 +58,8 @@ def student(
     world: WorldConfig, train_: LoopConfig, data: DataConfig, loss: StudentStageConfig, run: str, device: str = "auto"
 ) -> World:
     """Trains dynamics and heads on the latents of `run/vae/world` and writes `run/student/world`."""
+    from accelerate import PartialState
+
     torch.manual_seed(train_.seed)
     where = resolve_device(device)
     coder = World.from_pretrained(Path(run) / "vae" / "world", device=where)
@@ -67,8 +69,10 @@ def student(
     result.vae.load_state_dict(coder.vae.state_dict())
     result.latent_mean.copy_(coder.latent_mean)
     result.latent_std.copy_(coder.latent_std)
-    drives = Drives.open(data.root)
-    latents = encode_drives(coder, drives, Path(run) / "latents.npy")
+    processes = PartialState(cpu=where.type == "cpu")
+    with processes.main_process_first():
+        drives = Drives.open(data.root)
+        latents = encode_drives(coder, drives, Path(run) / "latents.npy")
     clips = Clips(drives, latents, world, loss.clip_frames)
     chosen, checked = drives.split(data.validation_fraction)
     starts, ends = clip_starts(drives, chosen, loss.clip_frames, world.student.history)
@@ -92,7 +96,8 @@ def student(
         getattr(result, name).load_state_dict(module.state_dict())
     result.error_range.copy_(best.error_range)
     result.scenes = pick_scenes(drives, checked, world)
-    result.eval().save_pretrained(Path(run) / "student" / "world")
+    if processes.is_main_process:
+        result.eval().save_pretrained(Path(run) / "student" / "world")
     return result
 
 

@@ -30,6 +30,8 @@ class StudentStage(nn.Module):
         config: The loss.
     """
 
+    hot = ("run",)  # methods that the loop may compile
+
     def __init__(self, world: World, config: StudentStageConfig) -> None:
         super().__init__()
         self.config, self.history = config, world.config.student.history

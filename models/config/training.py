@@ -34,6 +34,7 @@ class LoopConfig(BaseConfig):
         weight_decay: AdamW's, on matrices only.
         clip: Largest norm of the gradient.
         ema: Decay of the averaged weights.
+        compile: Compile the stage's hot methods (a C++ compiler is needed; a minute at first, then a fifth faster).
         bf16: Autocast to bfloat16 (networks only; losses stay in float32).
         save_every_s: Seconds between two checkpoints.
         log_every: Steps between two log lines.
@@ -49,6 +50,7 @@ class LoopConfig(BaseConfig):
     weight_decay: float = 0.01
     clip: float = 1.0
     ema: float = 0.999
+    compile: bool = False
     bf16: bool = True
     save_every_s: float = 240.0
     log_every: int = 20

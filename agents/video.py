@@ -1,0 +1,77 @@
+"""Writing videos with PyAV."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import numpy as np
+
+
+class VideoWriter:
+    """Writes frames to an mp4 file (H.264, yuv420p, which every player shows).
+
+    The file appears under its name only when it is complete: a `with` block that ends in an error leaves no file, and
+    an older one stays.
+
+    Args:
+        path: The file.
+        fps: Frames per second.
+        crf: Quality of H.264; lower is better.
+    """
+
+    def __init__(self, path: str | Path, fps: float, crf: int = 18) -> None:
+        self.path, self.fps, self.crf = Path(path), Fraction(fps).limit_denominator(1000), crf
+        self._part = self.path.with_name(f".{self.path.name}.part")
+        self._stream: av.VideoStream | None = None
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._container = av.open(str(self._part), "w", format="mp4")
+        return self
+
+    def write(self, frame: np.ndarray) -> None:
+        """Appends a frame.
+
+        Args:
+            frame: uint8 [H, W, 3], H and W even and the same for every frame.
+
+        Raises:
+            ValueError: The frame has another shape or type.
+        """
+        if (
+            frame.dtype != np.uint8
+            or frame.ndim != 3
+            or frame.shape[2] != 3
+            or frame.shape[0] % 2
+            or frame.shape[1] % 2
+        ):
+            raise ValueError(f"a video takes uint8 frames [H, W, 3] with even sides, got {frame.dtype} {frame.shape}")
+        if self._stream is None:
+            self._stream = self._open(frame.shape[1], frame.shape[0])
+        if (self._stream.height, self._stream.width) != frame.shape[:2]:
+            size = [self._stream.height, self._stream.width, 3]
+            raise ValueError(f"the frames of this video are {size}, got {list(frame.shape)}")
+        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+
+    def _open(self, width: int, height: int) -> av.VideoStream:
+        if "libx264" in av.codecs_available:
+            stream = self._container.add_stream("libx264", rate=self.fps, options={"crf": str(self.crf)})
+        else:  # builds of PyAV without H.264
+            stream = self._container.add_stream("mpeg4", rate=self.fps, bit_rate=4_000_000)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        return stream
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        written = self._stream is not None
+        if kind is None and self._stream is not None:
+            self._container.mux(self._stream.encode())
+        self._container.close()
+        if kind is None and written:
+            os.replace(self._part, self.path)
+        else:
+            self._part.unlink(missing_ok=True)

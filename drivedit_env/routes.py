@@ -1,0 +1,103 @@
+"""Hand-drawn routes: what the start picture shows of the road is kept, and the drawing goes on where it ends."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from drivedit.models import Scene
+from drivedit.utils import Route
+
+BEHIND, AHEAD = 30.0, 45.0  # metres of the scene's own road that are kept
+STEP = 1.5  # metres between the points of the kept road
+LAPS_LENGTH = 2000.0  # metres of a drawn loop that are laid out, in whole laps: what 1000 steps can drive
+BEYOND = 90.0  # metres of a further lap, so that no end comes into view
+
+
+def draw_route(scene: Scene, drawing: np.ndarray, closed: bool) -> tuple[Scene, float]:
+    """Gives a scene a hand-drawn route.
+
+    The drawing is moved and turned so that position and direction are continuous: it begins at the car, or, if the
+    scene knows its own road, 45 m ahead of the car on that road, which the picture shows already. Its own place and
+    direction in the plane do not matter.
+
+    Args:
+        scene: The scene.
+        drawing: `[M, 2]` points in metres, in driving direction.
+        closed: Whether the last point leads to the first; a loop is driven lap after lap.
+
+    Returns:
+        The scene with the new route, and the car's arc length on it in metres.
+
+    Raises:
+        ValueError: The drawing is not finite, has another shape, or is too short.
+    """
+    drawing = _check_drawing(drawing, closed)
+    car = scene.poses_or_start()[-1].astype(np.float64)
+    if scene.route is None:
+        placed = _place(drawing, car, _direction_at_start(drawing, closed))
+        return replace(scene, route=placed.astype(np.float32), closed=closed), 0.0
+    kept, behind = _kept_road(scene, car)
+    step = kept[-1] - kept[-2]
+    end = np.array([*kept[-1], math.atan2(step[1], step[0])])
+    placed = _place(drawing, end, _direction_at_start(drawing, closed))
+    if closed:
+        placed = _laps(placed)
+    route = np.concatenate([kept, placed[1:]])
+    return replace(scene, route=route.astype(np.float32), closed=False), behind
+
+
+def _check_drawing(drawing: np.ndarray, closed: bool) -> np.ndarray:
+    """The drawing as float64 without repeated points, checked."""
+    points = np.asarray(drawing, np.float64)
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) < 2 or not np.isfinite(points).all():
+        raise ValueError(f"a route is a finite array [M >= 2, 2] of points in metres, got shape {list(points.shape)}")
+    steps = np.linalg.norm(np.diff(points, axis=0), axis=1)
+    if steps.sum() < 10.0:
+        raise ValueError(f"a route is at least 10 m long, got {steps.sum():.2f} m; its points are in metres")
+    points = points[np.concatenate([[True], steps > 1e-6])]
+    if closed and np.linalg.norm(points[-1] - points[0]) < 1e-6:
+        points = points[:-1]
+    return points
+
+
+def _kept_road(scene: Scene, car: np.ndarray) -> tuple[np.ndarray, float]:
+    """The scene's own road around the car, in the direction that the car faces, and how much of it lies behind.
+
+    A scene without poses stands at the beginning of its route, so nothing is kept behind it.
+    """
+    own = Route.from_points([scene.route], [scene.closed])
+    foot, _, tangent = own.locate(torch.tensor(car[None, :2], dtype=torch.float32), None)
+    facing = tangent[0, 0].item() * math.cos(car[2]) + tangent[0, 1].item() * math.sin(car[2])
+    behind = BEHIND if scene.poses is not None else 0.0
+    along = np.arange(-behind, AHEAD + STEP / 2, STEP, dtype=np.float32) * (-1.0 if facing < 0 else 1.0)
+    points, _ = own.at(foot[:, None] + torch.from_numpy(along)[None])
+    return points[0].double().numpy(), behind
+
+
+def _direction_at_start(points: np.ndarray, closed: bool) -> float:
+    """The drawing's direction (rad) at its first point; of a loop, the mean of the directions in and out."""
+    out = points[1] - points[0]
+    if closed:
+        into = points[0] - points[-1]
+        out = out / np.linalg.norm(out) + into / np.linalg.norm(into)
+    return math.atan2(out[1], out[0])
+
+
+def _place(points: np.ndarray, pose: np.ndarray, direction: float) -> np.ndarray:
+    """Moves and turns points so that the first lies at the pose (x, y, yaw) and `direction` becomes its yaw."""
+    turn = pose[2] - direction
+    rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    return (points - points[0]) @ rotation.T + pose[:2]
+
+
+def _laps(loop: np.ndarray) -> np.ndarray:
+    """Lays a loop out as an open line: as many whole laps as reach `LAPS_LENGTH`, and a further piece beyond."""
+    length = float(np.linalg.norm(np.diff(np.concatenate([loop, loop[:1]]), axis=0), axis=1).sum())
+    laps = math.ceil(LAPS_LENGTH / length)
+    line = np.tile(loop, (laps + math.ceil(BEYOND / length), 1))
+    arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
+    return line[: int(np.searchsorted(arc, laps * length + BEYOND)) + 1]

@@ -1,0 +1,105 @@
+"""Hand-drawn routes go on smoothly where the road ends that the picture shows."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from drivedit.models import World
+from drivedit.utils import Route, route_code
+from drivedit_env.env import DriveDiTEnv
+from drivedit_env.routes import AHEAD, BEHIND, draw_route
+
+
+def ellipse(count: int = 120) -> np.ndarray:
+    angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    return np.stack([130 * np.cos(angles), 80 * np.sin(angles)], 1)
+
+
+def zigzag() -> np.ndarray:
+    x = np.arange(0, 400, 3.0)
+    return np.stack([x, 40 * np.sin(x / 40)], 1)
+
+
+def turns(route: np.ndarray) -> np.ndarray:
+    """Changes of heading (rad) from segment to segment."""
+    step = np.diff(route.astype(np.float64), axis=0)
+    heading = np.arctan2(step[:, 1], step[:, 0])
+    return (np.diff(heading) + np.pi) % (2 * np.pi) - np.pi
+
+
+@pytest.mark.parametrize(("drawing", "closed"), [(ellipse(), True), (zigzag(), False)])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_position_and_heading_are_continuous(tiny_world: World, drawing, closed, backwards):
+    scene = tiny_world.scenes[1]
+    assert scene.poses is not None and scene.route is not None
+    if backwards:
+        scene = replace(scene, poses=scene.poses + np.array([0, 0, np.pi], np.float32))
+    drawn, arc = draw_route(scene, drawing, closed)
+    assert drawn.route is not None and not drawn.closed and arc == BEHIND
+    steps = np.linalg.norm(np.diff(drawn.route, axis=0), axis=1)
+    assert steps.max() < 8.0 and steps.min() > 0.1
+    assert np.abs(turns(drawn.route)).max() < 0.13  # no kink beyond the drawing's own bends
+    length = np.concatenate([[0], np.cumsum(steps)])
+    kept = drawn.route[length < BEHIND + AHEAD - 1]
+    assert np.abs(np.linalg.norm(kept, axis=1) - 150).max() < 0.5, "the scene's own circle is kept in sight"
+    car = drawn.poses[-1]  # type: ignore[index]
+    near = int(np.linalg.norm(kept - car[:2], axis=1).argmin())
+    assert length[near] == pytest.approx(arc, abs=3.0)
+    heading = kept[near + 1] - kept[near]
+    assert heading @ [np.cos(car[2]), np.sin(car[2])] > 0, "the route leads where the car faces"
+
+
+def test_the_drawing_keeps_its_shape(tiny_world: World):
+    drawn, _ = draw_route(tiny_world.scenes[0], zigzag(), False)
+    assert drawn.route is not None
+    tail = drawn.route[-len(zigzag()) + 1 :]
+    assert np.allclose(turns(tail), turns(zigzag()[1:]), atol=1e-3)
+    assert np.allclose(
+        np.linalg.norm(np.diff(tail, axis=0), axis=1), np.linalg.norm(np.diff(zigzag()[1:], axis=0), axis=1), atol=1e-3
+    )
+
+
+def test_a_loop_is_driven_lap_after_lap(tiny_world: World):
+    drawn, _ = draw_route(tiny_world.scenes[0], ellipse(), True)
+    assert drawn.route is not None
+    assert np.linalg.norm(np.diff(drawn.route, axis=0), axis=1).sum() > 2000
+    whole = turns(drawn.route[60:]).sum()
+    assert whole > 3 * 2 * np.pi  # counter-clockwise as drawn, four laps
+
+
+@pytest.mark.parametrize("poses", [True, False])
+def test_without_a_road_the_drawing_begins_at_the_car(tiny_world: World, poses):
+    scene = replace(tiny_world.scenes[0], route=None, closed=False)
+    if not poses:
+        scene = replace(scene, poses=None)
+    drawn, arc = draw_route(scene, ellipse(), True)
+    assert drawn.closed and arc == 0.0 and drawn.route is not None
+    x, y, yaw = scene.poses_or_start()[-1]
+    assert np.allclose(drawn.route[0], [x, y], atol=1e-4)
+    step = drawn.route[1] - drawn.route[-1]
+    assert np.arctan2(step[1], step[0]) == pytest.approx(yaw, abs=0.02)
+
+
+def test_the_network_is_told_the_drawn_road(tiny_world: World):
+    """At the start it hears the road that it sees; as the car moves on, the drawing."""
+    env = DriveDiTEnv(tiny_world)
+    codes = []
+    for options in ({"scene": 0}, {"scene": 0, "route": zigzag()}):
+        env.reset(seed=0, options=options)
+        state = env.get_state().world
+        route = Route(state.points, state.count, state.spacing, state.closed)
+        offsets = torch.tensor([o for o in tiny_world.config.route_offsets if o <= 38.0])
+        codes.append(route_code(route, state.pose, state.arc, offsets, tiny_world.config.route_scale))
+    assert torch.allclose(codes[0], codes[1], atol=0.03)
+    assert state.arc.item() == pytest.approx(BEHIND, abs=2.0)
+
+
+def test_the_car_stands_on_the_right_lap(tiny_world: World):
+    """A drawing that passes the start again must not put the car on a later lap."""
+    angles = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    env = DriveDiTEnv(tiny_world)
+    circle = 150 * np.stack([np.cos(angles), np.sin(angles)], 1)  # exactly the scene's own road, again and again
+    env.reset(seed=0, options={"scene": 0, "route": circle, "closed": True})
+    assert env.get_state().world.arc.item() == pytest.approx(BEHIND, abs=3.0)

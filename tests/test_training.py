@@ -1,0 +1,242 @@
+"""The loop and the stages: resuming is exact, losses do what they say, presets train a world end to end."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from drivedit.config import DataConfig, LoopConfig, StudentStageConfig, VAEStageConfig
+from drivedit.data.clips import Drives, clip_starts
+from drivedit.data.recordings import Episode, write_shard
+from drivedit.models import World
+from drivedit.training.loop import schedule, train
+from drivedit.training.stages import Clips, encode_drives, student, vae
+from drivedit.training.student_stage import StudentStage
+from drivedit.training.vae_stage import laplacian_energy
+from drivedit.utils import generator
+from tests.test_world import make_world
+
+
+def make_episode(steps: int, seed: int, ended: bool = False) -> Episode:
+    rng = np.random.default_rng(seed)
+    angle = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    route = np.stack([100 * np.cos(angle), 100 * np.sin(angle)], -1).astype(np.float32)
+    turn = 0.02 * np.arange(steps + 1)
+    poses = np.stack([100 * np.cos(turn), 100 * np.sin(turn), turn + np.pi / 2], -1)
+    shade = (rng.integers(0, 200, (1, 1, 1, 3)) + np.arange(steps + 1)[:, None, None, None]).astype(np.uint8)
+    frames = np.broadcast_to(shade, (steps + 1, 64, 64, 3)).copy()
+    telemetry = np.zeros((steps + 1, 4), np.float32)
+    telemetry[:, 0], telemetry[:, 3] = 30, 1
+    return Episode(
+        frames, rng.uniform(-1, 1, (steps, 2)).astype(np.float32), np.zeros(steps, np.float32),
+        rng.uniform(0, 3, steps).astype(np.float32), np.arange(steps) == (steps - 1 if ended else -1), telemetry, poses,
+        route, seed, "test",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("recordings")
+    write_shard(folder / "shard-00000.h5", [make_episode(20, 0), make_episode(30, 1, ended=True)])
+    write_shard(folder / "shard-00001.h5", [make_episode(25, 2)])
+    return folder
+
+
+class Line(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2, 2))
+
+    def forward(self, batch, progress, rng):
+        noise = 0.1 * torch.randn(batch["x"].shape, generator=rng)
+        loss = ((batch["x"] + noise) @ self.weight - batch["x"] @ torch.tensor([[1.0, 2], [3, -1]])).square().mean()
+        return loss, {"progress": torch.tensor(progress)}
+
+
+def line_batch(rng: torch.Generator) -> dict[str, torch.Tensor]:
+    return {"x": torch.randn(8, 2, generator=rng)}
+
+
+def test_resuming_equals_going_through(tmp_path):
+    def config(steps):
+        return LoopConfig(lr=0.05, warmup=2, steps=steps, bf16=False, log_every=1, cooldown=0.0, ema=0.9)
+
+    whole = train(Line(), line_batch, config(8), tmp_path / "whole")
+    train(Line(), line_batch, config(4), tmp_path / "parts")
+    parts = train(Line(), line_batch, config(8), tmp_path / "parts")
+    assert torch.equal(whole.weight, parts.weight)
+    states = [torch.load(tmp_path / d / "last.pt", weights_only=True) for d in ("whole", "parts")]
+    for key in ("stage", "ema"):
+        assert all(torch.equal(a, b) for a, b in zip(states[0][key].values(), states[1][key].values(), strict=True))
+    curves = [(tmp_path / d / "curve.jsonl").read_text().splitlines() for d in ("whole", "parts")]
+    losses = [[json.loads(line)["loss"] for line in curve] for curve in curves]
+    assert losses[0] == losses[1] and losses[0][-1] < losses[0][0]
+
+
+def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+    config = LoopConfig(steps=2, bf16=False, log_every=1)
+    train(Line(), line_batch, config, tmp_path)
+    before = (tmp_path / "last.pt").read_bytes()
+
+    def full(*_args, **_kw):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="previous one is untouched"):
+        train(Line(), line_batch, LoopConfig(steps=3, bf16=False, log_every=1), tmp_path)
+    assert (tmp_path / "last.pt").read_bytes() == before and not (tmp_path / "last.tmp").exists()
+
+
+def test_damaged_checkpoints_and_nan_losses_are_named(tmp_path):
+    config = LoopConfig(steps=1, bf16=False)
+    (tmp_path / "last.pt").write_bytes(b"PK\x03\x04 rubbish")
+    with pytest.raises(RuntimeError, match=r"last.pt is damaged"):
+        train(Line(), line_batch, config, tmp_path)
+    (tmp_path / "last.pt").unlink()
+    with pytest.raises(FloatingPointError, match="step 0"):
+        train(Line(), lambda rng: {"x": torch.full((8, 2), torch.nan)}, config, tmp_path)
+
+
+def test_schedule_warms_up_stays_and_cools_down():
+    config = LoopConfig(steps=100, warmup=10, cooldown=0.5)
+    assert schedule(0, config) == pytest.approx(0.1) and schedule(30, config) == 1
+    assert schedule(75, config) == pytest.approx(0.5) and schedule(99, config) == pytest.approx(0.02)
+
+
+def test_drives_hold_what_was_recorded(recordings):
+    drives = Drives.open(recordings)
+    assert len(drives) == 3 and drives.first.tolist() == [0, 21, 52, 78]
+    episode = make_episode(30, 1)
+    states = drives.states(1)
+    assert np.array_equal(drives.frames[states], episode.frames)
+    assert np.array_equal(drives.control[states][1:], episode.controls) and not drives.control[states][0].any()
+    assert drives.ended[states].tolist() == [False] * 30 + [True]
+    motion = drives.motion()[states]
+    assert not motion[0].any()
+    assert np.allclose(motion[1:], [2.0, 0.02, -0.02], atol=1e-3)  # a circle to the left: forward, outwards, turn
+    codes = drives.codes([0.0, 10.0], 20.0)[states]
+    assert np.allclose(codes[5], codes[25], atol=0.02) and np.abs(codes[:, :4]).max() > 0.1
+
+
+def test_clips_line_up_causes_and_effects(recordings):
+    world = make_world()
+    drives = Drives.open(recordings)
+    latents = np.arange(78, dtype=np.float16)[:, None, None, None] * np.ones((1, 4, 8, 8), np.float16)
+    starts, ends = clip_starts(drives, np.arange(3), frames=6, history=2)
+    assert starts.min() == 2 and 21 - 6 in starts and 21 - 5 not in starts and 22 not in starts
+    assert ends.tolist() == [52 - 6]
+    batch = Clips(drives, latents, world.config, 6).batch(np.array([25, 46]))
+    assert batch["latents"][0, :, 0, 0, 0].tolist() == list(range(23, 31))
+    assert np.allclose(batch["control"][0, :, :2], drives.control[25:31])  # led to the targets
+    assert np.allclose(batch["control"][0, 1:, 2:], batch["control"][0, :-1, :2])
+    assert batch["ended"][1].tolist() == [0, 0, 0, 0, 0, 1]
+
+
+def test_held_out_recordings_are_refused(tmp_path):
+    write_shard(tmp_path / "shard-00000.h5", [make_episode(20, 0)], {"held_out": True})
+    with pytest.raises(ValueError, match="held-out"):
+        Drives.open(tmp_path)
+
+
+def test_a_dream_over_a_clip_equals_the_world_stepping(recordings):
+    """Parallel passes over a clip give the frames that the cached, sequential world gives."""
+    world = make_world()
+    stage = StudentStage(world, StudentStageConfig()).eval()
+    scene = world.scenes[0]
+    state = world.start([scene], [3])
+    controls = torch.tensor([[0.2, 0.4], [-0.5, 0.1], [0.9, -0.3]])
+    route = torch.zeros(1, 3, world.config.student.route_dim)
+    first = state.latents[:, [1, 0]]
+    frames, codes = [], []
+    previous = state.control
+    world.dynamics.empty_cache(1)
+    state.clock.zero_()
+    for index in range(3):
+        from drivedit.utils import Route
+
+        now = Route(state.points, state.count, state.spacing, state.closed)
+        codes.append(world._code(now, state.pose, state.arc))
+        state, out = world.step(state, controls[index : index + 1])
+        frames.append(out.latent)
+    route = torch.stack(codes, 1)
+    from drivedit.utils import noise
+
+    drawn = torch.stack([noise([3], "frame", [i], world.latent_shape()) for i in range(3)], 1)
+    control = torch.cat([controls, torch.cat([previous, controls[:-1]])], -1)[None]
+
+    class Fixed:
+        def normal(self, *shape):
+            return world.tokens(drawn)
+
+    clip = torch.cat([first, torch.zeros(1, 3, *world.latent_shape())], 1)
+    with torch.no_grad():
+        dreamed = stage.dream(world.tokens(clip), control, route, 3, Fixed())  # type: ignore[arg-type]
+    assert torch.allclose(world.untokens(dreamed)[:, 2:], torch.stack(frames, 1), atol=1e-4)
+
+
+def test_energy_score_prefers_the_true_spread():
+    """The few-step loss is least for samples of the data's distribution, not for its mean and not for a wider one."""
+    g = torch.Generator().manual_seed(0)
+    truth = torch.randn(20000, 8, generator=g)
+
+    def score(scale):
+        a, b = (scale * torch.randn(20000, 8, generator=g) for _ in range(2))
+        return ((a - truth).norm(dim=-1) - 0.5 * (a - b).norm(dim=-1)).mean().item()
+
+    assert score(1.0) < score(0.5) and score(1.0) < score(1.5) and score(0.5) < score(0.0)
+
+
+def test_sharpness_falls_when_blurred():
+    sharp = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    blurred = torch.nn.functional.avg_pool2d(sharp, 3, 1, 1)
+    assert laplacian_energy(blurred) < 0.2 * laplacian_energy(sharp)
+    ramp = torch.arange(32.0).expand(1, 1, 32, 32)
+    assert laplacian_energy(ramp) == 0
+
+
+def test_stages_make_a_world_from_recordings(recordings, tmp_path):
+    config = make_world().config
+    loop = LoopConfig(steps=30, batch_size=4, bf16=False, warmup=2, log_every=10, lr=3e-3, ema=0.5)
+    data = DataConfig(str(recordings), validation_fraction=0.34)
+    coder = vae(config, loop, data, VAEStageConfig(), str(tmp_path), "cpu")
+    curve = [json.loads(line) for line in (tmp_path / "vae" / "curve.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in curve if "loss" in row]
+    assert losses[-1] < losses[0] and "val/psnr" in curve[-1]
+    drives = Drives.open(recordings)
+    latents = torch.from_numpy(np.array(encode_drives(coder, drives, tmp_path / "latents.npy"))).float()
+    assert latents.std() == pytest.approx(1, abs=0.5)  # the encoder's own uncertainty counts too
+
+    loop.steps = 12
+    loss = StudentStageConfig(clip_frames=6, few_step_from=0.5, rollout=2)
+    made = student(config, loop, data, loss, str(tmp_path), "cpu")
+    assert (tmp_path / "student" / "world" / "model.safetensors").exists()
+    world = World.from_pretrained(tmp_path / "student" / "world", device="cpu")
+    assert world.scenes and len(world.scenes[0].frames) == config.student.window + 1
+    assert world.scenes[0].poses is not None and world.scenes[0].route is not None
+    state = world.start(world.scenes[:1], [0])
+    _, out = world.step(state, torch.zeros(1, 2))
+    assert torch.isfinite(out.latent).all()
+    assert torch.equal(made.vae.to_frame.conv.weight, coder.vae.to_frame.conv.weight)  # the student leaves it alone
+
+
+def test_command_line_takes_presets_and_refuses_unknown_keys(tmp_path, capsys):
+    from drivedit.training.__main__ import main
+
+    with pytest.raises(SystemExit):
+        main(["student", "--config", "carracing.yaml", "--train.lrr", "3"])
+    assert "lrr" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match="lacks|no world folder"):
+        main(["student", "--config", "carracing.yaml", "--run", str(tmp_path), "--train.lr", "3e-4"])
+    unknown = tmp_path / "mine.yaml"
+    unknown.write_text("train: {steps: 3, stepz: 4}\n")
+    with pytest.raises(SystemExit):
+        main(["vae", "--config", str(unknown)])
+    assert "stepz" in capsys.readouterr().err
+
+
+def test_generators_are_functions_of_their_arguments():
+    a, b, c = (torch.randn(4, generator=generator(*key)) for key in ((1, "x", 2), (1, "x", 2), (1, "x", 3)))
+    assert torch.equal(a, b) and not torch.equal(a, c)

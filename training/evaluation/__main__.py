@@ -1,0 +1,61 @@
+"""Command line of the evaluation: `python -m drivedit.evaluation world --world carracing`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import sys
+from pathlib import Path
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    parser = argparse.ArgumentParser(prog="python -m drivedit.evaluation", description="Judge a world.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    world = commands.add_parser("world", help="a dreamed world against its simulator on held-out tracks")
+    world.add_argument("--world", default="carracing", help="name of a shipped world, or a folder")
+    world.add_argument("--out", type=Path, default=Path("runs/evaluation"), help="folder of the report")
+    world.add_argument("--held-out", type=Path, help="held-out recording to take the clips from; else driven now")
+    world.add_argument("--clips", type=int, help="held-out clips (48)")
+    world.add_argument("--sampling-steps", type=int, help="network passes per frame; else the world's own number")
+    world.add_argument("--driver", help='who drives in closed loop, "module:name" ("drivedit.agents:LaneKeeper")')
+    world.add_argument("--seed", type=int, help="seed of everything drawn (0)")
+    world.add_argument("--workers", type=int, help="processes that drive the simulator (2)")
+    world.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = _parser().parse_args(arguments)
+    try:
+        from drivedit.evaluation.benchmark import Sizes, evaluate_world, load_world
+        from drivedit.evaluation.report import as_text
+        from drivedit.evaluation.sources import Sources
+
+        sizes = Sizes.quick() if options.quick else Sizes()
+        if options.clips is not None:
+            sizes = dataclasses.replace(sizes, clips=options.clips)
+        given = {name: getattr(options, name) for name in ("driver", "seed", "workers")}
+        sources = Sources(**{name: value for name, value in given.items() if value is not None})
+        report = evaluate_world(
+            load_world(options.world, sources),
+            options.out,
+            name=options.world,
+            held_out=options.held_out,
+            sizes=sizes,
+            sources=sources,
+            sampling_steps=options.sampling_steps,
+        )
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(as_text(report))
+    print(f"\nreport.json, sheet.png, horizon.png and dream.mp4 are in {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""The whole evaluation of a world against its simulator, part by part."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from drivedit.evaluation import closed_loop, control, open_loop, pages, pictures, speed
+from drivedit.evaluation.report import as_text, write_json
+from drivedit.evaluation.sources import Arrays, Sources, cached, stack, work
+from drivedit.evaluation.twin_drives import (
+    CONTEXT,
+    WHEELS,
+    Job,
+    read_recordings,
+    record_branches,
+    record_clip,
+    record_drive,
+    record_ending,
+    scenes,
+)
+from drivedit.models import World
+from drivedit.utils import Route
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is driven and dreamed.
+
+    Attributes:
+        clips: Held-out clips, half of them well driven.
+        horizon: Frames dreamed of each.
+        short_dreams: Ten-frame dreams from each clip.
+        states: States that steering and throttle are branched from.
+        endings: Drives out of the playfield.
+        ending_steps: Frames dreamed of each, up to the ending.
+        drives: Closed-loop drives.
+        drive_steps: Steps of each.
+        drawn: Drives on each hand-drawn route.
+        drawn_steps: Steps of each.
+        rounds: Turns of the speed measurement.
+    """
+
+    clips: int = 48
+    horizon: int = 100
+    short_dreams: int = 4
+    states: int = 24
+    endings: int = 32
+    ending_steps: int = 16
+    drives: int = 16
+    drive_steps: int = 1000
+    drawn: int = 4
+    drawn_steps: int = 300
+    rounds: int = 7
+
+    @classmethod
+    def quick(cls) -> Sizes:
+        """Just enough to see that everything runs; the figures mean nothing."""
+        return cls(4, 20, 1, 2, 2, 10, 2, 40, 1, 20, 1)
+
+
+def load_world(name: str, sources: Sources) -> World:
+    """Loads a world from a folder, or by a name that its environment knows."""
+    return World.from_pretrained(name) if Path(name).is_dir() else sources.make_dream(name).world
+
+
+def evaluate_world(
+    world: World,
+    out: Path,
+    *,
+    name: str = "",
+    held_out: Path | None = None,
+    sizes: Sizes | None = None,
+    sources: Sources | None = None,
+    sampling_steps: int | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Measures all figures, and writes report.json, report.txt, sheet.png, horizon.png and dream.mp4 to `out`.
+
+    Args:
+        world: The world.
+        out: Folder of the report; true drives are kept there for the next time.
+        name: Name of the world in the report.
+        held_out: Recording folder to take the clips from; None: they are driven now.
+        sizes: How much is measured.
+        sources: Who drives what.
+        sampling_steps: Network passes per frame; None: the world's own number.
+        quiet: Show no progress.
+
+    Returns:
+        The report: `figures`, `curves`, `seconds` of each part, and what was measured.
+    """
+    sizes, sources = sizes or Sizes(), sources or Sources()
+    out.mkdir(parents=True, exist_ok=True)
+    world.eval()
+    threads, cv_threads = torch.get_num_threads(), cv2.getNumThreads()
+    cv2.setNumThreads(1)  # its threads only get in each other's way on pictures this small
+    seconds: dict[str, float] = {}
+    options: dict[str, Any] = {"sampling_steps": sampling_steps, "quiet": quiet}
+    try:
+        with _timed("true drives", seconds):
+            truth = true_drives(out / "true", sizes, sources, held_out, quiet)
+        figures: dict[str, float] = {}
+        with _timed("open loop", seconds):
+            curve = _open_loop(world, truth, sizes, out, figures, options)
+        with _timed("control", seconds):
+            true = control.Branches.true(truth["branches"])
+            dreamed = control.dream_branches(world, truth["branches"], **options)
+            figures |= control.steering_figures(true, dreamed) | control.speed_figures(true, dreamed)
+        with _timed("closed loop", seconds):
+            _closed_loop(world, truth, sizes, sources, out, figures, options)
+        with _timed("speed", seconds):
+            scene = scenes(truth["drives"])[0]
+            figures |= speed.speed_figures(world, scene, sources, sizes.rounds, sampling_steps)
+    finally:
+        cv2.setNumThreads(cv_threads)
+    report = {
+        "world": name,
+        "fingerprint": getattr(world, "fingerprint", ""),
+        "sampling_steps": sampling_steps or world.config.sampling_steps,
+        "sizes": asdict(sizes),
+        "sources": asdict(sources),
+        "held_out": str(held_out or "driven on the fly"),
+        "threads": threads,
+        "figures": figures,
+        "curves": asdict(curve),
+        "seconds": seconds,
+    }
+    write_json(report, out / "report.json")
+    (out / "report.txt").write_text(as_text(report) + "\n")
+    return report
+
+
+def true_drives(
+    folder: Path, sizes: Sizes, sources: Sources, held_out: Path | None = None, quiet: bool = False
+) -> dict[str, Arrays]:
+    """Clips, endings, branches and closed-loop drives of the simulator, from `folder` where they are there already."""
+    steps = CONTEXT + sizes.horizon
+
+    def clips() -> Arrays:
+        jobs = [Job(sources, index, steps, good=index % 2 == 0) for index in range(sizes.clips)]
+        return stack(work(record_clip, jobs, sources.workers, "clips", quiet))
+
+    def endings() -> Arrays:
+        jobs = [Job(sources, index, CONTEXT + sizes.ending_steps) for index in range(sizes.endings)]
+        return stack(work(record_ending, jobs, sources.workers, "endings", quiet))
+
+    def branches() -> Arrays:
+        jobs = [Job(sources, index, 30) for index in range(sizes.states)]
+        return stack(work(record_branches, jobs, sources.workers, "branches", quiet))
+
+    def drives() -> Arrays:
+        jobs = [Job(sources, index, sizes.drive_steps) for index in range(sizes.drives)]
+        return stack(work(record_drive, jobs, sources.workers, "twin's drives", quiet))
+
+    if held_out is None:
+        clip_arrays = cached(folder, "clips", sources, {"clips": sizes.clips, "steps": steps}, clips)
+    else:
+        clip_arrays = stack(read_recordings(held_out, sizes.clips, steps))
+    ending_sizes = {"endings": sizes.endings, "steps": sizes.ending_steps}
+    drive_sizes = {"drives": sizes.drives, "steps": sizes.drive_steps}
+    return {
+        "clips": clip_arrays,
+        "endings": cached(folder, "endings", sources, ending_sizes, endings),
+        "branches": cached(folder, "branches", sources, {"states": sizes.states}, branches),
+        "drives": cached(folder, "drives", sources, drive_sizes, drives),
+    }
+
+
+def _open_loop(
+    world: World,
+    truth: dict[str, Arrays],
+    sizes: Sizes,
+    out: Path,
+    figures: dict[str, float],
+    options: dict[str, Any],
+) -> open_loop.Curves:
+    """Figures of dreams under true controls, the contact sheet and the plot."""
+    clips = truth["clips"]
+    dreamed = open_loop.dream_clips(world, clips, **options)
+    curve = open_loop.curves(clips, dreamed, world)
+    figures |= open_loop.picture_figures(clips, dreamed, curve)
+    starts = open_loop.short_starts(clips, sizes.short_dreams)
+    figures |= open_loop.short_figures(clips, starts, open_loop.dream_short(world, clips, starts, **options))
+    endings = open_loop.dream_endings(world, truth["endings"], **options)
+    threshold = world.config.end_threshold
+    figures |= open_loop.ending_figures(truth["endings"], endings, dreamed.ended, threshold)
+    pages.write_sheet(clips, dreamed, out / "sheet.png")
+    pages.write_plot(curve, out / "horizon.png")
+    return curve
+
+
+def _closed_loop(
+    world: World,
+    truth: dict[str, Arrays],
+    sizes: Sizes,
+    sources: Sources,
+    out: Path,
+    figures: dict[str, float],
+    options: dict[str, Any],
+) -> None:
+    """Figures of long drives on held-out tracks and on hand-drawn ones, and the film."""
+    clips = truth["clips"]
+    share = pictures.road_share(clips["frames"])
+    threshold, agreement = pictures.road_threshold(share, clips["telemetry"][..., WHEELS] >= 0.5)
+    figures |= {"road_threshold": threshold, "road_threshold_agreement": agreement}
+    true, starts = closed_loop.true_drives(truth["drives"]), scenes(truth["drives"])
+    begin = closed_loop.scene_starts(world, starts)
+    twin = closed_loop.driving_figures(true, begin.route, begin.arc, threshold, "twin_")
+    drives = closed_loop.drive_dream(world, begin, sources, sizes.drive_steps, **options)
+    dreamed = closed_loop.driving_figures(drives, begin.route, begin.arc, threshold)
+    figures |= twin | dreamed | closed_loop.ratios(dreamed, twin)
+    pages.write_film(drives.film, out / "dream.mp4", world.config.fps)
+    turned = np.abs(true.poses[:, : min(20, sizes.drive_steps), 2] - true.poses[:, :1, 2]).max(1)
+    straight = [starts[row] for row in np.argsort(turned)[: sizes.drawn]]
+    drawings = closed_loop.hand_drawn_routes()
+    begin = closed_loop.drawn_starts(world, straight, list(drawings.values()), sources)
+    drives = closed_loop.drive_dream(world, begin, sources, sizes.drawn_steps, label="drawn routes", **options)
+    for number, name in enumerate(drawings):
+        rows = slice(number * len(straight), (number + 1) * len(straight))
+        route = Route(*(getattr(begin.route, part)[rows] for part in ("points", "count", "spacing", "closed")))
+        part = closed_loop.some(drives, rows)
+        figures |= closed_loop.driving_figures(part, route, begin.arc[rows], threshold, f"{name}_")
+
+
+@contextmanager
+def _timed(part: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Notes how long a part takes."""
+    start = time.perf_counter()
+    yield
+    seconds[part] = round(time.perf_counter() - start, 1)
+    logger.info("%s: %.0f s", part, seconds[part])

@@ -1,0 +1,97 @@
+"""Dreams under given controls, kept as arrays.
+
+Legend: N dreams, T steps, K telemetry values.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from drivedit.models import StepOutput, World
+
+
+@dataclass
+class Dream:
+    """What was dreamed.
+
+    Attributes:
+        frames: uint8 `[N, T, H, W, 3]`.
+        progress: The learned reward term `[N, T]`.
+        ended: Probability of an ending `[N, T]`.
+        telemetry: `[N, T, K]`.
+        confidence: `[N, T]`.
+        poses: `[N, T, 3]`, integrated from the dream's ego-motion.
+    """
+
+    frames: np.ndarray
+    progress: np.ndarray
+    ended: np.ndarray
+    telemetry: np.ndarray
+    confidence: np.ndarray
+    poses: np.ndarray
+
+
+def dream(
+    world: World,
+    scenes: Sequence[dict[str, Any]],
+    controls: np.ndarray,
+    *,
+    repeat: int = 1,
+    sampling_steps: int | None = None,
+    seed: int = 0,
+    batch: int = 24,
+    label: str = "dreaming",
+    quiet: bool = False,
+) -> Dream:
+    """Dreams on from scenes under given controls.
+
+    Args:
+        world: The world.
+        scenes: N / repeat scenes.
+        controls: `[N, T, 2]`.
+        repeat: Dreams from each scene, one after another; they share their noise, so only the controls differ.
+        sampling_steps: Network passes per frame; None: the world's own number.
+        seed: Seed of the first scene; the others count on.
+        batch: Dreams at a time.
+        label: Name of the progress bar.
+        quiet: Show none.
+    """
+    parts, size = [], max(1, batch // repeat)
+    total = -(-len(scenes) // size) * controls.shape[1]
+    with tqdm(total=total, desc=label, disable=quiet, file=sys.stderr, mininterval=1) as bar:
+        for at in range(0, len(scenes), size):
+            rows = list(scenes[at : at + size])
+            state = world.start(rows, list(range(seed + at, seed + at + len(rows))))
+            state = state.select([row for row in range(len(rows)) for _ in range(repeat)])
+            steps = []
+            for control in controls[at * repeat : (at + size) * repeat].swapaxes(0, 1):
+                state, out = world.step(state, torch.from_numpy(control.copy()).to(world.device), sampling_steps)
+                steps.append([decode(world, out), *_readings(out), state.pose.cpu().numpy()])
+                bar.update()
+            parts.append([np.stack(values, 1) for values in zip(*steps, strict=True)])
+    return Dream(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def decode(world: World, out: StepOutput) -> np.ndarray:
+    """The pictures of a step, uint8 `[B, H, W, 3]`."""
+    return world.decode(out.latent)
+
+
+@torch.no_grad()
+def reconstruct(world: World, frames: np.ndarray) -> np.ndarray:
+    """What the autoencoder alone makes of frames `[N, H, W, 3]`."""
+    parts = [world.decode(world.encode(frames[at : at + 64, None])[:, 0]) for at in range(0, len(frames), 64)]
+    return np.concatenate(parts)
+
+
+def _readings(out: StepOutput) -> list[np.ndarray]:
+    values = (out.reward_terms["progress"], out.ended_probability, out.telemetry, out.confidence)
+    return [value.cpu().numpy() for value in values]

@@ -1,0 +1,88 @@
+"""Steps per second of the dream and of the simulators, taken in turns so that a busy machine slows all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from drivedit.evaluation.sources import FIRST_HELD_OUT_SEED, Sources
+from drivedit.models import World
+
+STEPS = 40  # per turn
+TICKS = 3  # of the stock simulator per step
+STOCK = "CarRacing-v3"
+
+
+def speed_figures(
+    world: World, scene: dict[str, Any], sources: Sources, rounds: int, sampling_steps: int | None = None
+) -> dict[str, float]:
+    """Medians over the rounds; the environment of one dream, pictures decoded; the simulators in this process.
+
+    Args:
+        world: The world.
+        scene: Where the dream starts.
+        sources: Names the simulator.
+        rounds: Turns of each.
+        sampling_steps: Network passes per frame; None: the world's own number.
+    """
+    runners: dict[str, Callable[[np.ndarray], Any]] = {
+        "dream": _dreamer(world, scene, sources, sampling_steps),
+        "twin": _simulator(sources),
+        "stock": _stock(),
+    }
+    rng = np.random.default_rng(sources.seed)
+    actions = (rng.uniform([-0.1, 0.0], [0.1, 0.2], (STEPS, 2))).astype(np.float32)
+    for run in runners.values():  # warm up
+        _rate(run, actions[:5])
+    rates = {name: [] for name in runners}
+    for _ in range(rounds):
+        for name, run in runners.items():
+            rates[name].append(_rate(run, actions))
+    figures = {f"steps_per_second_{name}": float(np.median(values)) for name, values in rates.items()}
+    figures["steps_over_twin"] = float(np.median(np.divide(rates["dream"], rates["twin"])))
+    figures["steps_over_stock"] = float(np.median(np.divide(rates["dream"], rates["stock"])))
+    return figures | {"threads": float(torch.get_num_threads())}
+
+
+def _rate(run: Callable[[np.ndarray], Any], actions: Sequence[np.ndarray] | np.ndarray) -> float:
+    start = time.perf_counter()
+    for action in actions:
+        run(action)
+    return len(actions) / (time.perf_counter() - start)
+
+
+def _dreamer(
+    world: World, scene: dict[str, Any], sources: Sources, sampling_steps: int | None
+) -> Callable[[np.ndarray], Any]:
+    env = sources.make_dream(world, sampling_steps=sampling_steps)
+    env.reset(seed=0, options={"scene": scene})
+
+    def run(action: np.ndarray) -> None:
+        if env.step(action)[2]:
+            env.reset(seed=0, options={"scene": scene})
+
+    return run
+
+
+def _simulator(sources: Sources) -> Callable[[np.ndarray], Any]:
+    twin = sources.make_twin()
+    twin.reset(seed=FIRST_HELD_OUT_SEED, options={"speed": 30.0})
+    return twin.step
+
+
+def _stock() -> Callable[[np.ndarray], Any]:
+    """Gymnasium's own environment, with as many ticks per step as the twin."""
+    env = gym.make(STOCK, disable_env_checker=True).unwrapped
+    env.reset(seed=FIRST_HELD_OUT_SEED)
+
+    def run(action: np.ndarray) -> None:
+        controls = np.array([action[0], max(action[1], 0.0), max(-action[1], 0.0)])
+        for _ in range(TICKS):
+            env.step(controls)
+
+    return run

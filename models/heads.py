@@ -42,8 +42,9 @@ class Heads(nn.Module):
         super().__init__()
         self.telemetry = telemetry
         self.squeeze = nn.Linear(d_model, 32)
-        self.mlp = nn.Sequential(nn.Linear(32 * tokens, d_model), nn.SiLU(), nn.Linear(d_model, 6 + telemetry))
-        nn.init.zeros_(self.mlp[2].weight)
+        last = nn.Linear(d_model, 6 + telemetry)
+        nn.init.zeros_(last.weight)
+        self.mlp = nn.Sequential(nn.Linear(32 * tokens, d_model), nn.SiLU(), last)
 
     def forward(self, hidden: Tensor) -> Readings:
         """Reads hidden tokens `[..., P, E]`."""

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -16,22 +16,32 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from drivedit.config import WorldConfig
 from drivedit.models.scenes import Scene
 from drivedit.utils import resolve_device
 
-if TYPE_CHECKING:
-    from drivedit.models.world import World
-
 FORMAT = 1
 WEIGHTS, SCENES, CONFIG, CARD = "model.safetensors", "scenes.safetensors", "config.json", "CARD.md"
 
 
-class WorldStorage:
-    """Saving and loading, for `World`."""
+class WorldStorage(nn.Module):
+    """Saving and loading, for `World`.
 
-    def save_pretrained(self: World, path: str | Path) -> None:
+    Attributes:
+        config: The world's configuration.
+        scenes: Its start scenes.
+        card: Text of its CARD.md.
+        fingerprint: Names the weights, once they are on disk.
+    """
+
+    config: WorldConfig
+    scenes: list[Scene]
+    card: str
+    fingerprint: str = "unsaved"
+
+    def save_pretrained(self, path: str | Path) -> None:
         """Writes the world to a folder, weights in half precision; an older world there is replaced in one move.
 
         Raises:
@@ -48,6 +58,9 @@ class WorldStorage:
             checksums = {name: _sha256(work / name) for name in (WEIGHTS, SCENES)}
             config = {"format": FORMAT, "world": self.config.to_dict(), "sha256": checksums}
             (work / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+            work.chmod(0o755)
+            for file in work.iterdir():
+                file.chmod(0o644)
             old = work.with_name(work.name + "-old")
             if path.exists():
                 os.replace(path, old)
@@ -89,7 +102,7 @@ class WorldStorage:
             if _sha256(path / name) != checksums.get(name):
                 raise ValueError(f"{path / name} is damaged (its checksum differs); copy or download the world again")
         card = (path / CARD).read_text() if (path / CARD).is_file() else ""
-        world: Any = cls(config, _unpack_scenes(load_arrays(path / SCENES)), card)  # type: ignore[call-arg]
+        world = cls(config, _unpack_scenes(load_arrays(path / SCENES)), card)  # type: ignore[call-arg]
         world.load_state_dict({k: v.float() for k, v in load_file(path / WEIGHTS).items()})
         world.fingerprint = checksums[WEIGHTS][:16]
         return world.to(resolve_device(device)).eval()

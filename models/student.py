@@ -35,7 +35,8 @@ class Block(nn.Module):
         self.down = nn.Linear(hidden, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, modulation: Tensor, attend: Any) -> Tensor:  # x [B, F, P, E], modulation [B, F, 6E]
+    def forward(self, x: Tensor, modulation: Tensor, attend: Any) -> Tensor:
+        """Transforms tokens `[B, F, P, E]` under a modulation `[B, F, 6E]`; `attend(q, k, v)` does the attention."""
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation[:, :, None].chunk(6, -1)
         y = norm(x) * (1 + scale1) + shift1
         q, k, v = self.qkv(y).unflatten(-1, (3, self.heads, -1)).unbind(-3)  # [B, F, P, H, E/H]
@@ -93,6 +94,7 @@ class DiTStudent(nn.Module):
         self.tokens_per_frame, self.max_seq_len, self.window = tokens_per_frame, max_seq_len, window
         self.capacity = window or max_seq_len // tokens_per_frame
         self.use_rope, self.rope_base = use_rope, rope_base
+        self.control_dim, self.route_dim = control_dim, route_dim
         self.embed = nn.Linear(latent_dim * (1 + history), d_model)
         self.position = nn.Parameter(0.02 * torch.randn(tokens_per_frame, d_model))
         self.of_sigma = nn.Sequential(nn.Linear(16, d_model), nn.SiLU(), nn.Linear(d_model, d_model))
@@ -171,11 +173,10 @@ class DiTStudent(nn.Module):
         y = self.embed(torch.cat([x, past], -1)).unflatten(1, (frames, -1)) + self.position
         condition = self.of_sigma(_waves(sigma))
         if self.of_control is not None:
-            zeros = x.new_zeros(rows, frames, self.of_control[0].in_features)
-            condition = condition + self.of_control(zeros if control is None else control)
+            control = x.new_zeros(rows, frames, self.control_dim) if control is None else control
+            condition = condition + self.of_control(control)
         if self.of_route is not None and self.spread is not None and self.gather is not None:
-            zeros = x.new_zeros(rows, frames, self.of_route[0].in_features)
-            code = self.of_route(zeros if route is None else route)
+            code = self.of_route(x.new_zeros(rows, frames, self.route_dim) if route is None else route)
             condition = condition + code
             y = y + self.gather(F.silu(self.spread(F.silu(code))).unflatten(-1, (self.tokens_per_frame, -1)))
         modulation = self.modulation(F.silu(condition))

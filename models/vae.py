@@ -1,7 +1,7 @@
 """Causal video autoencoder: frames to an 8x smaller grid of latents and back, every frame keeping its place in time.
 
 A convolution sees the present frame and `temporal_kernel - 1` past ones (the first frame is replicated before the
-start), norms and attention work within a frame, so nothing ever looks ahead. With `temporal_kernel=1` frames are coded
+start), attention works within a frame, so nothing ever looks ahead. With `temporal_kernel=1` frames are coded
 independently, which a world wants that decodes one frame at a time.
 The objective is the beta-VAE's (Higgins et al. 2017).
 
@@ -26,7 +26,8 @@ class CausalConv3d(nn.Module):
         self.kernel_t = kernel_t
         self.conv = nn.Conv2d(in_channels * kernel_t, out_channels, kernel, padding=kernel // 2)
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:  # [B*T, C, H, W]
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """Convolves `[B * T, C, H, W]`, T = `frames`."""
         if self.kernel_t > 1:
             clips = x.unflatten(0, (-1, frames))
             past = [clips[:, :1]] * (self.kernel_t - 1)
@@ -45,6 +46,7 @@ class ResBlock(nn.Module):
         nn.init.zeros_(self.conv2.conv.weight)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
+        """Transforms `[B * T, C, H, W]`, T = `frames`."""
         return x + self.conv2(F.relu(self.conv1(F.relu(x), frames)), frames)
 
 
@@ -59,6 +61,7 @@ class SpatialAttention(nn.Module):
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
+        """Transforms `[B * T, C, H, W]`, T = `frames`."""
         q, k, v = rearrange(self.qkv(self.norm(x)), "n (three c) h w -> three n 1 (h w) c", three=3)
         y = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(rearrange(y, "n 1 (h w) c -> n c h w", h=x.shape[2]))

@@ -9,14 +9,14 @@ Legend: B worlds, n + 1 context frames, C h w latent, P tokens per frame, D toke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from drivedit.config import WorldConfig
 from drivedit.models.heads import Heads, Readings
@@ -27,7 +27,7 @@ from drivedit.models.student import DiTStudent
 from drivedit.models.vae import VAE3D
 from drivedit.utils import Route, advance_pose, noise, route_code
 
-Scenes = Sequence[dict[str, Any]]
+Scenes = Sequence[Scene | Mapping[str, Any]]
 
 
 @dataclass
@@ -56,7 +56,7 @@ class StepOutput:
         return torch.stack(list(self.reward_terms.values())).sum(0)
 
 
-class World(nn.Module, WorldStorage):
+class World(WorldStorage):
     """A learned driving world.
 
     Args:
@@ -64,6 +64,13 @@ class World(nn.Module, WorldStorage):
         scenes: Start scenes by index (see `drivedit.models.Scene`).
         card: Text of the world's CARD.md.
     """
+
+    latent_mean: Tensor
+    latent_std: Tensor
+    error_range: Tensor
+    offsets: Tensor
+    telemetry_scale: Tensor
+    motion_scale: Tensor
 
     def __init__(self, config: WorldConfig, scenes: Scenes = (), card: str = "") -> None:
         super().__init__()
@@ -73,9 +80,6 @@ class World(nn.Module, WorldStorage):
         self.dynamics = DiTStudent.from_config(config.student)
         self.heads = Heads(config.student.d_model, config.student.tokens_per_frame, len(config.telemetry))
         channels = (1, config.vae.latent_dim, 1, 1)
-        self.latent_mean: Tensor
-        self.latent_std: Tensor
-        self.error_range: Tensor
         self.register_buffer("latent_mean", torch.zeros(channels))
         self.register_buffer("latent_std", torch.ones(channels))
         self.register_buffer("error_range", torch.tensor([-3.0, 0.0]))  # log errors of best and worst dreams
@@ -120,7 +124,7 @@ class World(nn.Module, WorldStorage):
     # -- dreaming ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def start(self, scenes: Scenes | Sequence[Scene], seeds: Sequence[int]) -> WorldState:
+    def start(self, scenes: Scenes, seeds: Sequence[int]) -> WorldState:
         """Starts one world per scene.
 
         Args:

@@ -337,6 +337,8 @@ def test_the_sheet_has_true_frames_above_dreamed_ones(tmp_path, clips):
     frames = clips["frames"][:, CONTEXT + 1 :]
     dreamed = Dream(255 - frames, *[np.zeros(frames.shape[:2])] * 5)
     pages.write_sheet(clips, dreamed, tmp_path / "sheet.png")
-    sheet = cv2.cvtColor(cv2.imread(str(tmp_path / "sheet.png")), cv2.COLOR_BGR2RGB)
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    assert sheet is not None
+    sheet = sheet[..., ::-1]  # blue, green, red
     assert sheet[18 : 18 + 128 : 2, :128:2] == pytest.approx(clips["frames"][0, CONTEXT + 1])
     assert sheet[18 + 128 : 18 + 256 : 2, :128:2] == pytest.approx(255 - clips["frames"][0, CONTEXT + 1])

@@ -116,7 +116,7 @@ def test_drives_hold_what_was_recorded(recordings):
     assert drives.ended[states].tolist() == [False] * 30 + [True]
     motion = drives.motion()[states]
     assert not motion[0].any()
-    assert np.allclose(motion[1:], [2.0, 0.02, -0.02], atol=1e-3)  # a circle to the left: forward, outwards, turn
+    assert np.allclose(motion[1:], [2.0, -0.02, -0.02], atol=1e-3)  # a circle to the left: forward, right, turn
     codes = drives.codes([0.0, 10.0], 20.0)[states]
     assert np.allclose(codes[5], codes[25], atol=0.02) and np.abs(codes[:, :4]).max() > 0.1
 
@@ -207,7 +207,7 @@ def test_stages_make_a_world_from_recordings(recordings, tmp_path):
     assert losses[-1] < losses[0] and "val/psnr" in curve[-1]
     drives = Drives.open(recordings)
     latents = torch.from_numpy(np.array(encode_drives(coder, drives, tmp_path / "latents.npy"))).float()
-    assert latents.std() == pytest.approx(1, abs=0.5)  # the encoder's own uncertainty counts too
+    assert latents.mean().abs() < 0.1 and latents.std() < 1.2  # the rest of the unit variance is uncertainty
 
     loop.steps = 12
     loss = StudentStageConfig(clip_frames=6, few_step_from=0.5, rollout=2)
@@ -229,7 +229,7 @@ def test_command_line_takes_presets_and_refuses_unknown_keys(tmp_path, capsys):
         main(["student", "--config", "carracing.yaml", "--train.lrr", "3"])
     assert "lrr" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match="lacks|no world folder"):
-        main(["student", "--config", "carracing.yaml", "--run", str(tmp_path), "--train.lr", "3e-4"])
+        main(["student", "--config", "carracing.yaml", "--out", str(tmp_path), "--train.lr", "3e-4"])
     unknown = tmp_path / "mine.yaml"
     unknown.write_text("train: {steps: 3, stepz: 4}\n")
     with pytest.raises(SystemExit):

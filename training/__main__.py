@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
             "--config", action="config", help="YAML file, or the name of a shipped preset (carracing.yaml)"
         )
         sub.add_argument(
-            "--run", type=str, default="runs/carracing", help="folder of the run; an interrupted run goes on"
+            "--out", type=str, default="runs/carracing", help="folder of the run; an interrupted run goes on"
         )
         sub.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
         sub.add_class_arguments(WorldConfig, "world")
@@ -31,13 +31,24 @@ def main(argv: list[str] | None = None) -> None:
         sub.add_class_arguments(DataConfig, "data")
         sub.add_class_arguments(loss, "loss")
         stages.add_subcommand(name, sub)
+    ship = ArgumentParser(description="Writes a trained world together with its card.")
+    ship.add_argument("--world", type=str, default="runs/carracing/student/world", help="folder of the trained world")
+    ship.add_argument("--report", type=str, default="runs/evaluation", help="folder of its evaluation")
+    ship.add_argument("--to", type=str, default="drivedit_env/worlds/carracing", help="folder to write")
+    ship.add_argument("--template", type=str, default="carracing_card.md", help="text of the card")
+    stages.add_subcommand("ship", ship)
     arguments = parser.parse_args([_preset(a, sys.argv[1:] if argv is None else argv) for a in (argv or sys.argv[1:])])
     options = parser.instantiate(arguments)[arguments.stage]
 
+    if arguments.stage == "ship":
+        from drivedit.training.ship import ship as write
+
+        write(options.world, options.report, options.to, options.template)
+        return
     from drivedit.training import stages as run
 
     stage = {"vae": run.vae, "student": run.student}[arguments.stage]
-    stage(options.world, options.train, options.data, options.loss, options.run, options.device)
+    stage(options.world, options.train, options.data, options.loss, options.out, options.device)
 
 
 def _preset(argument: str, argv: list[str]) -> str:

@@ -64,12 +64,12 @@ def train(
     out = Path(out)
     main = accelerator.is_main_process
     stage.to(accelerator.device)
-    optimizer = make_optimizer(stage, config)
+    optimizers = make_optimizers(stage, config)
     ema = AveragedModel(stage, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
-    step = load_checkpoint(out / "last.pt", stage, ema, optimizer)
+    step = load_checkpoint(out / "last.pt", stage, ema, optimizers)
     for name in getattr(stage, "hot", ()) if config.compile else ():
         setattr(stage, name, torch.compile(getattr(stage, name)))
-    wrapped, optimizer = accelerator.prepare(stage, optimizer)
+    wrapped, *optimizers = accelerator.prepare(stage, *optimizers)
     writer = None
     if main:
         out.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def train(
         batch = {
             k: v.to(accelerator.device) for k, v in make_batch(generator(config.seed, f"batch{rank}", step)).items()
         }
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = config.lr * schedule(step, config)
         loss, logs = wrapped(batch, step / config.steps, generator(config.seed, f"noise{rank}", step))
         accelerator.backward(loss)
@@ -94,8 +94,9 @@ def train(
             raise FloatingPointError(
                 f"step {step}: the loss is {loss.item()}; lower train.lr and resume from {out / 'last.pt'}"
             )
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         ema.update_parameters(stage)
         step += 1
         bar.update()
@@ -110,9 +111,9 @@ def train(
         stop = False
         if config.minutes is not None and step % config.log_every == 0:
             spent = torch.tensor([time.monotonic() - started], device=accelerator.device)
-            stop = accelerator.gather(spent).max().item() > 60 * config.minutes
+            stop = float(accelerator.reduce(spent, "mean")) > 60 * config.minutes
         if main and (time.monotonic() - saved > config.save_every_s or stop or step == config.steps):
-            save_checkpoint(out / "last.pt", stage, ema, optimizer, step)
+            save_checkpoint(out / "last.pt", stage, ema, optimizers, step)
             saved = time.monotonic()
             if validate is not None:
                 figures = validate(ema.module)
@@ -125,14 +126,26 @@ def train(
     return ema.module
 
 
-def make_optimizer(stage: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
-    """AdamW with decay on matrices and kernels only."""
-    trained = [p for p in stage.parameters() if p.requires_grad]
+def make_optimizers(stage: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
+    """Muon for what `stage.matrices()` names, AdamW for the rest; weight decay on matrices and kernels only.
+
+    Muon (Jordan et al. 2024) orthogonalises the update of a weight matrix; its step is scaled to the size of AdamW's,
+    so both share one learning rate.
+    """
+    matrices = list(getattr(stage, "matrices", list)())
+    named = {id(p) for p in matrices}
+    rest = [p for p in stage.parameters() if p.requires_grad and id(p) not in named]
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)]
+    if matrices:
+        muon = torch.optim.Muon(
+            matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        optimizers.append(muon)
+    return optimizers
 
 
 def schedule(step: int, config: LoopConfig) -> float:
@@ -142,9 +155,14 @@ def schedule(step: int, config: LoopConfig) -> float:
     return min(1.0, (step + 1) / max(config.warmup, 1)) * max(down, 0.02)
 
 
-def save_checkpoint(path: Path, stage: nn.Module, ema: AveragedModel, optimizer: Any, step: int) -> None:
+def save_checkpoint(path: Path, stage: nn.Module, ema: AveragedModel, optimizers: list[Any], step: int) -> None:
     """Writes a checkpoint atomically: the old one stays whole until the new one is on disk."""
-    state = {"stage": stage.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+    state = {
+        "stage": stage.state_dict(),
+        "ema": ema.state_dict(),
+        "optimizers": [o.state_dict() for o in optimizers],
+        "step": step,
+    }
     temporary = path.with_suffix(".tmp")
     try:
         with open(temporary, "wb") as file:
@@ -157,7 +175,7 @@ def save_checkpoint(path: Path, stage: nn.Module, ema: AveragedModel, optimizer:
         raise OSError(f"could not write the checkpoint {path} ({error}); the previous one is untouched") from error
 
 
-def load_checkpoint(path: Path, stage: nn.Module, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> int:
+def load_checkpoint(path: Path, stage: nn.Module, ema: AveragedModel, optimizers: list[torch.optim.Optimizer]) -> int:
     """Loads a checkpoint if there is one; returns the number of steps done."""
     if not path.exists():
         return 0
@@ -165,7 +183,8 @@ def load_checkpoint(path: Path, stage: nn.Module, ema: AveragedModel, optimizer:
         state = torch.load(path, map_location="cpu", weights_only=True)
         stage.load_state_dict(state["stage"])
         ema.load_state_dict(state["ema"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(stored)
     except (RuntimeError, KeyError, EOFError) as error:
         raise RuntimeError(
             f"the checkpoint {path} is damaged or of another configuration ({error}); delete it to start anew"

@@ -77,7 +77,7 @@ def student(
     chosen, checked = drives.split(data.validation_fraction)
     starts, ends = clip_starts(drives, chosen, loss.clip_frames, world.student.history)
     held, _ = clip_starts(drives, checked, loss.clip_frames, world.student.history)
-    held_batch = clips.batch(held[np.linspace(0, len(held) - 1, 64).astype(int)])
+    held_batch = clips.batch(held[np.linspace(0, len(held) - 1, 24).astype(int)])
 
     def batch(rng: torch.Generator) -> dict[str, Tensor]:
         index = starts[torch.randint(len(starts), (train_.batch_size,), generator=rng).numpy()]

@@ -44,6 +44,10 @@ class StudentStage(nn.Module):
         """The parts of the world that this stage trains."""
         return {"dynamics": self.dynamics, "heads": self.heads}
 
+    def matrices(self) -> list[nn.Parameter]:
+        """The weight matrices inside the blocks, which Muon trains."""
+        return [p for p in self.dynamics.blocks.parameters() if p.ndim == 2]
+
     def forward(self, batch: dict[str, Tensor], progress: float, rng: torch.Generator) -> tuple[Tensor, Logs]:
         """Loss of a batch of `drivedit.training.stages.Clips`."""
         draw = _Draw(rng, batch["latents"].device)

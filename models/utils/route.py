@@ -150,7 +150,7 @@ def route_code(route: Route, pose: Tensor, s: Tensor, offsets: Tensor, scale: fl
 
 
 def advance_pose(pose: Tensor, motion: Tensor) -> Tensor:
-    """Moves poses `[..., 3]` by ego-motions `[..., 3]`: (forward m, right m, turn to the right rad) in the old frame."""
+    """Moves poses `[..., 3]` by ego-motions `[..., 3]`: forward and right in m, turn to the right in rad."""
     forward, right, turn = motion.unbind(-1)
     cos, sin = pose[..., 2].cos(), pose[..., 2].sin()
     x = pose[..., 0] + forward * cos + right * sin

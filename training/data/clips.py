@@ -94,7 +94,7 @@ class Drives:
 
     def codes(self, offsets: list[float], scale: float) -> np.ndarray:
         """Route code of each state, float32 `[S, K]`, with foot points tracked as a dream tracks them."""
-        route = Route.from_points(self.routes, self.closed)
+        route = Route.from_points(self.routes, [bool(c) for c in self.closed])
         lengths = np.diff(self.first)
         codes = np.zeros((int(self.first[-1]), 4 * len(offsets) + 1), np.float32)
         arc = None

@@ -100,7 +100,11 @@ def evaluate_world(
 
     Returns:
         The report: `figures`, `curves`, `seconds` of each part, and what was measured.
+
+    Raises:
+        ImportError: An extra is not installed.
     """
+    _need_extras()
     sizes, sources = sizes or Sizes(), sources or Sources()
     out.mkdir(parents=True, exist_ok=True)
     world.eval()
@@ -232,6 +236,17 @@ def _closed_loop(
         route = Route(*(getattr(begin.route, part)[rows] for part in ("points", "count", "spacing", "closed")))
         part = closed_loop.some(drives, rows)
         figures |= closed_loop.driving_figures(part, route, begin.arc[rows], threshold, f"{name}_")
+
+
+def _need_extras() -> None:
+    """Fails now rather than after minutes of driving."""
+    try:
+        import matplotlib  # noqa: F401
+        import scipy  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"an evaluation needs the extras data and train: pip install 'drivedit[data,train]' ({error})"
+        ) from error
 
 
 @contextmanager

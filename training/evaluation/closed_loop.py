@@ -185,9 +185,9 @@ def driving_figures(
         "on_road_telemetry": float(((drives.wheels >= 0.5) & ~drives.ended).mean()),
         "still_driving": float(still.mean()),
         "median_life": float(np.median(lived)),
-        "steer": float(steer.mean()),
-        "bends": float((steer > BEND).mean()),
-        "speed": float(drives.speed[~drives.ended].mean()),
+        "steer": _mean(steer),
+        "bends": _mean(steer > BEND),
+        "speed": _mean(drives.speed[~drives.ended]),
         "route_agreement": route_agreement(drives, route, arc, lived),
     }
     return {prefix + name: value for name, value in figures.items()}
@@ -222,3 +222,8 @@ def hand_drawn_routes() -> dict[str, np.ndarray]:
 def some(drives: Drives, rows: slice) -> Drives:
     """Some of the drives (with the film of the first of all)."""
     return Drives(**{name: value if name == "film" else value[rows] for name, value in vars(drives).items()})
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean; NaN of nothing."""
+    return float(values.mean()) if values.size else float("nan")

@@ -1,0 +1,51 @@
+"""The last stage, `ship`: a trained world together with its card, ready to be published."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib import resources
+from pathlib import Path
+
+from drivedit.models import World
+
+
+def ship(world: str, report: str, to: str, template: str = "carracing_card.md") -> World:
+    """Writes a world with a card that says how it was made and what it was measured to do.
+
+    Args:
+        world: Folder of the trained world.
+        report: Folder that `python -m drivedit.evaluation world --out` wrote for this world.
+        to: Folder to write.
+        template: Text of the card with `{report}`, `{commit}`, `{parameters}` and `{size}` in it: a file, or the name
+            of a shipped preset.
+
+    Raises:
+        FileNotFoundError: A folder or the report is missing.
+    """
+    result = World.from_pretrained(world, device="cpu")
+    text = Path(report) / "report.txt"
+    if not text.is_file():
+        raise FileNotFoundError(
+            f"there is no {text}; run: python -m drivedit.evaluation world --world {world} --out {report}"
+        )
+    source = Path(template)
+    if not source.is_file():
+        source = Path(str(resources.files("drivedit.training") / "presets" / template))
+    size = sum(path.stat().st_size for path in Path(world).iterdir()) / 1e6
+    result.card = source.read_text().format(
+        report=text.read_text().strip(),
+        commit=_commit(),
+        parameters=f"{sum(p.numel() for p in result.parameters()) / 1e6:.1f}",
+        size=f"{size:.1f}",
+    )
+    result.save_pretrained(to)
+    return result
+
+
+def _commit() -> str:
+    """The commit that the code is at, or a word that there is none."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "not under version control"
+    return found.stdout.strip()

@@ -67,7 +67,7 @@ def test_resuming_equals_going_through(tmp_path):
     whole = train(Line(), line_batch, config(8), tmp_path / "whole")
     train(Line(), line_batch, config(4), tmp_path / "parts")
     parts = train(Line(), line_batch, config(8), tmp_path / "parts")
-    assert torch.equal(whole.weight, parts.weight)
+    assert isinstance(whole, Line) and isinstance(parts, Line) and torch.equal(whole.weight, parts.weight)
     states = [torch.load(tmp_path / d / "last.pt", weights_only=True) for d in ("whole", "parts")]
     for key in ("stage", "ema"):
         assert all(torch.equal(a, b) for a, b in zip(states[0][key].values(), states[1][key].values(), strict=True))
@@ -214,7 +214,7 @@ def test_stages_make_a_world_from_recordings(recordings, tmp_path):
     made = student(config, loop, data, loss, str(tmp_path), "cpu")
     assert (tmp_path / "student" / "world" / "model.safetensors").exists()
     world = World.from_pretrained(tmp_path / "student" / "world", device="cpu")
-    assert world.scenes and len(world.scenes[0].frames) == config.student.window + 1
+    assert world.scenes and len(world.scenes[0].frames) == (config.student.window or 0) + 1
     assert world.scenes[0].poses is not None and world.scenes[0].route is not None
     state = world.start(world.scenes[:1], [0])
     _, out = world.step(state, torch.zeros(1, 2))

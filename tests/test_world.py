@@ -107,6 +107,7 @@ def test_damaged_states_are_refused(world, damage):
 
 def test_the_route_matters_and_its_absence_is_dreamed_through(world):
     scene = make_scene(5)
+    assert scene.route is not None
     mirrored = Scene(scene.frames, scene.controls, scene.route * [0.5, 1] + [40, 0], True, scene.poses)
     free = Scene(scene.frames, scene.controls)
     outs = [drive(world, world.start([s], [1]), 2)[1][-1].latent for s in (scene, mirrored, free)]

@@ -111,7 +111,8 @@ def train(
         stop = False
         if config.minutes is not None and step % config.log_every == 0:
             spent = torch.tensor([time.monotonic() - started], device=accelerator.device)
-            stop = float(accelerator.reduce(spent, "mean")) > 60 * config.minutes
+            mean = accelerator.reduce(spent, "mean")
+            stop = isinstance(mean, Tensor) and mean.item() > 60 * config.minutes
         if main and (time.monotonic() - saved > config.save_every_s or stop or step == config.steps):
             save_checkpoint(out / "last.pt", stage, ema, optimizers, step)
             saved = time.monotonic()

@@ -25,6 +25,7 @@ class WorldState:
         seeds: `[B]` seeds of the random streams.
         latents: `[B, history, C, h, w]` last clean latents, the latest first.
         control: `[B, 2]` the last control.
+        motion: `[B, 3]` the last ego-motion, in units of `WorldConfig.motion_scale`.
         pose: `[B, 3]` (x, y, yaw) on the route's plane.
         arc: `[B]` foot point on the route in metres.
         points: `[B, M, 2]` the route.
@@ -39,6 +40,7 @@ class WorldState:
     seeds: Tensor
     latents: Tensor
     control: Tensor
+    motion: Tensor
     pose: Tensor
     arc: Tensor
     points: Tensor

@@ -25,7 +25,7 @@ from drivedit.models.state import WorldState
 from drivedit.models.storage import WorldStorage
 from drivedit.models.student import DiTStudent
 from drivedit.models.vae import VAE3D
-from drivedit.utils import Route, advance_pose, noise, route_code
+from drivedit.utils import Route, advance_pose, motion_between, noise, route_code
 
 Scenes = Sequence[Scene | Mapping[str, Any]]
 
@@ -152,19 +152,26 @@ class World(WorldStorage):
         arc = route.locate(poses[:1, :2], None)[0]
         cache = self.dynamics.empty_cache(1, self.device)
         control = torch.from_numpy(controls).to(self.device)
+        motion = torch.zeros(1, 3, device=self.device)
         for index in range(max(history, 1), len(frames)):
             past = latents[len(frames) - index :][:history][None]
             arc = route.locate(poses[index - 1 : index, :2], arc)[0]
             code = self._code(told, poses[index - 1 : index], arc)
             x = noise([seed], "context", [index], self.latent_shape()).to(self.device)
-            both = torch.cat([control[index - 1 : index], control[max(index - 2, 0) : max(index - 1, 1)]], -1)
-            self._pass(x, torch.ones(1, device=self.device), both, code, past, cache, last=True)
+            if scene.poses is not None and index > 1:
+                motion = motion_between(poses[index - 2 : index - 1], poses[index - 1 : index]) / self.motion_scale
+            before = control[max(index - 2, 0) : max(index - 1, 1)]
+            driven = torch.cat([control[index - 1 : index], before, motion], -1)
+            _, readings = self._pass(x, torch.ones(1, device=self.device), driven, code, past, cache, last=True)
+            motion = readings.motion
         arc = route.locate(poses[-1:, :2], arc)[0]
+        if scene.poses is not None:
+            motion = motion_between(poses[-2:-1], poses[-1:]) / self.motion_scale
         past = latents[:history]
         past = torch.cat([past, past[-1:].expand(history - len(past), -1, -1, -1)])
         return WorldState(
-            cache["k"], cache["v"], cache["clock"], torch.tensor([seed]), past[None], control[-1:].clone(), poses[-1:],
-            arc, route.points, route.count, route.spacing, route.closed,
+            cache["k"], cache["v"], cache["clock"], torch.tensor([seed]), past[None], control[-1:].clone(), motion,
+            poses[-1:], arc, route.points, route.count, route.spacing, route.closed,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -186,13 +193,13 @@ class World(WorldStorage):
         cache = {"k": state.k, "v": state.v, "clock": state.clock}
         route = Route(state.points, state.count, state.spacing, state.closed)
         code = self._code(route, state.pose, state.arc)
-        both = torch.cat([controls, state.control], -1)
+        driven = torch.cat([controls, state.control, state.motion], -1)
         x = noise(seeds, "frame", clock, self.latent_shape()).to(self.device)
         levels = torch.linspace(1, 0, steps + 1, device=self.device)
         for index in range(steps):
             sigma, lower = levels[index], levels[index + 1]
             clean, readings = self._pass(
-                x, sigma.expand(len(state)), both, code, state.latents, cache, last=index == steps - 1
+                x, sigma.expand(len(state)), driven, code, state.latents, cache, last=index == steps - 1
             )
             x = clean + lower / sigma * (x - clean)
         pose = advance_pose(state.pose, readings.motion * self.motion_scale)
@@ -200,7 +207,8 @@ class World(WorldStorage):
         telemetry = readings.telemetry * self.telemetry_scale
         state = WorldState(
             cache["k"], cache["v"], cache["clock"], state.seeds,
-            torch.cat([x[:, None], state.latents[:, :-1]], 1), controls.clone(), pose, arc,
+            torch.cat([x[:, None], state.latents[:, :-1]], 1), controls.clone(),
+            readings.motion, pose, arc,
             state.points, state.count, state.spacing, state.closed,
         )  # fmt: skip
         return state, self._output(x, readings, telemetry)

@@ -40,7 +40,7 @@ def tiny_world():
             tokens_per_frame=16,
             window=4,
             history=2,
-            control_dim=4,
+            control_dim=7,
             route_dim=61,
         ),
         end_threshold=0.99,

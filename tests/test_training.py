@@ -131,7 +131,8 @@ def test_clips_line_up_causes_and_effects(recordings):
     batch = Clips(drives, latents, world.config, 6).batch(np.array([25, 46]))
     assert batch["latents"][0, :, 0, 0, 0].tolist() == list(range(23, 31))
     assert np.allclose(batch["control"][0, :, :2], drives.control[25:31])  # led to the targets
-    assert np.allclose(batch["control"][0, 1:, 2:], batch["control"][0, :-1, :2])
+    assert np.allclose(batch["control"][0, 1:, 2:4], batch["control"][0, :-1, :2])
+    assert np.allclose(batch["control"][0, 1:, 4:], batch["motion"][0, :-1])
     assert batch["ended"][1].tolist() == [0, 0, 0, 0, 0, 1]
 
 
@@ -151,7 +152,7 @@ def test_a_dream_over_a_clip_equals_the_world_stepping(recordings):
     route = torch.zeros(1, 3, world.config.student.route_dim)
     first = state.latents[:, [1, 0]]
     frames, codes = [], []
-    previous = state.control
+    previous, motion = state.control, state.motion
     world.dynamics.empty_cache(1)
     state.clock.zero_()
     for index in range(3):
@@ -165,7 +166,7 @@ def test_a_dream_over_a_clip_equals_the_world_stepping(recordings):
     from drivedit.utils import noise
 
     drawn = torch.stack([noise([3], "frame", [i], world.latent_shape()) for i in range(3)], 1)
-    control = torch.cat([controls, torch.cat([previous, controls[:-1]])], -1)[None]
+    control = torch.cat([controls, torch.cat([previous, controls[:-1]]), motion.expand(3, 3)], -1)[None]
 
     class Fixed:
         def normal(self, *shape):
@@ -173,7 +174,7 @@ def test_a_dream_over_a_clip_equals_the_world_stepping(recordings):
 
     clip = torch.cat([first, torch.zeros(1, 3, *world.latent_shape())], 1)
     with torch.no_grad():
-        dreamed = stage.dream(world.tokens(clip), control, route, 3, Fixed())  # type: ignore[arg-type]
+        dreamed, _ = stage.dream(world.tokens(clip), control, route, 3, Fixed())  # type: ignore[arg-type]
     assert torch.allclose(world.untokens(dreamed)[:, 2:], torch.stack(frames, 1), atol=1e-4)
 
 

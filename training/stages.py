@@ -124,14 +124,14 @@ class Clips:
         """Clips whose first targets are `starts`.
 
         Returns:
-            latents `[B, history + T, C, h, w]`; control `[B, T, 4]` (now, before); route `[B, T, K]` (of the state
-            before); motion `[B, T, 3]`, telemetry `[B, T, 4]`, reward and ended `[B, T]`.
+            latents `[B, history + T, C, h, w]`; control `[B, T, 7]` (now, before, ego-motion before); route
+            `[B, T, K]` (of the state before); motion `[B, T, 3]`, telemetry `[B, T, 4]`, reward and ended `[B, T]`.
         """
         index = starts[:, None] + np.arange(-self.history, self.frames)
         now = index[:, self.history :]
         arrays = {
             "latents": np.stack([self.latents[row[0] : row[-1] + 1] for row in index]).astype(np.float32),
-            "control": np.concatenate([self.control[now], self.control[now - 1]], -1),
+            "control": np.concatenate([self.control[now], self.control[now - 1], self.motion[now - 1]], -1),
             "route": self.codes[now - 1],
             "motion": self.motion[now],
             "telemetry": self.telemetry[now],

@@ -20,6 +20,7 @@ from drivedit.config import StudentStageConfig
 from drivedit.models import Readings, World
 
 Logs = dict[str, Tensor]
+MOTION = slice(4, 7)  # of the controls: steering and throttle now and before come first
 
 
 class StudentStage(nn.Module):
@@ -54,7 +55,7 @@ class StudentStage(nn.Module):
         tokens = self.to_tokens(batch["latents"])  # [B, history + T, P, D]
         truth = tokens[:, self.history :]
         route = batch["route"] * (draw.uniform(len(truth), 1, 1) >= self.config.drop_route)
-        control = batch["control"] * (draw.uniform(len(truth), 1, 1) >= self.config.drop_control)
+        control = self._blur_motion(batch["control"], draw)
         if progress < self.config.few_step_from:
             return self._forcing(tokens, truth, control, route, batch, draw)
         return self._few_step(tokens, truth, control, route, batch, draw)
@@ -80,7 +81,7 @@ class StudentStage(nn.Module):
         passes = int(draw.uniform(1).item() * (self.config.rollout + 1))
         context = self._corrupt(tokens, draw)
         with torch.no_grad():
-            context = self.dream(context, control, route, passes, draw)
+            context, control = self.dream(context, control, route, passes, draw)
         past, sigma = self._past(context), truth.new_ones(truth.shape[:2])
         samples = [self.run(draw.normal(*truth.shape), sigma, control, route, past) for _ in range(2)]
         (first, readings), (second, _) = samples
@@ -104,14 +105,26 @@ class StudentStage(nn.Module):
         )
         return self.dynamics.read(hidden, modulation, past).unflatten(1, noisy.shape[1:3]), self.heads(hidden)
 
-    def dream(self, tokens: Tensor, control: Tensor, route: Tensor, passes: int, draw: _Draw) -> Tensor:
-        """Replaces the targets in `[B, history + T, P, D]` by the model's frames, each on the pass before's past."""
+    def dream(self, tokens: Tensor, control: Tensor, route: Tensor, passes: int, draw: _Draw) -> tuple[Tensor, Tensor]:
+        """Replaces the targets in `[B, history + T, P, D]` by the model's frames, each on the pass before's past.
+
+        The ego-motion among the controls is replaced by the model's as well.
+        """
         truth = tokens[:, self.history :]
         noise, sigma = draw.normal(*truth.shape), truth.new_ones(truth.shape[:2])
         for _ in range(passes):
-            out, _ = self.run(noise, sigma, control, route, self._past(tokens))
+            out, readings = self.run(noise, sigma, control, route, self._past(tokens))
             tokens = torch.cat([tokens[:, : self.history], out], 1)
-        return tokens
+            motion = torch.cat([control[:, :1, MOTION], readings.motion[:, :-1]], 1)
+            control = torch.cat([control[..., : MOTION.start], motion.to(control)], -1)
+        return tokens, control
+
+    def _blur_motion(self, control: Tensor, draw: _Draw) -> Tensor:
+        """Noise on the ego-motion that a clip is told; none is told in `drop_motion` of the clips."""
+        motion = control[..., MOTION]
+        told = draw.uniform(len(control), 1, 1) >= self.config.drop_motion
+        motion = (motion + self.config.motion_noise * draw.normal(*motion.shape)) * told
+        return torch.cat([control[..., : MOTION.start], motion], -1)
 
     def _past(self, tokens: Tensor) -> Tensor:
         """The clean frames before each target, the latest first, as channels `[B, T, P, history * D]`."""
@@ -121,8 +134,12 @@ class StudentStage(nn.Module):
         )
 
     def _corrupt(self, tokens: Tensor, draw: _Draw) -> Tensor:
-        scale = self.config.context_noise * draw.normal(len(tokens), 1, 1, 1).abs()
-        return tokens + scale * draw.normal(*tokens.shape)
+        """The clips' past with noise of a half-Cauchy size: mostly little, sometimes so much that the route must do."""
+        rows = (len(tokens), 1, 1, 1)
+        scale = self.config.context_noise * (torch.pi / 2 * draw.uniform(*rows)).tan()
+        noise = draw.normal(*tokens.shape)
+        lost = draw.uniform(*rows) < self.config.drop_past
+        return torch.where(lost, noise, tokens + scale.clamp(max=1) * noise)
 
     def _head_losses(self, readings: Readings, error: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Logs]:
         losses = {
@@ -167,18 +184,20 @@ def student_figures(stage: nn.Module, batch: dict[str, Tensor]) -> dict[str, flo
     tokens = stage.to_tokens(batch["latents"])
     truth, ahead = tokens[:, stage.history :], 8
     control, route = batch["control"], batch["route"]
-    context = stage.dream(tokens, control, route, ahead - 1, draw)
+    context, moved = stage.dream(tokens, control, route, ahead - 1, draw)
     out, _ = stage.run(draw.normal(*truth.shape), truth.new_ones(truth.shape[:2]), control, route, stage._past(tokens))
     far, readings = stage.run(
-        draw.normal(*truth.shape), truth.new_ones(truth.shape[:2]), control, route, stage._past(context)
+        draw.normal(*truth.shape), truth.new_ones(truth.shape[:2]), moved, route, stage._past(context)
     )
     stage.train(was)
     last = slice(ahead - 1, None)
-    spread = batch["motion"].var((0, 1))
+    wrong = (readings.motion - batch["motion"])[:, last].abs().mean((0, 1))
+    spread = batch["motion"][:, last].abs().mean((0, 1))
     return {
         "mse_1": F.mse_loss(out, truth).item(),
         "copy_1": F.mse_loss(tokens[:, stage.history - 1 : -1], truth).item(),
         "mse_8": F.mse_loss(far[:, last], truth[:, last]).item(),
         "copy_8": F.mse_loss(tokens[:, stage.history - 1 : -ahead], truth[:, last]).item(),
-        "turn_unexplained_8": ((readings.motion - batch["motion"]).square()[:, last].mean((0, 1)) / spread)[2].item(),
+        "forward_error_8": (wrong / spread)[0].item(),
+        "turn_error_8": (wrong / spread)[2].item(),
     }

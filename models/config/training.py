@@ -83,9 +83,11 @@ class StudentStageConfig(BaseConfig):
     Attributes:
         clip_frames: Frames of a clip.
         pure_noise: Share of frames whose noise level is 1.
-        context_noise: Scale of the half-normal noise level put on the clean history.
+        context_noise: Scale of the half-Cauchy noise put on a clip's history, at most 1.
+        drop_past: Share of clips whose history is noise altogether, so that the route has to tell everything.
         drop_route: Share of clips that dream without a route.
-        drop_control: Share of clips whose controls are the null control.
+        drop_motion: Share of clips that are not told their ego-motion.
+        motion_noise: Standard deviation of the noise on the ego-motion that a clip is told, in its units.
         few_step_from: Share of the run after which few-step training begins.
         rollout: Frames of a few-step rollout (the model's own frames are its context).
         energy_samples: Samples that the energy score compares.
@@ -95,9 +97,11 @@ class StudentStageConfig(BaseConfig):
     clip_frames: int = 16
     pure_noise: float = 0.4
     context_noise: float = 0.1
+    drop_past: float = 0.15
     drop_route: float = 0.1
-    drop_control: float = 0.0
-    few_step_from: float = 0.6
-    rollout: int = 4
+    drop_motion: float = 0.05
+    motion_noise: float = 0.05
+    few_step_from: float = 0.55
+    rollout: int = 6
     energy_samples: int = 2
     head_weight: float = 0.3

@@ -64,6 +64,7 @@ class DiTStudent(nn.Module):
         history: Clean past frames that each frame gets as input channels.
         control_dim: Width of the controls; 0: none.
         route_dim: Width of the route code; 0: none.
+        map_dim: Values at the end of the route code that each token gets for itself.
 
     Raises:
         ValueError: `d_model` is not a multiple of `2 * n_heads`, or a sequence is too long.
@@ -86,6 +87,7 @@ class DiTStudent(nn.Module):
         history: int = 0,
         control_dim: int = 0,
         route_dim: int = 0,
+        map_dim: int = 0,
     ) -> None:
         super().__init__()
         if d_model % (2 * n_heads):
@@ -94,12 +96,13 @@ class DiTStudent(nn.Module):
         self.tokens_per_frame, self.max_seq_len, self.window = tokens_per_frame, max_seq_len, window
         self.capacity = window or max_seq_len // tokens_per_frame
         self.use_rope, self.rope_base = use_rope, rope_base
-        self.control_dim, self.route_dim = control_dim, route_dim
+        self.control_dim, self.route_dim, self.map_width = control_dim, route_dim, map_dim * tokens_per_frame
         self.embed = nn.Linear(latent_dim * (1 + history), d_model)
         self.position = nn.Parameter(0.02 * torch.randn(tokens_per_frame, d_model))
         self.of_sigma = nn.Sequential(nn.Linear(16, d_model), nn.SiLU(), nn.Linear(d_model, d_model))
         self.of_control = _mlp(control_dim, d_model) if control_dim else None
-        self.of_route = _mlp(route_dim, d_model) if route_dim else None
+        self.of_route = _mlp(route_dim - self.map_width, d_model) if route_dim else None
+        self.of_map = _mlp(map_dim, d_model) if map_dim else None
         self.spread = nn.Linear(d_model, 64 * tokens_per_frame) if route_dim else None
         self.gather = nn.Linear(64, d_model) if route_dim else None
         self.blocks = nn.ModuleList(Block(d_model, n_heads, d_ff or 4 * d_model, dropout) for _ in range(n_layers))
@@ -176,9 +179,12 @@ class DiTStudent(nn.Module):
             control = x.new_zeros(rows, frames, self.control_dim) if control is None else control
             condition = condition + self.of_control(control)
         if self.of_route is not None and self.spread is not None and self.gather is not None:
-            code = self.of_route(x.new_zeros(rows, frames, self.route_dim) if route is None else route)
+            route = x.new_zeros(rows, frames, self.route_dim) if route is None else route
+            code = self.of_route(route[..., : self.route_dim - self.map_width])
             condition = condition + code
             y = y + self.gather(F.silu(self.spread(F.silu(code))).unflatten(-1, (self.tokens_per_frame, -1)))
+            if self.of_map is not None:
+                y = y + self.of_map(route[..., -self.map_width :].unflatten(-1, (self.tokens_per_frame, -1)))
         modulation = self.modulation(F.silu(condition))
         parts = modulation.split(6 * self.d_model, -1)
         if kv_cache is None:

@@ -25,7 +25,7 @@ from drivedit.models.state import WorldState
 from drivedit.models.storage import WorldStorage
 from drivedit.models.student import DiTStudent
 from drivedit.models.vae import VAE3D
-from drivedit.utils import Route, advance_pose, motion_between, noise, route_code
+from drivedit.utils import Route, RouteCoder, advance_pose, motion_between, noise
 
 Scenes = Sequence[Scene | Mapping[str, Any]]
 
@@ -68,7 +68,6 @@ class World(WorldStorage):
     latent_mean: Tensor
     latent_std: Tensor
     error_range: Tensor
-    offsets: Tensor
     telemetry_scale: Tensor
     motion_scale: Tensor
 
@@ -78,12 +77,12 @@ class World(WorldStorage):
         self.scenes = [check_scene(scene, config.image_size) for scene in scenes]
         self.vae = VAE3D.from_config(config.vae)
         self.dynamics = DiTStudent.from_config(config.student)
+        self.coder = RouteCoder(config)
         self.heads = Heads(config.student.d_model, config.student.tokens_per_frame, len(config.telemetry))
         channels = (1, config.vae.latent_dim, 1, 1)
         self.register_buffer("latent_mean", torch.zeros(channels))
         self.register_buffer("latent_std", torch.ones(channels))
         self.register_buffer("error_range", torch.tensor([-3.0, 0.0]))  # log errors of best and worst dreams
-        self.register_buffer("offsets", torch.tensor(config.route_offsets), persistent=False)
         self.register_buffer("telemetry_scale", torch.tensor(config.telemetry_scale), persistent=False)
         self.register_buffer("motion_scale", torch.tensor(config.motion_scale), persistent=False)
 
@@ -156,10 +155,10 @@ class World(WorldStorage):
         for index in range(max(history, 1), len(frames)):
             past = latents[len(frames) - index :][:history][None]
             arc = route.locate(poses[index - 1 : index, :2], arc)[0]
-            code = self._code(told, poses[index - 1 : index], arc)
-            x = noise([seed], "context", [index], self.latent_shape()).to(self.device)
             if scene.poses is not None and index > 1:
                 motion = motion_between(poses[index - 2 : index - 1], poses[index - 1 : index]) / self.motion_scale
+            code = self._code(told, poses[index - 1 : index], arc, motion)
+            x = noise([seed], "context", [index], self.latent_shape()).to(self.device)
             before = control[max(index - 2, 0) : max(index - 1, 1)]
             driven = torch.cat([control[index - 1 : index], before, motion], -1)
             _, readings = self._pass(x, torch.ones(1, device=self.device), driven, code, past, cache, last=True)
@@ -192,7 +191,7 @@ class World(WorldStorage):
         seeds, clock = state.seeds.tolist(), state.clock.tolist()
         cache = {"k": state.k, "v": state.v, "clock": state.clock}
         route = Route(state.points, state.count, state.spacing, state.closed)
-        code = self._code(route, state.pose, state.arc)
+        code = self._code(route, state.pose, state.arc, state.motion)
         driven = torch.cat([controls, state.control, state.motion], -1)
         x = noise(seeds, "frame", clock, self.latent_shape()).to(self.device)
         levels = torch.linspace(1, 0, steps + 1, device=self.device)
@@ -237,8 +236,9 @@ class World(WorldStorage):
         clean = self.untokens(self.dynamics.read(hidden, modulation, before))
         return clean, self.heads(hidden[:, 0])
 
-    def _code(self, route: Route, pose: Tensor, arc: Tensor) -> Tensor:
-        return route_code(route, pose, arc, self.offsets, self.config.route_scale)
+    def _code(self, route: Route, pose: Tensor, arc: Tensor, motion: Tensor) -> Tensor:
+        """The route as told for the coming frame, from where the last motion would bring the car."""
+        return self.coder(route, advance_pose(pose, motion * self.motion_scale), arc)
 
     def _output(self, latent: Tensor, readings: Readings, telemetry: Tensor) -> StepOutput:
         probability = readings.ended.sigmoid()

@@ -41,7 +41,8 @@ def tiny_world():
             window=4,
             history=2,
             control_dim=7,
-            route_dim=61,
+            route_dim=317,
+            map_dim=16,
         ),
         end_threshold=0.99,
     )

@@ -70,7 +70,7 @@ def world_folder(tmp_path_factory):
     vae = VAEConfig(3, 8, [8, 8, 16, 16], 1, False, 1e-3, temporal_kernel=1)
     student = StudentConfig(32, 32, 1, 2, dropout=0.0, tokens_per_frame=16, window=8, history=2)
     torch.manual_seed(0)
-    config = WorldConfig(vae=vae, student=replace(student, control_dim=7, route_dim=61))
+    config = WorldConfig(vae=vae, student=replace(student, control_dim=7, route_dim=317, map_dim=16))
     folder = tmp_path_factory.mktemp("worlds") / "tiny"
     World(config).save_pretrained(folder)
     return folder

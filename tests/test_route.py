@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from drivedit.utils import Route, advance_pose, route_code
+from drivedit.config import StudentConfig, WorldConfig
+from drivedit.utils import Route, RouteCoder, advance_pose, route_code
 from drivedit.utils.route import CAPACITY, motion_between
 
 RADIUS = 80.0
@@ -74,6 +75,30 @@ def test_rows_without_a_route_get_zeros():
     pose = torch.tensor([[3.0, 4.0, 1.0], [RADIUS, 0.0, 1.5]])
     code = route_code(route, pose, route.locate(pose[:, :2], None)[0], torch.tensor([0.0, 9.0]), 20.0)
     assert code[0].abs().max() == 0 and code[1, -1] == 1 and torch.isfinite(code).all()
+
+
+def picture_of_the_map(pose: list[float]) -> np.ndarray:
+    """The map part of the code of a straight road along +y, put together as a picture of 16 x 16 cells."""
+    config = WorldConfig(student=StudentConfig(tokens_per_frame=16))
+    coder = RouteCoder(config)
+    route = Route.from_points([np.array([[0, -100], [0, 200]], float)], [False])
+    at = torch.tensor([pose])
+    code = coder(route, at, route.locate(at[:, :2], None)[0])
+    total, per_token = config.code_widths()
+    assert code.shape == (1, total) and per_token == 16
+    return code[0, -256:].reshape(4, 4, 4, 4).permute(0, 2, 1, 3).reshape(16, 16).numpy()
+
+
+def test_the_map_shows_the_road_where_the_picture_would():
+    ahead = picture_of_the_map([0.0, 0.0, math.pi / 2])
+    width = 61.73 / 16
+    columns = (np.arange(16) + 0.5 - 8) * width  # metres to the right of the car
+    expected = np.minimum(np.abs(columns) / 6.67 - 1, 2)
+    assert np.allclose(ahead, expected[None].repeat(16, 0), atol=0.06)  # the same in every row
+    moved = picture_of_the_map([2 * width, 0.0, math.pi / 2])  # two cells to the right: the road is two cells left
+    assert np.allclose(moved[:, :-2], ahead[:, 2:], atol=0.06)
+    left = picture_of_the_map([0.0, 0.0, math.pi])  # turned to the left: the road lies across, through the car's row
+    assert set(left.argmin(0)) <= {11, 12} and np.ptp(left[9]) < 0.1
 
 
 def test_motion_between_inverts_advance_pose():

@@ -14,7 +14,7 @@ def make_world(seed: int = 0) -> World:
     torch.manual_seed(seed)
     student = StudentConfig(
         latent_dim=16, d_model=16, n_layers=2, n_heads=2, dropout=0.0, tokens_per_frame=16, window=3, history=2,
-        control_dim=7, route_dim=61,
+        control_dim=7, route_dim=317, map_dim=16,
     )  # fmt: skip
     config = WorldConfig(VAEConfig(3, 4, [8, 8, 16, 16], 1, False, 0.1, temporal_kernel=1), student)
     world = World(config, [make_scene(5), make_scene(2, route=False)], "# A test world\n")

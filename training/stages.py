@@ -114,7 +114,7 @@ class Clips:
     def __init__(self, drives: Drives, latents: np.ndarray, world: WorldConfig, frames: int) -> None:
         self.latents, self.frames, self.history = latents, frames, world.student.history
         self.control = np.asarray(drives.control)
-        self.codes = drives.codes(world.route_offsets, world.route_scale)
+        self.codes = drives.codes(world)
         self.motion = drives.motion() / np.asarray(world.motion_scale, np.float32)
         self.telemetry = np.asarray(drives.telemetry) / np.asarray(world.telemetry_scale, np.float32)
         self.reward = np.asarray(drives.progress) / world.reward_scale

@@ -38,6 +38,7 @@ class StudentConfig(BaseConfig):
     history: int = 0
     control_dim: int = 0
     route_dim: int = 0
+    map_dim: int = 0
 
 
 @dataclass
@@ -58,6 +59,11 @@ class WorldConfig(BaseConfig):
         end_threshold: Probability from which on the dream ends.
         route_offsets: Arc lengths (m) at which the route is told, seen from the car's foot point.
         route_scale: Metres for one unit of the route code.
+        view: Width and height (m) of the ground that the picture shows, and where in it (shares from the left and from
+            the top) the car is; None where pictures are not taken from above: no map of the road is told then.
+        map_cells: Cells of the map along one side of a token.
+        map_arcs: First and last arc length, relative to the foot point, of the road on the map, and their distance.
+        road_half_width: Metres from the centre line to the edge.
     """
 
     vae: VAEConfig = field(default_factory=VAEConfig)
@@ -93,3 +99,12 @@ class WorldConfig(BaseConfig):
         ]
     )
     route_scale: float = 20.0
+    view: tuple[float, float, float, float] | None = (61.73, 49.38, 0.5, 0.75)
+    map_cells: int = 4
+    map_arcs: tuple[float, float, float] = (-40.0, 95.0, 2.5)
+    road_half_width: float = 6.67
+
+    def code_widths(self) -> tuple[int, int]:
+        """Width of the route code, and of the part of it (the map) that each token gets."""
+        per_token = 0 if self.view is None else self.map_cells**2
+        return 4 * len(self.route_offsets) + 1 + per_token * self.student.tokens_per_frame, per_token

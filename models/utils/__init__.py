@@ -2,6 +2,15 @@
 
 from drivedit.utils.device import resolve_device
 from drivedit.utils.random import generator, noise
-from drivedit.utils.route import Route, advance_pose, motion_between, route_code
+from drivedit.utils.route import Route, RouteCoder, advance_pose, motion_between, route_code
 
-__all__ = ["Route", "advance_pose", "generator", "motion_between", "noise", "resolve_device", "route_code"]
+__all__ = [
+    "Route",
+    "RouteCoder",
+    "advance_pose",
+    "generator",
+    "motion_between",
+    "noise",
+    "resolve_device",
+    "route_code",
+]

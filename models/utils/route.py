@@ -11,7 +11,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from drivedit.config import WorldConfig
 
 SPACING = 2.0  # metres between the points of a resampled route
 CAPACITY = 768  # points kept of a route; longer ones are told with wider steps
@@ -147,6 +149,56 @@ def route_code(route: Route, pose: Tensor, s: Tensor, offsets: Tensor, scale: fl
     parts = [(v * axis[:, None]).sum(-1) for v in (delta, tangents) for axis in (right, forward)]
     code = torch.cat([*parts, torch.ones_like(s)[:, None]], -1)
     return code * (route.count > 0)[:, None]
+
+
+class RouteCoder(nn.Module):
+    """All that the network is told of the route: `route_code`, and a map of the road where the world has a view.
+
+    The map says for each cell of the picture how far the nearest piece of the centre line is, in half widths of the
+    road beyond its edge, from -1 (on the line) to 2 (far).
+
+    Args:
+        config: The world's configuration.
+    """
+
+    offsets: Tensor
+    arcs: Tensor
+    cells: Tensor
+
+    def __init__(self, config: WorldConfig) -> None:
+        super().__init__()
+        self.scale, self.half_width = config.route_scale, config.road_half_width
+        first, last, step = config.map_arcs
+        self.register_buffer("offsets", torch.tensor(config.route_offsets), persistent=False)
+        self.register_buffer("arcs", torch.arange(first, last + step / 2, step), persistent=False)
+        self.register_buffer("cells", _cells(config), persistent=False)
+
+    def forward(self, route: Route, pose: Tensor, s: Tensor) -> Tensor:
+        """Codes `[B, K]` of poses `[B, 3]` with foot points `[B]`; zeros where there is no route."""
+        code = route_code(route, pose, s, self.offsets, self.scale)
+        if not len(self.cells):
+            return code
+        forward = torch.stack([pose[:, 2].cos(), pose[:, 2].sin()], -1)
+        right = torch.stack([forward[:, 1], -forward[:, 0]], -1)
+        points, tangents = route.at(s[:, None] + self.arcs)
+        delta = points - pose[:, None, :2]
+        seen = torch.stack([(delta * right[:, None]).sum(-1), (delta * forward[:, None]).sum(-1)], -1)
+        distance = torch.cdist(self.cells.expand(len(pose), -1, -1), seen).amin(-1)
+        road = (distance / self.half_width - 1).clamp(max=2)
+        return torch.cat([code, road * (route.count > 0)[:, None]], -1)
+
+
+def _cells(config: WorldConfig) -> Tensor:
+    """Centres (right, forward) in metres of the map's cells, token by token: `[P * n * n, 2]`."""
+    if config.view is None:
+        return torch.zeros(0, 2)
+    width, height, car_x, car_y = config.view
+    n, pixels = config.map_cells, 8 * config.patch
+    rows, columns = config.image_size[0] // pixels, config.image_size[1] // pixels
+    x = ((torch.arange(columns * n) + 0.5) / (columns * n) - car_x) * width
+    y = (car_y - (torch.arange(rows * n) + 0.5) / (rows * n)) * height
+    grid = torch.stack([x.expand(rows * n, -1), y[:, None].expand(-1, columns * n)], -1)
+    return grid.reshape(rows, n, columns, n, 2).transpose(1, 2).reshape(-1, 2)
 
 
 def advance_pose(pose: Tensor, motion: Tensor) -> Tensor:

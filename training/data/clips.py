@@ -16,9 +16,9 @@ import torch
 from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
+from drivedit.config import WorldConfig
 from drivedit.data.recordings import iter_episodes, read_attrs, shard_paths
-from drivedit.utils import Route, route_code
-from drivedit.utils.route import motion_between
+from drivedit.utils import Route, RouteCoder, advance_pose, motion_between
 
 ARRAYS = ("frames", "control", "progress", "ended", "telemetry", "pose")
 PER_STATE = ((64, 64, 3), (2,), (), (), (4,), (3,))
@@ -92,18 +92,24 @@ class Drives:
         motion[self.first[:-1]] = 0
         return motion.float().numpy()
 
-    def codes(self, offsets: list[float], scale: float) -> np.ndarray:
-        """Route code of each state, float32 `[S, K]`, with foot points tracked as a dream tracks them."""
+    def codes(self, world: WorldConfig) -> np.ndarray:
+        """Route code for the frame after each state, float16 `[S, K]`, made as a dream makes it.
+
+        The foot point is tracked, and the car is placed where its last motion would bring it.
+        """
+        coder = RouteCoder(world)
+        motions = torch.from_numpy(self.motion())
         route = Route.from_points(self.routes, [bool(c) for c in self.closed])
         lengths = np.diff(self.first)
-        codes = np.zeros((int(self.first[-1]), 4 * len(offsets) + 1), np.float32)
+        codes = np.zeros((int(self.first[-1]), world.code_widths()[0]), np.float16)
         arc = None
-        for step in range(int(lengths.max())):
+        for step in tqdm(range(int(lengths.max())), desc="routes", mininterval=5):
             state = torch.from_numpy(self.first[:-1] + np.minimum(step, lengths - 1))
             pose = torch.from_numpy(np.array(self.pose[state.numpy()])).float()
             arc = route.locate(pose[:, :2], arc)[0]
             alive = step < lengths
-            codes[state.numpy()[alive]] = route_code(route, pose, arc, torch.tensor(offsets), scale).numpy()[alive]
+            ahead = advance_pose(pose, motions[state])
+            codes[state.numpy()[alive]] = coder(route, ahead, arc).numpy()[alive]
         return codes
 
 

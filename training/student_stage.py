@@ -182,7 +182,8 @@ def student_figures(stage: nn.Module, batch: dict[str, Tensor]) -> dict[str, flo
     was, stage = stage.training, stage.eval()
     draw = _Draw(torch.Generator().manual_seed(0), batch["latents"].device)
     tokens = stage.to_tokens(batch["latents"])
-    truth, ahead = tokens[:, stage.history :], 8
+    truth = tokens[:, stage.history :]
+    ahead = min(8, truth.shape[1])
     control, route = batch["control"], batch["route"]
     context, moved = stage.dream(tokens, control, route, ahead - 1, draw)
     out, _ = stage.run(draw.normal(*truth.shape), truth.new_ones(truth.shape[:2]), control, route, stage._past(tokens))

@@ -158,7 +158,7 @@ class World(WorldStorage):
             if scene.poses is not None and index > 1:
                 motion = motion_between(poses[index - 2 : index - 1], poses[index - 1 : index]) / self.motion_scale
             code = self._code(told, poses[index - 1 : index], arc, motion)
-            x = noise([seed], "context", [index], self.latent_shape()).to(self.device)
+            x = self._noise([seed], "context", [index])
             before = control[max(index - 2, 0) : max(index - 1, 1)]
             driven = torch.cat([control[index - 1 : index], before, motion], -1)
             _, readings = self._pass(x, torch.ones(1, device=self.device), driven, code, past, cache, last=True)
@@ -193,7 +193,7 @@ class World(WorldStorage):
         route = Route(state.points, state.count, state.spacing, state.closed)
         code = self._code(route, state.pose, state.arc, state.motion)
         driven = torch.cat([controls, state.control, state.motion], -1)
-        x = noise(seeds, "frame", clock, self.latent_shape()).to(self.device)
+        x = self._noise(seeds, "frame", clock)
         levels = torch.linspace(1, 0, steps + 1, device=self.device)
         for index in range(steps):
             sigma, lower = levels[index], levels[index + 1]
@@ -235,6 +235,9 @@ class World(WorldStorage):
         )
         clean = self.untokens(self.dynamics.read(hidden, modulation, before))
         return clean, self.heads(hidden[:, 0])
+
+    def _noise(self, seeds: list[int], stream: str, steps: list[int]) -> Tensor:
+        return self.config.temperature * noise(seeds, stream, steps, self.latent_shape()).to(self.device)
 
     def _code(self, route: Route, pose: Tensor, arc: Tensor, motion: Tensor) -> Tensor:
         """The route as told for the coming frame, from where the last motion would bring the car."""

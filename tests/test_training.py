@@ -118,9 +118,7 @@ def test_drives_hold_what_was_recorded(recordings):
     assert not motion[0].any()
     assert np.allclose(motion[1:], [2.0, -0.02, -0.02], atol=1e-3)  # a circle to the left: forward, right, turn
     codes = drives.codes(make_world().config)[states]
-    assert (
-        np.allclose(codes[5], codes[25], atol=0.1) and np.abs(codes[:, :4]).max() > 0.1 and (codes[5, 61:] < 0).any()
-    )
+    assert np.allclose(codes[5], codes[25], atol=0.1) and np.abs(codes[:, :4]).max() > 0.1 and (codes[5, 61:] < 0).any()
 
 
 def test_clips_line_up_causes_and_effects(recordings):

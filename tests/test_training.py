@@ -17,7 +17,7 @@ from drivedit.training.stages import Clips, encode_drives, student, vae
 from drivedit.training.student_stage import StudentStage
 from drivedit.training.vae_stage import laplacian_energy
 from drivedit.utils import generator
-from tests.test_world import make_world
+from test_world import make_world
 
 
 def make_episode(steps: int, seed: int, ended: bool = False) -> Episode:

@@ -82,7 +82,7 @@ def student(
     def batch(rng: torch.Generator) -> dict[str, Tensor]:
         index = starts[torch.randint(len(starts), (train_.batch_size,), generator=rng).numpy()]
         if len(ends):
-            rare = torch.rand(train_.batch_size, generator=rng).numpy() < 0.02
+            rare = torch.rand(train_.batch_size, generator=rng).numpy() < 0.05
             index = np.where(rare, ends[torch.randint(len(ends), (len(index),), generator=rng).numpy()], index)
         return clips.batch(index)
 

@@ -143,7 +143,7 @@ class StudentStage(nn.Module):
 
     def _head_losses(self, readings: Readings, error: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Logs]:
         losses = {
-            "motion": F.smooth_l1_loss(readings.motion, batch["motion"], beta=0.1),
+            "motion": F.smooth_l1_loss(readings.motion, batch["motion"], beta=1.0),
             "telemetry": F.smooth_l1_loss(readings.telemetry, batch["telemetry"], beta=0.5),
             "reward": F.mse_loss(readings.reward, batch["reward"]),
             "ended": F.binary_cross_entropy_with_logits(readings.ended, batch["ended"]),

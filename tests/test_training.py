@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_world import make_world
 from torch import nn
 
 from drivedit.config import DataConfig, LoopConfig, StudentStageConfig, VAEStageConfig
@@ -17,7 +18,6 @@ from drivedit.training.stages import Clips, encode_drives, student, vae
 from drivedit.training.student_stage import StudentStage
 from drivedit.training.vae_stage import laplacian_energy
 from drivedit.utils import generator
-from test_world import make_world
 
 
 def make_episode(steps: int, seed: int, ended: bool = False) -> Episode:

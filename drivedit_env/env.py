@@ -141,7 +141,7 @@ class DriveDiTEnv(gym.Env[np.ndarray, np.ndarray]):
         self._frame: np.ndarray | None = None  # the picture of this moment, once somebody has asked for it
         self._scene, self._ended = -1, False
         self._warned: set[str] = set()
-        self._fingerprint = str(getattr(self.world, "fingerprint", ""))
+        self._fingerprint = self.world.fingerprint
 
     # -- Gymnasium -----------------------------------------------------------------------------------------------
 

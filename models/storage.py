@@ -33,13 +33,13 @@ class WorldStorage(nn.Module):
         config: The world's configuration.
         scenes: Its start scenes.
         card: Text of its CARD.md.
-        fingerprint: Names the weights, once they are on disk.
+        fingerprint: Names the weights, once they are on disk; empty before.
     """
 
     config: WorldConfig
     scenes: list[Scene]
     card: str
-    fingerprint: str = "unsaved"
+    fingerprint: str = ""
 
     def save_pretrained(self, path: str | Path) -> None:
         """Writes the world to a folder, weights in half precision; an older world there is replaced in one move.

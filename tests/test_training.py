@@ -15,9 +15,9 @@ from drivedit.data.recordings import Episode, write_shard
 from drivedit.models import World
 from drivedit.training.loop import schedule, train
 from drivedit.training.stages import Clips, encode_drives, student, vae
-from drivedit.training.student_stage import StudentStage
+from drivedit.training.student_stage import StudentStage, energy_score
 from drivedit.training.vae_stage import laplacian_energy
-from drivedit.utils import generator
+from drivedit.utils import Route, generator, noise
 
 
 def make_episode(steps: int, seed: int, ended: bool = False) -> Episode:
@@ -149,22 +149,16 @@ def test_a_dream_over_a_clip_equals_the_world_stepping(recordings):
     scene = world.scenes[0]
     state = world.start([scene], [3])
     controls = torch.tensor([[0.2, 0.4], [-0.5, 0.1], [0.9, -0.3]])
-    route = torch.zeros(1, 3, world.config.student.route_dim)
     first = state.latents[:, [1, 0]]
     frames, codes = [], []
     previous, motion = state.control, state.motion
-    world.dynamics.empty_cache(1)
     state.clock.zero_()
     for index in range(3):
-        from drivedit.utils import Route
-
         now = Route(state.points, state.count, state.spacing, state.closed)
         codes.append(world._code(now, state.pose, state.arc, state.motion))
         state, out = world.step(state, controls[index : index + 1])
         frames.append(out.latent)
     route = torch.stack(codes, 1)
-    from drivedit.utils import noise
-
     drawn = torch.stack([noise([3], "frame", [i], world.latent_shape()) for i in range(3)], 1)
     control = torch.cat([controls, torch.cat([previous, controls[:-1]]), motion.expand(3, 3)], -1)[None]
 
@@ -185,7 +179,7 @@ def test_energy_score_prefers_the_true_spread():
 
     def score(scale):
         a, b = (scale * torch.randn(20000, 8, generator=g) for _ in range(2))
-        return ((a - truth).norm(dim=-1) - 0.5 * (a - b).norm(dim=-1)).mean().item()
+        return energy_score(a, b, truth)[0].item()
 
     assert score(1.0) < score(0.5) and score(1.0) < score(1.5) and score(0.5) < score(0.0)
 

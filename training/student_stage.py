@@ -85,15 +85,12 @@ class StudentStage(nn.Module):
         past, sigma = self._past(context), truth.new_ones(truth.shape[:2])
         samples = [self.run(draw.normal(*truth.shape), sigma, control, route, past) for _ in range(2)]
         (first, readings), (second, _) = samples
-        size = truth.shape[-1] ** 0.5
-        far = (_norm(first - truth) + _norm(second - truth)) / (2 * size)
-        apart = _norm(first - second) / size
         error = (first - truth).square().mean((2, 3))
         heads, logs = self._head_losses(readings, error, batch)
-        energy = far.mean() - 0.5 * apart.mean()
+        energy, apart = energy_score(first, second, truth)
         self._track(error)
         loss = energy + self.config.head_weight * heads
-        return loss, {"energy": energy.detach(), "mse": error.detach().mean(), "apart": apart.detach().mean(), **logs}
+        return loss, {"energy": energy.detach(), "mse": error.detach().mean(), "apart": apart.detach(), **logs}
 
     def run(
         self, noisy: Tensor, sigma: Tensor, control: Tensor, route: Tensor, past: Tensor
@@ -169,6 +166,14 @@ class _Draw:
 
     def uniform(self, *shape: int) -> Tensor:
         return torch.rand(shape, generator=self.rng).to(self.device)
+
+
+def energy_score(first: Tensor, second: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Energy score of two samples, each a vector `[..., D]`, and how far apart they are; both means per sqrt(D)."""
+    size = truth.shape[-1] ** 0.5
+    far = (_norm(first - truth) + _norm(second - truth)).mean() / (2 * size)
+    apart = _norm(first - second).mean() / size
+    return far - 0.5 * apart, apart
 
 
 def _norm(difference: Tensor) -> Tensor:

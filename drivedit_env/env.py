@@ -16,7 +16,6 @@ from gymnasium import spaces
 
 from drivedit.models import Scene, World, WorldState, check_scene
 from drivedit.models.world import StepOutput
-from drivedit.utils import Route
 from drivedit_env.routes import draw_route
 from drivedit_env.shipped import load_world
 from drivedit_env.state import EnvState
@@ -96,7 +95,7 @@ class DriveDiTEnv(gym.Env[np.ndarray, np.ndarray]):
     |----------|-------------------------------------------------------------------------------------------------|
     | `scene`  | an index; `"random"` (default); or a scene of your own (`drivedit.models.Scene` or a dictionary |
     |          | of its fields): `frames` uint8 [n+1, 64, 64, 3] and `controls` [n, 2], `controls[i]` led from   |
-    |          | `frames[i]` to `frames[i+1]`, n >= 1; if known `route`, `closed` and `poses`                    |
+    |          | `frames[i]` to `frames[i+1]`, n >= 1; if known `route`, `closed`, `poses` and `bounds`          |
     | `route`  | a hand-drawn route: [M, 2] points in metres, a few metres apart, in driving direction. Its      |
     |          | place does not matter: it goes on where the road ends that the start picture shows (45 m ahead) |
     | `closed` | whether the hand-drawn route is a loop (default False)                                          |
@@ -165,8 +164,7 @@ class DriveDiTEnv(gym.Env[np.ndarray, np.ndarray]):
             scene, arc = draw_route(scene, options["route"], bool(options.get("closed", False)))
         state = self.world.start([scene], [future])
         if arc is not None:  # a drawing may pass the car several times: this is where it is
-            route = Route(state.points, state.count, state.spacing, state.closed)
-            state.arc = route.locate(state.pose[:, :2], torch.full_like(state.arc, arc))[0]
+            state.arc = state.route.locate(state.pose[:, :2], torch.full_like(state.arc, arc))[0]
         self._scene, self._ended = index, False
         self._show(state)
         _, expected = self.world.step(state.clone(), state.control, self.sampling_steps)

@@ -22,7 +22,7 @@ def draw_route(scene: Scene, drawing: np.ndarray, closed: bool) -> tuple[Scene, 
 
     The drawing is moved and turned so that position and direction are continuous: it begins at the car, or, if the
     scene knows its own road, 45 m ahead of the car on that road, which the picture shows already. Its own place and
-    direction in the plane do not matter.
+    direction in the plane do not matter. The scene's playfield no longer bounds it.
 
     Args:
         scene: The scene.
@@ -39,7 +39,7 @@ def draw_route(scene: Scene, drawing: np.ndarray, closed: bool) -> tuple[Scene, 
     car = scene.poses_or_start()[-1].astype(np.float64)
     if scene.route is None:
         placed = _place(drawing, car, _direction_at_start(drawing, closed))
-        return replace(scene, route=placed.astype(np.float32), closed=closed), 0.0
+        return replace(scene, route=placed.astype(np.float32), closed=closed, bounds=None), 0.0
     kept, behind = _kept_road(scene, car)
     step = kept[-1] - kept[-2]
     end = np.array([*kept[-1], math.atan2(step[1], step[0])])
@@ -47,7 +47,7 @@ def draw_route(scene: Scene, drawing: np.ndarray, closed: bool) -> tuple[Scene, 
     if closed:
         placed = _laps(placed)
     route = np.concatenate([kept, placed[1:]])
-    return replace(scene, route=route.astype(np.float32), closed=False), behind
+    return replace(scene, route=route.astype(np.float32), closed=False, bounds=None), behind
 
 
 def _check_drawing(drawing: np.ndarray, closed: bool) -> np.ndarray:

@@ -20,6 +20,8 @@ class Scene:
         closed: Whether the route is a loop.
         poses: float32 `[n + 1, 3]` (x, y, yaw counter-clockwise) of the car at the frames, on the route's plane; None
             puts the car at the beginning of the route, in its direction.
+        bounds: float32 `[4]` of the playfield on the same plane, beyond which an episode ends: x and y at least, x and
+            y at most; None: not known.
     """
 
     frames: np.ndarray
@@ -27,6 +29,7 @@ class Scene:
     route: np.ndarray | None = None
     closed: bool = False
     poses: np.ndarray | None = None
+    bounds: np.ndarray | None = None
 
     def poses_or_start(self) -> np.ndarray:
         """The poses, or the beginning of the route once per frame."""
@@ -64,4 +67,7 @@ def check_scene(scene: Scene | Mapping[str, Any], image_size: tuple[int, int]) -
     poses = None if scene.poses is None else np.asarray(scene.poses, np.float32)
     if poses is not None and (poses.shape != (len(frames), 3) or not np.isfinite(poses).all()):
         raise ValueError(f"scene poses must be a finite array [{len(frames)}, 3], got {list(poses.shape)}")
-    return Scene(frames, controls, route, bool(scene.closed), poses)
+    bounds = None if scene.bounds is None else np.asarray(scene.bounds, np.float32)
+    if bounds is not None and (bounds.shape != (4,) or not (bounds[:2] < bounds[2:]).all()):
+        raise ValueError(f"scene bounds must be [x_min, y_min, x_max, y_max], got {scene.bounds!r}")
+    return Scene(frames, controls, route, bool(scene.closed), poses, bounds)

@@ -11,7 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-STATE_VERSION = 1
+from drivedit.utils import Route
+
+STATE_VERSION = 2
 
 
 @dataclass
@@ -32,6 +34,7 @@ class WorldState:
         count: `[B]` points of the route that count; 0: no route.
         spacing: `[B]` metres between two points.
         closed: `[B]` whether the route is a loop.
+        bounds: `[B, 4]` of the playfield: x and y at least, x and y at most.
     """
 
     k: Tensor
@@ -47,9 +50,15 @@ class WorldState:
     count: Tensor
     spacing: Tensor
     closed: Tensor
+    bounds: Tensor
 
     def __len__(self) -> int:
         return len(self.clock)
+
+    @property
+    def route(self) -> Route:
+        """The routes of all rows."""
+        return Route(self.points, self.count, self.spacing, self.closed, self.bounds)
 
     def tensors(self) -> dict[str, Tensor]:
         """The fields by name."""

@@ -78,9 +78,11 @@ class VAE3D(nn.Module):
         use_attention: Attention within the frame at the smallest size.
         beta: Weight of the divergence in `loss_function`.
         temporal_kernel: Frames that a convolution sees, the present one included.
+        decoder_dims: Width of the decoder at the same four sizes, without residual blocks at full size, for worlds that
+            decode far more often than they encode; None: a mirror of the encoder.
 
     Raises:
-        ValueError: `hidden_dims` has not four entries.
+        ValueError: `hidden_dims` or `decoder_dims` has not four entries.
     """
 
     def __init__(
@@ -93,28 +95,32 @@ class VAE3D(nn.Module):
         beta: float = 4.0,
         *,
         temporal_kernel: int = 3,
+        decoder_dims: list[int] | None = None,
     ) -> None:
         super().__init__()
         dims = list(hidden_dims or [64, 128, 256, 512])
-        if len(dims) != 4:
-            raise ValueError(f"hidden_dims must have 4 entries (three halvings make the 8x grid), got {dims}")
+        out = list(decoder_dims or dims)
+        for name, widths in (("hidden_dims", dims), ("decoder_dims", out)):
+            if len(widths) != 4:
+                raise ValueError(f"{name} must have 4 entries (three halvings make the 8x grid), got {widths}")
         self.latent_dim, self.beta = latent_dim, beta
         kt = temporal_kernel
         down: list[nn.Module] = [CausalConv3d(in_channels, dims[0], kt)]
         for width, wider in zip(dims[:-1], dims[1:], strict=True):
             down += [ResBlock(width, kt) for _ in range(num_res_blocks)]
             down += [_Down(width, wider)]
-        up: list[nn.Module] = [CausalConv3d(latent_dim, dims[-1], kt)]
         middle = [ResBlock(dims[-1], kt) for _ in range(num_res_blocks)]
         down += middle + ([SpatialAttention(dims[-1])] if use_attention else [])
-        up += [SpatialAttention(dims[-1])] if use_attention else []
-        up += [ResBlock(dims[-1], kt) for _ in range(num_res_blocks)]
-        for wider, width in zip(dims[:0:-1], dims[-2::-1], strict=True):
-            up += [_Up(wider, width)]
-            up += [ResBlock(width, kt) for _ in range(num_res_blocks)]
+        up: list[nn.Module] = [CausalConv3d(latent_dim, out[-1], kt)]
+        up += [SpatialAttention(out[-1])] if use_attention else []
+        up += [ResBlock(out[-1], kt) for _ in range(num_res_blocks)]
+        for size in (2, 1, 0):
+            up += [_Up(out[size + 1], out[size])]
+            if size or decoder_dims is None:
+                up += [ResBlock(out[size], kt) for _ in range(num_res_blocks)]
         self.encoder, self.decoder = nn.ModuleList(down), nn.ModuleList(up)
         self.to_moments = nn.Conv2d(dims[-1], 2 * latent_dim, 1)
-        self.to_frame = CausalConv3d(dims[0], in_channels, 1)
+        self.to_frame = CausalConv3d(out[0], in_channels, 1)
 
     @classmethod
     def from_config(cls, config: VAEConfig) -> VAE3D:

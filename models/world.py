@@ -145,7 +145,7 @@ class World(WorldStorage):
         frames, controls = scene.frames[-keep - 1 :], scene.controls[-keep:]
         history = self.config.student.history
         latents = self.encode(frames[None])[0].flip(0)  # the latest first
-        route = Route.from_points([scene.route], [scene.closed]).to(self.device)
+        route = Route.from_points([scene.route], [scene.closed], [scene.bounds]).to(self.device)
         told = route if scene.poses is not None else Route.from_points([None], [False]).to(self.device)
         poses = torch.from_numpy(scene.poses_or_start()[-keep - 1 :]).to(self.device)
         arc = route.locate(poses[:1, :2], None)[0]
@@ -170,7 +170,7 @@ class World(WorldStorage):
         past = torch.cat([past, past[-1:].expand(history - len(past), -1, -1, -1)])
         return WorldState(
             cache["k"], cache["v"], cache["clock"], torch.tensor([seed]), past[None], control[-1:].clone(), motion,
-            poses[-1:], arc, route.points, route.count, route.spacing, route.closed,
+            poses[-1:], arc, **vars(route),
         )  # fmt: skip
 
     @torch.no_grad()
@@ -190,7 +190,7 @@ class World(WorldStorage):
         steps = sampling_steps or self.config.sampling_steps
         seeds, clock = state.seeds.tolist(), state.clock.tolist()
         cache = {"k": state.k, "v": state.v, "clock": state.clock}
-        route = Route(state.points, state.count, state.spacing, state.closed)
+        route = state.route
         code = self._code(route, state.pose, state.arc, state.motion)
         driven = torch.cat([controls, state.control, state.motion], -1)
         x = self._noise(seeds, "frame", clock)
@@ -207,8 +207,7 @@ class World(WorldStorage):
         state = WorldState(
             cache["k"], cache["v"], cache["clock"], state.seeds,
             torch.cat([x[:, None], state.latents[:, :-1]], 1), controls.clone(),
-            readings.motion, pose, arc,
-            state.points, state.count, state.spacing, state.closed,
+            readings.motion, pose, arc, **vars(route),
         )  # fmt: skip
         return state, self._output(x, readings, telemetry)
 

@@ -70,6 +70,14 @@ def test_vae_errors_name_the_shape(vae):
         VAE3D(hidden_dims=[8, 16])
 
 
+def test_a_lean_decoder_makes_frames_of_the_same_size():
+    lean = VAE3D(3, 4, [8, 8, 16, 16], 1, False, decoder_dims=[4, 4, 8, 8])
+    assert lean.decode(torch.zeros(1, 4, 2, 2, 3)).shape == (1, 3, 2, 16, 24)
+    whole = VAE3D(3, 4, [8, 8, 16, 16], 1, False)
+    count = {name: sum(p.numel() for p in net.decoder.parameters()) for name, net in (("lean", lean), ("whole", whole))}
+    assert count["lean"] < count["whole"] / 2 and len(lean.encoder) == len(whole.encoder)
+
+
 def test_configurations_agree_with_constructors():
     import inspect
 

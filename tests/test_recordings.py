@@ -47,6 +47,7 @@ def made_up(steps: int = 20, seed: int = 0) -> Episode:
         seed=seed,
         driver="test",
         start={"speed": 3.0},
+        bounds=np.array([-1, -2, 3, 4], np.float32) if seed % 2 else None,
     )
 
 

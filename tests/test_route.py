@@ -8,7 +8,7 @@ import torch
 
 from drivedit.config import StudentConfig, WorldConfig
 from drivedit.utils import Route, RouteCoder, advance_pose, route_code
-from drivedit.utils.route import CAPACITY, motion_between
+from drivedit.utils.route import CAPACITY, bounds_code, motion_between
 
 RADIUS = 80.0
 
@@ -75,6 +75,22 @@ def test_rows_without_a_route_get_zeros():
     pose = torch.tensor([[3.0, 4.0, 1.0], [RADIUS, 0.0, 1.5]])
     code = route_code(route, pose, route.locate(pose[:, :2], None)[0], torch.tensor([0.0, 9.0]), 20.0)
     assert code[0].abs().max() == 0 and code[1, -1] == 1 and torch.isfinite(code).all()
+
+
+def test_the_playfield_is_told_by_its_nearest_edge():
+    bounds = torch.tensor([[-100.0, -100.0, 100.0, 100.0]]).repeat(5, 1)
+    bounds[4] = torch.tensor([-math.inf, -math.inf, math.inf, math.inf])
+    pose = torch.tensor([[0, 0, 0.3], [80, 0, 0], [80, 0, math.pi / 2], [0, -96, math.pi / 2], [80, 0, 0]]).float()
+    expected = torch.tensor([
+        [0, 0, 0, 0],  # out of reach
+        [0, 0.5, 0.5, 0],  # 20 m straight ahead: half of the reach
+        [0.5, 0, 0.5, 0],  # the same edge, on the right
+        [0, -0.9, 0.9, 0.2],  # 4 m behind
+        [0, 0, 0, 0],  # no bounds
+    ])  # fmt: skip
+    assert torch.allclose(bounds_code(bounds, pose, 40.0), expected, atol=1e-6)
+    beyond = bounds_code(bounds[:1], torch.tensor([[104.0, 0.0, 0.0]]), 40.0)[0]
+    assert beyond[2] > 1 and beyond[3] > 1 and beyond[1] > 1
 
 
 def picture_of_the_map(pose: list[float]) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from drivedit.models import World
-from drivedit.utils import Route, route_code
+from drivedit.utils import route_code
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.routes import AHEAD, BEHIND, draw_route
 
@@ -89,7 +89,7 @@ def test_the_network_is_told_the_drawn_road(tiny_world: World):
     for options in ({"scene": 0}, {"scene": 0, "route": zigzag()}):
         env.reset(seed=0, options=options)
         state = env.get_state().world
-        route = Route(state.points, state.count, state.spacing, state.closed)
+        route = state.route
         offsets = torch.tensor([o for o in tiny_world.config.route_offsets if o <= 38.0])
         codes.append(route_code(route, state.pose, state.arc, offsets, tiny_world.config.route_scale))
     assert torch.allclose(codes[0], codes[1], atol=0.03)

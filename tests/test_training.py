@@ -17,7 +17,7 @@ from drivedit.training.loop import schedule, train
 from drivedit.training.stages import Clips, encode_drives, student, vae
 from drivedit.training.student_stage import StudentStage, energy_score
 from drivedit.training.vae_stage import laplacian_energy
-from drivedit.utils import Route, generator, noise
+from drivedit.utils import generator, noise
 
 
 def make_episode(steps: int, seed: int, ended: bool = False) -> Episode:
@@ -33,7 +33,7 @@ def make_episode(steps: int, seed: int, ended: bool = False) -> Episode:
     return Episode(
         frames, rng.uniform(-1, 1, (steps, 2)).astype(np.float32), np.zeros(steps, np.float32),
         rng.uniform(0, 3, steps).astype(np.float32), np.arange(steps) == (steps - 1 if ended else -1), telemetry, poses,
-        route, seed, "test",
+        route, seed, "test", bounds=np.array([-120, -120, 120, 120], np.float32),
     )  # fmt: skip
 
 
@@ -118,7 +118,9 @@ def test_drives_hold_what_was_recorded(recordings):
     assert not motion[0].any()
     assert np.allclose(motion[1:], [2.0, -0.02, -0.02], atol=1e-3)  # a circle to the left: forward, right, turn
     codes = drives.codes(make_world().config)[states]
-    assert np.allclose(codes[5], codes[25], atol=0.1) and np.abs(codes[:, :4]).max() > 0.1 and (codes[5, 61:] < 0).any()
+    road = np.delete(codes, range(61, 65), 1)
+    assert np.allclose(road[5], road[25], atol=0.1) and np.abs(road[:, :4]).max() > 0.1 and (road[5, 61:] < 0).any()
+    assert np.allclose(codes[0, 61:65], [0.5, 0, 0.5, 0], atol=1e-3)  # the edge of the playfield, 20 m to the right
 
 
 def test_clips_line_up_causes_and_effects(recordings):
@@ -154,7 +156,7 @@ def test_a_dream_over_a_clip_equals_the_world_stepping(recordings):
     previous, motion = state.control, state.motion
     state.clock.zero_()
     for index in range(3):
-        now = Route(state.points, state.count, state.spacing, state.closed)
+        now = state.route
         codes.append(world._code(now, state.pose, state.arc, state.motion))
         state, out = world.step(state, controls[index : index + 1])
         frames.append(out.latent)

@@ -1,6 +1,7 @@
 """The world as a pure function: rows are independent, states are complete, folders are checked."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +15,9 @@ def make_world(seed: int = 0) -> World:
     torch.manual_seed(seed)
     student = StudentConfig(
         latent_dim=16, d_model=16, n_layers=2, n_heads=2, dropout=0.0, tokens_per_frame=16, window=3, history=2,
-        control_dim=7, route_dim=317, map_dim=16,
+        control_dim=7, route_dim=321, map_dim=16,
     )  # fmt: skip
-    config = WorldConfig(VAEConfig(3, 4, [8, 8, 16, 16], 1, False, 0.1, temporal_kernel=1), student)
+    config = WorldConfig(VAEConfig(3, 4, [8, 8, 16, 16], 1, False, 0.1, temporal_kernel=1), student, bounds_reach=40.0)
     world = World(config, [make_scene(5), make_scene(2, route=False)], "# A test world\n")
     for p in world.parameters():
         p.data.add_(0.05 * torch.randn(p.shape))
@@ -33,7 +34,7 @@ def make_scene(steps: int, route: bool = True, seed: int = 0) -> Scene:
     points = np.stack([80 * np.cos(angle), 60 * np.sin(angle)], -1).astype(np.float32)
     along = np.arange(steps + 1) * 0.5
     poses = np.stack([80 + 0 * along, along, np.full(steps + 1, np.pi / 2)], -1).astype(np.float32)
-    return Scene(frames, controls, points, True, poses)
+    return Scene(frames, controls, points, True, poses, np.array([-100, -100, 100, 100], np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,18 @@ def test_the_route_matters_and_its_absence_is_dreamed_through(world):
     outs = [drive(world, world.start([s], [1]), 2)[1][-1].latent for s in (scene, mirrored, free)]
     assert not torch.allclose(outs[0], outs[1]) and not torch.allclose(outs[0], outs[2])
     assert all(torch.isfinite(o).all() for o in outs)
+
+
+def test_the_edge_of_the_playfield_matters_only_when_it_is_near(world):
+    scene = make_scene(5)  # 20 m from the edge on its right
+    ahead = replace(scene, bounds=np.array([-100, -100, 100, 22], np.float32))
+    far = replace(scene, bounds=np.array([-1000, -1000, 1000, 1000], np.float32))
+    none = replace(scene, bounds=None)
+    outs = [drive(world, world.start([s], [1]), 2)[1][-1].latent for s in (scene, ahead, far, none)]
+    assert not torch.allclose(outs[0], outs[1]) and not torch.allclose(outs[0], outs[2])
+    assert torch.equal(outs[2], outs[3])
+    with pytest.raises(ValueError, match="x_min"):
+        world.start([replace(scene, bounds=np.array([0.0, 0, 0, 9]))], [1])
 
 
 def test_more_sampling_steps_give_another_frame_of_the_same_world(world):

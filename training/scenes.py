@@ -44,4 +44,6 @@ def _scene(drives: Drives, drive: int, now: int, context: int) -> Scene:
     states = slice(now - context + 1, now + 1)
     controls = np.array(drives.control[now - context + 2 : now + 1])
     poses = np.array(drives.pose[states], np.float32)
-    return Scene(np.array(drives.frames[states]), controls, drives.routes[drive], bool(drives.closed[drive]), poses)
+    bounds = drives.bounds[drive] if np.isfinite(drives.bounds[drive]).any() else None
+    frames, closed = np.array(drives.frames[states]), bool(drives.closed[drive])
+    return Scene(frames, controls, drives.routes[drive], closed, poses, bounds)

@@ -18,6 +18,7 @@ class VAEConfig(BaseConfig):
     use_attention: bool = True
     beta: float = 4.0
     temporal_kernel: int = 3
+    decoder_dims: list[int] | None = None
 
 
 @dataclass
@@ -65,6 +66,7 @@ class WorldConfig(BaseConfig):
         map_cells: Cells of the map along one side of a token.
         map_arcs: First and last arc length, relative to the foot point, of the road on the map, and their distance.
         road_half_width: Metres from the centre line to the edge.
+        bounds_reach: Metres from which on the nearest edge of the playfield is told; None: never.
     """
 
     vae: VAEConfig = field(default_factory=VAEConfig)
@@ -105,8 +107,10 @@ class WorldConfig(BaseConfig):
     map_cells: int = 4
     map_arcs: tuple[float, float, float] = (-40.0, 95.0, 2.5)
     road_half_width: float = 6.67
+    bounds_reach: float | None = None
 
     def code_widths(self) -> tuple[int, int]:
         """Width of the route code, and of the part of it (the map) that each token gets."""
         per_token = 0 if self.view is None else self.map_cells**2
-        return 4 * len(self.route_offsets) + 1 + per_token * self.student.tokens_per_frame, per_token
+        place = 4 * len(self.route_offsets) + 1 + (0 if self.bounds_reach is None else 4)
+        return place + per_token * self.student.tokens_per_frame, per_token

@@ -2,9 +2,10 @@
 
 from drivedit.utils.device import resolve_device
 from drivedit.utils.random import generator, noise
-from drivedit.utils.route import Route, RouteCoder, advance_pose, motion_between, route_code
+from drivedit.utils.route import UNBOUNDED, Route, RouteCoder, advance_pose, motion_between, route_code
 
 __all__ = [
+    "UNBOUNDED",
     "Route",
     "RouteCoder",
     "advance_pose",

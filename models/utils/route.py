@@ -18,6 +18,7 @@ from drivedit.config import WorldConfig
 SPACING = 2.0  # metres between the points of a resampled route
 CAPACITY = 768  # points kept of a route; longer ones are told with wider steps
 REACH = 12  # points searched on either side of the last foot point
+UNBOUNDED = np.array([-np.inf, -np.inf, np.inf, np.inf], np.float32)
 
 
 @dataclass
@@ -29,20 +30,28 @@ class Route:
         count: `[B]` points that count; 0 means that the row has no route.
         spacing: `[B]` metres between two points.
         closed: `[B]` whether the last point leads to the first.
+        bounds: `[B, 4]` of the playfield: x and y at least, x and y at most; infinite where there are none.
     """
 
     points: Tensor
     count: Tensor
     spacing: Tensor
     closed: Tensor
+    bounds: Tensor
 
     @classmethod
-    def from_points(cls, routes: Sequence[np.ndarray | None], closed: Sequence[bool]) -> Route:
+    def from_points(
+        cls,
+        routes: Sequence[np.ndarray | None],
+        closed: Sequence[bool],
+        bounds: Sequence[np.ndarray | None] | None = None,
+    ) -> Route:
         """Resamples polylines to steps of about two metres.
 
         Args:
             routes: One array `[m, 2]` (m >= 2) per row, or None for a row without a route.
             closed: Whether each one is a loop.
+            bounds: The playfield of each row, `[4]` or None; None: none has bounds.
 
         Raises:
             ValueError: A polyline has the wrong shape, is not finite, or has no length.
@@ -51,11 +60,13 @@ class Route:
         stacked = np.zeros((len(lines), CAPACITY, 2), np.float32)
         for row, (points, _) in enumerate(lines):
             stacked[row, : len(points)] = points
+        edges = [UNBOUNDED if b is None else np.asarray(b, np.float32) for b in bounds or [None] * len(lines)]
         return cls(
             torch.from_numpy(stacked),
             torch.tensor([len(points) for points, _ in lines]),
             torch.tensor([step for _, step in lines], dtype=torch.float32),
             torch.tensor([bool(c) for c in closed]),
+            torch.from_numpy(np.stack(edges)),
         )
 
     def to(self, device: torch.device) -> Route:
@@ -151,11 +162,33 @@ def route_code(route: Route, pose: Tensor, s: Tensor, offsets: Tensor, scale: fl
     return code * (route.count > 0)[:, None]
 
 
-class RouteCoder(nn.Module):
-    """All that the network is told of the route: `route_code`, and a map of the road where the world has a view.
+def bounds_code(bounds: Tensor, pose: Tensor, reach: float) -> Tensor:
+    """What the network is told of the playfield: where its nearest edge is, once that is less than `reach` away.
 
-    The map says for each cell of the picture how far the nearest piece of the centre line is, in half widths of the
-    road beyond its edge, from -1 (on the line) to 2 (far).
+    Args:
+        bounds: `[B, 4]` x and y at least, x and y at most.
+        pose: `[B, 3]`.
+        reach: Metres.
+
+    Returns:
+        `[B, 4]`: right and forward part of the direction to the edge, times its nearness; the nearness (0: out of
+        reach, 1: at the edge, above: beyond); and the same with an eighth of the reach.
+    """
+    apart = torch.cat([pose[:, :2] - bounds[:, :2], bounds[:, 2:] - pose[:, :2]], -1)
+    distance, edge = apart.min(-1)
+    outward = pose.new_tensor([[-1.0, 0.0], [0.0, -1.0], [1.0, 0.0], [0.0, 1.0]])[edge]
+    cos, sin = pose[:, 2].cos(), pose[:, 2].sin()
+    near = (1 - distance / reach).clamp(0, 1.5)
+    right = near * (outward[:, 0] * sin - outward[:, 1] * cos)
+    forward = near * (outward[:, 0] * cos + outward[:, 1] * sin)
+    return torch.stack([right, forward, near, (1 - 8 * distance / reach).clamp(0, 2)], -1)
+
+
+class RouteCoder(nn.Module):
+    """All that the network is told of the place: route, bounds, and a map where the world sees the ground from above.
+
+    `bounds_code` is told where the world's configuration asks for it. The map says for each cell of the picture how far
+    the nearest piece of the centre line is, in half widths of the road beyond its edge, from -1 (on it) to 2 (far).
 
     Args:
         config: The world's configuration.
@@ -168,14 +201,17 @@ class RouteCoder(nn.Module):
     def __init__(self, config: WorldConfig) -> None:
         super().__init__()
         self.scale, self.half_width = config.route_scale, config.road_half_width
+        self.bounds_reach = config.bounds_reach
         first, last, step = config.map_arcs
         self.register_buffer("offsets", torch.tensor(config.route_offsets), persistent=False)
         self.register_buffer("arcs", torch.arange(first, last + step / 2, step), persistent=False)
         self.register_buffer("cells", _cells(config), persistent=False)
 
     def forward(self, route: Route, pose: Tensor, s: Tensor) -> Tensor:
-        """Codes `[B, K]` of poses `[B, 3]` with foot points `[B]`; zeros where there is no route."""
+        """Codes `[B, K]` of poses `[B, 3]` with foot points `[B]`; zeros where there is no route, or no edge near."""
         code = route_code(route, pose, s, self.offsets, self.scale)
+        if self.bounds_reach is not None:
+            code = torch.cat([code, bounds_code(route.bounds, pose, self.bounds_reach)], -1)
         if not len(self.cells):
             return code
         forward = torch.stack([pose[:, 2].cos(), pose[:, 2].sin()], -1)

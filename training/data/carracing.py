@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from drivedit.data.geometry import CentreLine, Foot, wrap_angle
-from drivedit.data.simulator import TICK, Simulator
+from drivedit.data.simulator import PLAYFIELD, TICK, Simulator
 
 FRAME_SIZE = 64  # px
 TICKS_PER_STEP = 3
@@ -165,6 +165,11 @@ class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
         return self.centre_line.points.astype(np.float32)
 
     @property
+    def bounds(self) -> np.ndarray:
+        """The playfield, float32 [4]: x and y at least, x and y at most; beyond it an episode ends."""
+        return PLAYFIELD * np.array([-1, -1, 1, 1], np.float32)
+
+    @property
     def centre_line(self) -> CentreLine:
         """The centre line with its geometry."""
         self._need_start("centre_line")
@@ -184,7 +189,7 @@ class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
 
         Returns:
             frames uint8 [n+1, 64, 64, 3], controls float32 [n, 2], route float32 [M, 2], closed (True), and poses
-            float32 [n+1, 3] (x, y, yaw).
+            float32 [n+1, 3] (x, y, yaw), bounds float32 [4].
         """
         if not 1 <= n <= HISTORY:
             raise ValueError(f"scene(n) looks back on 1 to {HISTORY} controls, got n={n}")
@@ -197,6 +202,7 @@ class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
             "route": self.route,
             "closed": True,
             "poses": np.stack(list(self._poses)[-n - 1 :]).astype(np.float32),
+            "bounds": self.bounds,
         }
 
     # ------------------------------------------------------------------ states

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from drivedit.config import WorldConfig
 from drivedit.data.recordings import iter_episodes, read_attrs, shard_paths
-from drivedit.utils import Route, RouteCoder, advance_pose, motion_between
+from drivedit.utils import UNBOUNDED, Route, RouteCoder, advance_pose, motion_between
 
 ARRAYS = ("frames", "control", "progress", "ended", "telemetry", "pose")
 PER_STATE = ((64, 64, 3), (2,), (), (), (4,), (3,))
@@ -39,6 +39,7 @@ class Drives:
         routes: The centre line of every drive.
         closed: Whether each one is a loop.
         seeds: Track seed of every drive.
+        bounds: float32 `[E, 4]`, the playfield of every drive, infinite where it is not known.
     """
 
     frames: np.ndarray
@@ -51,6 +52,7 @@ class Drives:
     routes: list[np.ndarray]
     closed: np.ndarray
     seeds: np.ndarray
+    bounds: np.ndarray
 
     @classmethod
     def open(cls, root: str | Path, held_out: bool = False) -> Drives:
@@ -70,7 +72,8 @@ class Drives:
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
         index = np.load(folder / "index.npz")
         routes = np.split(index["routes"], index["route_first"][1:-1])
-        return cls(**arrays, first=index["first"], routes=routes, closed=index["closed"], seeds=index["seeds"])
+        rest = {name: index[name] for name in ("first", "closed", "seeds", "bounds")}
+        return cls(**arrays, **rest, routes=routes)
 
     def __len__(self) -> int:
         return len(self.first) - 1
@@ -99,7 +102,7 @@ class Drives:
         """
         coder = RouteCoder(world)
         motions = torch.from_numpy(self.motion())
-        route = Route.from_points(self.routes, [bool(c) for c in self.closed])
+        route = Route.from_points(self.routes, [bool(c) for c in self.closed], list(self.bounds))
         lengths = np.diff(self.first)
         codes = np.zeros((int(self.first[-1]), world.code_widths()[0]), np.float16)
         arc = None
@@ -129,7 +132,7 @@ def clip_starts(drives: Drives, chosen: np.ndarray, frames: int, history: int) -
 def _unpack(root: Path, folder: Path, names: list[str], held_out: bool) -> None:
     work = Path(tempfile.mkdtemp(prefix=".unpacked-", dir=root))
     try:
-        index: dict[str, list] = {"length": [], "routes": [], "closed": [], "seeds": []}
+        index: dict[str, list] = {"length": [], "routes": [], "closed": [], "seeds": [], "bounds": []}
         files = {name: open(work / f"{name}.raw", "wb") for name in ARRAYS}
         for episode in tqdm(iter_episodes(root, held_out), desc="unpacking", unit="drive", mininterval=5):
             zero = np.zeros(1, np.float32)
@@ -149,6 +152,7 @@ def _unpack(root: Path, folder: Path, names: list[str], held_out: bool) -> None:
             index["routes"].append(episode.route)
             index["closed"].append(episode.closed)
             index["seeds"].append(episode.seed)
+            index["bounds"].append(UNBOUNDED if episode.bounds is None else episode.bounds)
         for file in files.values():
             file.close()
         total = sum(index["length"])
@@ -164,6 +168,7 @@ def _unpack(root: Path, folder: Path, names: list[str], held_out: bool) -> None:
         np.savez(
             work / "index.npz", first=np.cumsum([0, *index["length"]]), routes=np.concatenate(index["routes"]),
             route_first=route_first, closed=np.array(index["closed"]), seeds=np.array(index["seeds"]),
+            bounds=np.array(index["bounds"], np.float32),
         )  # fmt: skip
         (work / "shards.txt").write_text("\n".join(names) + "\n")
         shutil.rmtree(folder, ignore_errors=True)

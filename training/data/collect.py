@@ -88,6 +88,7 @@ def record_episode(env: CarRacingTwin, rng: np.random.Generator, steps: int, hel
         seed=seed,
         driver=driver.name,
         start=start,
+        bounds=env.bounds,
     )
 
 

@@ -1,8 +1,8 @@
 """Privileged drivers for recording: they see the pose and the route, and change their mood at random times.
 
 A driver is a plan for one episode. The plan draws moods (follow the road well, follow it badly, correlated noise, held
-controls, stop and go, leave the road and come back, spin, donuts, run away), each for a random time. Everything is a
-function of one `numpy.random.Generator`.
+controls, stop and go, leave the road and come back, swerve, spin, donuts, run away), each for a random time. Everything
+is a function of one `numpy.random.Generator`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from drivedit.data.moods import MOODS, View
 
 # Plan: its share of the episodes, and the share of each mood within it.
 PLANS: dict[str, tuple[float, dict[str, float]]] = {
-    "clean": (0.32, {"good": 0.8, "lane": 0.2}),
+    "clean": (0.28, {"good": 0.8, "lane": 0.2}),
     "mixed": (
-        0.495,
+        0.41,
         {
             "good": 0.16,
             "lane": 0.09,
@@ -34,7 +34,7 @@ PLANS: dict[str, tuple[float, dict[str, float]]] = {
         },
     ),
     "wild": (
-        0.165,
+        0.11,
         {
             "wander": 0.25,
             "hold": 0.2,
@@ -46,7 +46,8 @@ PLANS: dict[str, tuple[float, dict[str, float]]] = {
             "leave": 0.05,
         },
     ),
-    "run_away": (0.022, {"good": 1.0}),
+    "swerving": (0.08, {"good": 0.5, "dash": 0.1, "swerve": 0.4}),
+    "run_away": (0.12, {"good": 1.0}),
 }
 
 
@@ -101,7 +102,7 @@ class Driver:
         kind = MOODS[name]
         self.mood_name, self._next = name, kind.then
         self._mood = kind.make(self.rng)
-        low, high = (10, 60) if self.plan == "run_away" and name == "good" else kind.steps
+        low, high = (5, 40) if self.plan == "run_away" and name == "good" else kind.steps
         self._left = int(self.rng.integers(low, high))
 
 

@@ -59,7 +59,9 @@ def export_minari(folder: str | Path, dataset: str, held_out: bool | None = None
             first = made.storage.total_episodes
             made.storage.update_episodes(buffers)
         metadata = [
-            {"driver": e.driver, "start": json.dumps(e.start), "closed": e.closed, "route": e.route} for e in batch
+            {"driver": e.driver, "start": json.dumps(e.start), "closed": e.closed, "route": e.route}
+            | ({} if e.bounds is None else {"bounds": e.bounds})
+            for e in batch
         ]
         made.storage.update_episode_metadata(metadata, range(first, first + len(batch)))
     return Path(made.storage.data_path)
@@ -128,6 +130,7 @@ def _from_minari(loaded: Any) -> Iterator[Episode]:
             driver=str(metadata["driver"]),
             start=json.loads(metadata["start"]),
             closed=bool(metadata["closed"]),
+            bounds=np.asarray(metadata["bounds"], np.float32) if "bounds" in metadata else None,
         )
 
 

@@ -139,15 +139,16 @@ class Brake:
 
 @dataclass
 class RunAway:
-    """Straight out of the playfield, at full gas."""
+    """Out of the playfield, straight or slantwise."""
 
     gas: float
+    slant: float
 
     def __call__(self, view: View) -> tuple[float, float]:
         """Turns to the nearest edge, then goes."""
         x, y, yaw = view.pose
         outward = math.atan2(y, 0.0) if abs(y) > abs(x) else math.atan2(0.0, x)
-        error = wrap_angle(outward - yaw)
+        error = wrap_angle(outward + self.slant - yaw)
         lock = 0.3 if view.speed < 20.0 else 0.1
         throttle = self.gas * (1.0 - abs(error)) if abs(error) < 0.6 else 0.12 if view.speed < 18.0 else -0.1
         return -max(min(0.5 * error, lock), -lock), throttle
@@ -251,6 +252,13 @@ def _spin(rng: np.random.Generator) -> Hold:
     return Hold(float(rng.choice([-1.0, 1.0]) * rng.uniform(0.3, 1.0)), rng.uniform(0.6, 1.0))
 
 
+def _swerve(rng: np.random.Generator) -> Hold:
+    """Hard over, whatever the speed: a driver who is frightened."""
+    lock = float(rng.choice([-1.0, 1.0]) * rng.choice([1.0, rng.uniform(0.4, 1.0)]))
+    throttle = rng.choice([0.0, rng.uniform(-1.0, 0.0), rng.uniform(0.0, 1.0)])
+    return Hold(lock, float(throttle))
+
+
 def _donut(rng: np.random.Generator) -> Hold:
     """Circles."""
     return Hold(float(rng.choice([-1.0, 1.0]) * rng.uniform(0.15, 0.8)), rng.uniform(0.15, 0.7))
@@ -258,7 +266,7 @@ def _donut(rng: np.random.Generator) -> Hold:
 
 def _run_away(rng: np.random.Generator) -> RunAway:
     """Off, for good."""
-    return RunAway(rng.uniform(0.6, 1.0))
+    return RunAway(rng.uniform(0.4, 1.0), rng.normal(0.0, 0.35))
 
 
 @dataclass(frozen=True)
@@ -283,6 +291,7 @@ MOODS: dict[str, MoodKind] = {
     "kick": MoodKind(_kick, (2, 7)),
     "brake": MoodKind(_brake, (8, 35)),
     "spin": MoodKind(_spin, (6, 20), "recover"),
+    "swerve": MoodKind(_swerve, (6, 20), "recover"),
     "donut": MoodKind(_donut, (25, 70), "recover"),
     "run_away": MoodKind(_run_away, (1000, 1001)),
 }

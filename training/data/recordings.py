@@ -44,6 +44,8 @@ class Episode:
         driver: name of the driver.
         start: reset options of the twin.
         closed: whether the route is a closed lap.
+        bounds: float32 [4] of the playfield, beyond which the episode ends: x and y at least, x and y at most; None:
+            not known.
     """
 
     frames: np.ndarray
@@ -58,6 +60,7 @@ class Episode:
     driver: str = ""
     start: dict[str, Any] = field(default_factory=dict)
     closed: bool = True
+    bounds: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Steps."""
@@ -122,6 +125,8 @@ def write_shard(path: str | Path, episodes: Sequence[Episode], attrs: dict[str, 
             group.attrs["driver"] = episode.driver
             group.attrs["start"] = json.dumps(episode.start)
             group.attrs["closed"] = bool(episode.closed)
+            if episode.bounds is not None:
+                group.attrs["bounds"] = np.asarray(episode.bounds, np.float32)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -214,6 +219,7 @@ def _read_episode(group: Any) -> Episode:
         driver=str(attrs["driver"]),
         start=json.loads(attrs["start"]),
         closed=bool(attrs["closed"]),
+        bounds=attrs.get("bounds"),
     )
     check_episode(episode)
     return episode

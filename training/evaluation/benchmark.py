@@ -233,7 +233,7 @@ def _closed_loop(
     drives = closed_loop.drive_dream(world, begin, sources, sizes.drawn_steps, label="drawn routes", **options)
     for number, name in enumerate(drawings):
         rows = slice(number * len(straight), (number + 1) * len(straight))
-        route = Route(*(getattr(begin.route, part)[rows] for part in ("points", "count", "spacing", "closed")))
+        route = Route(**{name: value[rows] for name, value in vars(begin.route).items()})
         part = closed_loop.some(drives, rows)
         figures |= closed_loop.driving_figures(part, route, begin.arc[rows], threshold, f"{name}_")
 

@@ -77,8 +77,7 @@ class Starts:
     def of(cls, state: WorldState, frames: np.ndarray) -> Starts:
         """Starts in states; the route is copied, for stepping uses states up."""
         kept = state.clone()
-        route = Route(kept.points, kept.count, kept.spacing, kept.closed).to(torch.device("cpu"))
-        return cls(state, frames, route, kept.arc.cpu())
+        return cls(state, frames, kept.route.to(torch.device("cpu")), kept.arc.cpu())
 
 
 def scene_starts(world: World, scenes: Sequence[dict[str, Any]], seed: int = 50_000) -> Starts:

@@ -14,11 +14,13 @@ import numpy as np
 
 from drivedit.evaluation.pictures import road_share
 from drivedit.evaluation.sources import FIRST_HELD_OUT_SEED, Arrays, Sources, load_object, unpad
+from drivedit.utils import UNBOUNDED
 
 CONTEXT = 8  # controls of a context
 STEER_FRAMES, SPEED_FRAMES = 15, 20
 STEERS = np.array([[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]], np.float32)  # full left, straight, full right
 THROTTLES = np.array([[0.0, 1.0], [0.0, 0.3], [0.0, -1.0]], np.float32)
+KEPT = ("frames", "controls", "poses", "route", "bounds")  # of a context
 WHEELS = 3  # place of the share of wheels on the road in the telemetry
 CLIPS, ENDINGS, BRANCHES, DRIVES = range(4)  # random streams
 FIRST_SEED = {stream: FIRST_HELD_OUT_SEED + 10_000 * stream for stream in range(4)}  # first track of each
@@ -68,7 +70,7 @@ def record_branches(job: Job) -> Arrays:
     """A state on the road at speed, and what the simulator makes of `STEERS` and `THROTTLES` from it.
 
     Returns:
-        frames `[c + 1, ...]`, controls, poses, route of the context; `steer_frames` `[K, T + 1, 64, 64, 3]`,
+        frames `[c + 1, ...]`, controls, poses, route and bounds of the context; `steer_frames` `[K, T + 1, 64, 64, 3]`,
         `steer_poses` `[K, T + 1, 3]` and `speed_after` `[K]`.
     """
     rng = job.sources.rng(BRANCHES, job.index)
@@ -99,14 +101,15 @@ def record_branches(job: Job) -> Arrays:
         speeds.append(fork.telemetry["speed"])
     context = _last(drive, CONTEXT)
     branches = {"steer_frames": np.stack(frames), "steer_poses": np.stack(poses), "speed_after": np.array(speeds)}
-    return {**{name: context[name] for name in ("frames", "controls", "poses", "route")}, **branches}
+    return {**{name: context[name] for name in KEPT}, **branches}
 
 
 def record_drive(job: Job) -> Arrays:
     """A drive of `steps` steps by the driver that sees only pictures, from a start on the road.
 
     Returns:
-        frames, controls, poses, route of the context; `drive_` and the name of each field of `closed_loop.Drives`.
+        frames, controls, poses, route and bounds of the context; `drive_` and the name of each field of
+        `closed_loop.Drives`.
     """
     rng = job.sources.rng(DRIVES, job.index)
     options = {"track_position": float(rng.random()), "speed": float(rng.uniform(20.0, 40.0))}
@@ -127,7 +130,7 @@ def record_drive(job: Job) -> Arrays:
         for name, value in zip(kept, values, strict=True):
             kept[name].append(value)
     drive = {f"drive_{name}": np.array(values) for name, values in kept.items()}
-    return {**{name: context[name] for name in ("frames", "controls", "poses", "route")}, **drive}
+    return {**{name: context[name] for name in KEPT}, **drive}
 
 
 def read_recordings(folder: Path, clips: int, steps: int) -> list[Arrays]:
@@ -166,6 +169,7 @@ def scene(arrays: Arrays, row: int, now: int = CONTEXT) -> dict[str, Any]:
         "poses": arrays["poses"][row, context].astype(np.float32),
         "route": unpad(arrays["route"][row]),
         "closed": True,
+        "bounds": arrays["bounds"][row],
     }
 
 
@@ -203,7 +207,7 @@ def _drive(twin: Any, seed: int, start: dict[str, float], driver: Any, steps: in
     return {
         "frames": np.stack(seen), "poses": np.stack(where), "telemetry": np.array(told, np.float32),
         "controls": np.stack(controls), "progress": np.array(progress, np.float32), "ended": np.array(ended),
-        "route": twin.route,
+        "route": twin.route, "bounds": twin.bounds,
     }  # fmt: skip
 
 
@@ -211,7 +215,7 @@ def _last(drive: Arrays, steps: int) -> Arrays:
     """The last steps of a drive."""
     per_frame = {name: drive[name][-steps - 1 :] for name in ("frames", "poses", "telemetry")}
     per_step = {name: drive[name][-steps:] for name in ("controls", "progress", "ended")}
-    return {**per_frame, **per_step, "route": drive["route"]}
+    return {**per_frame, **per_step, "route": drive["route"], "bounds": drive["bounds"]}
 
 
 def _read(episode: Any, steps: int) -> Arrays:
@@ -220,4 +224,7 @@ def _read(episode: Any, steps: int) -> Arrays:
     frames, after = slice(stop - steps, stop + 1), slice(stop - steps, stop)
     per_frame = {name: episode[name][frames] for name in ("frames", "poses", "telemetry")}
     per_step = {"controls": episode["controls"][after], "progress": episode["progress"][after]}
-    return {**per_frame, **per_step, "ended": episode["terminated"][after], "route": episode["route"][:]}
+    bounds = episode.attrs.get("bounds", UNBOUNDED)
+    return {
+        **per_frame, **per_step, "ended": episode["terminated"][after], "route": episode["route"][:], "bounds": bounds,
+    }  # fmt: skip

@@ -24,7 +24,10 @@ KVCache = dict[str, Tensor]  # "k", "v": [B, L, H, W, P, E / H]; "clock": [B] fr
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each behind a norm that the condition scales, shifts and gates."""
+    """Attention and feed-forward, each behind a norm that the condition scales, shifts and gates.
+
+    The activation is the squared ReLU (So et al. 2021): as good as GELU, and many times faster on a CPU in bfloat16.
+    """
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -37,13 +40,13 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor, attend: Any) -> Tensor:
         """Transforms tokens `[B, F, P, E]` under a modulation `[B, F, 6E]`; `attend(q, k, v)` does the attention."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation[:, :, None].chunk(6, -1)
-        y = norm(x) * (1 + scale1) + shift1
+        scale1, shift1, gate1, scale2, shift2, gate2 = modulation[:, :, None].chunk(6, -1)
+        y = torch.addcmul(shift1, norm(x), scale1)
         q, k, v = self.qkv(y).unflatten(-1, (3, self.heads, -1)).unbind(-3)  # [B, F, P, H, E/H]
         y = self.out(attend(norm(q), norm(k), v))
-        x = x + gate1 * self.dropout(y)
-        y = norm(x) * (1 + scale2) + shift2
-        return x + gate2 * self.dropout(self.down(F.gelu(self.up(y), approximate="tanh")))
+        x = torch.addcmul(x, gate1, self.dropout(y))
+        y = torch.addcmul(shift2, norm(x), scale2)
+        return torch.addcmul(x, gate2, self.dropout(self.down(F.relu(self.up(y)).square())))
 
 
 class DiTStudent(nn.Module):
@@ -103,14 +106,14 @@ class DiTStudent(nn.Module):
         self.of_control = _mlp(control_dim, d_model) if control_dim else None
         self.of_route = _mlp(route_dim - self.map_width, d_model) if route_dim else None
         self.of_map = _mlp(map_dim, d_model) if map_dim else None
-        self.spread = nn.Linear(d_model, 64 * tokens_per_frame) if route_dim else None
-        self.gather = nn.Linear(64, d_model) if route_dim else None
         self.blocks = nn.ModuleList(Block(d_model, n_heads, d_ff or 4 * d_model, dropout) for _ in range(n_layers))
         self.modulation = nn.Linear(d_model, (6 * n_layers + 2) * d_model)
         self.head = nn.Linear(d_model, latent_dim)
         for layer in (self.modulation, self.head):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            self.modulation.bias.view(-1, d_model)[self.scales()] = 1
 
     @classmethod
     def from_config(cls, config: StudentConfig) -> DiTStudent:
@@ -178,11 +181,9 @@ class DiTStudent(nn.Module):
         if self.of_control is not None:
             control = x.new_zeros(rows, frames, self.control_dim) if control is None else control
             condition = condition + self.of_control(control)
-        if self.of_route is not None and self.spread is not None and self.gather is not None:
+        if self.of_route is not None:
             route = x.new_zeros(rows, frames, self.route_dim) if route is None else route
-            code = self.of_route(route[..., : self.route_dim - self.map_width])
-            condition = condition + code
-            y = y + self.gather(F.silu(self.spread(F.silu(code))).unflatten(-1, (self.tokens_per_frame, -1)))
+            condition = condition + self.of_route(route[..., : self.route_dim - self.map_width])
             if self.of_map is not None:
                 y = y + self.of_map(route[..., -self.map_width :].unflatten(-1, (self.tokens_per_frame, -1)))
         modulation = self.modulation(F.silu(condition))
@@ -199,11 +200,16 @@ class DiTStudent(nn.Module):
 
     def read(self, hidden: Tensor, modulation: Tensor, past: Tensor | None) -> Tensor:
         """The clean estimate `[B, N, D]`: the last clean frame plus what changes."""
-        shift, scale = modulation[:, :, None].chunk(2, -1)
-        out = self.head(norm(hidden) * (1 + scale) + shift).flatten(1, 2)
+        scale, shift = modulation[:, :, None].chunk(2, -1)
+        out = self.head(torch.addcmul(shift, norm(hidden), scale)).flatten(1, 2)
         if self.history and past is not None:
             out = out + past[..., : self.latent_dim]
         return out
+
+    def scales(self) -> list[int]:
+        """Which parts of the modulation are scales: they begin at one."""
+        layers = len(self.blocks)
+        return [6 * layer + part for layer in range(layers) for part in (0, 3)] + [6 * layers]
 
     def empty_cache(self, rows: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> KVCache:
         """A cache that has seen nothing."""
@@ -319,8 +325,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 
 
 def norm(x: Tensor) -> Tensor:
-    """Root-mean-square norm over the last axis, without parameters."""
-    return F.rms_norm(x, (x.shape[-1],))
+    """Layer norm over the last axis, without parameters (on a CPU much faster than the root-mean-square norm)."""
+    return F.layer_norm(x, (x.shape[-1],))
 
 
 def _mlp(inputs: int, width: int) -> nn.Sequential:

@@ -6,7 +6,10 @@ ENVIRONMENTS = {
     "DriveDiT-v0": "drivedit_env.env:DriveDiTEnv",
     "CarRacingTwin-v0": "drivedit.data.carracing:CarRacingTwin",  # named, not imported: it needs the extra `data`
 }
+VECTOR = {"DriveDiT-v0": "drivedit_env.vector:DriveDiTVectorEnv"}
 
 for _name, _entry_point in ENVIRONMENTS.items():
     if _name not in gymnasium.registry:
-        gymnasium.register(_name, entry_point=_entry_point, max_episode_steps=1000)
+        gymnasium.register(
+            _name, entry_point=_entry_point, vector_entry_point=VECTOR.get(_name), max_episode_steps=1000
+        )

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from numbers import Integral
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium import spaces
 
-from drivedit.models import Scene, World, WorldState, check_scene
+from drivedit.models import World, WorldState
 from drivedit.models.world import StepOutput
-from drivedit_env.routes import draw_route
-from drivedit_env.shipped import load_world
-from drivedit_env.state import EnvState
-
-OBS_TYPES = ("pixels", "latent")
-OPTIONS = ("scene", "route", "closed")
-RENDER_HEIGHT = 512  # px
+from drivedit_env.base import RENDER_MODES, DreamSettings
+from drivedit_env.starts import check_options, draw_start, enter
+from drivedit_env.state import EnvState, restored
+from drivedit_env.vector import DriveDiTVectorEnv, fork
 
 
-class DriveDiTEnv(gym.Env[np.ndarray, np.ndarray]):
+class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
     """A driving world that is a neural network, learned from recordings and stepped one generated frame at a time.
 
     ## Description
@@ -76,7 +69,7 @@ class DriveDiTEnv(gym.Env[np.ndarray, np.ndarray]):
     - `confidence`: in [0, 1]; 1 where the world expects to be as right as it ever is.
     - `scene`: index of the start scene, -1 for one that was handed over.
 
-    After `reset`, telemetry and confidence are those of the first frame to come if the last control were held.
+    After `reset`, telemetry and confidence are what the network reads off the last frame of the start scene.
 
     ## Arguments
     - `world`: name of a shipped world, a folder, a hub id `name/world`, or a `drivedit.models.World`. Environments of
@@ -104,7 +97,7 @@ class DriveDiTEnv(gym.Env[np.ndarray, np.ndarray]):
     - v0: first version.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 1 / 0.06}
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": 1 / 0.06}
 
     def __init__(
         self,
@@ -115,32 +108,13 @@ class DriveDiTEnv(gym.Env[np.ndarray, np.ndarray]):
         reward_weights: dict[str, float] | None = None,
         device: str = "auto",
     ) -> None:
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
-        if obs_type not in OBS_TYPES:
-            raise ValueError(f"obs_type must be one of {list(OBS_TYPES)}, got {obs_type!r}")
-        if sampling_steps is not None and sampling_steps < 1:
-            raise ValueError(f"sampling_steps must be None or at least 1, got {sampling_steps}")
-        self.world = load_world(world, device)
-        config = self.world.config
-        terms = ["progress", *config.constant_reward, *config.end_reward]
-        unknown = set(reward_weights or {}) - set(terms)
-        if unknown:
-            raise ValueError(f"reward_weights knows the terms {terms}, got {sorted(map(str, unknown))}")
-        self.render_mode, self.obs_type, self.sampling_steps = render_mode, obs_type, sampling_steps
-        self.reward_weights = {name: float((reward_weights or {}).get(name, 1.0)) for name in terms}
-        self.metadata = {**type(self).metadata, "render_fps": config.fps}
-        self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
-        self.observation_space: spaces.Box
-        if obs_type == "pixels":
-            self.observation_space = spaces.Box(0, 255, (*config.image_size, 3), np.uint8)
-        else:
-            self.observation_space = spaces.Box(-np.inf, np.inf, self.world.latent_shape(), np.float32)
+        self.observation_space, self.action_space = self._configure(
+            world, render_mode, obs_type, sampling_steps, reward_weights, device
+        )
+        self.metadata = {**type(self).metadata, "render_fps": self.world.config.fps}
         self._state: WorldState | None = None
         self._frame: np.ndarray | None = None  # the picture of this moment, once somebody has asked for it
         self._scene, self._ended = -1, False
-        self._warned: set[str] = set()
-        self._fingerprint = self.world.fingerprint
 
     # -- Gymnasium -----------------------------------------------------------------------------------------------
 
@@ -155,20 +129,13 @@ class DriveDiTEnv(gym.Env[np.ndarray, np.ndarray]):
         Raises:
             ValueError: An option is unknown or has a value that does not fit the world.
         """
-        options = _check_options(options)
+        options = check_options(options)
         super().reset(seed=seed)
-        future = int(self.np_random.integers(2**31))
-        index, scene = self._find_scene(options.get("scene", "random"))
-        arc = None
-        if "route" in options:
-            scene, arc = draw_route(scene, options["route"], bool(options.get("closed", False)))
-        state = self.world.start([scene], [future])
-        if arc is not None:  # a drawing may pass the car several times: this is where it is
-            state.arc = state.route.locate(state.pose[:, :2], torch.full_like(state.arc, arc))[0]
-        self._scene, self._ended = index, False
+        start = draw_start(self.world, options, self.np_random)
+        state, out = enter(self.world, start)
+        self._scene, self._ended = start.index, False
         self._show(state)
-        _, expected = self.world.step(state.clone(), state.control, self.sampling_steps)
-        info = self._info(expected)
+        info = self._info(out)
         info["reward_terms"] = dict.fromkeys(self.reward_weights, 0.0)
         return self._observe(), info
 
@@ -184,24 +151,19 @@ class DriveDiTEnv(gym.Env[np.ndarray, np.ndarray]):
         state = self._need_state("step")
         if self._ended:
             self._warn_once("step() was called although the episode has ended; call reset() (said once)")
-        action = self._check_action(action)
+        action = self._check_actions(action, (2,))
         controls = torch.from_numpy(action)[None].to(self.world.device)
         state, out = self.world.step(state, controls, self.sampling_steps)
         self._ended = bool(out.ended)
         self._show(state)
-        info = self._info(out)
-        reward = sum(self.reward_weights[name] * value for name, value in info["reward_terms"].items())
-        return self._observe(), float(reward), self._ended, False, info
+        return self._observe(), float(self._rewards(out)[0]), self._ended, False, self._info(out)
 
     def render(self) -> np.ndarray | None:
         """The frame of this moment, enlarged: uint8 [512, 512, 3] in render mode `rgb_array`; else None."""
         if self.render_mode is None:
             gym.logger.warn("render() needs a render mode: gym.make(..., render_mode='rgb_array')")
             return None
-        self._need_state("render")
-        height, width = self.world.config.image_size
-        size = (round(RENDER_HEIGHT * width / height), RENDER_HEIGHT)
-        return cv2.resize(self._picture(), size, interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+        return self._enlarge(self._picture("render"))
 
     # -- snapshots -----------------------------------------------------------------------------------------------
 
@@ -212,103 +174,56 @@ class DriveDiTEnv(gym.Env[np.ndarray, np.ndarray]):
         """
         state = self._need_state("get_state").clone()
         random = dict(self.np_random.bit_generator.state)
-        return EnvState(state, self._world_fingerprint(), random, self._scene, self._ended)
+        return EnvState(state, self._world_fingerprint(), [random], [self._scene], [self._ended], [0])
 
     def set_state(self, state: EnvState | bytes) -> None:
         """Goes back to a state of `get_state`, bit for bit; the state given stays as it is.
 
         Raises:
-            ValueError: The state belongs to another world, or the bytes are damaged.
+            ValueError: The state belongs to another world, holds several, or the bytes are damaged.
         """
-        fingerprint = self._world_fingerprint()
-        if isinstance(state, bytes):
-            state = EnvState.from_bytes(state, fingerprint, self.world.device)
-        if state.fingerprint != fingerprint:
-            raise ValueError(f"the state belongs to world {state.fingerprint}, this is {fingerprint}")
-        self.np_random.bit_generator.state = state.random
-        self._scene, self._ended = state.scene, state.ended
+        state = self._check_state(state)
+        if len(state) != 1:
+            raise ValueError(f"a state of one world is needed, got {len(state)}; take one row: state.select([row])")
+        self.np_random = restored(state.random[0])
+        self._scene, self._ended = state.scene[0], state.ended[0]
         self._show(state.world.clone())
 
-    # -- inside --------------------------------------------------------------------------------------------------
+    def fork(self, n: int, seeds: Sequence[int] | None = None) -> DriveDiTVectorEnv:
+        """Opens n worlds that go on from this moment; see `DriveDiTVectorEnv.fork`."""
+        return fork(self, self.get_state(), n, seeds)
 
-    def _find_scene(self, wanted: Any) -> tuple[int, Scene]:
-        """Index (-1: handed over) and scene for the option `scene`."""
-        known = self.world.scenes
-        if isinstance(wanted, (Scene, Mapping)):
-            return -1, check_scene(wanted, self.world.config.image_size)
-        if isinstance(wanted, str) and wanted == "random":
-            if not known:
-                raise ValueError("this world has no start scenes: hand one over, reset(options={'scene': {...}})")
-            wanted = int(self.np_random.integers(len(known)))
-        if isinstance(wanted, bool) or not isinstance(wanted, Integral) or not 0 <= int(wanted) < len(known):
-            kinds = f"an index from 0 to {len(known) - 1}, 'random', a Scene or a dictionary of its fields"
-            raise ValueError(f"option scene is {kinds}, got {wanted!r}")
-        return int(wanted), known[int(wanted)]
+    # -- inside --------------------------------------------------------------------------------------------------
 
     def _show(self, state: WorldState) -> None:
         """Makes a state the present one."""
         self._state, self._frame = state, None
 
-    def _picture(self) -> np.ndarray:
+    def _picture(self, caller: str) -> np.ndarray:
         """The frame of this moment, uint8 [H, W, 3], decoded when first asked for."""
-        frame = self._frame
+        state, frame = self._need_state(caller), self._frame
         if frame is None:
             with torch.no_grad():
-                frame = self._frame = self.world.decode(self._need_state("render").latents[:, 0])[0]
+                frame = self._frame = self.world.decode(state.latents[:, 0])[0]
         return frame
 
     def _observe(self) -> np.ndarray:
         """The observation of this moment, the caller's to keep."""
         if self.obs_type == "pixels":
-            return self._picture().copy()
-        return self._need_state("step").latents[0, 0].float().cpu().numpy().copy()
+            return self._picture("step").copy()
+        return self._observations(self._need_state("step").latents[:, 0])[0]
 
     def _info(self, out: StepOutput) -> dict[str, Any]:
-        """The info of a step."""
-        telemetry = out.telemetry[0].tolist()
-        return {
-            "telemetry": dict(zip(self.world.config.telemetry, telemetry, strict=True)),
-            "reward_terms": {name: value[0].item() for name, value in out.reward_terms.items()},
-            "confidence": out.confidence[0].item(),
-            "scene": self._scene,
+        """The info of a step, in Python's own numbers."""
+        infos = self._infos(out)
+        single = {
+            name: {key: array[0].item() for key, array in value.items()} if isinstance(value, dict) else value[0].item()
+            for name, value in infos.items()
         }
-
-    def _check_action(self, action: Any) -> np.ndarray:
-        """A clean float32 action [2] inside the box, or ValueError."""
-        action = np.asarray(action, dtype=np.float32)
-        if action.shape != (2,) or np.isnan(action).any():
-            raise ValueError(f"an action is 2 numbers [steering, throttle] in [-1, 1], got {action!r}")
-        if np.abs(action).max() > 1.0:
-            self._warn_once("an action lies outside [-1, 1] and is clipped (said once)")
-        return np.clip(action, -1.0, 1.0)
-
-    def _warn_once(self, message: str) -> None:
-        if message not in self._warned:
-            self._warned.add(message)
-            gym.logger.warn(message)
+        return {**single, "scene": self._scene}
 
     def _need_state(self, name: str) -> WorldState:
         """The state of this moment, or an error if there is no episode yet."""
         if self._state is None:
             raise gym.error.ResetNeeded(f"call reset() before {name}()")
         return self._state
-
-    def _world_fingerprint(self) -> str:
-        """The fingerprint of the world; of one made in memory it is computed once, from its weights."""
-        if not self._fingerprint:
-            digest = hashlib.sha256(self.world.config.to_json().encode())
-            for value in self.world.state_dict().values():
-                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-            self._fingerprint = digest.hexdigest()[:16]
-        return self._fingerprint
-
-
-def _check_options(options: dict[str, Any] | None) -> dict[str, Any]:
-    """The options that were given, or ValueError for an unknown one."""
-    given = {name: value for name, value in (options or {}).items() if value is not None}
-    unknown = set(options or {}) - set(OPTIONS)
-    if unknown:
-        raise ValueError(f"reset options are {list(OPTIONS)}, got {sorted(map(str, unknown))}")
-    if "closed" in given and "route" not in given:
-        raise ValueError("option closed speaks of a hand-drawn route: give option route as well")
-    return given

@@ -6,6 +6,7 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
+from drivedit.inference import tune
 from drivedit.models import World
 from drivedit.utils import resolve_device
 
@@ -48,4 +49,4 @@ def load_world(world: str | Path | World, device: str = "auto") -> World:
 @lru_cache(maxsize=4)
 def _load(path: str, device: str, written: int) -> World:
     """One object per folder, device and time of writing, so that environments share weights."""
-    return World.from_pretrained(path, device=device)
+    return tune(World.from_pretrained(path, device=device))

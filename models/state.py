@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -84,13 +85,18 @@ class WorldState:
                 raise ValueError(f"{name}: rows have shape {tuple(value.shape[1:])}, got {tuple(new.shape[1:])}")
             value[index] = new.to(value)
 
+    @classmethod
+    def cat(cls, states: Sequence[WorldState]) -> Self:
+        """A new state with the rows of several, one after another."""
+        return cls(**{f.name: torch.cat([getattr(state, f.name) for state in states]) for f in fields(cls)})
+
     def clone(self) -> Self:
         """An independent copy."""
         return type(self)(**{name: value.clone() for name, value in self.tensors().items()})
 
     def to_bytes(self, world: str) -> bytes:
         """Serialises the state (safetensors) together with the fingerprint of its world."""
-        meta = {"version": str(STATE_VERSION), "world": world}
+        meta = {"drivedit": json.dumps({"version": STATE_VERSION, "world": world})}
         return save({name: value.contiguous().cpu() for name, value in self.tensors().items()}, metadata=meta)
 
     @classmethod
@@ -102,11 +108,11 @@ class WorldState:
         """
         try:
             size = int.from_bytes(data[:8], "little")
-            meta = json.loads(data[8 : 8 + size])["__metadata__"]
+            meta = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["drivedit"])
             tensors = load(data)
         except (SafetensorError, ValueError, KeyError, MemoryError) as error:
             raise ValueError(f"these {len(data)} bytes are no state of a world, or cut off ({error})") from None
-        if meta.get("version") != str(STATE_VERSION):
+        if meta.get("version") != STATE_VERSION:
             raise ValueError(f"the state has version {meta.get('version')}, this package reads {STATE_VERSION}")
         if meta.get("world") != world:
             raise ValueError(f"the state belongs to world {meta.get('world')}, this is {world}")

@@ -34,19 +34,31 @@ class WorldStorage(nn.Module):
         scenes: Its start scenes.
         card: Text of its CARD.md.
         fingerprint: Names the weights, once they are on disk; empty before.
+        tuned: Whether it has been made fast, for dreaming only (`drivedit.inference.tune`).
     """
 
     config: WorldConfig
     scenes: list[Scene]
     card: str
     fingerprint: str = ""
+    tuned: bool = False
+
+    def digest(self) -> str:
+        """A name for the weights as they are in memory."""
+        digest = hashlib.sha256(self.config.to_json().encode())
+        for value in self.state_dict().values():
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def save_pretrained(self, path: str | Path) -> None:
         """Writes the world to a folder, weights in half precision; an older world there is replaced in one move.
 
         Raises:
             OSError: The folder cannot be written; what was there before stays as it was.
+            RuntimeError: The world has been tuned for dreaming.
         """
+        if self.tuned:
+            raise RuntimeError("this world was made fast for dreaming: load it anew, World.from_pretrained, to save it")
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))

@@ -177,7 +177,7 @@ class DiTStudent(nn.Module):
         if past is None:
             past = x.new_zeros(rows, x.shape[1], self.history * self.latent_dim)
         y = self.embed(torch.cat([x, past], -1)).unflatten(1, (frames, -1)) + self.position
-        condition = self.of_sigma(_waves(sigma))
+        condition = self.of_sigma(_waves(sigma.float()).to(sigma.dtype))
         if self.of_control is not None:
             control = x.new_zeros(rows, frames, self.control_dim) if control is None else control
             condition = condition + self.of_control(control)

@@ -55,6 +55,14 @@ class StepOutput:
         """Sum of the terms `[B]`."""
         return torch.stack(list(self.reward_terms.values())).sum(0)
 
+    @classmethod
+    def cat(cls, outs: Sequence[StepOutput]) -> StepOutput:
+        """The outputs of several worlds, row after row."""
+        rows = [vars(out) for out in outs]
+        terms = {name: torch.cat([out.reward_terms[name] for out in outs]) for name in outs[0].reward_terms}
+        rest = {name: torch.cat([row[name] for row in rows]) for name in rows[0] if name != "reward_terms"}
+        return cls(reward_terms=terms, **rest)
+
 
 class World(WorldStorage):
     """A learned driving world.
@@ -91,6 +99,11 @@ class World(WorldStorage):
         """Where the world lives."""
         return self.latent_mean.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the dynamics compute."""
+        return self.dynamics.position.dtype
+
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of a latent."""
         height, width = self.config.image_size
@@ -107,7 +120,7 @@ class World(WorldStorage):
     def decode(self, latents: Tensor) -> np.ndarray:
         """Decodes latents `[B, C, h, w]` to uint8 frames `[B, H, W, 3]`."""
         z = (latents * self.latent_std + self.latent_mean)[:, :, None]
-        x = self.vae.decode(z)[:, :, 0]
+        x = self.vae.decode(z.to(next(self.vae.to_frame.parameters()).dtype))[:, :, 0]
         return ((x + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
     def tokens(self, latents: Tensor) -> Tensor:
@@ -122,13 +135,20 @@ class World(WorldStorage):
 
     # -- dreaming ------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def start(self, scenes: Scenes, seeds: Sequence[int]) -> WorldState:
+        """Starts one world per scene; `enter` without the readings."""
+        return self.enter(scenes, seeds)[0]
+
+    @torch.no_grad()
+    def enter(self, scenes: Scenes, seeds: Sequence[int]) -> tuple[WorldState, StepOutput]:
         """Starts one world per scene.
 
         Args:
             scenes: Scenes (see `drivedit.models.Scene`).
             seeds: Seeds of the worlds' futures.
+
+        Returns:
+            The state, and what the network reads off the last frame of each scene.
 
         Raises:
             ValueError: A scene does not fit the world, or the numbers of scenes and seeds differ.
@@ -136,10 +156,11 @@ class World(WorldStorage):
         if len(scenes) != len(seeds) or not scenes:
             raise ValueError(f"one seed per scene is needed and at least one, got {len(scenes)} and {len(seeds)}")
         checked = [check_scene(scene, self.config.image_size) for scene in scenes]
-        rows = [self._start_row(scene, int(seed)) for scene, seed in zip(checked, seeds, strict=True)]
-        return WorldState(**{name: torch.cat([r.tensors()[name] for r in rows]) for name in rows[0].tensors()})
+        rows = [self._enter_row(scene, int(seed)) for scene, seed in zip(checked, seeds, strict=True)]
+        states, outs = zip(*rows, strict=True)
+        return WorldState.cat(states), StepOutput.cat(outs)
 
-    def _start_row(self, scene: Scene, seed: int) -> WorldState:
+    def _enter_row(self, scene: Scene, seed: int) -> tuple[WorldState, StepOutput]:
         """Fills the ring with the context's frames, each as if the world had just made it."""
         keep = self.dynamics.capacity
         frames, controls = scene.frames[-keep - 1 :], scene.controls[-keep:]
@@ -149,29 +170,29 @@ class World(WorldStorage):
         told = route if scene.poses is not None else Route.from_points([None], [False]).to(self.device)
         poses = torch.from_numpy(scene.poses_or_start()[-keep - 1 :]).to(self.device)
         arc = route.locate(poses[:1, :2], None)[0]
-        cache = self.dynamics.empty_cache(1, self.device)
+        cache = self.dynamics.empty_cache(1, self.device, self.dtype)
         control = torch.from_numpy(controls).to(self.device)
         motion = torch.zeros(1, 3, device=self.device)
-        for index in range(max(history, 1), len(frames)):
+        latents = torch.cat([latents, latents[-1:].expand(history, -1, -1, -1)])  # before the first: the first
+        for index in range(min(max(history, 1), len(frames) - 1), len(frames)):
             past = latents[len(frames) - index :][:history][None]
             arc = route.locate(poses[index - 1 : index, :2], arc)[0]
             if scene.poses is not None and index > 1:
                 motion = motion_between(poses[index - 2 : index - 1], poses[index - 1 : index]) / self.motion_scale
             code = self._code(told, poses[index - 1 : index], arc, motion)
-            x = self._noise([seed], "context", [index])
+            x = self._noise([0], "context", [index])  # not the seed's: a scene begins the same way in every future
             before = control[max(index - 2, 0) : max(index - 1, 1)]
             driven = torch.cat([control[index - 1 : index], before, motion], -1)
-            _, readings = self._pass(x, torch.ones(1, device=self.device), driven, code, past, cache, last=True)
+            clean, readings = self._pass(x, torch.ones(1, device=self.device), driven, code, past, cache, last=True)
             motion = readings.motion
         arc = route.locate(poses[-1:, :2], arc)[0]
         if scene.poses is not None:
             motion = motion_between(poses[-2:-1], poses[-1:]) / self.motion_scale
-        past = latents[:history]
-        past = torch.cat([past, past[-1:].expand(history - len(past), -1, -1, -1)])
+        out = self._output(clean, readings, readings.telemetry * self.telemetry_scale)
         return WorldState(
-            cache["k"], cache["v"], cache["clock"], torch.tensor([seed]), past[None], control[-1:].clone(), motion,
-            poses[-1:], arc, **vars(route),
-        )  # fmt: skip
+            cache["k"], cache["v"], cache["clock"], torch.tensor([seed]), latents[None, :history].clone(),
+            control[-1:].clone(), motion, poses[-1:], arc, **vars(route),
+        ), out  # fmt: skip
 
     @torch.no_grad()
     def step(
@@ -224,15 +245,16 @@ class World(WorldStorage):
         """One pass of the network for one frame of every row; x `[B, C, h, w]`, past `[B, history, C, h, w]`."""
         before = torch.cat(list(self.tokens(past).unbind(1)), -1)
         hidden, modulation, _ = self.dynamics.features(
-            self.tokens(x),
+            self.tokens(x).to(self.dtype),
             cache,
             last,
-            sigma=sigma[:, None],
-            control=control[:, None],
-            route=code[:, None],
-            past=before,
+            sigma=sigma[:, None].to(self.dtype),
+            control=control[:, None].to(self.dtype),
+            route=code[:, None].to(self.dtype),
+            past=before.to(self.dtype),
         )
-        clean = self.untokens(self.dynamics.read(hidden, modulation, before))
+        change = self.dynamics.read(hidden, modulation, None).float()
+        clean = self.untokens(change + before[..., : self.dynamics.latent_dim])
         return clean, self.heads(hidden[:, 0])
 
     def _noise(self, seeds: list[int], stream: str, steps: list[int]) -> Tensor:
@@ -243,7 +265,7 @@ class World(WorldStorage):
         return self.coder(route, advance_pose(pose, motion * self.motion_scale), arc)
 
     def _output(self, latent: Tensor, readings: Readings, telemetry: Tensor) -> StepOutput:
-        probability = readings.ended.sigmoid()
+        probability = readings.ended.double().sigmoid().float()  # in float32 equal rows may differ in the last bit
         ended = probability > self.config.end_threshold
         terms = {"progress": readings.reward * self.config.reward_scale}
         terms |= {k: torch.full_like(probability, v) for k, v in self.config.constant_reward.items()}

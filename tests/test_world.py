@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from drivedit.config import StudentConfig, VAEConfig, WorldConfig
+from drivedit.inference import tune
 from drivedit.models import Scene, World, WorldState, check_scene
 
 
@@ -227,3 +228,17 @@ def test_starts_need_one_seed_per_scene(world):
         world.start(world.scenes, [1])
     with pytest.raises(ValueError, match="at least one"):
         world.start([], [])
+
+
+def test_a_tuned_world_dreams_the_same_and_can_no_longer_be_saved(tmp_path):
+    world, plain = make_world(), make_world()
+    assert tune(world) is world and tune(world) is world and world.fingerprint == plain.digest()
+    controls = torch.tensor([[0.4, -0.2], [-0.9, 0.8]])
+    state, _ = drive(world, world.start(world.scenes, [1, 2]), 2)
+    other, _ = drive(plain, plain.start(plain.scenes, [1, 2]), 2)
+    (_, out), (_, expected) = world.step(state, controls), plain.step(other, controls)
+    assert torch.allclose(out.latent, expected.latent, atol=0.05) and out.latent.dtype == torch.float32
+    assert torch.allclose(out.telemetry, expected.telemetry, atol=0.3)
+    assert np.abs(world.decode(out.latent).astype(int) - plain.decode(expected.latent)).max() <= 8
+    with pytest.raises(RuntimeError, match="from_pretrained"):
+        world.save_pretrained(tmp_path / "world")

@@ -1,1 +1,5 @@
-"""Samplers and the streaming rollout."""
+"""Samplers and the streaming rollout, and what makes worlds fast."""
+
+from drivedit.inference.tune import tune
+
+__all__ = ["tune"]

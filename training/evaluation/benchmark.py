@@ -28,6 +28,7 @@ from drivedit.evaluation.twin_drives import (
     record_ending,
     scenes,
 )
+from drivedit.inference import tune
 from drivedit.models import World
 from drivedit.utils import Route
 
@@ -71,8 +72,8 @@ class Sizes:
 
 
 def load_world(name: str, sources: Sources) -> World:
-    """Loads a world from a folder, or by a name that its environment knows."""
-    return World.from_pretrained(name) if Path(name).is_dir() else sources.make_dream(name).world
+    """Loads a world from a folder, or by a name that its environment knows, as fast as it is played."""
+    return tune(World.from_pretrained(name)) if Path(name).is_dir() else sources.make_dream(name).world
 
 
 def evaluate_world(

@@ -96,8 +96,8 @@ def drawn_starts(
         for scene in scenes:
             options = {"scene": scene, "route": drawing, "closed": True}
             frames.append(env.reset(seed=seed + len(frames), options=options)[0])
-            states.append(env.get_state().world.tensors())
-    return Starts.of(WorldState(**{n: torch.cat([s[n] for s in states]) for n in states[0]}), np.stack(frames))
+            states.append(env.get_state().world)
+    return Starts.of(WorldState.cat(states), np.stack(frames))
 
 
 def drive_dream(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Self
 
 import torch
@@ -22,7 +22,7 @@ class WorldState:
     """State of B independent worlds. `World.step` uses it up: clone what you want to keep.
 
     Attributes:
-        k: Attention keys `[B, L, H, W, P, E / H]`, a ring of the last W frames.
+        k: Attention keys `[L, B, H, W, P, E / H]`, a ring of the last W frames.
         v: Attention values, likewise.
         clock: `[B]` frames in the ring so far.
         seeds: `[B]` seeds of the random streams.
@@ -38,8 +38,8 @@ class WorldState:
         bounds: `[B, 4]` of the playfield: x and y at least, x and y at most.
     """
 
-    k: Tensor
-    v: Tensor
+    k: Tensor = field(metadata={"rows": 1})
+    v: Tensor = field(metadata={"rows": 1})
     clock: Tensor
     seeds: Tensor
     latents: Tensor
@@ -68,7 +68,7 @@ class WorldState:
     def select(self, rows: Tensor | list[int]) -> Self:
         """A new state with copies of some rows (a row may be named several times)."""
         index = torch.as_tensor(rows, device=self.clock.device)
-        return type(self)(**{name: value[index].clone() for name, value in self.tensors().items()})
+        return type(self)(**{f.name: getattr(self, f.name).index_select(_axis(f), index) for f in fields(self)})
 
     def write(self, rows: Tensor | list[int], other: WorldState) -> None:
         """Overwrites rows in place with those of another state.
@@ -79,16 +79,16 @@ class WorldState:
         index = torch.as_tensor(rows, device=self.clock.device)
         if len(index) != len(other):
             raise ValueError(f"{len(index)} rows to write, but the other state has {len(other)}")
-        for name, value in self.tensors().items():
-            new = getattr(other, name)
-            if new.shape[1:] != value.shape[1:]:
-                raise ValueError(f"{name}: rows have shape {tuple(value.shape[1:])}, got {tuple(new.shape[1:])}")
-            value[index] = new.to(value)
+        for f in fields(self):
+            mine, new = (getattr(state, f.name).movedim(_axis(f), 0) for state in (self, other))
+            if new.shape[1:] != mine.shape[1:]:
+                raise ValueError(f"{f.name}: rows have shape {tuple(mine.shape[1:])}, got {tuple(new.shape[1:])}")
+            mine[index] = new.to(mine)
 
     @classmethod
     def cat(cls, states: Sequence[WorldState]) -> Self:
         """A new state with the rows of several, one after another."""
-        return cls(**{f.name: torch.cat([getattr(state, f.name) for state in states]) for f in fields(cls)})
+        return cls(**{f.name: torch.cat([getattr(state, f.name) for state in states], _axis(f)) for f in fields(cls)})
 
     def clone(self) -> Self:
         """An independent copy."""
@@ -120,3 +120,8 @@ class WorldState:
         if set(tensors) != names:
             raise ValueError(f"the state holds {sorted(tensors)}, expected {sorted(names)}")
         return cls(**{name: value.to(device) for name, value in tensors.items()})
+
+
+def _axis(of: Field) -> int:
+    """Which axis of a field counts the worlds."""
+    return of.metadata.get("rows", 0)

@@ -12,6 +12,7 @@ Legend: B clips, F frames, P tokens per frame, N = F * P, D token width, E model
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from drivedit.config import StudentConfig
 
-KVCache = dict[str, Tensor]  # "k", "v": [B, L, H, W, P, E / H]; "clock": [B] frames seen so far
+KVCache = dict[str, Tensor]  # "k", "v": [L, B, H, W, P, E / H]; "clock": [B] frames seen so far
 
 
 class Block(nn.Module):
@@ -38,12 +39,12 @@ class Block(nn.Module):
         self.down = nn.Linear(hidden, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, modulation: Tensor, attend: Any) -> Tensor:
-        """Transforms tokens `[B, F, P, E]` under a modulation `[B, F, 6E]`; `attend(q, k, v)` does the attention."""
-        scale1, shift1, gate1, scale2, shift2, gate2 = modulation[:, :, None].chunk(6, -1)
+    def forward(self, x: Tensor, modulation: Sequence[Tensor], attend: Any) -> Tensor:
+        """Transforms tokens `[B, F, P, E]` under six modulations `[B, F, 1, E]`; `attend(qk, v)` does the attention."""
+        scale1, shift1, gate1, scale2, shift2, gate2 = modulation
         y = torch.addcmul(shift1, norm(x), scale1)
-        q, k, v = self.qkv(y).unflatten(-1, (3, self.heads, -1)).unbind(-3)  # [B, F, P, H, E/H]
-        y = self.out(attend(norm(q), norm(k), v))
+        qkv = self.qkv(y).unflatten(-1, (3, self.heads, -1))  # [B, F, P, 3, H, E/H]
+        y = self.out(attend(norm(qkv[..., :2, :, :]), qkv[..., 2, :, :]))
         x = torch.addcmul(x, gate1, self.dropout(y))
         y = torch.addcmul(shift2, norm(x), scale2)
         return torch.addcmul(x, gate2, self.dropout(self.down(F.relu(self.up(y)).square())))
@@ -164,11 +165,11 @@ class DiTStudent(nn.Module):
         control: Tensor | None = None,
         route: Tensor | None = None,
         past: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, KVCache | None]:
+    ) -> tuple[Tensor, Sequence[Tensor], KVCache | None]:
         """Runs the trunk; arguments as in `forward`.
 
         Returns:
-            Hidden tokens `[B, F, P, E]`, modulation of the output `[B, F, 2E]`, and the cache or None.
+            Hidden tokens `[B, F, P, E]`, scale and shift of the output `[2, B, F, 1, E]`, and the cache or None.
         """
         frames = self._check(x, kv_cache)
         rows = x.shape[0]
@@ -186,21 +187,21 @@ class DiTStudent(nn.Module):
             condition = condition + self.of_route(route[..., : self.route_dim - self.map_width])
             if self.of_map is not None:
                 y = y + self.of_map(route[..., -self.map_width :].unflatten(-1, (self.tokens_per_frame, -1)))
-        modulation = self.modulation(F.silu(condition))
-        parts = modulation.split(6 * self.d_model, -1)
+        modulation = self.modulation(F.silu(condition))[:, :, None]
+        parts = modulation.unflatten(-1, (-1, self.d_model)).unbind(-2)
         if kv_cache is None:
             attend, cache = self._attend_clip(rows, frames, y, use_cache)
         else:
             attend, cache = self._attend_cache(kv_cache)
         for layer, block in enumerate(self.blocks):
-            y = block(y, parts[layer], attend(layer))
+            y = block(y, parts[6 * layer : 6 * layer + 6], attend(layer))
         if kv_cache is not None and use_cache:
             kv_cache["clock"] += 1
-        return y, parts[-1], cache
+        return y, parts[-2:], cache
 
-    def read(self, hidden: Tensor, modulation: Tensor, past: Tensor | None) -> Tensor:
+    def read(self, hidden: Tensor, modulation: Sequence[Tensor], past: Tensor | None) -> Tensor:
         """The clean estimate `[B, N, D]`: the last clean frame plus what changes."""
-        scale, shift = modulation[:, :, None].chunk(2, -1)
+        scale, shift = modulation
         out = self.head(torch.addcmul(shift, norm(hidden), scale)).flatten(1, 2)
         if self.history and past is not None:
             out = out + past[..., : self.latent_dim]
@@ -214,8 +215,8 @@ class DiTStudent(nn.Module):
     def empty_cache(self, rows: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> KVCache:
         """A cache that has seen nothing."""
         shape = (
-            rows,
             len(self.blocks),
+            rows,
             self.n_heads,
             self.capacity,
             self.tokens_per_frame,
@@ -253,11 +254,11 @@ class DiTStudent(nn.Module):
         last = time[-self.capacity :]
 
         def attend(layer: int) -> Any:
-            def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-                q, k = self._rotate(q, turn), self._rotate(k, turn)
+            def run(qk: Tensor, v: Tensor) -> Tensor:
+                q, k = self._rotate(qk, turn).unbind(-3)
                 if cache is not None:
                     for name, value in (("k", k), ("v", v)):
-                        cache[name][:, layer, :, last % self.capacity] = (
+                        cache[name][layer, :, :, last % self.capacity] = (
                             value[:, last].permute(0, 3, 1, 2, 4).to(cache[name])
                         )
                 q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))
@@ -270,58 +271,64 @@ class DiTStudent(nn.Module):
 
     def _attend_cache(self, cache: KVCache) -> tuple[Any, KVCache]:
         """Attention of one new frame to the ring buffer, into which its keys and values are written."""
-        clock = cache["clock"]
-        slot = clock % self.capacity
-        rows = torch.arange(len(clock), device=clock.device)
-        turn = self._rotations(clock[:, None])
-        filled = torch.arange(self.capacity, device=clock.device) <= clock[:, None]
+        clock, dtype = cache["clock"], cache["k"].dtype
+        clocks = clock.tolist()
+        slots = [frames % self.capacity for frames in clocks]
+        together = len(set(slots)) == 1  # then the ring is written as a slice
+        rows, slot = torch.arange(len(clock), device=clock.device), clock % self.capacity
+        turn = self._rotations(clock[:, None], dtype)
         mask = None
-        if not bool(filled.all()):
+        if min(clocks) < self.capacity - 1:
+            filled = torch.arange(self.capacity, device=clock.device) <= clock[:, None]
             mask = filled.repeat_interleave(self.tokens_per_frame, 1)[:, None, None]
 
         def attend(layer: int) -> Any:
-            def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-                q, k = self._rotate(q, turn), self._rotate(k, turn)
-                keys, values = cache["k"][:, layer], cache["v"][:, layer]  # [B, H, W, P, E/H]
-                keys[rows, :, slot] = k[:, 0].transpose(1, 2).to(keys)
-                values[rows, :, slot] = v[:, 0].transpose(1, 2).to(values)
-                out = F.scaled_dot_product_attention(
-                    q[:, 0].transpose(1, 2), keys.flatten(2, 3).to(q), values.flatten(2, 3).to(q), attn_mask=mask
-                )
+            keys, values = cache["k"][layer], cache["v"][layer]  # [B, H, W, P, E/H]
+
+            def run(qk: Tensor, v: Tensor) -> Tensor:
+                q, k = self._rotate(qk, turn)[:, 0].transpose(1, 3).unbind(2)  # [B, H, P, E/H]
+                v = v[:, 0].transpose(1, 2)
+                if together:
+                    keys[:, :, slots[0]], values[:, :, slots[0]] = k, v
+                else:
+                    keys[rows, :, slot], values[rows, :, slot] = k.to(dtype), v.to(dtype)
+                out = attention(q, keys.flatten(2, 3).to(q), values.flatten(2, 3).to(q), mask)
                 return out.transpose(1, 2).flatten(2)[:, None]
 
             return run
 
         return attend, cache
 
-    def _rotations(self, time: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Cosines and sines `[B, F, 1, 1, E/2H]` of frame times `[B, F]`, exact for any length of an episode."""
+    def _rotations(self, time: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor] | None:
+        """Cosines and signed sines `[B, F, 1, 1, 1, E/H]` of frame times `[B, F]`, exact however long a drive is."""
         if not self.use_rope:
             return None
         half = self.d_model // self.n_heads // 2
         rate = self.rope_base ** -(torch.arange(half, device=time.device, dtype=torch.float64) / half)
-        angle = (time.double()[..., None] * rate)[:, :, None, None]
-        return angle.cos().float(), angle.sin().float()
+        angle = (time.double()[..., None] * rate)[:, :, None, None, None]
+        cos, sin = angle.cos(), angle.sin()
+        return torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype)
 
     @staticmethod
     def _rotate(x: Tensor, turn: tuple[Tensor, Tensor] | None) -> Tensor:
         if turn is None:
             return x
         cos, sin = turn
-        a, b = x.float().chunk(2, -1)
-        return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x)
+        swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+        return torch.addcmul(x * cos, swapped, sin).to(x.dtype)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attention of `[B, H, N, E]` where `mask` `[N, N]` is true.
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of `[B, H, N, E]` to `[B, H, M, E]` where `mask` (`[N, M]` or `[B, 1, 1, M]`) is true.
 
-    On a CPU in bfloat16 plain matrix products take a third of the fused kernel's time (measured at N = 256).
+    On a CPU in bfloat16 plain matrix products take a third of the fused kernel's time.
     """
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    bias = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -1e4)
-    score = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=q.shape[-1] ** -0.5)
-    return torch.bmm(score.softmax(-1), v.flatten(0, 1)).unflatten(0, q.shape[:2])
+    score = torch.bmm(q.flatten(0, 1) * q.shape[-1] ** -0.5, k.flatten(0, 1).transpose(1, 2)).unflatten(0, q.shape[:2])
+    if mask is not None:
+        score = score.masked_fill(~mask, -torch.inf)
+    return torch.bmm(score.softmax(-1).flatten(0, 1), v.flatten(0, 1)).unflatten(0, q.shape[:2])
 
 
 def norm(x: Tensor) -> Tensor:

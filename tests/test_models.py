@@ -139,7 +139,7 @@ def test_batched_rows_with_different_histories_do_not_mix():
     for index in range(4):
         tokens, now = frame(x, conditions, index)
         net(tokens, alone, True, **now)
-    both = {k: torch.cat([alone[k], short[k]]) for k in alone}
+    both = {k: torch.cat([alone[k], short[k]], 0 if k == "clock" else 1) for k in alone}
     tokens, now = frame(x, conditions, 4)
     out, _ = net(tokens.expand(2, -1, -1), both, True, **{k: v.expand(2, *v.shape[1:]) for k, v in now.items()})
     assert torch.allclose(out[0], net(tokens, alone, True, **now)[0][0], atol=1e-6)

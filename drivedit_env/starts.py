@@ -74,7 +74,7 @@ def enter(world: World, start: Start) -> tuple[WorldState, StepOutput]:
     state = state.clone()
     state.seeds.fill_(start.future)
     if start.arc is not None:  # a drawing may pass the car several times: this is where it is
-        state.arc = state.route.locate(state.pose[:, :2], torch.full_like(state.arc, start.arc))[0]
+        state.arc = state.route.foot(state.pose[:, :2], torch.full_like(state.arc, start.arc))
     return state, out
 
 

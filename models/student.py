@@ -12,7 +12,7 @@ Legend: B clips, F frames, P tokens per frame, N = F * P, D token width, E model
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ class Block(nn.Module):
         self.up = nn.Linear(width, hidden)
         self.down = nn.Linear(hidden, width)
         self.dropout = nn.Dropout(dropout)
+        self.activate: Callable[[Tensor], Tensor] = squared_relu
 
     def forward(self, x: Tensor, modulation: Sequence[Tensor], attend: Any) -> Tensor:
         """Transforms tokens `[B, F, P, E]` under six modulations `[B, F, 1, E]`; `attend(qk, v)` does the attention."""
@@ -47,7 +48,7 @@ class Block(nn.Module):
         y = self.out(attend(norm(qkv[..., :2, :, :]), qkv[..., 2, :, :]))
         x = torch.addcmul(x, gate1, self.dropout(y))
         y = torch.addcmul(shift2, norm(x), scale2)
-        return torch.addcmul(x, gate2, self.dropout(self.down(F.relu(self.up(y)).square())))
+        return torch.addcmul(x, gate2, self.dropout(self.down(self.activate(self.up(y)))))
 
 
 class DiTStudent(nn.Module):
@@ -314,8 +315,7 @@ class DiTStudent(nn.Module):
         if turn is None:
             return x
         cos, sin = turn
-        swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
-        return torch.addcmul(x * cos, swapped, sin).to(x.dtype)
+        return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -329,6 +329,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
         score = score.masked_fill(~mask, -torch.inf)
     return torch.bmm(score.softmax(-1).flatten(0, 1), v.flatten(0, 1)).unflatten(0, q.shape[:2])
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """The square of the positive part."""
+    return F.relu(x).square()
 
 
 def norm(x: Tensor) -> Tensor:

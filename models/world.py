@@ -125,13 +125,15 @@ class World(WorldStorage):
 
     def tokens(self, latents: Tensor) -> Tensor:
         """Latents `[..., C, h, w]` to tokens `[..., P, D]`."""
-        p = self.config.patch
-        return rearrange(latents, "... c (h p) (w q) -> ... (h w) (c p q)", p=p, q=p)
+        p, (channels, height, width) = self.config.patch, latents.shape[-3:]
+        x = latents.reshape(-1, channels, height // p, p, width // p, p).permute(0, 2, 4, 1, 3, 5)
+        return x.reshape(*latents.shape[:-3], height * width // p**2, channels * p**2)
 
     def untokens(self, tokens: Tensor) -> Tensor:
         """Tokens `[..., P, D]` to latents `[..., C, h, w]`."""
-        p, (_, height, _) = self.config.patch, self.latent_shape()
-        return rearrange(tokens, "... (h w) (c p q) -> ... c (h p) (w q)", h=height // p, p=p, q=p)
+        p, (channels, height, width) = self.config.patch, self.latent_shape()
+        x = tokens.reshape(-1, height // p, width // p, channels, p, p).permute(0, 3, 1, 4, 2, 5)
+        return x.reshape(*tokens.shape[:-2], channels, height, width)
 
     # -- dreaming ------------------------------------------------------------------------------------------------
 
@@ -169,14 +171,14 @@ class World(WorldStorage):
         route = Route.from_points([scene.route], [scene.closed], [scene.bounds]).to(self.device)
         told = route if scene.poses is not None else Route.from_points([None], [False]).to(self.device)
         poses = torch.from_numpy(scene.poses_or_start()[-keep - 1 :]).to(self.device)
-        arc = route.locate(poses[:1, :2], None)[0]
+        arc = route.foot(poses[:1, :2], None)
         cache = self.dynamics.empty_cache(1, self.device, self.dtype)
         control = torch.from_numpy(controls).to(self.device)
         motion = torch.zeros(1, 3, device=self.device)
         latents = torch.cat([latents, latents[-1:].expand(history, -1, -1, -1)])  # before the first: the first
         for index in range(min(max(history, 1), len(frames) - 1), len(frames)):
             past = latents[len(frames) - index :][:history][None]
-            arc = route.locate(poses[index - 1 : index, :2], arc)[0]
+            arc = route.foot(poses[index - 1 : index, :2], arc)
             if scene.poses is not None and index > 1:
                 motion = motion_between(poses[index - 2 : index - 1], poses[index - 1 : index]) / self.motion_scale
             code = self._code(told, poses[index - 1 : index], arc, motion)
@@ -185,7 +187,7 @@ class World(WorldStorage):
             driven = torch.cat([control[index - 1 : index], before, motion], -1)
             clean, readings = self._pass(x, torch.ones(1, device=self.device), driven, code, past, cache, last=True)
             motion = readings.motion
-        arc = route.locate(poses[-1:, :2], arc)[0]
+        arc = route.foot(poses[-1:, :2], arc)
         if scene.poses is not None:
             motion = motion_between(poses[-2:-1], poses[-1:]) / self.motion_scale
         out = self._output(clean, readings, readings.telemetry * self.telemetry_scale)
@@ -223,7 +225,7 @@ class World(WorldStorage):
             )
             x = clean + lower / sigma * (x - clean)
         pose = advance_pose(state.pose, readings.motion * self.motion_scale)
-        arc, offset, tangent = route.locate(pose[:, :2], state.arc)
+        arc = route.foot(pose[:, :2], state.arc)
         telemetry = readings.telemetry * self.telemetry_scale
         state = WorldState(
             cache["k"], cache["v"], cache["clock"], state.seeds,

@@ -97,7 +97,18 @@ class Route:
         return start + fraction[..., None] * step, torch.nn.functional.normalize(step, dim=-1)
 
     def locate(self, xy: Tensor, s: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Foot points of positions on the routes.
+        """Foot points of positions on the routes, as `foot` finds them, and where the positions are beside them.
+
+        Returns:
+            Arc length `[B]`, offset to the right in metres `[B]`, and tangent `[B, 2]`.
+        """
+        arc = self.foot(xy, s)
+        point, tangent = self.at(arc[:, None])
+        delta, tangent = xy - point[:, 0], tangent[:, 0]
+        return arc, delta[:, 0] * tangent[:, 1] - delta[:, 1] * tangent[:, 0], tangent
+
+    def foot(self, xy: Tensor, s: Tensor | None) -> Tensor:
+        """Arc lengths `[B]` of the foot points of positions.
 
         The foot point moves continuously from `s`; it jumps to another stretch only when the car is far from the old
         one and clearly nearer to the other.
@@ -105,9 +116,6 @@ class Route:
         Args:
             xy: Positions `[B, 2]`.
             s: Last arc lengths `[B]`, or None to search everywhere.
-
-        Returns:
-            Arc length `[B]`, offset to the right in metres `[B]`, and tangent `[B, 2]`.
         """
         width = self.points.shape[1]
         slots = torch.arange(width, device=xy.device)
@@ -127,10 +135,7 @@ class Route:
             point, tangent = self.at(arc[:, None])
             delta = xy - point[:, 0]
             arc = arc + (delta * tangent[:, 0]).sum(-1).clamp(-SPACING, SPACING)
-        point, tangent = self.at(arc[:, None])
-        delta, tangent = xy - point[:, 0], tangent[:, 0]
-        offset = delta[:, 0] * tangent[:, 1] - delta[:, 1] * tangent[:, 0]
-        return torch.where(self.closed, arc % (self.count * self.spacing).clamp(min=SPACING), arc), offset, tangent
+        return torch.where(self.closed, arc % (self.count * self.spacing).clamp(min=SPACING), arc)
 
 
 def route_code(route: Route, pose: Tensor, s: Tensor, offsets: Tensor, scale: float) -> Tensor:
@@ -219,7 +224,10 @@ class RouteCoder(nn.Module):
         points, tangents = route.at(s[:, None] + self.arcs)
         delta = points - pose[:, None, :2]
         seen = torch.stack([(delta * right[:, None]).sum(-1), (delta * forward[:, None]).sum(-1)], -1)
-        distance = torch.cdist(self.cells.expand(len(pose), -1, -1), seen).amin(-1)
+        apart = torch.baddbmm(
+            seen.square().sum(-1)[:, None], self.cells.expand(len(pose), -1, -1), seen.transpose(1, 2), alpha=-2
+        ).amin(-1)
+        distance = (apart + self.cells.square().sum(-1)).clamp(min=0).sqrt()
         road = (distance / self.half_width - 1).clamp(max=2)
         return torch.cat([code, road * (route.count > 0)[:, None]], -1)
 

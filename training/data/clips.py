@@ -109,7 +109,7 @@ class Drives:
         for step in tqdm(range(int(lengths.max())), desc="routes", mininterval=5):
             state = torch.from_numpy(self.first[:-1] + np.minimum(step, lengths - 1))
             pose = torch.from_numpy(np.array(self.pose[state.numpy()])).float()
-            arc = route.locate(pose[:, :2], arc)[0]
+            arc = route.foot(pose[:, :2], arc)
             alive = step < lengths
             ahead = advance_pose(pose, motions[state])
             codes[state.numpy()[alive]] = coder(route, ahead, arc).numpy()[alive]

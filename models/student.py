@@ -325,10 +325,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    score = torch.bmm(q.flatten(0, 1) * q.shape[-1] ** -0.5, k.flatten(0, 1).transpose(1, 2)).unflatten(0, q.shape[:2])
+    bias = q.new_zeros(1)
     if mask is not None:
-        score = score.masked_fill(~mask, -torch.inf)
-    return torch.bmm(score.softmax(-1).flatten(0, 1), v.flatten(0, 1)).unflatten(0, q.shape[:2])
+        bias = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -1e4)
+        bias = bias.expand(*q.shape[:2], -1, -1).flatten(0, 1) if mask.ndim == 4 else bias
+    keys = k.flatten(0, 1).transpose(1, 2)
+    score = torch.baddbmm(bias, q.flatten(0, 1), keys, beta=0 if mask is None else 1, alpha=q.shape[-1] ** -0.5)
+    return torch.bmm(score.softmax(-1), v.flatten(0, 1)).unflatten(0, q.shape[:2])
 
 
 def squared_relu(x: Tensor) -> Tensor:

@@ -203,6 +203,8 @@ def test_make_drive_calls_a_command_that_exists():
 def test_the_examples_run(saved, tmp_path):
     returned = example("drive_random").main(["--world", saved, "--steps", "4"])
     assert np.isfinite(returned)
+    planned = example("fork_and_choose").main(["--world", saved, "--steps", "3", "--branches", "4", "--horizon", "2"])
+    assert np.isfinite(planned)
     route = example("draw_a_route")
     for shape in route.SHAPES:
         out = tmp_path / f"{shape}.mp4"

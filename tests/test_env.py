@@ -16,6 +16,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import drivedit_env
+from drivedit.inference import tune
 from drivedit.models import World
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.state import EnvState
@@ -296,7 +297,7 @@ def test_environments_of_one_folder_share_their_world(tiny_world, tmp_path):
     assert first.world is second.world
     first.reset(seed=0)
     second.reset(seed=1)
-    alone = DriveDiTEnv(World.from_pretrained(tmp_path / "world", device="cpu"))
+    alone = DriveDiTEnv(tune(World.from_pretrained(tmp_path / "world", device="cpu")))
     alone.reset(seed=0)
     for control in actions(0, 4):  # steps of the two in turn do not disturb each other
         second.step(-control)

@@ -1,0 +1,297 @@
+"""How fast the dream is on this machine: `python -m drivedit_env.bench` prints one table and saves it as JSON.
+
+Everything is measured in one run, in turns, and medians are reported, so that a busy machine slows all alike. Ratios
+count more than rates: to the simulator on the same cores, and to what a large matrix product reaches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from drivedit.config import WorldConfig
+from drivedit.inference import tune
+from drivedit.inference.tune import fast_dtype
+from drivedit.models import Scene, World
+from drivedit_env.env import DriveDiTEnv
+from drivedit_env.shipped import load_world, shipped_worlds
+from drivedit_env.vector import DriveDiTVectorEnv
+
+BATCHES = (1, 4, 16, 64)
+WINDOWS = (4, 8, 16, 32)
+SIZES = (32, 64, 96, 128)
+TWIN, STOCK, TICKS = "CarRacingTwin-v0", "CarRacing-v3", 3
+Run = Callable[[], Any]
+
+
+def measure(
+    world: str | Path = "carracing", rounds: int = 5, seconds: float = 0.4, quiet: bool = False
+) -> dict[str, Any]:
+    """Measures everything.
+
+    Args:
+        world: Name or folder of the world.
+        rounds: Turns that every contender gets.
+        seconds: Length of a turn.
+        quiet: Show no progress.
+
+    Returns:
+        `rates` (steps/s), `ratios`, `flops`, `memory`, `snapshots`, `rounding`, `curves`, and the machine.
+    """
+    dream = load_world(world)
+    rates = _rates(dream, rounds, seconds, quiet)
+    flops = flops_per_frame(_unpacked(world))
+    both = flops["dynamics"] + flops["decoder"]
+    ratios = {}
+    for name, against in (("twin", "twin"), ("stock", "stock CarRacing"), ("twins", "twin, one process per core")):
+        if against in rates:
+            ratios |= {f"{kind} / {name}": rates[kind] / rates[against] for kind in rates if kind.startswith("dream")}
+    peak = rates.pop("matrix product")
+    for batch in BATCHES:
+        ratios[f"achieved / matrix product, {batch}, latent"] = (
+            rates[f"dream, {batch}, latent"] * flops["dynamics"] / peak
+        )
+        ratios[f"achieved / matrix product, {batch}, pixels"] = rates[f"dream, {batch}, pixels"] * both / peak
+    return {
+        "machine": {
+            "threads": torch.get_num_threads(), "device": str(dream.device), "dtype": str(fast_dtype(dream.device)),
+            "torch": torch.__version__, "matrix product GFLOP/s": peak / 1e9,
+        },
+        "rates": rates, "ratios": ratios, "flops": flops, "memory": memory(_unpacked(world)),
+        "snapshots": snapshots(dream), "rounding": rounding(dream), "curves": curves(dream.config, quiet),
+    }  # fmt: skip
+
+
+def flops_per_frame(world: World) -> dict[str, float]:
+    """Operations for one generated frame, by torch's counter; the world must not have been tuned."""
+    state = world.start(world.scenes[:1], [0])
+    controls = torch.zeros(1, 2, device=world.device)
+    with FlopCounterMode(display=False) as dynamics:
+        world.step(state, controls)
+    with FlopCounterMode(display=False) as decoder, torch.no_grad():
+        world.decode(state.latents[:, 0])
+    return {"dynamics": float(dynamics.get_total_flops()), "decoder": float(decoder.get_total_flops())}
+
+
+def memory(world: World) -> dict[str, float]:
+    """Bytes of the state of one world, and of the weights as they are used; the world must not have been tuned."""
+    count = sum(p.numel() for p in world.parameters())
+    state = tune(world).start(world.scenes[:1], [0])
+    size = sum(value.numel() * value.element_size() for value in state.tensors().values())
+    return {"state of a world": float(size), "weights": float(count * world.dtype.itemsize)}
+
+
+def snapshots(world: World, count: int = 64, rounds: int = 9) -> dict[str, float]:
+    """Milliseconds for a snapshot and its restoring, and branches per second when `count` are opened at once."""
+    env = DriveDiTEnv(world, obs_type="latent")
+    envs = DriveDiTVectorEnv(2, world, obs_type="latent")
+    env.reset(seed=0)
+    envs.reset(seed=0)
+    both, stored, forks = [], [], []
+    for _ in range(rounds):
+        both.append(_timed(lambda: env.set_state(env.get_state())))
+        stored.append(_timed(lambda: env.set_state(env.get_state().to_bytes())))
+        forks.append(_timed(lambda: envs.fork(0, count)))
+    return {
+        "snapshot and restore, ms": 1e3 * float(np.median(both)),
+        "the same through bytes, ms": 1e3 * float(np.median(stored)),
+        "forks per second": count / float(np.median(forks)),
+    }
+
+
+def rounding(world: World, count: int = 16, steps: int = 20) -> dict[str, float]:
+    """How far a world in a batch is from the same world alone, over some steps under the same actions."""
+    envs, env = DriveDiTVectorEnv(count, world), DriveDiTEnv(world)
+    envs.reset(seed=0)
+    env.reset(seed=count - 1)
+    rng, apart, latents = np.random.default_rng(0), [], []
+    for _ in range(steps):
+        actions = rng.uniform(-0.3, 0.3, (count, 2)).astype(np.float32)
+        frames, frame = envs.step(actions)[0], env.step(actions[-1])[0]
+        apart.append(np.abs(frames[-1].astype(int) - frame))
+        together, alone = envs.get_state([count - 1]).world.latents, env.get_state().world.latents
+        latents.append((together - alone).abs().max().item())
+    return {
+        "latents, first step": latents[0], f"latents, step {steps}": latents[-1],
+        "pixels of 255, mean": float(np.mean(apart)), "pixels of 255, most": float(np.max(apart)),
+    }  # fmt: skip
+
+
+def curves(config: WorldConfig, quiet: bool = False) -> dict[str, Any]:
+    """Milliseconds per frame (latents and picture) against window, batch and picture size, with fitted exponents.
+
+    The worlds have random weights: only the cost is looked at.
+    """
+    student = config.student
+    plans = {
+        "window": [(window, replace(config, student=replace(student, window=window)), 4) for window in WINDOWS],
+        "picture": [(size, _resized(config, size), 4) for size in SIZES],
+        "batch": [(batch, config, batch) for batch in BATCHES],
+    }
+    found: dict[str, Any] = {}
+    for name, points in plans.items():
+        times = []
+        for _, changed, batch in tqdm(points, desc=f"cost against {name}", disable=quiet):
+            world = tune(World(replace(changed, end_threshold=2.0)))  # nothing ends
+            height, width = changed.image_size
+            scene = Scene(np.zeros((2, height, width, 3), np.uint8), np.zeros((1, 2), np.float32))
+            envs = DriveDiTVectorEnv(batch, world)
+            envs.reset(seed=0, options={"scene": scene})
+            actions = np.zeros((batch, 2), np.float32)
+            for _ in range((changed.student.window or 8) + 2):
+                envs.step(actions)
+            times.append(1e3 * float(np.median([_timed(lambda e=envs, a=actions: e.step(a)) for _ in range(12)])))
+        sizes = [point[0] for point in points]
+        slope = np.polyfit(np.log(sizes), np.log(times), 1)[0]
+        found[name] = {"sizes": sizes, "ms per step": times, "exponent": float(slope)}
+    return found
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """The report as a table."""
+    lines = []
+    for part, values in report.items():
+        lines.append(f"\n{part}")
+        for name, value in values.items():
+            if part == "curves":
+                points = "  ".join(
+                    f"{s}: {ms:.1f} ms" for s, ms in zip(value["sizes"], value["ms per step"], strict=True)
+                )
+                lines.append(f"  cost against {name:<31} {points}   exponent {value['exponent']:.2f}")
+            elif isinstance(value, float):
+                unit, shown = (
+                    (" G", value / 1e9)
+                    if part == "flops"
+                    else (" MB", value / 1e6)
+                    if part == "memory"
+                    else ("", value)
+                )
+                lines.append(f"  {name:<44} {shown:>10.4g}{unit}")
+            else:
+                lines.append(f"  {name:<44} {value:>10}")
+    return "\n".join(lines).strip()
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m drivedit_env.bench", description=__doc__)
+    parser.add_argument("--world", default="carracing", help="name or folder of a world")
+    parser.add_argument("--out", default="bench.json", help="where to save the figures")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of every contender")
+    parser.add_argument("--seconds", type=float, default=0.4, help="length of a turn")
+    options = parser.parse_args()
+    report = measure(options.world, options.rounds, options.seconds)
+    print(as_text(report))
+    Path(options.out).write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _rates(world: World, rounds: int, seconds: float, quiet: bool) -> dict[str, float]:
+    """Steps per second of the dream and the simulators, and FLOP/s of a matrix product: medians of turns."""
+    contenders: dict[str, tuple[int, Run]] = {}
+    for obs_type in ("pixels", "latent"):
+        for batch in BATCHES:
+            contenders[f"dream, {batch}, {obs_type}"] = batch, _dreamer(world, batch, obs_type)
+    simulators, close = _simulators()
+    contenders |= simulators
+    size = 2048
+    matrix = torch.randn(size, size, device=world.device).to(fast_dtype(world.device))
+    contenders["matrix product"] = 2 * size**3, lambda: (matrix @ matrix).sum().item()
+    found: dict[str, list[float]] = {name: [] for name in contenders}
+    for _, run in contenders.values():
+        for _ in range(10):
+            run()
+    for _ in tqdm(range(rounds), desc="rounds", disable=quiet):
+        for name, (count, run) in contenders.items():
+            found[name].append(count * _rate(run, seconds))
+    close()
+    return {name: float(np.median(values)) for name, values in found.items()}
+
+
+def _dreamer(world: World, batch: int, obs_type: str) -> Run:
+    """Steps the single environment, or the vector environment, with gentle random actions."""
+    rng = np.random.default_rng(0)
+    if batch > 1:
+        envs = DriveDiTVectorEnv(batch, world, obs_type=obs_type)
+        envs.reset(seed=0)
+        return lambda: envs.step(rng.uniform([-0.1, 0.0], [0.1, 0.2], (batch, 2)).astype(np.float32))
+    env = DriveDiTEnv(world, obs_type=obs_type)
+    env.reset(seed=0)
+
+    def run() -> None:
+        if env.step(rng.uniform([-0.1, 0.0], [0.1, 0.2]).astype(np.float32))[2]:
+            env.reset()
+
+    return run
+
+
+def _simulators() -> tuple[dict[str, tuple[int, Run]], Run]:
+    """The twin in one process and in one per core, the stock simulator; and what closes them. Empty without box2d."""
+    try:
+        twin = gym.make(TWIN, disable_env_checker=True).unwrapped
+    except ImportError:
+        return {}, lambda: None
+    stock = gym.make(STOCK, disable_env_checker=True).unwrapped
+    cores = os.cpu_count() or 1
+    twins = gym.make_vec(TWIN, num_envs=cores, vectorization_mode="async")
+    for env in (twin, stock, twins):
+        env.reset(seed=0)
+    rng = np.random.default_rng(0)
+
+    def stock_step() -> None:
+        steering, throttle = rng.uniform([-0.1, 0.0], [0.1, 0.2])
+        for _ in range(TICKS):
+            stock.step(np.array([steering, throttle, 0.0], np.float32))
+
+    return {
+        "twin": (1, lambda: twin.step(rng.uniform([-0.1, 0.0], [0.1, 0.2]).astype(np.float32))),
+        "stock CarRacing": (1, stock_step),
+        "twin, one process per core": (
+            cores, lambda: twins.step(rng.uniform([-0.1, 0.0], [0.1, 0.2], (cores, 2)).astype(np.float32)),
+        ),
+    }, twins.close  # fmt: skip
+
+
+def _rate(run: Run, seconds: float) -> float:
+    """Calls per second."""
+    count, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < seconds:
+        run()
+        count += 1
+    return count / spent
+
+
+def _timed(run: Run) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _resized(config: WorldConfig, size: int) -> WorldConfig:
+    """The same world with pictures of another size."""
+    tokens = (size // 8 // config.patch) ** 2
+    student = replace(config.student, tokens_per_frame=tokens, max_seq_len=max(config.student.max_seq_len, 16 * tokens))
+    changed = replace(config, image_size=(size, size), student=student)
+    changed.student.route_dim = changed.code_widths()[0]
+    return changed
+
+
+def _unpacked(world: str | Path) -> World:
+    """The world as it is on disk."""
+    return World.from_pretrained(shipped_worlds().get(str(world), world))
+
+
+if __name__ == "__main__":
+    main()

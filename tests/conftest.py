@@ -22,6 +22,18 @@ def _repeatable():
 
 
 @pytest.fixture(scope="session")
+def fast_world(tiny_world):
+    """The tiny world as environments load it: equal rows of a batch give equal bits."""
+    import copy
+
+    from drivedit.inference.tune import can_pack, tune
+
+    if not can_pack():
+        pytest.skip("this torch does not promise equal bits for equal rows")
+    return tune(copy.deepcopy(tiny_world))
+
+
+@pytest.fixture(scope="session")
 def tiny_world():
     """A world with random weights that steps in a millisecond; its scenes are drawn pictures on a round track."""
     import numpy as np

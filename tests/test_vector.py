@@ -11,8 +11,6 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from drivedit.inference import tune
-from drivedit.inference.tune import can_pack
 from drivedit.models import World
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.vector import DriveDiTVectorEnv
@@ -30,14 +28,6 @@ def ending_world(tiny_world: World) -> World:
         list(world.heads.parameters())[-2].neg_()  # the last matrix
     world.config.end_threshold = 0.7
     return world
-
-
-@pytest.fixture(scope="module")
-def fast_world(tiny_world: World) -> World:
-    """The world as environments load it: equal rows of a batch give equal bits."""
-    if not can_pack():
-        pytest.skip("this torch does not promise equal bits for equal rows")
-    return tune(copy.deepcopy(tiny_world))
 
 
 def plan(rows: int, steps: int, seed: int = 0) -> np.ndarray:

@@ -19,7 +19,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
+from tqdm import tqdm, trange
 
 from drivedit.config import WorldConfig
 from drivedit.inference import tune
@@ -159,6 +159,42 @@ def curves(config: WorldConfig, quiet: bool = False) -> dict[str, Any]:
     return found
 
 
+def endurance(world: World, steps: int, worlds: int = 64, quiet: bool = False) -> dict[str, float]:
+    """Steps many worlds for long, resetting random ones, and looks whether memory or time per step grow.
+
+    Args:
+        world: The world.
+        steps: Steps of all worlds together.
+        worlds: Worlds in the batch.
+        quiet: Show no progress.
+
+    Raises:
+        FloatingPointError: An observation or a reward is not finite.
+    """
+    import resource  # there is none on Windows
+
+    envs = DriveDiTVectorEnv(worlds, world, obs_type="latent", autoreset_mode="SameStep")
+    envs.reset(seed=0)
+    rng, times, resident = np.random.default_rng(0), [], []
+    for _ in trange(max(steps // worlds, 20), desc="endurance", disable=quiet):
+        actions = rng.uniform([-0.5, -0.3], [0.5, 0.6], (worlds, 2)).astype(np.float32)
+        start = time.perf_counter()
+        seen, rewards, *_ = envs.step(actions)
+        times.append(time.perf_counter() - start)
+        if not (np.isfinite(seen).all() and np.isfinite(rewards).all()):
+            raise FloatingPointError(f"step {len(times)}: a latent or a reward is not finite")
+        gone = rng.random(worlds) < 0.01
+        if gone.any():
+            envs.reset(options={"reset_mask": gone})
+        resident.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    tenth = len(times) // 10
+    return {
+        "steps of all worlds": float(worlds * len(times)),
+        "time per step, last tenth / first": float(np.median(times[-tenth:]) / np.median(times[:tenth])),
+        "peak memory, end / after a tenth": resident[-1] / resident[tenth],
+    }
+
+
 def as_text(report: dict[str, Any]) -> str:
     """The report as a table."""
     lines = []
@@ -191,8 +227,11 @@ def main() -> None:
     parser.add_argument("--out", default="bench.json", help="where to save the figures")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every contender")
     parser.add_argument("--seconds", type=float, default=0.4, help="length of a turn")
+    parser.add_argument("--endurance", type=int, default=0, help="also step 64 worlds for so many steps in all")
     options = parser.parse_args()
     report = measure(options.world, options.rounds, options.seconds)
+    if options.endurance:
+        report["endurance"] = endurance(load_world(options.world), options.endurance)
     print(as_text(report))
     Path(options.out).write_text(json.dumps(report, indent=2) + "\n")
 

@@ -58,5 +58,7 @@ def test_the_whole_table_at_a_tiny_size(tiny_world: World, tmp_path, monkeypatch
     assert report["snapshots"]["forks per second"] > 0 and report["memory"]["state of a world"] > 0
     assert report["rounding"]["pixels of 255, most"] <= 16
     assert report["curves"]["picture"]["sizes"] == [32, 64] and np.isfinite(report["curves"]["batch"]["exponent"])
+    report["endurance"] = bench.endurance(World.from_pretrained(tmp_path / "world"), 120, worlds=4, quiet=True)
+    assert report["endurance"]["steps of all worlds"] == 120
     text = bench.as_text(report)
     assert all(words in text for words in ("dream, 1, pixels / twin", "GFLOP/s", "forks per second", "exponent"))

@@ -315,7 +315,8 @@ class DiTStudent(nn.Module):
         if turn is None:
             return x
         cos, sin = turn
-        return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
+        first, second = x.chunk(2, -1)
+        return torch.addcmul(x * cos, torch.cat([second, first], -1), sin).to(x.dtype)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -7,7 +7,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-from drivedit.config import DataConfig, LoopConfig, StudentStageConfig, VAEStageConfig, WorldConfig
+from drivedit.config import DataConfig, DistillConfig, LoopConfig, StudentStageConfig, VAEStageConfig, WorldConfig
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = ArgumentParser(prog="python -m drivedit.training", description=__doc__)
     stages = parser.add_subcommands(required=True, dest="stage")
-    for name, loss in (("vae", VAEStageConfig), ("student", StudentStageConfig)):
+    for name, loss in (("vae", VAEStageConfig), ("student", StudentStageConfig), ("distill", DistillConfig)):
         sub = ArgumentParser(description=f"The stage `{name}`; without options it trains as the defaults say.")
         sub.add_argument(
             "--config", action="config", help="YAML file, or the name of a shipped preset (carracing.yaml)"
@@ -26,7 +26,10 @@ def main(argv: list[str] | None = None) -> None:
             "--out", type=str, default="runs/carracing", help="folder of the run; an interrupted run goes on"
         )
         sub.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
-        sub.add_class_arguments(WorldConfig, "world")
+        if name == "distill":
+            sub.add_argument("--start", type=str, default="runs/carracing/student/world", help="folder of the teacher")
+        else:
+            sub.add_class_arguments(WorldConfig, "world")
         sub.add_class_arguments(LoopConfig, "train")
         sub.add_class_arguments(DataConfig, "data")
         sub.add_class_arguments(loss, "loss")
@@ -47,8 +50,11 @@ def main(argv: list[str] | None = None) -> None:
         return
     from drivedit.training import stages as run
 
-    stage = {"vae": run.vae, "student": run.student}[arguments.stage]
-    stage(options.world, options.train, options.data, options.loss, options.out, options.device)
+    rest = options.train, options.data, options.loss, options.out, options.device
+    if arguments.stage == "distill":
+        run.distill(options.start, *rest)
+    else:
+        {"vae": run.vae, "student": run.student}[arguments.stage](options.world, *rest)
 
 
 def _preset(argument: str, argv: list[str]) -> str:

@@ -1,4 +1,7 @@
-"""The stages that make a world: `vae`, then `student`. Each trains in a folder of the run and leaves a world there."""
+"""The stages that make a world: `vae`, then `student`, and `distill` for fewer passes.
+
+Each trains in a folder of the run and leaves a world there.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from drivedit.config import DataConfig, LoopConfig, StudentStageConfig, VAEStageConfig, WorldConfig
+from drivedit.config import DataConfig, DistillConfig, LoopConfig, StudentStageConfig, VAEStageConfig, WorldConfig
 from drivedit.data.clips import Drives, clip_starts
 from drivedit.models import World
+from drivedit.training.distillation import DistillStage
 from drivedit.training.loop import train
 from drivedit.training.scenes import pick_scenes
 from drivedit.training.student_stage import StudentStage, student_figures
@@ -58,25 +62,54 @@ def student(
     world: WorldConfig, train_: LoopConfig, data: DataConfig, loss: StudentStageConfig, run: str, device: str = "auto"
 ) -> World:
     """Trains dynamics and heads on the latents of `run/vae/world` and writes `run/student/world`."""
-    from accelerate import PartialState
-
     torch.manual_seed(train_.seed)
-    where = resolve_device(device)
-    coder = World.from_pretrained(Path(run) / "vae" / "world", device=where)
+    coder = World.from_pretrained(Path(run) / "vae" / "world", device=resolve_device(device))
     if coder.config.vae != world.vae:
         raise ValueError(f"{run}/vae/world was trained with {coder.config.vae}, the student's preset says {world.vae}")
-    result = World(world).to(where)
+    result = World(world).to(coder.device)
     result.vae.load_state_dict(coder.vae.state_dict())
     result.latent_mean.copy_(coder.latent_mean)
     result.latent_std.copy_(coder.latent_std)
-    processes = PartialState(cpu=where.type == "cpu")
+    return _train_dynamics(result, StudentStage(result, loss), train_, data, run, "student")
+
+
+def distill(
+    start: str, train_: LoopConfig, data: DataConfig, loss: DistillConfig, run: str, device: str = "auto"
+) -> World:
+    """Makes a student that is right in few passes out of a trained world; writes `run/METHOD/world`.
+
+    Args:
+        start: Folder of the trained world, whose autoencoder is that of `run/vae/world`.
+        train_: The loop.
+        data: The recordings.
+        loss: The loss, and with it the method.
+        run: Folder of the run.
+        device: auto, cpu, cuda, ...
+    """
+    torch.manual_seed(train_.seed)
+    result = World.from_pretrained(start, device=resolve_device(device))
+    coder = World.from_pretrained(Path(run) / "vae" / "world", device=result.device)
+    theirs = coder.vae.state_dict()
+    if any(not torch.equal(value, theirs[name]) for name, value in result.vae.state_dict().items() if name in theirs):
+        raise ValueError(f"{start} has another autoencoder than {run}/vae/world, which made the latents")
+    return _train_dynamics(result, DistillStage(result, loss), train_, data, run, loss.method)
+
+
+def _train_dynamics(
+    world: World, stage: StudentStage, train_: LoopConfig, data: DataConfig, run: str, name: str
+) -> World:
+    """Trains a stage on clips of latents; writes `run/NAME/world`."""
+    from accelerate import PartialState
+
+    processes = PartialState(cpu=world.device.type == "cpu")
     with processes.main_process_first():
         drives = Drives.open(data.root)
-        latents = encode_drives(coder, drives, Path(run) / "latents.npy")
-    clips = Clips(drives, latents, world, loss.clip_frames)
+        latents = encode_drives(world, drives, Path(run) / "latents.npy")
+    frames, history = stage.config.clip_frames, world.config.student.history
+    clips = Clips(drives, latents, world.config, frames)
     chosen, checked = drives.split(data.validation_fraction)
-    starts, ends = clip_starts(drives, chosen, loss.clip_frames, world.student.history)
-    held, _ = clip_starts(drives, checked, loss.clip_frames, world.student.history)
+    starts, ends = clip_starts(drives, chosen, frames, history)
+    held, _ = clip_starts(drives, checked, frames, history)
     held_batch = clips.batch(held[np.linspace(0, len(held) - 1, 24).astype(int)])
 
     def batch(rng: torch.Generator) -> dict[str, Tensor]:
@@ -86,19 +119,18 @@ def student(
             index = np.where(rare, ends[torch.randint(len(ends), (len(index),), generator=rng).numpy()], index)
         return clips.batch(index)
 
-    stage = StudentStage(result, loss)
     best = train(
-        stage, batch, train_, Path(run) / "student", device=where,
-        validate=lambda s: student_figures(s, {k: v.to(where) for k, v in held_batch.items()}),
+        stage, batch, train_, Path(run) / name, device=world.device,
+        validate=lambda s: student_figures(s, {k: v.to(world.device) for k, v in held_batch.items()}),
     )  # fmt: skip
     assert isinstance(best, StudentStage)
-    for name, module in best.trained().items():
-        getattr(result, name).load_state_dict(module.state_dict())
-    result.error_range.copy_(best.error_range)
-    result.scenes = pick_scenes(drives, checked, world)
+    for part, module in best.trained().items():
+        getattr(world, part).load_state_dict(module.state_dict())
+    world.error_range.copy_(best.error_range)
+    world.scenes = pick_scenes(drives, checked, world.config)
     if processes.is_main_process:
-        result.eval().save_pretrained(Path(run) / "student" / "world")
-    return result
+        world.eval().save_pretrained(Path(run) / name / "world")
+    return world
 
 
 class Clips:

@@ -12,12 +12,14 @@ Legend: B clips, T frames, P tokens per frame, D token width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drivedit.config import StudentStageConfig
-from drivedit.models import Readings, World
+from drivedit.models import DiTStudent, Readings, World
 
 Logs = dict[str, Tensor]
 MOTION = slice(4, 7)  # of the controls: steering and throttle now and before come first
@@ -51,17 +53,19 @@ class StudentStage(nn.Module):
 
     def forward(self, batch: dict[str, Tensor], progress: float, rng: torch.Generator) -> tuple[Tensor, Logs]:
         """Loss of a batch of `drivedit.training.stages.Clips`."""
-        draw = _Draw(rng, batch["latents"].device)
+        draw = Draw(rng, batch["latents"].device)
         tokens = self.to_tokens(batch["latents"])  # [B, history + T, P, D]
         truth = tokens[:, self.history :]
         route = batch["route"] * (draw.uniform(len(truth), 1, 1) >= self.config.drop_route)
         control = self._blur_motion(batch["control"], draw)
-        if progress < self.config.few_step_from:
-            return self._forcing(tokens, truth, control, route, batch, draw)
-        return self._few_step(tokens, truth, control, route, batch, draw)
+        return self.objective(progress)(tokens, truth, control, route, batch, draw)
+
+    def objective(self, progress: float) -> Callable[..., tuple[Tensor, Logs]]:
+        """The loss at a share of the run."""
+        return self._forcing if progress < self.config.few_step_from else self._few_step
 
     def _forcing(
-        self, tokens: Tensor, truth: Tensor, control: Tensor, route: Tensor, batch: dict[str, Tensor], draw: _Draw
+        self, tokens: Tensor, truth: Tensor, control: Tensor, route: Tensor, batch: dict[str, Tensor], draw: Draw
     ) -> tuple[Tensor, Logs]:
         rows, frames = truth.shape[:2]
         sigma = draw.normal(rows, frames).sigmoid()
@@ -76,13 +80,10 @@ class StudentStage(nn.Module):
         return loss, {"mse": (error.detach() * pure).sum() / pure.sum().clamp(min=1), **logs}
 
     def _few_step(
-        self, tokens: Tensor, truth: Tensor, control: Tensor, route: Tensor, batch: dict[str, Tensor], draw: _Draw
+        self, tokens: Tensor, truth: Tensor, control: Tensor, route: Tensor, batch: dict[str, Tensor], draw: Draw
     ) -> tuple[Tensor, Logs]:
-        passes = int(draw.uniform(1).item() * (self.config.rollout + 1))
-        context = self._corrupt(tokens, draw)
-        with torch.no_grad():
-            context, control = self.dream(context, control, route, passes, draw)
-        past, sigma = self._past(context), truth.new_ones(truth.shape[:2])
+        past, control = self._own_past(tokens, control, route, draw)
+        sigma = truth.new_ones(truth.shape[:2])
         samples = [self.run(draw.normal(*truth.shape), sigma, control, route, past) for _ in range(2)]
         (first, readings), (second, _) = samples
         error = (first - truth).square().mean((2, 3))
@@ -92,17 +93,21 @@ class StudentStage(nn.Module):
         loss = energy + self.config.head_weight * heads
         return loss, {"energy": energy.detach(), "mse": error.detach().mean(), "apart": apart.detach(), **logs}
 
+    @torch.no_grad()
+    def _own_past(self, tokens: Tensor, control: Tensor, route: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """A past of 0 to `rollout` frames of the model's own, and the controls with the ego-motion that it dreamed."""
+        passes = int(draw.uniform(1).item() * (self.config.rollout + 1))
+        context, control = self.dream(self._corrupt(tokens, draw), control, route, passes, draw)
+        return self._past(context), control
+
     def run(
         self, noisy: Tensor, sigma: Tensor, control: Tensor, route: Tensor, past: Tensor
     ) -> tuple[Tensor, Readings]:
         """One pass over clips: clean estimate `[B, T, P, D]` and readings."""
-        past = past.flatten(1, 2)
-        hidden, modulation, _ = self.dynamics.features(
-            noisy.flatten(1, 2), sigma=sigma, control=control, route=route, past=past
-        )
-        return self.dynamics.read(hidden, modulation, past).unflatten(1, noisy.shape[1:3]), self.heads(hidden)
+        out, hidden = estimate(self.dynamics, noisy, sigma, control, route, past)
+        return out, self.heads(hidden)
 
-    def dream(self, tokens: Tensor, control: Tensor, route: Tensor, passes: int, draw: _Draw) -> tuple[Tensor, Tensor]:
+    def dream(self, tokens: Tensor, control: Tensor, route: Tensor, passes: int, draw: Draw) -> tuple[Tensor, Tensor]:
         """Replaces the targets in `[B, history + T, P, D]` by the model's frames, each on the pass before's past.
 
         The ego-motion among the controls is replaced by the model's as well.
@@ -116,7 +121,7 @@ class StudentStage(nn.Module):
             control = torch.cat([control[..., : MOTION.start], motion.to(control)], -1)
         return tokens, control
 
-    def _blur_motion(self, control: Tensor, draw: _Draw) -> Tensor:
+    def _blur_motion(self, control: Tensor, draw: Draw) -> Tensor:
         """Noise on the ego-motion that a clip is told; none is told in `drop_motion` of the clips."""
         motion = control[..., MOTION]
         told = draw.uniform(len(control), 1, 1) >= self.config.drop_motion
@@ -130,7 +135,7 @@ class StudentStage(nn.Module):
             [tokens[:, self.history - lag : self.history - lag + frames] for lag in range(1, self.history + 1)], -1
         )
 
-    def _corrupt(self, tokens: Tensor, draw: _Draw) -> Tensor:
+    def _corrupt(self, tokens: Tensor, draw: Draw) -> Tensor:
         """The clips' past with noise of a half-Cauchy size: mostly little, sometimes so much that the route must do."""
         rows = (len(tokens), 1, 1, 1)
         scale = self.config.context_noise * (torch.pi / 2 * draw.uniform(*rows)).tan()
@@ -155,17 +160,28 @@ class StudentStage(nn.Module):
         self.error_range.lerp_(levels, 0.01)
 
 
-class _Draw:
+class Draw:
     """Random tensors from one generator, on the stage's device."""
 
     def __init__(self, rng: torch.Generator, device: torch.device) -> None:
         self.rng, self.device = rng, device
 
     def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers."""
         return torch.randn(shape, generator=self.rng).to(self.device)
 
     def uniform(self, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1)."""
         return torch.rand(shape, generator=self.rng).to(self.device)
+
+
+def estimate(
+    dynamics: DiTStudent, noisy: Tensor, sigma: Tensor, control: Tensor, route: Tensor, past: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One pass of a network over clips: clean estimate `[B, T, P, D]` and hidden tokens `[B, T, P, E]`."""
+    past = past.flatten(1, 2)
+    hidden, modulation, _ = dynamics.features(noisy.flatten(1, 2), sigma=sigma, control=control, route=route, past=past)
+    return dynamics.read(hidden, modulation, past).unflatten(1, noisy.shape[1:3]), hidden
 
 
 def energy_score(first: Tensor, second: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,7 +201,7 @@ def student_figures(stage: nn.Module, batch: dict[str, Tensor]) -> dict[str, flo
     """Held-back figures: latent error one frame and eight frames ahead, against copying, and how well heads read."""
     assert isinstance(stage, StudentStage)
     was, stage = stage.training, stage.eval()
-    draw = _Draw(torch.Generator().manual_seed(0), batch["latents"].device)
+    draw = Draw(torch.Generator().manual_seed(0), batch["latents"].device)
     tokens = stage.to_tokens(batch["latents"])
     truth = tokens[:, stage.history :]
     ahead = min(8, truth.shape[1])

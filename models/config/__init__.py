@@ -2,11 +2,12 @@
 
 from drivedit.config.base import BaseConfig
 from drivedit.config.models import StudentConfig, VAEConfig, WorldConfig
-from drivedit.config.training import DataConfig, LoopConfig, StudentStageConfig, VAEStageConfig
+from drivedit.config.training import DataConfig, DistillConfig, LoopConfig, StudentStageConfig, VAEStageConfig
 
 __all__ = [
     "BaseConfig",
     "DataConfig",
+    "DistillConfig",
     "LoopConfig",
     "StudentConfig",
     "StudentStageConfig",

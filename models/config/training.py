@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from drivedit.config.base import BaseConfig
 
@@ -90,7 +91,6 @@ class StudentStageConfig(BaseConfig):
         motion_noise: Standard deviation of the noise on the ego-motion that a clip is told, in its units.
         few_step_from: Share of the run after which few-step training begins.
         rollout: Frames of a few-step rollout (the model's own frames are its context).
-        energy_samples: Samples that the energy score compares.
         head_weight: Weight of the heads' losses.
     """
 
@@ -103,5 +103,25 @@ class StudentStageConfig(BaseConfig):
     motion_noise: float = 0.05
     few_step_from: float = 0.55
     rollout: int = 6
-    energy_samples: int = 2
     head_weight: float = 0.3
+
+
+@dataclass
+class DistillConfig(StudentStageConfig):
+    """Loss of the `distill` stage, which starts from a trained student; clips and context as in `StudentStageConfig`.
+
+    Attributes:
+        method: What teaches the student: `forcing` (more of the recordings, nothing else), `consistency` (one step of
+            the teacher, then the student's own average), `matching` (distribution matching on the student's own
+            rollouts) or `energy` (the energy score on them).
+        grid: Noise levels between which the teacher steps.
+        target_ema: Decay of the averaged student that consistency aims at.
+        exits: Sampling passes of the student under `matching`, one of which gets the gradient.
+        consistency: Weight of the consistency loss beside `matching`, against collapse.
+    """
+
+    method: Literal["forcing", "consistency", "matching", "energy"] = "matching"
+    grid: int = 16
+    target_ema: float = 0.99
+    exits: int = 1
+    consistency: float = 0.25

@@ -1,0 +1,140 @@
+"""Few-step students: the losses have the known optimum where there is one, and the stage makes a world."""
+
+import copy
+
+import pytest
+import torch
+from test_training import make_episode
+from test_world import make_world
+
+from drivedit.config import DataConfig, DistillConfig, LoopConfig, StudentStageConfig, VAEStageConfig
+from drivedit.data.recordings import write_shard
+from drivedit.models import World
+from drivedit.training.distillation import DistillStage, step_towards
+from drivedit.training.stages import distill, student, vae
+from drivedit.training.student_stage import Draw
+
+MEAN, SPREAD = 0.7, 0.5  # of the teacher's Gaussian
+
+
+def posterior(x: torch.Tensor, sigma: torch.Tensor, mean: float, spread: float) -> torch.Tensor:
+    """The best estimate of data from N(mean, spread^2) seen at level sigma: what a perfect teacher says."""
+    level = sigma[..., None, None]
+    gain = (1 - level) * spread**2 / ((1 - level) ** 2 * spread**2 + level**2)
+    return mean + gain * (x - (1 - level) * mean)
+
+
+def transport(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Where the teacher's flow ends: the map that keeps quantiles."""
+    level = sigma[..., None, None]
+    return MEAN + SPREAD * (x - (1 - level) * MEAN) / ((1 - level) ** 2 * SPREAD**2 + level**2).sqrt()
+
+
+def make_stage(**changes) -> DistillStage:
+    return DistillStage(make_world(), DistillConfig(clip_frames=4, rollout=0, **changes)).eval()
+
+
+def draws(seed: int = 0) -> Draw:
+    return Draw(torch.Generator().manual_seed(seed), torch.device("cpu"))
+
+
+def test_small_steps_along_a_perfect_teacher_carry_noise_to_data():
+    x = torch.randn(8, 500, 1, 4, generator=torch.Generator().manual_seed(0))
+    start, steps = x, 400
+    for index in range(steps, 0, -1):
+        sigma = torch.full(x.shape[:2], index / steps)
+        x = step_towards(x, posterior(x, sigma, MEAN, SPREAD), sigma, sigma - 1 / steps)
+    assert torch.allclose(x, transport(start, torch.ones(x.shape[:2])), atol=0.02)
+
+
+def test_distribution_matching_pulls_samples_to_the_teachers_mean_and_spread():
+    """The critic here knows the samples' own Gaussian; the pull has to vanish only where both agree."""
+    stage, draw = make_stage(), draws()
+    rows = torch.randn(64, 16, 1, 16, generator=draw.rng)
+    samples = -0.5 + 1.2 * rows
+    for _ in range(400):
+        own = samples.mean().item(), samples.std().item()
+
+        def score(net, x, sigma, *_, own=own):
+            return posterior(x, sigma, *((MEAN, SPREAD) if net is stage.teacher else own)), None
+
+        stage.score = score  # type: ignore[assignment]
+        empty = torch.zeros(0)
+        samples = samples - 0.02 * stage._difference_of_scores(samples, empty, empty, empty, draw)
+    assert abs(samples.mean().item() - MEAN) < 0.05 and abs(samples.std().item() - SPREAD) < 0.08
+
+
+def test_consistency_is_least_for_the_flow_of_the_teacher():
+    """The quantile map agrees with itself along the teacher's steps; the mean, a blurred student, does not."""
+    stage = make_stage(method="consistency", grid=64)
+    stage.config.head_weight = 0.0
+    tokens = MEAN + SPREAD * torch.randn(32, 2 + 4, 16, 32, generator=torch.Generator().manual_seed(1))
+    batch = {
+        "motion": torch.zeros(32, 4, 3), "telemetry": torch.zeros(32, 4, 4), "reward": torch.zeros(32, 4),
+        "ended": torch.zeros(32, 4),
+    }  # fmt: skip
+
+    def loss(student) -> float:
+        def score(net, x, sigma, *_):
+            return (posterior(x, sigma, MEAN, SPREAD) if net is stage.teacher else student(x, sigma)), None
+
+        def run(x, sigma, *_):
+            return student(x, sigma), stage.heads(torch.zeros(*x.shape[:3], stage.dynamics.d_model))
+
+        stage.score, stage.run = score, run  # type: ignore[assignment]
+        empty = torch.zeros(0)
+        return stage._consistency(tokens, tokens[:, 2:], empty, empty, batch, draws())[1]["consistency"].item()
+
+    right = loss(transport)
+    blurred = loss(lambda x, sigma: posterior(x, sigma, MEAN, SPREAD))
+    wide = loss(lambda x, sigma: MEAN + 1.5 * (transport(x, sigma) - MEAN))
+    assert right < 1e-4 and blurred > 5 * right and wide > 2 * right
+
+
+def test_only_the_student_is_trained_and_its_average_follows():
+    stage = make_stage(method="consistency").train()
+    before = copy.deepcopy(stage.target.state_dict())
+    with torch.no_grad():
+        for weight in stage.dynamics.parameters():
+            weight.add_(1.0)
+    stage._follow()
+    for name, value in stage.target.state_dict().items():
+        assert torch.allclose(value, before[name] + 0.01, atol=1e-5)
+    frozen = [*stage.teacher.parameters(), *stage.target.parameters(), *stage.critic.parameters()]
+    assert not any(weight.requires_grad for weight in frozen)
+    assert all(weight.requires_grad for weight in make_stage(method="matching").critic.parameters())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run with an autoencoder and a student that learned from recordings for a few steps."""
+    folder = tmp_path_factory.mktemp("run")
+    write_shard(folder / "recordings" / "shard-00000.h5", [make_episode(30, 0), make_episode(25, 1)])
+    loop = LoopConfig(steps=4, batch_size=2, bf16=False, warmup=1, log_every=1)
+    data = DataConfig(str(folder / "recordings"), validation_fraction=0.5)
+    world = make_world().config
+    vae(world, loop, data, VAEStageConfig(), str(folder), "cpu")
+    student(world, loop, data, StudentStageConfig(clip_frames=6, few_step_from=1.0), str(folder), "cpu")
+    return folder, loop, data
+
+
+@pytest.mark.parametrize("method", ["forcing", "consistency", "matching", "energy"])
+def test_every_method_makes_a_world(run, method):
+    folder, loop, data = run
+    loss = DistillConfig(clip_frames=6, rollout=2, method=method, exits=2)
+    start = folder / "student" / "world"
+    distill(str(start), loop, data, loss, str(folder), "cpu")
+    made, before = (World.from_pretrained(f, device="cpu") for f in (folder / method / "world", start))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(made.dynamics.parameters(), before.dynamics.parameters(), strict=True)
+    )
+    assert torch.equal(made.vae.to_frame.conv.weight, before.vae.to_frame.conv.weight)
+    _, out = made.step(made.start(made.scenes[:1], [0]), torch.zeros(1, 2))
+    assert torch.isfinite(out.latent).all()
+
+
+def test_a_world_of_another_autoencoder_is_refused(run, tmp_path):
+    folder, loop, data = run
+    make_world().save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="another autoencoder"):
+        distill(str(tmp_path / "other"), loop, data, DistillConfig(), str(folder), "cpu")

@@ -97,7 +97,7 @@ def test_only_the_student_is_trained_and_its_average_follows():
     with torch.no_grad():
         for weight in stage.dynamics.parameters():
             weight.add_(1.0)
-    stage._follow()
+    stage.after_step()
     for name, value in stage.target.state_dict().items():
         assert torch.allclose(value, before[name] + 0.01, atol=1e-5)
     frozen = [*stage.teacher.parameters(), *stage.target.parameters(), *stage.critic.parameters()]

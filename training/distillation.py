@@ -63,8 +63,6 @@ class DistillStage(StudentStage):
         level = sigma[..., None, None]
         noisy = (1 - level) * truth + level * draw.normal(*truth.shape)
         with torch.no_grad():
-            if self.training:
-                self._follow()
             clean, _ = self.score(self.teacher, noisy, sigma, control, route, past)
             nearer = step_towards(noisy, clean, sigma, lower)
             aim, _ = self.score(self.target, nearer, lower, control, route, past)
@@ -124,7 +122,7 @@ class DistillStage(StudentStage):
         return (1 - level) * sample + level * draw.normal(*sample.shape), sigma
 
     @torch.no_grad()
-    def _follow(self) -> None:
+    def after_step(self) -> None:
         """Moves the averaged student on."""
         for mean, now in zip(self.target.parameters(), self.dynamics.parameters(), strict=True):
             mean.lerp_(now, 1 - self.distill.target_ema)

@@ -2,7 +2,8 @@
 
 A stage is an `nn.Module` that owns the networks being trained; calling it with a batch returns `(loss, logs)`. Batches
 and noise are functions of (seed, step, process), so a run that was stopped and resumed equals one that was not.
-Several processes (torchrun, accelerate launch) train the same stage data-parallel.
+Several processes (torchrun, accelerate launch) train the same stage data-parallel: n processes, or one that accumulates
+n batches, take the same steps.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,8 @@ def train(
     """Trains a stage, resuming from `out/last.pt` if it is there.
 
     Args:
-        stage: Module whose call `stage(batch, progress, generator)` returns `(loss, {"name": value})`.
+        stage: Module whose call `stage(batch, progress, generator)` returns `(loss, {"name": value})`; a method
+            `after_step()` is called after every optimizer step if there is one.
         make_batch: Draws one batch with the generator that it is given.
         config: The loop's configuration.
         out: Folder of the run: `last.pt`, `loop.json`, `curve.jsonl`, tensorboard events.
@@ -81,33 +84,36 @@ def train(
     started = saved = time.monotonic()
     sums: dict[str, float] = {}
     while step < config.steps:
-        rank = accelerator.process_index
-        batch = {
-            k: v.to(accelerator.device) for k, v in make_batch(generator(config.seed, f"batch{rank}", step)).items()
-        }
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = config.lr * schedule(step, config)
-        loss, logs = wrapped(batch, step / config.steps, generator(config.seed, f"noise{rank}", step))
-        accelerator.backward(loss)
-        logs["grad_norm"] = accelerator.clip_grad_norm_(stage.parameters(), config.clip)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(
-                f"step {step}: the loss is {loss.item()}; lower train.lr and resume from {out / 'last.pt'}"
-            )
+        for part in range(config.accumulate):
+            number = accelerator.process_index * config.accumulate + part  # of this part of the step's whole batch
+            batch = make_batch(generator(config.seed, f"batch{number}", step))
+            batch = {name: value.to(accelerator.device) for name, value in batch.items()}
+            with nullcontext() if part == config.accumulate - 1 else accelerator.no_sync(wrapped):
+                loss, logs = wrapped(batch, step / config.steps, generator(config.seed, f"noise{number}", step))
+                accelerator.backward(loss / config.accumulate)
+            if not math.isfinite(loss.item()):
+                raise FloatingPointError(
+                    f"step {step}: the loss is {loss.item()}; lower train.lr and resume from {out / 'last.pt'}"
+                )
+            for name, value in {"loss": loss.detach(), **logs}.items():
+                sums[name] = sums.get(name, 0.0) + float(value) / config.accumulate
+        norm = accelerator.clip_grad_norm_(stage.parameters(), config.clip)
+        sums["grad_norm"] = sums.get("grad_norm", 0.0) + float(norm)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        getattr(stage, "after_step", nullcontext)()
         ema.update_parameters(stage)
         step += 1
         bar.update()
-        for name, value in {"loss": loss.detach(), **logs}.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-        if step % config.log_every == 0 and main:
-            means = {name: value / config.log_every for name, value in sums.items()}
-            bar.set_postfix({k: f"{v:.4g}" for k, v in list(means.items())[:5]}, refresh=False)
-            write_curve(out, writer, step, means)
         if step % config.log_every == 0:
+            means = _mean_over_processes(accelerator, {name: total / config.log_every for name, total in sums.items()})
             sums = {}
+            if main:
+                bar.set_postfix({k: f"{v:.4g}" for k, v in list(means.items())[:5]}, refresh=False)
+                write_curve(out, writer, step, means)
         stop = False
         if config.minutes is not None and step % config.log_every == 0:
             spent = torch.tensor([time.monotonic() - started], device=accelerator.device)
@@ -125,6 +131,12 @@ def train(
     bar.close()
     accelerator.wait_for_everyone()
     return ema.module
+
+
+def _mean_over_processes(accelerator: Any, values: dict[str, float]) -> dict[str, float]:
+    """The same figures on every process; each process has the same names in the same order."""
+    stacked = torch.tensor(list(values.values()), device=accelerator.device)
+    return dict(zip(values, accelerator.reduce(stacked, "mean").tolist(), strict=True))
 
 
 def make_optimizers(stage: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:

@@ -31,7 +31,8 @@ class LoopConfig(BaseConfig):
         cooldown: Share of the run over which the rate falls linearly to zero.
         steps: Optimizer steps in all.
         minutes: Stop (resumably) after so many minutes of wall-clock time; None: no limit.
-        batch_size: Clips or frames in one step and process.
+        batch_size: Clips or frames in one batch; every process takes `accumulate` of them per step.
+        accumulate: Batches whose gradients are averaged before a step.
         weight_decay: AdamW's, on matrices only.
         clip: Largest norm of the gradient.
         ema: Decay of the averaged weights.
@@ -48,6 +49,7 @@ class LoopConfig(BaseConfig):
     steps: int = 10_000
     minutes: float | None = None
     batch_size: int = 32
+    accumulate: int = 1
     weight_decay: float = 0.01
     clip: float = 1.0
     ema: float = 0.999

@@ -1,0 +1,63 @@
+"""Several processes take the steps that one process takes: the same losses and weights, resuming included."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import torch
+from test_world import make_world
+
+from drivedit.config import LoopConfig, StudentStageConfig
+from drivedit.training.loop import train
+from drivedit.training.student_stage import StudentStage
+
+
+def clips(rng: torch.Generator) -> dict[str, torch.Tensor]:
+    """Random clips in the shape that the student's stage takes."""
+    config = make_world().config
+    shapes = {
+        "latents": (2 + 4, config.vae.latent_dim, 8, 8), "control": (4, 7), "route": (4, config.student.route_dim),
+        "motion": (4, 3), "telemetry": (4, 4), "reward": (4,), "ended": (4,),
+    }  # fmt: skip
+    made = {name: torch.randn(2, *shape, generator=rng) for name, shape in shapes.items()}
+    return {**made, "ended": (made["ended"] > 1).float()}
+
+
+def learn(folder: str, steps: int, accumulate: int) -> None:
+    torch.manual_seed(0)
+    loop = LoopConfig(
+        steps=steps, accumulate=accumulate, lr=3e-3, warmup=2, cooldown=0.0, bf16=False, log_every=1, ema=0.5
+    )
+    stage = StudentStage(make_world(), StudentStageConfig(clip_frames=4, rollout=1, few_step_from=0.0))
+    train(stage, clips, loop, folder)
+
+
+def in_a_process(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank)
+    )
+    learn(folder, 3, 1)
+    learn(folder, 6, 1)  # goes on where the first stopped
+    torch.distributed.destroy_process_group()
+
+
+def losses(folder: Path) -> torch.Tensor:
+    rows = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+    return torch.tensor([row["loss"] for row in rows])
+
+
+def test_two_processes_equal_one_that_accumulates(tmp_path):
+    learn(str(tmp_path / "one"), 6, 2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(in_a_process, (port, str(tmp_path / "two")), nprocs=2)  # type: ignore[attr-defined]
+    one, two = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("one", "two"))
+    assert one["step"] == two["step"] == 6
+    names = [name for name in one["stage"] if name != "error_range"]  # tracked by each process alone
+    start = StudentStage(make_world(), StudentStageConfig()).state_dict()
+    assert all(torch.allclose(one["stage"][name], two["stage"][name], atol=1e-5) for name in names)
+    assert any(not torch.allclose(one["stage"][name], start[name], atol=1e-3) for name in names)
+    assert torch.allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), atol=1e-5)

@@ -100,6 +100,7 @@ def train(
             for name, value in {"loss": loss.detach(), **logs}.items():
                 sums[name] = sums.get(name, 0.0) + float(value) / config.accumulate
         norm = accelerator.clip_grad_norm_(stage.parameters(), config.clip)
+        assert norm is not None
         sums["grad_norm"] = sums.get("grad_norm", 0.0) + float(norm)
         for optimizer in optimizers:
             optimizer.step()

@@ -35,7 +35,7 @@ def make_stage(**changes) -> DistillStage:
 
 
 def draws(seed: int = 0) -> Draw:
-    return Draw(torch.Generator().manual_seed(seed), torch.device("cpu"))
+    return Draw(torch.Generator().manual_seed(seed), torch.device("cpu"), torch.Generator().manual_seed(seed))
 
 
 def test_small_steps_along_a_perfect_teacher_carry_noise_to_data():

@@ -5,6 +5,7 @@ import os
 import socket
 from pathlib import Path
 
+import pytest
 import torch
 from test_world import make_world
 
@@ -24,22 +25,31 @@ def clips(rng: torch.Generator) -> dict[str, torch.Tensor]:
     return {**made, "ended": (made["ended"] > 1).float()}
 
 
-def learn(folder: str, steps: int, accumulate: int) -> None:
+def learn(folder: str, accumulate: int, shard: bool = False, minutes: float | None = None) -> None:
     torch.manual_seed(0)
     loop = LoopConfig(
-        steps=steps, accumulate=accumulate, lr=3e-3, warmup=2, cooldown=0.0, bf16=False, log_every=1, ema=0.5
+        steps=6,
+        minutes=minutes,
+        accumulate=accumulate,
+        shard=shard,
+        lr=3e-3,
+        warmup=2,
+        cooldown=0.0,
+        bf16=False,
+        log_every=1,
+        ema=0.5,
     )
     stage = StudentStage(make_world(), StudentStageConfig(clip_frames=4, rollout=1, few_step_from=0.0))
     train(stage, clips, loop, folder)
 
 
-def in_a_process(rank: int, port: int, folder: str) -> None:
+def in_a_process(rank: int, port: int, folder: str, shard: bool) -> None:
     torch.set_num_threads(1)
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank)
     )
-    learn(folder, 3, 1)
-    learn(folder, 6, 1)  # goes on where the first stopped
+    learn(folder, 1, shard, minutes=1e-9)  # stops after the first step
+    learn(folder, 1, shard)
     torch.distributed.destroy_process_group()
 
 
@@ -48,16 +58,24 @@ def losses(folder: Path) -> torch.Tensor:
     return torch.tensor([row["loss"] for row in rows])
 
 
-def test_two_processes_equal_one_that_accumulates(tmp_path):
-    learn(str(tmp_path / "one"), 6, 2)
+@pytest.mark.parametrize("shard", [False, True])
+def test_two_processes_equal_one_that_accumulates(tmp_path, shard):
+    """Data-parallel with copies (DDP) and with shards (FSDP2) of the weights.
+
+    Muon orthogonalises in bfloat16, whose rounding depends on how a matrix is sharded: a tenth of a step is allowed.
+    """
+    learn(str(tmp_path / "one"), 2)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(in_a_process, (port, str(tmp_path / "two")), nprocs=2)  # type: ignore[attr-defined]
+    torch.multiprocessing.spawn(in_a_process, (port, str(tmp_path / "two"), shard), nprocs=2)  # type: ignore[attr-defined]
     one, two = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("one", "two"))
     assert one["step"] == two["step"] == 6
     names = [name for name in one["stage"] if name != "error_range"]  # tracked by each process alone
     start = StudentStage(make_world(), StudentStageConfig()).state_dict()
-    assert all(torch.allclose(one["stage"][name], two["stage"][name], atol=1e-5) for name in names)
+    apart = {name: (one["stage"][name] - two["stage"][name]).abs().max().item() for name in names}
+    rounded = {name for name in names if shard and "blocks" in name and one["stage"][name].ndim == 2}
+    assert max(apart[name] for name in names if name not in rounded) < 1e-5, apart
+    assert max([apart[name] for name in rounded], default=0) < 0.1 * 3e-3, apart
     assert any(not torch.allclose(one["stage"][name], start[name], atol=1e-3) for name in names)
-    assert torch.allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), atol=1e-5)
+    assert torch.allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), atol=1e-4 if shard else 1e-5)

@@ -81,7 +81,7 @@ class DistillStage(StudentStage):
     ) -> tuple[Tensor, Logs]:
         past, moved = self._own_past(tokens, control, route, draw)
         exits = self.distill.exits
-        last = int(draw.uniform(1).item() * exits)
+        last = draw.alike(exits)
         noisy, sigma = draw.normal(*truth.shape), truth.new_ones(truth.shape[:2])
         with torch.no_grad():
             for _ in range(last):

@@ -8,10 +8,10 @@ n batches, take the same steps.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,10 +20,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.distributed.tensor import DTensor
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from drivedit.config import LoopConfig
+from drivedit.training.checkpoints import load_checkpoint, save_checkpoint, shard, whole_state
 from drivedit.utils import generator
 
 log = logging.getLogger(__name__)
@@ -67,12 +69,16 @@ def train(
     out = Path(out)
     main = accelerator.is_main_process
     stage.to(accelerator.device)
+    ema = AveragedModel(stage, multi_avg_fn=_averaging(config.ema), use_buffers=True)
+    whole = copy.deepcopy(stage) if config.shard else None
+    if config.shard:
+        shard(stage)
+        shard(ema.module)
     optimizers = make_optimizers(stage, config)
-    ema = AveragedModel(stage, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
     step = load_checkpoint(out / "last.pt", stage, ema, optimizers)
     for name in getattr(stage, "hot", ()) if config.compile else ():
         setattr(stage, name, torch.compile(getattr(stage, name)))
-    wrapped, *optimizers = accelerator.prepare(stage, *optimizers)
+    wrapped = stage if config.shard else accelerator.prepare(stage)
     writer = None
     if main:
         out.mkdir(parents=True, exist_ok=True)
@@ -81,7 +87,7 @@ def train(
     bar = tqdm(
         total=config.steps, initial=step, desc=type(stage).__name__, disable=not main, mininterval=5, unit="step"
     )
-    started = saved = time.monotonic()
+    started, saved = time.monotonic(), 0.0
     sums: dict[str, float] = {}
     while step < config.steps:
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
@@ -91,7 +97,8 @@ def train(
             batch = make_batch(generator(config.seed, f"batch{number}", step))
             batch = {name: value.to(accelerator.device) for name, value in batch.items()}
             with nullcontext() if part == config.accumulate - 1 else accelerator.no_sync(wrapped):
-                loss, logs = wrapped(batch, step / config.steps, generator(config.seed, f"noise{number}", step))
+                with accelerator.autocast():
+                    loss, logs = wrapped(batch, step / config.steps, generator(config.seed, f"noise{number}", step))
                 accelerator.backward(loss / config.accumulate)
             if not math.isfinite(loss.item()):
                 raise FloatingPointError(
@@ -99,8 +106,8 @@ def train(
                 )
             for name, value in {"loss": loss.detach(), **logs}.items():
                 sums[name] = sums.get(name, 0.0) + float(value) / config.accumulate
-        norm = accelerator.clip_grad_norm_(stage.parameters(), config.clip)
-        assert norm is not None
+        norm = torch.nn.utils.clip_grad_norm_(stage.parameters(), config.clip)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         sums["grad_norm"] = sums.get("grad_norm", 0.0) + float(norm)
         for optimizer in optimizers:
             optimizer.step()
@@ -115,23 +122,37 @@ def train(
             if main:
                 bar.set_postfix({k: f"{v:.4g}" for k, v in list(means.items())[:5]}, refresh=False)
                 write_curve(out, writer, step, means)
-        stop = False
-        if config.minutes is not None and step % config.log_every == 0:
-            spent = torch.tensor([time.monotonic() - started], device=accelerator.device)
-            mean = accelerator.reduce(spent, "mean")
-            stop = isinstance(mean, Tensor) and mean.item() > 60 * config.minutes
-        if main and (time.monotonic() - saved > config.save_every_s or stop or step == config.steps):
+        stop, due = False, step == config.steps
+        if step % config.log_every == 0:  # every process decides alike
+            now = _mean_over_processes(accelerator, {"s": time.monotonic() - started})["s"]
+            stop = config.minutes is not None and now > 60 * config.minutes
+            due = due or stop or now - saved > config.save_every_s
+        if due:
+            saved = time.monotonic() - started
             save_checkpoint(out / "last.pt", stage, ema, optimizers, step)
-            saved = time.monotonic()
-            if validate is not None:
+            if validate is not None and (main or config.shard):
                 figures = validate(ema.module)
-                write_curve(out, writer, step, {f"val/{k}": v for k, v in figures.items()})
-                tqdm.write(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+                if main:
+                    write_curve(out, writer, step, {f"val/{k}": v for k, v in figures.items()})
+                    tqdm.write(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
         if stop:
             break
     bar.close()
     accelerator.wait_for_everyone()
-    return ema.module
+    if whole is None:
+        return ema.module
+    whole.load_state_dict(whole_state(ema.module))
+    return whole
+
+
+def _averaging(decay: float) -> Callable[..., None]:
+    """How averaged weights follow the weights, in whole or in shards."""
+
+    def follow(means: Any, values: Any, _count: Any) -> None:
+        for mean, value in zip(means, values, strict=True):
+            mean.lerp_(value, 1 - decay)
+
+    return follow
 
 
 def _mean_over_processes(accelerator: Any, values: dict[str, float]) -> dict[str, float]:
@@ -167,44 +188,6 @@ def schedule(step: int, config: LoopConfig) -> float:
     cool = config.steps * config.cooldown
     down = min(1.0, (config.steps - step) / cool) if cool > 0 else 1.0
     return min(1.0, (step + 1) / max(config.warmup, 1)) * max(down, 0.02)
-
-
-def save_checkpoint(path: Path, stage: nn.Module, ema: AveragedModel, optimizers: list[Any], step: int) -> None:
-    """Writes a checkpoint atomically: the old one stays whole until the new one is on disk."""
-    state = {
-        "stage": stage.state_dict(),
-        "ema": ema.state_dict(),
-        "optimizers": [o.state_dict() for o in optimizers],
-        "step": step,
-    }
-    temporary = path.with_suffix(".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"could not write the checkpoint {path} ({error}); the previous one is untouched") from error
-
-
-def load_checkpoint(path: Path, stage: nn.Module, ema: AveragedModel, optimizers: list[torch.optim.Optimizer]) -> int:
-    """Loads a checkpoint if there is one; returns the number of steps done."""
-    if not path.exists():
-        return 0
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        stage.load_state_dict(state["stage"])
-        ema.load_state_dict(state["ema"])
-        for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(stored)
-    except (RuntimeError, KeyError, EOFError) as error:
-        raise RuntimeError(
-            f"the checkpoint {path} is damaged or of another configuration ({error}); delete it to start anew"
-        ) from error
-    log.info("resuming %s at step %d", path, state["step"])
-    return int(state["step"])
 
 
 def write_curve(out: Path, writer: Any, step: int, values: dict[str, float]) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from drivedit.config import StudentStageConfig
 from drivedit.models import DiTStudent, Readings, World
+from drivedit.utils import generator
 
 Logs = dict[str, Tensor]
 MOTION = slice(4, 7)  # of the controls: steering and throttle now and before come first
@@ -53,7 +54,7 @@ class StudentStage(nn.Module):
 
     def forward(self, batch: dict[str, Tensor], progress: float, rng: torch.Generator) -> tuple[Tensor, Logs]:
         """Loss of a batch of `drivedit.training.stages.Clips`."""
-        draw = Draw(rng, batch["latents"].device)
+        draw = Draw(rng, batch["latents"].device, generator(0, "alike", int(progress * 2**31)))
         tokens = self.to_tokens(batch["latents"])  # [B, history + T, P, D]
         truth = tokens[:, self.history :]
         route = batch["route"] * (draw.uniform(len(truth), 1, 1) >= self.config.drop_route)
@@ -96,7 +97,7 @@ class StudentStage(nn.Module):
     @torch.no_grad()
     def _own_past(self, tokens: Tensor, control: Tensor, route: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         """A past of 0 to `rollout` frames of the model's own, and the controls with the ego-motion that it dreamed."""
-        passes = int(draw.uniform(1).item() * (self.config.rollout + 1))
+        passes = draw.alike(self.config.rollout + 1)
         context, control = self.dream(self._corrupt(tokens, draw), control, route, passes, draw)
         return self._past(context), control
 
@@ -161,10 +162,14 @@ class StudentStage(nn.Module):
 
 
 class Draw:
-    """Random tensors from one generator, on the stage's device."""
+    """Random tensors from one generator, on the stage's device; all processes have the generator `shared` alike."""
 
-    def __init__(self, rng: torch.Generator, device: torch.device) -> None:
-        self.rng, self.device = rng, device
+    def __init__(self, rng: torch.Generator, device: torch.device, shared: torch.Generator) -> None:
+        self.rng, self.device, self.shared = rng, device, shared
+
+    def alike(self, count: int) -> int:
+        """A number below `count`, the same in all processes: none waits for the passes of another."""
+        return int(torch.randint(count, (1,), generator=self.shared))
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers."""
@@ -201,7 +206,7 @@ def student_figures(stage: nn.Module, batch: dict[str, Tensor]) -> dict[str, flo
     """Held-back figures: latent error one frame and eight frames ahead, against copying, and how well heads read."""
     assert isinstance(stage, StudentStage)
     was, stage = stage.training, stage.eval()
-    draw = Draw(torch.Generator().manual_seed(0), batch["latents"].device)
+    draw = Draw(generator(0, "figures", 0), batch["latents"].device, generator(0, "alike", 0))
     tokens = stage.to_tokens(batch["latents"])
     truth = tokens[:, stage.history :]
     ahead = min(8, truth.shape[1])

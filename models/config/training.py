@@ -38,6 +38,7 @@ class LoopConfig(BaseConfig):
         ema: Decay of the averaged weights.
         compile: Compile the stage's hot methods (a C++ compiler is needed; a minute at first, then a fifth faster).
         bf16: Autocast to bfloat16 (networks only; losses stay in float32).
+        shard: Spread the weights over the processes (FSDP2) instead of copying them to each (DDP).
         save_every_s: Seconds between two checkpoints.
         log_every: Steps between two log lines.
         seed: Of weights, data order and noise.
@@ -55,6 +56,7 @@ class LoopConfig(BaseConfig):
     ema: float = 0.999
     compile: bool = False
     bf16: bool = True
+    shard: bool = False
     save_every_s: float = 240.0
     log_every: int = 20
     seed: int = 0

@@ -5,29 +5,33 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := $(wildcard models training agents drivedit_env examples tests)
+CODE := $(wildcard models training agents drivedit_env examples tests docs/conf.py)
 
-.PHONY: help drive test venv lint bench clean
+.PHONY: help drive test venv lint docs bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make drive   drive 300 steps in the shipped world and write drive.mp4"
-	@echo "make test    lint, types and tests, exactly as CI runs them"
+	@echo "make test    lint, types, documentation and tests, exactly as CI runs them"
 	@echo "make venv    create $(VENV) and install the project into it, with every extra"
 	@echo "make lint    ruff (rules and format) and pyright"
+	@echo "make docs    build the documentation into docs/_build; a warning is an error"
 	@echo "make bench   judge the shipped world against held-out drives"
 	@echo "make clean   remove $(VENV) and everything that was built"
 
 drive: $(STAMP)
 	$(BIN)/python -m drivedit.agents drive --env drivedit_env:DriveDiT-v0 --steps 300 --out drive.mp4
 
-test: lint
+test: lint docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/pyright
+
+docs: $(STAMP)
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build
 
 bench: $(STAMP)
 	$(BIN)/python -m drivedit.evaluation world --world carracing
@@ -45,7 +49,7 @@ $(BIN)/pip:
 # The pins go first: without them pip would take the newest torch and its accelerator packages with it.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install -c constraints.txt torch
-	$(BIN)/python -m pip install -c constraints.txt -e '.[data,train,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[data,train,agents,docs,dev]'
 	@touch $@
 
 clean:

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         sub.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
         if name == "distill":
-            sub.add_argument("--start", type=str, default="runs/carracing/student/world", help="folder of the teacher")
+            sub.add_argument("--teacher", type=str, default="runs/carracing/student/world", help="folder of the teacher")
         else:
             sub.add_class_arguments(WorldConfig, "world")
         sub.add_class_arguments(LoopConfig, "train")
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
 
     rest = options.train, options.data, options.loss, options.out, options.device
     if arguments.stage == "distill":
-        run.distill(options.start, *rest)
+        run.distill(options.teacher, *rest)
     else:
         {"vae": run.vae, "student": run.student}[arguments.stage](options.world, *rest)
 

@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(as_text(report))
-    print(f"\nreport.json, sheet.png, horizon.png and dream.mp4 are in {options.out}")
+    print(f"\nreport.json, sheet.png, horizon.png, beside.webp and dream.mp4 are in {options.out}")
     return 0
 
 

@@ -87,7 +87,7 @@ def evaluate_world(
     sampling_steps: int | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Measures all figures, and writes report.json, report.txt, sheet.png, horizon.png and dream.mp4 to `out`.
+    """Measures all figures; writes report.json and .txt, sheet.png, horizon.png, beside.webp and dream.mp4 to `out`.
 
     Args:
         world: The world.
@@ -203,6 +203,7 @@ def _open_loop(
     figures |= open_loop.ending_figures(truth["endings"], endings, dreamed.ended, threshold)
     pages.write_sheet(clips, dreamed, out / "sheet.png")
     pages.write_plot(curve, out / "horizon.png")
+    pages.write_beside(clips, dreamed, out / "beside.webp")
     return curve
 
 

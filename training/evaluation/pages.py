@@ -63,6 +63,24 @@ def write_film(frames: np.ndarray, path: Path, fps: float) -> None:
             container.mux(packet)
 
 
+def write_beside(
+    clips: Arrays, dreamed: Dream, path: Path, columns: int = 4, frames: int = 60, fps: float = 16.7
+) -> None:
+    """Writes a moving picture (WebP): well-driven clips beside each other, true above and dreamed below."""
+    from PIL import Image
+
+    rows, zoom = range(0, min(2 * columns, len(dreamed.frames)), 2), 3
+    label = _label(["the simulator above, the dream below: same start, same controls"], (64 * zoom + 4) * len(rows))
+    true, dream = clips["frames"][:, CONTEXT + 1 :], dreamed.frames
+    pictures = []
+    for step in range(min(frames, dream.shape[1])):
+        large = [source[rows, step].repeat(zoom, 1).repeat(zoom, 2) for source in (true, dream)]
+        framed = [np.pad(part, ((0, 0), (0, 4), (0, 4), (0, 0))) for part in large]
+        pictures.append(Image.fromarray(np.concatenate([label, *(np.concatenate(list(part), 1) for part in framed)])))
+    options = {"save_all": True, "append_images": pictures[1:], "duration": round(1000 / fps), "loop": 0}
+    pictures[0].save(path, quality=60, method=6, **options)
+
+
 def _label(texts: list[str], width: int) -> np.ndarray:
     """A dark line with a text above each column of pictures."""
     line = np.zeros((18, width * len(texts), 3), np.uint8)

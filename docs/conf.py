@@ -1,0 +1,24 @@
+"""Settings of the documentation: `make docs` builds it, and warnings are errors."""
+
+import inspect
+from pathlib import Path
+
+from drivedit_env.env import DriveDiTEnv
+
+project = "DriveDiT"
+author = "The DriveDiT authors"
+copyright = "The DriveDiT authors"
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+html_theme = "furo"
+html_title = "DriveDiT"
+html_static_path = ["images"]
+exclude_patterns = ["_build", "_*.md"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+napoleon_use_ivar = True
+
+# The environment's docstring is its specification, in Markdown; docs/environment.md includes it.
+Path(__file__).with_name("_specification.md").write_text(inspect.getdoc(DriveDiTEnv) or "")

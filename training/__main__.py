@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         sub.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
         if name == "distill":
-            sub.add_argument("--teacher", type=str, default="runs/carracing/student/world", help="folder of the teacher")
+            sub.add_argument("--teacher", type=str, default="runs/base/student/world", help="folder of its world")
         else:
             sub.add_class_arguments(WorldConfig, "world")
         sub.add_class_arguments(LoopConfig, "train")

@@ -74,12 +74,12 @@ def student(
 
 
 def distill(
-    start: str, train_: LoopConfig, data: DataConfig, loss: DistillConfig, run: str, device: str = "auto"
+    teacher: str, train_: LoopConfig, data: DataConfig, loss: DistillConfig, run: str, device: str = "auto"
 ) -> World:
     """Makes a student that is right in few passes out of a trained world; writes `run/METHOD/world`.
 
     Args:
-        start: Folder of the trained world, whose autoencoder is that of `run/vae/world`.
+        teacher: Folder of the trained world, whose autoencoder is that of `run/vae/world`.
         train_: The loop.
         data: The recordings.
         loss: The loss, and with it the method.
@@ -87,11 +87,11 @@ def distill(
         device: auto, cpu, cuda, ...
     """
     torch.manual_seed(train_.seed)
-    result = World.from_pretrained(start, device=resolve_device(device))
+    result = World.from_pretrained(teacher, device=resolve_device(device))
     coder = World.from_pretrained(Path(run) / "vae" / "world", device=result.device)
     theirs = coder.vae.state_dict()
     if any(not torch.equal(value, theirs[name]) for name, value in result.vae.state_dict().items() if name in theirs):
-        raise ValueError(f"{start} has another autoencoder than {run}/vae/world, which made the latents")
+        raise ValueError(f"{teacher} has another autoencoder than {run}/vae/world, which made the latents")
     return _train_dynamics(result, DistillStage(result, loss), train_, data, run, loss.method)
 
 

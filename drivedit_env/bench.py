@@ -220,7 +220,7 @@ def as_text(report: dict[str, Any]) -> str:
     return "\n".join(lines).strip()
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m drivedit_env.bench", description=__doc__)
     parser.add_argument("--world", default="carracing", help="name or folder of a world")
@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of every contender")
     parser.add_argument("--seconds", type=float, default=0.4, help="length of a turn")
     parser.add_argument("--endurance", type=int, default=0, help="also step 64 worlds for so many steps in all")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     report = measure(options.world, options.rounds, options.seconds)
     if options.endurance:
         report["endurance"] = endurance(load_world(options.world), options.endurance)

@@ -74,9 +74,9 @@ class Session:
         before = self.now
         if before.ended:
             return before
+        self._arrive(before)
         if self.agent_drives and self._agent is not None:
             action = np.asarray(self._agent(before.frame), np.float32)
-        self._arrive(before)
         frame, reward, ended, _, info = self.env.step(action)
         action = np.clip(np.asarray(action, np.float32), -1.0, 1.0)
         real, reality = None, before.reality
@@ -190,6 +190,7 @@ class Session:
         if self._reality is not None:
             self._leave_twin()
             self._begin("random", self._seed)
+            self.say("The dream alone.")
             return
         self._reality = Reality()
         self._start_both()
@@ -293,7 +294,8 @@ def load_agent(name: str) -> Agent:
     if not module or not attribute:
         raise ValueError(f"an agent is named module:callable, for example drivedit.agents:LaneKeeper, got {name!r}")
     try:
-        found: Any = getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ImportError(f"there is no agent {name!r}: {error}") from error
-    return found() if inspect.isclass(found) else found
+    agent: Any = found() if inspect.isclass(found) else found
+    return agent

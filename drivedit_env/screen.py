@@ -12,7 +12,7 @@ import numpy as np
 import pygame
 
 SIZE = (960, 640)
-SMALLEST = (480, 320)
+SMALLEST = (480, 320)  # what smaller windows show is drawn at this size and shrunk
 PANEL = (300, 210)  # px at scale 1: width beside the picture, height below it
 COLUMN = 290  # px at scale 1: least width of a column of the panel
 BACK, CARD, LINE = (16, 18, 22), (26, 29, 35), (52, 57, 66)
@@ -79,14 +79,16 @@ class Screen:
             raise RuntimeError(NO_DISPLAY.format(error)) from None
         pygame.font.init()
         pygame.display.set_caption(title)
-        pygame.Window.from_display_module().minimum_size = SMALLEST
         self._pictures: list[tuple[np.ndarray, tuple[int, int], pygame.Surface]] = []
 
     def draw(self, view: View) -> None:
         """Draws and shows."""
-        surface = pygame.display.get_surface()
-        if surface is None:
+        window = pygame.display.get_surface()
+        if window is None:
             return
+        width, height = window.get_size()
+        shrink = max(SMALLEST[0] / width, SMALLEST[1] / height, 1.0)
+        surface = window if shrink == 1.0 else pygame.Surface((width * shrink, height * shrink))
         surface.fill(BACK)
         frames = [view.frame] if view.real is None else [view.frame, view.real]
         places, panel, scale = arrange(surface.get_size(), len(frames), view.frame.shape[1] / view.frame.shape[0])
@@ -103,6 +105,8 @@ class Screen:
             _message(surface, view.message, places[0].unionall(places[1:]), scale)
         if view.help:
             _help(surface, view.help)
+        if surface is not window:
+            pygame.transform.smoothscale(surface, window.get_size(), window)
         pygame.display.flip()
 
     def toggle_fullscreen(self) -> None:
@@ -128,14 +132,14 @@ def arrange(size: tuple[int, int], pictures: int, aspect: float) -> tuple[list[p
     """Where pictures and panel go: the panel right of them or below, whichever leaves larger pictures.
 
     Args:
-        size: Of the window.
+        size: Of the window, at least `SMALLEST` both ways.
         pictures: 1 or 2, side by side.
         aspect: Width of a picture divided by its height.
 
     Returns:
         The pictures, the panel, and the scale of letters and instruments.
     """
-    width, height = max(size[0], SMALLEST[0]), max(size[1], SMALLEST[1])
+    width, height = size
     scale = float(np.clip(min(width / SIZE[0], height / SIZE[1]), 0.7, 3.0))
     beside, below = round(PANEL[0] * scale), round(PANEL[1] * scale)
     gap = round(8 * scale) * (pictures - 1)

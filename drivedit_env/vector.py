@@ -284,8 +284,9 @@ def fork(env: DreamSettings, state: EnvState, n: int, seeds: Sequence[int] | Non
     """
     if seeds is not None and len(seeds) != n:
         raise ValueError(f"{n} branches need {n} seeds, got {len(seeds)}")
+    render_mode = None if env.render_mode == "human" else env.render_mode  # a window has room for one world
     branches = DriveDiTVectorEnv(
-        n, env.world, None if env.render_mode == "human" else env.render_mode, env.obs_type, env.sampling_steps, env.reward_weights,
+        n, env.world, render_mode, env.obs_type, env.sampling_steps, env.reward_weights,
         max_episode_steps=getattr(env, "max_episode_steps", None),
         autoreset_mode=getattr(env, "autoreset_mode", AutoresetMode.NEXT_STEP),
     )  # fmt: skip

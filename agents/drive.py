@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
-from drivedit.agents.video import VideoWriter
+from drivedit.utils.video import VideoWriter
 
 Agent = Callable[[np.ndarray], np.ndarray]
 

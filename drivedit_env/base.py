@@ -17,12 +17,17 @@ from drivedit_env.shipped import load_world
 from drivedit_env.state import EnvState
 
 OBS_TYPES = ("pixels", "latent")
-RENDER_MODES = ("rgb_array",)
 RENDER_HEIGHT = 512  # px
 
 
 class DreamSettings:
-    """Settings of a dream, and what follows from them."""
+    """Settings of a dream, and what follows from them.
+
+    Attributes:
+        render_modes: The render modes that there are, beside None.
+    """
+
+    render_modes: tuple[str, ...] = ("rgb_array",)
 
     def _configure(
         self,
@@ -34,8 +39,8 @@ class DreamSettings:
         device: str,
     ) -> tuple[spaces.Box, spaces.Box]:
         """Checks and keeps the settings; returns the spaces of one world's observations and actions."""
-        if render_mode not in (None, *RENDER_MODES):
-            raise ValueError(f"render_mode must be None or one of {list(RENDER_MODES)}, got {render_mode!r}")
+        if render_mode not in (None, *self.render_modes):
+            raise ValueError(f"render_mode must be None or one of {list(self.render_modes)}, got {render_mode!r}")
         if obs_type not in OBS_TYPES:
             raise ValueError(f"obs_type must be one of {list(OBS_TYPES)}, got {obs_type!r}")
         if sampling_steps is not None and sampling_steps < 1:

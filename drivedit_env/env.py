@@ -12,10 +12,11 @@ import torch
 
 from drivedit.models import World, WorldState
 from drivedit.models.world import StepOutput
-from drivedit_env.base import RENDER_MODES, DreamSettings
+from drivedit_env.base import DreamSettings
 from drivedit_env.starts import check_options, draw_start, enter
 from drivedit_env.state import EnvState, restored
 from drivedit_env.vector import DriveDiTVectorEnv, fork
+from drivedit_env.window import Window
 
 
 class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
@@ -74,7 +75,8 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
     ## Arguments
     - `world`: name of a shipped world, a folder, a hub id `name/world`, or a `drivedit.models.World`. Environments of
       the same world and device share its weights.
-    - `render_mode`: `None` or `"rgb_array"` (the frame enlarged to a height of 512 pixels).
+    - `render_mode`: `None`, `"rgb_array"` (the frame enlarged to a height of 512 pixels), or `"human"`: a window is
+      drawn at every `reset` and `step`, at the world's pace. To drive by hand: `drivedit-play`.
     - `obs_type`: `"pixels"` or `"latent"`.
     - `sampling_steps`: passes of the network for one frame; `None` is the world's own number.
     - `reward_weights`: a dictionary with some of the names of the reward terms.
@@ -97,7 +99,8 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
     - v0: first version.
     """
 
-    metadata = {"render_modes": list(RENDER_MODES), "render_fps": 1 / 0.06}
+    render_modes = ("human", "rgb_array")
+    metadata = {"render_modes": list(render_modes), "render_fps": 1 / 0.06}
 
     def __init__(
         self,
@@ -115,6 +118,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
         self._state: WorldState | None = None
         self._frame: np.ndarray | None = None  # the picture of this moment, once somebody has asked for it
         self._scene, self._ended = -1, False
+        self._window = Window(self.metadata["render_fps"]) if render_mode == "human" else None
 
     # -- Gymnasium -----------------------------------------------------------------------------------------------
 
@@ -137,6 +141,8 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
         self._show(state)
         info = self._info(out)
         info["reward_terms"] = dict.fromkeys(self.reward_weights, 0.0)
+        if self._window is not None:
+            self._window.begin(self._picture("reset"), info)
         return self._observe(), info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -156,14 +162,26 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
         state, out = self.world.step(state, controls, self.sampling_steps)
         self._ended = bool(out.ended)
         self._show(state)
-        return self._observe(), float(self._rewards(out)[0]), self._ended, False, self._info(out)
+        reward, info = float(self._rewards(out)[0]), self._info(out)
+        if self._window is not None:
+            self._window.show(self._picture("step"), info, action, reward)
+        return self._observe(), reward, self._ended, False, info
 
     def render(self) -> np.ndarray | None:
-        """The frame of this moment, enlarged: uint8 [512, 512, 3] in render mode `rgb_array`; else None."""
+        """The frame of this moment, enlarged: uint8 [512, 512, 3] in render mode `rgb_array`; else None.
+
+        In render mode `human` the window shows this moment already.
+        """
         if self.render_mode is None:
             gym.logger.warn("render() needs a render mode: gym.make(..., render_mode='rgb_array')")
             return None
-        return self._enlarge(self._picture("render"))
+        picture = self._picture("render")
+        return None if self._window is not None else self._enlarge(picture)
+
+    def close(self) -> None:
+        """Closes the window, if there is one."""
+        if self._window is not None:
+            self._window.close()
 
     # -- snapshots -----------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from drivedit.models import World, WorldState
-from drivedit_env.base import RENDER_MODES, DreamSettings
+from drivedit_env.base import DreamSettings
 from drivedit_env.starts import Start, check_options, draw_start, enter
 from drivedit_env.state import EnvState, restored
 
@@ -71,7 +71,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         fps = self.world.config.fps
         self.metadata = {
-            "render_modes": list(RENDER_MODES), "render_fps": fps, "autoreset_mode": self.autoreset_mode,
+            "render_modes": list(self.render_modes), "render_fps": fps, "autoreset_mode": self.autoreset_mode,
         }  # fmt: skip
         self._state: WorldState | None = None
         self._rngs: list[np.random.Generator] = []
@@ -284,8 +284,9 @@ def fork(env: DreamSettings, state: EnvState, n: int, seeds: Sequence[int] | Non
     """
     if seeds is not None and len(seeds) != n:
         raise ValueError(f"{n} branches need {n} seeds, got {len(seeds)}")
+    render_mode = None if env.render_mode == "human" else env.render_mode  # a window has room for one world
     branches = DriveDiTVectorEnv(
-        n, env.world, env.render_mode, env.obs_type, env.sampling_steps, env.reward_weights,
+        n, env.world, render_mode, env.obs_type, env.sampling_steps, env.reward_weights,
         max_episode_steps=getattr(env, "max_episode_steps", None),
         autoreset_mode=getattr(env, "autoreset_mode", AutoresetMode.NEXT_STEP),
     )  # fmt: skip

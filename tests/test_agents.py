@@ -26,7 +26,7 @@ from drivedit.agents.lane_keeper import (
     speed_for_bends,
     spread_over_road,
 )
-from drivedit.agents.video import VideoWriter
+from drivedit.utils.video import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 GRASS, ROAD = (102, 204, 102), (102, 102, 102)

@@ -10,28 +10,34 @@ from typing import Self
 
 import av
 import numpy as np
+from av.container import Flags
 
 
 class VideoWriter:
     """Writes frames to an mp4 file (H.264, yuv420p, which every player shows).
 
     The file appears under its name only when it is complete: a `with` block that ends in an error leaves no file, and
-    an older one stays.
+    an older one stays. A live film is there at once instead, and whatever ends the program, all of it but the last
+    second or two can be played.
 
     Args:
         path: The file.
         fps: Frames per second.
         crf: Quality of H.264; lower is better.
+        live: Whether to write a live film: in fragments of a second, encoded fast.
     """
 
-    def __init__(self, path: str | Path, fps: float, crf: int = 18) -> None:
-        self.path, self.fps, self.crf = Path(path), Fraction(fps).limit_denominator(1000), crf
-        self._part = self.path.with_name(f".{self.path.name}.part")
+    def __init__(self, path: str | Path, fps: float, crf: int = 18, live: bool = False) -> None:
+        self.path, self.fps, self.crf, self.live = Path(path), Fraction(fps).limit_denominator(1000), crf, live
+        self._part = self.path if live else self.path.with_name(f".{self.path.name}.part")
         self._stream: av.VideoStream | None = None
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(str(self._part), "w", format="mp4")
+        options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"} if self.live else {}
+        self._container = av.open(str(self._part), "w", format="mp4", options=options)
+        if self.live:
+            self._container.flags |= Flags.flush_packets.value
         return self
 
     def write(self, frame: np.ndarray) -> None:
@@ -60,7 +66,8 @@ class VideoWriter:
 
     def _open(self, width: int, height: int) -> av.VideoStream:
         if "libx264" in av.codecs_available:
-            stream = self._container.add_stream("libx264", rate=self.fps, options={"crf": str(self.crf)})
+            fast = {"preset": "superfast", "tune": "zerolatency", "g": str(round(self.fps))} if self.live else {}
+            stream = self._container.add_stream("libx264", rate=self.fps, options={"crf": str(self.crf), **fast})
         else:  # builds of PyAV without H.264
             stream = self._container.add_stream("mpeg4", rate=self.fps, bit_rate=4_000_000)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -68,10 +75,10 @@ class VideoWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         written = self._stream is not None
-        if kind is None and self._stream is not None:
+        if (kind is None or self.live) and self._stream is not None:
             self._container.mux(self._stream.encode())
         self._container.close()
         if kind is None and written:
             os.replace(self._part, self.path)
-        else:
+        elif not (self.live and written):
             self._part.unlink(missing_ok=True)

@@ -1,0 +1,91 @@
+"""`drivedit-play`: drive the dream in a window, or let an agent drive it into a film without one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+from tqdm import trange
+
+from drivedit_env.env import DriveDiTEnv
+from drivedit_env.recorder import FILM_HEIGHT, enlarged, film_writer
+from drivedit_env.session import Session
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit status: 1 for an error, 2 for wrong arguments and where there is no display."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.video is None and options.steps is not None:
+        parser.error("--steps is the length of a film: give --video out.mp4 as well")
+    try:
+        env = DriveDiTEnv(options.world)
+        session = Session(env, options.scene, options.seed, options.agent, options.drives)
+        if options.video is not None:
+            film(session, options.video, 300 if options.steps is None else options.steps)
+            return 0
+    except (ValueError, OSError, ImportError, gym.error.Error) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    from drivedit_env.screen import Screen
+    from drivedit_env.viewer import Viewer
+
+    try:
+        screen = Screen(f"DriveDiT - {options.world}")
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    try:
+        Viewer(session, screen).run()
+    except KeyboardInterrupt:
+        pass
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def film(session: Session, path: str | Path, steps: int) -> None:
+    """Lets the session's agent drive, films it, and prints how it went; an ended drive starts again.
+
+    Args:
+        session: The drive.
+        path: The mp4 to write; it appears when it is complete.
+        steps: Steps in all.
+
+    Raises:
+        ValueError: `steps` is less than 1.
+        ImportError: There is no such agent, or PyAV is missing.
+        OSError: The film could not be written.
+    """
+    if steps < 1:
+        raise ValueError(f"--steps must be at least 1, got {steps}")
+    session.hand_over()
+    returned = 0.0
+    with film_writer(path, session.fps) as video:
+        for _ in trange(steps, desc="driving", unit="frame", mininterval=1.0):
+            if session.now.ended:
+                session.restart()
+            moment = session.step(np.zeros(2, np.float32))
+            returned += moment.reward
+            video.write(enlarged(moment.frame, FILM_HEIGHT))
+    session.close()
+    print(f"{session.agent_name} drove {steps} steps, return {returned:.1f}: {path}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="drivedit-play", description=__doc__)
+    parser.add_argument("--world", default="carracing", help="name, folder or hub id of a world")
+    parser.add_argument("--scene", type=int, default=None, help="index of the first start scene; default: a random one")
+    parser.add_argument("--seed", type=int, default=0, help="decides how the dream goes on")
+    parser.add_argument(
+        "--agent", default="drivedit.agents:LaneKeeper", metavar="MODULE:CALLABLE",
+        help="who takes the wheel when asked: a function frame -> action, or a class of such (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--drives", type=Path, default=Path("drives"), help="folder that recordings go to")
+    parser.add_argument("--video", type=Path, default=None, help="no window: the agent drives, and this mp4 is written")
+    parser.add_argument("--steps", type=int, default=None, help="length of the film (default: 300)")
+    return parser

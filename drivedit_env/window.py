@@ -1,0 +1,72 @@
+"""Gymnasium's render mode `human`: a window that is drawn at every reset and step. pygame is imported at the first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+
+class Window:
+    """A window that opens when the first episode begins, and stays closed once the person has closed it.
+
+    Args:
+        fps: Frames per second that it keeps to.
+    """
+
+    def __init__(self, fps: float) -> None:
+        self._fps = fps
+        self._screen: Any = None
+        self._clock: Any = None
+        self._closed = False
+
+    def begin(self, frame: np.ndarray, info: dict[str, Any]) -> None:
+        """Shows the first moment of an episode.
+
+        Args:
+            frame: uint8 [H, W, 3].
+            info: Gymnasium's.
+
+        Raises:
+            RuntimeError: There is no display.
+        """
+        self._returned, self._steps = 0.0, -1
+        self.show(frame, info, np.zeros(2, np.float32), 0.0)
+
+    def show(self, frame: np.ndarray, info: dict[str, Any], action: np.ndarray, reward: float) -> None:
+        """Shows a moment; waits so that no frame comes too early.
+
+        Args:
+            frame: uint8 [H, W, 3].
+            info: Gymnasium's.
+            action: float32 [2] that led here.
+            reward: Of the step that led here.
+
+        Raises:
+            RuntimeError: There is no display.
+        """
+        if self._closed:
+            return
+        import pygame
+
+        from drivedit_env.screen import Screen, View
+
+        if self._screen is None:
+            self._screen, self._clock = Screen(), pygame.time.Clock()
+        self._returned += reward
+        self._steps += 1
+        if any(event.type == pygame.QUIT for event in pygame.event.get()):
+            gym.logger.warn("the window was closed; the environment goes on without it")
+            self.close()
+            return
+        time = ("Time", f"{self._steps / self._fps:.1f} s")
+        self._screen.draw(View(frame, info, action, reward, self._returned, self._clock.get_fps(), rows=(time,)))
+        self._clock.tick(self._fps)
+
+    def close(self) -> None:
+        """Closes the window, if it is open."""
+        self._closed = True
+        if self._screen is not None:
+            self._screen.close()
+            self._screen = None

@@ -1,0 +1,334 @@
+"""A scripted person in a window: pygame events in, pictures out; the command; Gymnasium's render mode `human`."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import gymnasium as gym
+import h5py
+import numpy as np
+import pygame
+import pytest
+
+import drivedit_env.viewer as viewer_module
+from drivedit.data import iter_episodes
+from drivedit.models import World
+from drivedit_env.env import DriveDiTEnv
+from drivedit_env.keys import COMMANDS
+from drivedit_env.play import main
+from drivedit_env.screen import SIZE, SMALLEST, Screen, arrange, wrapped
+from drivedit_env.session import Session
+from drivedit_env.viewer import Viewer
+
+GAS = np.array([0.0, 0.4], np.float32)
+
+
+def broken(frame: np.ndarray) -> np.ndarray:
+    raise ValueError("this agent has lost its map")
+
+
+@pytest.fixture
+def session(tiny_world: World, tmp_path: Path) -> Session:
+    return Session(DriveDiTEnv(tiny_world), scene=0, folder=tmp_path / "drives")
+
+
+@pytest.fixture
+def viewer(session: Session, monkeypatch: pytest.MonkeyPatch) -> Iterator[Viewer]:
+    monkeypatch.setattr(viewer_module, "REDRAWS", 0)  # redraw as fast as it goes
+    session.fps = 200.0  # and let the dream's seconds be short
+    made = Viewer(session, Screen())
+    yield made
+    if made.open:
+        made.close()
+
+
+def press(key: int) -> None:
+    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=key))
+
+
+def release(key: int) -> None:
+    pygame.event.post(pygame.event.Event(pygame.KEYUP, key=key))
+
+
+def until(viewer: Viewer, true: Callable[[], Any], seconds: float = 10.0) -> None:
+    """Lets the window live until something is true."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it never came true"
+        viewer.tick()
+
+
+def settle(viewer: Viewer) -> None:
+    """Lets the window live until the worker has nothing to do; the viewer must be paused."""
+    viewer.tick()
+    until(viewer, lambda: not viewer._jobs)
+
+
+def tap(viewer: Viewer, key: int) -> None:
+    press(key)
+    release(key)
+    settle(viewer)
+
+
+# -- the window --------------------------------------------------------------------------------------------------------
+
+
+def test_a_person_drives_pauses_goes_back_branches_records_and_quits(viewer: Viewer, tiny_world: World):
+    session = viewer.session
+    press(pygame.K_f)
+    press(pygame.K_UP)
+    press(pygame.K_RIGHT)
+    until(viewer, lambda: session.now.steps >= 12)
+    assert session.now.action[0] > 0.02 and session.now.action[1] > 0.05
+    release(pygame.K_RIGHT)
+    until(viewer, lambda: session.now.action[0] == 0.0)
+    press(pygame.K_SPACE)
+    settle(viewer)
+    steps = session.now.steps
+    for _ in range(10):
+        viewer.tick()
+    assert session.now.steps == steps, "paused"
+    tap(viewer, pygame.K_PERIOD)
+    tap(viewer, pygame.K_PERIOD)
+    assert session.now.steps == steps + 2
+    tap(viewer, pygame.K_b)
+    marked = session.now
+    press(pygame.K_BACKSPACE)
+    until(viewer, lambda: session.now.steps <= steps - 5)
+    release(pygame.K_BACKSPACE)
+    settle(viewer)
+    assert session.recording is not None
+    assert session.recording.steps == steps + 2, "going back is not recorded"
+    release(pygame.K_UP)
+    press(pygame.K_SPACE)
+    until(viewer, lambda: session.now.steps >= steps)
+    press(pygame.K_SPACE)
+    settle(viewer)
+    tap(viewer, pygame.K_1)
+    assert session.now is marked
+    press(pygame.K_LEFT)
+    for _ in range(3):
+        tap(viewer, pygame.K_PERIOD)
+    assert session.now.action[0] < 0
+    recorded = session.recording.steps
+    press(pygame.K_x)  # no key of ours
+    press(pygame.K_q)
+    viewer.run()
+    assert not viewer.open and pygame.display.get_surface() is None and session.recording is None
+    episodes = list(iter_episodes(session.folder))
+    assert len(episodes) == 3 and sum(len(e) for e in episodes) == recorded
+    env = DriveDiTEnv(tiny_world)
+    env.reset(seed=9)
+    for path in session.folder.glob("shard-*.h5"):
+        with h5py.File(path) as file:
+            episode: Any = file["episode_000000"]
+            env.set_state(episode["state"][()].tobytes())
+            again = [env.step(control)[0] for control in episode["controls"][()]]
+            assert np.array_equal(again, episode["frames"][1:]), "bit for bit"
+
+
+def test_a_key_changes_the_frame_within_two_frames(tmp_path: Path):
+    """In the shipped world, at its own pace: what is pressed while a frame is dreamed is in the frame after it."""
+    session = Session(DriveDiTEnv(device="cpu"), scene=3, folder=tmp_path)
+    viewer = Viewer(session, Screen())
+    until(viewer, lambda: session.now.steps >= 3)
+    press(pygame.K_DOWN)
+    steps = session.now.steps
+    until(viewer, lambda: session.now.action[1] < 0)
+    with_brake = session.now
+    assert with_brake.steps <= steps + 2
+    viewer.close()
+    session.rewind()
+    without = session.step(np.zeros(2, np.float32))
+    assert without.steps == with_brake.steps
+    assert np.abs(without.frame.astype(int) - with_brake.frame).max() > 3
+
+
+class Gate:
+    """Holds a step up until it is opened."""
+
+    def __init__(self, session: Session) -> None:
+        self.entered, self.opened, self._step = threading.Event(), threading.Event(), session.step
+        session.step = self  # type: ignore[method-assign]
+
+    def __call__(self, action: np.ndarray) -> Any:
+        self.entered.set()
+        assert self.opened.wait(20)
+        return self._step(action)
+
+
+def test_a_slow_dream_leaves_the_window_quick_and_says_so(viewer: Viewer):
+    session, step = viewer.session, viewer.session.step
+
+    def slow(action: np.ndarray) -> Any:
+        time.sleep(0.03)
+        return step(action)
+
+    session.step = slow  # type: ignore[method-assign]
+    redraws = 0
+    end = time.monotonic() + 1.0
+    while time.monotonic() < end:
+        viewer.tick()
+        redraws += 1
+    assert redraws > 2 * session.now.steps
+    assert any("Slower than real time" in text for text, _ in viewer.view(time.monotonic()).chips)
+
+
+def test_the_window_answers_and_closes_in_the_middle_of_a_step(viewer: Viewer):
+    session = viewer.session
+    session.toggle_recording()
+    until(viewer, lambda: session.now.steps >= 3)
+    gate = Gate(session)
+    until(viewer, gate.entered.is_set)
+    press(pygame.K_h)
+    viewer.tick()
+    assert viewer.view(time.monotonic()).help, "the help opens while the dream is busy"
+    before = session.now.steps
+    threading.Timer(0.3, gate.opened.set).start()
+    pygame.event.post(pygame.event.Event(pygame.QUIT))
+    viewer.run()
+    assert session.now.steps == before + 1 and session.recording is None
+    assert sum(len(e) for e in iter_episodes(session.folder)) == before + 1
+
+
+def test_what_goes_wrong_is_told_and_the_drive_goes_on(viewer: Viewer, tmp_path: Path):
+    session = viewer.session
+    session.agent_name = "nobody"
+    press(pygame.K_g)
+    until(viewer, lambda: "module:callable" in session.note[1])
+    session.agent_name = f"{__name__}:broken"
+    press(pygame.K_g)
+    until(viewer, lambda: "lost its map" in session.note[1])
+    until(viewer, lambda: not session.agent_drives and session.now.steps > 3)
+    (tmp_path / "file").write_text("")
+    session.folder = tmp_path / "file"
+    press(pygame.K_f)
+    until(viewer, lambda: "recording has stopped" in session.note[1])
+    assert viewer.view(time.monotonic()).message == session.note[1]
+    steps = session.now.steps
+    until(viewer, lambda: session.now.steps > steps)
+
+
+def test_the_screen_at_every_size(viewer: Viewer):
+    """Pictures and panel lie inside the window and apart; the frame is seen, enlarged; all keys are in the help."""
+    for size in (SMALLEST, SIZE, (1000, 420), (600, 1100), (2560, 1440)):
+        for pictures in (1, 2):
+            places, panel, scale = arrange(size, pictures, 1.0)
+            window = pygame.Rect((0, 0), size)
+            assert all(window.contains(place) for place in [*places, panel])
+            assert all(not place.colliderect(other) for place in places for other in [panel, *places] if other != place)
+            assert places[0].w == places[0].h > 0.3 * min(size) and scale >= 0.7
+    press(pygame.K_SPACE)
+    settle(viewer)
+    viewer.tick()
+    surface = pygame.display.get_surface()
+    assert surface is not None
+    place = arrange(surface.get_size(), 1, 1.0)[0][0]
+    shown = pygame.surfarray.array3d(surface).transpose(1, 0, 2)[place.top : place.bottom, place.left : place.right]
+    small = pygame.transform.smoothscale(pygame.surfarray.make_surface(shown.transpose(1, 0, 2)), (64, 64))
+    seen = pygame.surfarray.array3d(small).transpose(1, 0, 2)[10:50]
+    assert np.abs(seen.astype(int) - viewer.session.now.frame[10:50]).mean() < 4
+    before = pygame.surfarray.array3d(surface)
+    press(pygame.K_F1)
+    settle(viewer)
+    after = pygame.surfarray.array3d(surface)
+    assert (after.sum(-1) < before.sum(-1)).mean() > 0.5, "the help lies over everything"
+    assert [k for k, _ in viewer.view(0.0).help][2:] == [command.shown for command in COMMANDS]
+    press(pygame.K_ESCAPE)
+    viewer.tick()
+    assert viewer.open and not viewer.view(0.0).help, "Esc closes the help first"
+
+
+def test_long_words_are_wrapped():
+    pygame.font.init()
+    text = "could not write " + "x" * 200 + " (1 MB): No space left on device"
+    lines = wrapped(text, 20, 300)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert all(pygame.font.Font(None, 20).size(line)[0] <= 300 for line in lines) and len(lines) > 3
+
+
+# -- without a window, and Gymnasium's window --------------------------------------------------------------------------
+
+
+def test_the_command_films_the_same_drive(tiny_world: World, tmp_path: Path, capsys: pytest.CaptureFixture):
+    tiny_world.save_pretrained(tmp_path / "world")
+    film = tmp_path / "out.mp4"
+    arguments = [
+        "--world",
+        str(tmp_path / "world"),
+        "--agent",
+        "drivedit.agents:LaneKeeper",
+        "--scene",
+        "1",
+        "--seed",
+        "5",
+    ]
+    assert main([*arguments, "--video", str(film), "--steps", "6"]) == 0
+    assert "drove 6 steps" in capsys.readouterr().out
+    session = Session(DriveDiTEnv(tmp_path / "world"), 1, 5, "drivedit.agents:LaneKeeper")
+    session.hand_over()
+    driven = [session.step(GAS).frame for _ in range(6)]
+    with av.open(str(film)) as container:
+        shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert [s.mean() for s in shown] == pytest.approx([d.mean() for d in driven], abs=3)
+    for wrong, status, said in (
+        (["--world", "moon"], 1, "'moon'"),
+        ([*arguments[:4], "--scene", "99"], 1, "from 0 to 2"),
+        ([*arguments[:2], "--agent", "nobody", "--video", str(film)], 1, "module:callable"),
+        ([*arguments, "--video", str(film), "--steps", "0"], 1, "at least 1"),
+        ([*arguments[:2], "--video", str(tmp_path / "world" / "config.json" / "a.mp4")], 1, "config.json"),
+    ):
+        assert main(wrong) == status
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert told.startswith("error: ") and said in told
+    with pytest.raises(SystemExit, match="2"):
+        main(["--steps", "5"])
+
+
+def test_without_a_display_one_line_says_what_to_do(
+    tiny_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    tiny_world.save_pretrained(tmp_path / "world")
+    pygame.display.quit()
+    monkeypatch.setenv("SDL_VIDEODRIVER", "x11")
+    monkeypatch.setenv("DISPLAY", ":987")
+    assert main(["--world", str(tmp_path / "world")]) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "there is no display here" in told and "drivedit-play --video" in told
+    env = gym.make("DriveDiT-v0", world=tiny_world, render_mode="human")
+    with pytest.raises(RuntimeError, match="rgb_array"):
+        env.reset(seed=0)
+    monkeypatch.delenv("SDL_VIDEODRIVER")
+    monkeypatch.delenv("DISPLAY")
+    if not os.environ.get("WAYLAND_DISPLAY") and sys.platform == "linux":
+        with pytest.raises(RuntimeError, match="no display"):  # SDL would draw where nobody sees it
+            Screen()
+
+
+def test_gymnasiums_window_is_drawn_at_reset_and_step(tiny_world: World):
+    env = gym.make("DriveDiT-v0", world=tiny_world, render_mode="human")
+    plain = gym.make("DriveDiT-v0", world=tiny_world)
+    assert "human" in env.metadata["render_modes"] and pygame.display.get_surface() is None
+    assert np.array_equal(env.reset(seed=0)[0], plain.reset(seed=0)[0])
+    surface = pygame.display.get_surface()
+    assert surface is not None
+    first = pygame.surfarray.array3d(surface)
+    began = time.monotonic()
+    for _ in range(4):
+        assert np.array_equal(env.step(GAS)[0], plain.step(GAS)[0])
+    assert time.monotonic() - began > 3 / env.metadata["render_fps"], "it keeps the recording's pace"
+    assert not np.array_equal(first, pygame.surfarray.array3d(surface))
+    assert env.render() is None
+    assert env.unwrapped.fork(2).render_mode is None  # type: ignore[attr-defined]
+    pygame.event.post(pygame.event.Event(pygame.QUIT))
+    with pytest.warns(UserWarning, match="window was closed"):
+        env.step(GAS)
+    assert pygame.display.get_surface() is None
+    env.step(GAS)
+    env.close()
+    env.close()

@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 IMPORT_NAME = {
     "opencv-python": "cv2",
     "pyyaml": "yaml",
+    "pillow": "PIL",
     "pygame-ce": "pygame",
     "stable-baselines3": "stable_baselines3",
 }
@@ -201,7 +202,7 @@ def test_type_checkers_see_the_mapped_names():
 
 def test_imports_are_declared_and_declarations_are_imported():
     project = PYPROJECT["project"]
-    extras = {name: group for name, group in project["optional-dependencies"].items() if name != "dev"}
+    extras = {name: group for name, group in project["optional-dependencies"].items() if name not in ("dev", "docs")}
     requirements = project["dependencies"] + [line for group in extras.values() for line in group]
     names = {re.match(r"[\w.-]+", line)[0] for line in requirements}  # type: ignore[index]
     declared = {IMPORT_NAME.get(name, name.replace("-", "_")) for name in names}

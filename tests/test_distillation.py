@@ -105,6 +105,28 @@ def test_only_the_student_is_trained_and_its_average_follows():
     assert all(weight.requires_grad for weight in make_stage(method="matching").critic.parameters())
 
 
+def test_the_critic_takes_more_steps_than_the_student(run):
+    folder, loop, data = run
+    start = World.from_pretrained(folder / "student" / "world", device="cpu")
+    stage = DistillStage(start, DistillConfig(clip_frames=6, rollout=1, critic_steps=3))
+    latents = torch.randn(2, 2 + 6, start.config.vae.latent_dim, 8, 8, generator=torch.Generator().manual_seed(0))
+    shapes = {"control": (6, 7), "route": (6, start.config.student.route_dim), "motion": (6, 3), "telemetry": (6, 4)}
+    batch = {name: torch.zeros(2, *shape) for name, shape in shapes.items()}
+    batch |= {"latents": latents, "reward": torch.zeros(2, 6), "ended": torch.zeros(2, 6)}
+    optimizer = torch.optim.AdamW([weight for weight in stage.parameters() if weight.requires_grad], lr=1e-3)
+    moved = []
+    for step in range(4):
+        before = [net.position.detach().clone() for net in (stage.dynamics, stage.critic)]
+        stage(batch, step / 4, torch.Generator().manual_seed(step))[0].backward()
+        stage.before_step()
+        optimizer.step()
+        optimizer.zero_grad()
+        stage.after_step()
+        now = stage.dynamics.position, stage.critic.position
+        moved.append([not torch.equal(a, b) for a, b in zip(now, before, strict=True)])
+    assert moved == [[True, True], [False, True], [False, True], [True, True]]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run with an autoencoder and a student that learned from recordings for a few steps."""

@@ -42,6 +42,8 @@ class DistillStage(StudentStage):
         self.teacher = copy.deepcopy(self.dynamics).requires_grad_(False)
         self.target = copy.deepcopy(self.dynamics).requires_grad_(False)
         self.critic = copy.deepcopy(self.dynamics).requires_grad_(config.method == "matching")
+        self.turn: Tensor
+        self.register_buffer("turn", torch.zeros(()))  # optimizer steps so far
 
     def objective(self, progress: float) -> Callable[..., tuple[Tensor, Logs]]:
         """The loss of the method."""
@@ -76,6 +78,18 @@ class DistillStage(StudentStage):
         mse = (error.detach() * pure).sum() / pure.sum().clamp(min=1)
         return loss + self.config.head_weight * heads, {"consistency": loss.detach(), "mse": mse, **logs}
 
+    def _critic_alone(self) -> bool:
+        return self.distill.method == "matching" and bool(self.turn % self.distill.critic_steps)
+
+    def before_step(self) -> None:
+        """Leaves the student as it is while the critic catches up."""
+        if self._critic_alone():
+            for weight in self._students_weights():
+                weight.grad = None
+
+    def _students_weights(self) -> list[Tensor]:
+        return [*self.dynamics.parameters(), *self.heads.parameters()]
+
     def _matching(
         self, tokens: Tensor, truth: Tensor, control: Tensor, route: Tensor, batch: dict[str, Tensor], draw: Draw
     ) -> tuple[Tensor, Logs]:
@@ -88,18 +102,23 @@ class DistillStage(StudentStage):
                 clean, _ = self.run(noisy, sigma, moved, route, past)
                 lower = sigma - 1 / exits
                 noisy, sigma = step_towards(noisy, clean, sigma, lower), lower
-        sample, readings = self.run(noisy, sigma, moved, route, past)
-        pull = self._difference_of_scores(sample.detach(), moved, route, past, draw)
-        matching = 0.5 * (sample - (sample - pull).detach()).square().mean()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._critic_alone()):
+            sample, readings = self.run(noisy, sigma, moved, route, past)
         critic = self._critic_loss(sample.detach(), moved, route, past, draw)
         error = (sample - truth).square().mean((2, 3))
-        heads, logs = self._head_losses(readings, error, batch)
+        logs = {"critic": critic.detach(), "mse": error.detach().mean()}
+        if self._critic_alone():
+            untouched = torch.stack([weight.sum() for weight in self._students_weights()]).sum()
+            return critic + 0 * untouched, logs  # data-parallel training wants a gradient for every weight
+        pull = self._difference_of_scores(sample.detach(), moved, route, past, draw)
+        matching = 0.5 * (sample - (sample - pull).detach()).square().mean()
+        heads, read = self._head_losses(readings, error, batch)
         loss = matching + critic + self.config.head_weight * heads
         if self.distill.consistency:
             kept, _ = self._consistency(tokens, truth, control, route, batch, draw)
             loss = loss + self.distill.consistency * kept
         self._track(error)
-        return loss, {"matching": matching.detach(), "critic": critic.detach(), "mse": error.detach().mean(), **logs}
+        return loss, {**logs, "matching": matching.detach(), **read}
 
     @torch.no_grad()
     def _difference_of_scores(self, sample: Tensor, control: Tensor, route: Tensor, past: Tensor, draw: Draw) -> Tensor:
@@ -124,6 +143,7 @@ class DistillStage(StudentStage):
     @torch.no_grad()
     def after_step(self) -> None:
         """Moves the averaged student on."""
+        self.turn += 1
         for mean, now in zip(self.target.parameters(), self.dynamics.parameters(), strict=True):
             mean.lerp_(now, 1 - self.distill.target_ema)
 

@@ -44,8 +44,8 @@ def train(
     """Trains a stage, resuming from `out/last.pt` if it is there.
 
     Args:
-        stage: Module whose call `stage(batch, progress, generator)` returns `(loss, {"name": value})`; a method
-            `after_step()` is called after every optimizer step if there is one.
+        stage: Module whose call `stage(batch, progress, generator)` returns `(loss, {"name": value})`. Where it has
+            methods `before_step()` and `after_step()`, they are called around every optimizer step.
         make_batch: Draws one batch with the generator that it is given.
         config: The loop's configuration.
         out: Folder of the run: `last.pt`, `loop.json`, `curve.jsonl`, tensorboard events.
@@ -88,7 +88,7 @@ def train(
         total=config.steps, initial=step, desc=type(stage).__name__, disable=not main, mininterval=5, unit="step"
     )
     started, saved = time.monotonic(), 0.0
-    sums: dict[str, float] = {}
+    seen: dict[str, list[float]] = {}
     while step < config.steps:
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = config.lr * schedule(step, config)
@@ -105,10 +105,11 @@ def train(
                     f"step {step}: the loss is {loss.item()}; lower train.lr and resume from {out / 'last.pt'}"
                 )
             for name, value in {"loss": loss.detach(), **logs}.items():
-                sums[name] = sums.get(name, 0.0) + float(value) / config.accumulate
+                seen.setdefault(name, []).append(float(value))
+        getattr(stage, "before_step", nullcontext)()
         norm = torch.nn.utils.clip_grad_norm_(stage.parameters(), config.clip)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        sums["grad_norm"] = sums.get("grad_norm", 0.0) + float(norm)
+        seen.setdefault("grad_norm", []).append(float(norm))
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -117,8 +118,9 @@ def train(
         step += 1
         bar.update()
         if step % config.log_every == 0:
-            means = _mean_over_processes(accelerator, {name: total / config.log_every for name, total in sums.items()})
-            sums = {}
+            means = {name: sum(values) / len(values) for name, values in seen.items()}
+            means = _mean_over_processes(accelerator, means)
+            seen = {}
             if main:
                 bar.set_postfix({k: f"{v:.4g}" for k, v in list(means.items())[:5]}, refresh=False)
                 write_curve(out, writer, step, means)

@@ -121,6 +121,7 @@ class DistillConfig(StudentStageConfig):
         grid: Noise levels between which the teacher steps.
         target_ema: Decay of the averaged student that consistency aims at.
         exits: Sampling passes of the student under `matching`, one of which gets the gradient.
+        critic_steps: Steps of the critic for one of the student under `matching`.
         consistency: Weight of the consistency loss beside `matching`, against collapse.
     """
 
@@ -128,4 +129,5 @@ class DistillConfig(StudentStageConfig):
     grid: int = 16
     target_ema: float = 0.99
     exits: int = 1
+    critic_steps: int = 3
     consistency: float = 0.25

@@ -99,8 +99,7 @@ def generate(
     )  # fmt: skip
     assert cache is not None
     for index in range(old, old + new):
-        recent = clip[:, -student.history - 1 :]
-        before = past_of(torch.cat([recent, recent[:, -1:]], 1), student.history)[:, -per_frame:]
+        before = past_of_next(clip, student.history)
         now = None if control is None else control[:, index : index + 1]
         noise = temperature * truncated_noise((rows, per_frame, clip.shape[-1]), top_p, generator).to(context)
         frame, _ = denoise(student, noise, levels, cache, control=now, past=before, memory=memory)
@@ -133,6 +132,12 @@ def past_of(clip: Tensor, history: int) -> Tensor:
     order = torch.arange(clip.shape[1], device=clip.device)
     lags = [clip[:, (order - lag).clamp(min=0)] for lag in range(1, history + 1)]
     return torch.cat([clip[..., :0], *lags], -1).flatten(1, 2)
+
+
+def past_of_next(clip: Tensor, history: int) -> Tensor:
+    """The same `[B, P, history * D]` for the frame that follows the clip."""
+    recent = clip[:, -history - 1 :]
+    return past_of(torch.cat([recent, recent[:, -1:]], 1), history)[:, -clip.shape[2] :]
 
 
 def truncated_noise(shape: tuple[int, ...], top_p: float | None, generator: Generators) -> Tensor:

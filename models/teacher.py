@@ -4,6 +4,8 @@ It is a DDPM (Ho et al. 2020): a variance-preserving chain of discrete steps who
 (Song et al. 2021) under classifier-free guidance (Ho and Salimans 2022). The chain stays behind its border: `sigma`
 and `velocity` speak the package's language, x_sigma = (1 - sigma) x0 + sigma n and v = n - x0. With a the chain's
 product of alphas, the bridge is s = sqrt((1 - a) / a), sigma = s / (1 + s), x_sigma = x_vp / (sqrt(a) (1 + s)).
+Notable: the network inside tells the angular velocity sqrt(a) n - sqrt(1 - a) x0 (Salimans and Ho 2022). The noise that
+follows from it leaves a clean estimate that is sound at every step, while noise told directly is divided by sqrt(a).
 
 Legend: B clips, F frames, P tokens per frame, N = F * P, D token width, K diffusion steps.
 """
@@ -103,33 +105,35 @@ class DiTTeacher(nn.Module):
             ValueError: A shape does not fit or an index is out of range.
         """
         frames = x.shape[1] // self.trunk.tokens_per_frame
+        signal, spread = self._scales(x, timesteps)
         if control is None:
-            return self._predict(x, timesteps, None)
+            return spread * x + signal * self._predict(x, timesteps, None)
         if control.shape != (len(x), frames, self.control_dim):
             raise ValueError(f"control must be {[len(x), frames, self.control_dim]}, got {tuple(control.shape)}")
-        return self._predict(x, timesteps, F.pad(control, (0, 1), value=1.0))
+        return spread * x + signal * self._predict(x, timesteps, F.pad(control, (0, 1), value=1.0))
 
     def _predict(self, x: Tensor, timesteps: Tensor, told: Tensor | None) -> Tensor:
-        """The noise under controls that end in 1 where they are told, and are zeros where not."""
-        self._check_steps(x, timesteps)
+        """The angular velocity under controls that end in 1 where they are told, and are zeros where not."""
         sigma = self.sigma(timesteps)[:, None].expand(-1, x.shape[1] // self.trunk.tokens_per_frame).to(x)
         return self.trunk(x, sigma=sigma, control=told)[0]
 
     def loss(
         self, x: Tensor, control: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean squared error of the noise prediction at random steps for clean clips `[B, N, D]`.
+        """Mean squared error of the angular velocity at random steps for clean clips `[B, N, D]`.
 
         A tenth of the clips is not told its controls, which guidance needs. `generator` None: torch's own randomness.
         """
         timesteps = torch.randint(self.num_diffusion_steps, (len(x),), generator=generator).to(x.device)
         noise = torch.randn(x.shape, generator=generator).to(x)
-        state, told = self.add_noise(x, noise, timesteps), None
+        signal, spread = self._scales(x, timesteps)
+        told = None
         if control is not None:
             kept = torch.rand(len(x), 1, 1, generator=generator) >= DROP_CONTROL
             told = F.pad(control, (0, 1), value=1.0) * kept.to(control)
-        loss = F.mse_loss(self._predict(state, timesteps, told).float(), noise.float())
-        return loss, {"noise_mse": loss.detach()}
+        guess = self._predict(signal * x + spread * noise, timesteps, told)
+        loss = F.mse_loss(guess.float(), (signal * noise - spread * x).float())
+        return loss, {"velocity_mse": loss.detach()}
 
     @torch.no_grad()
     def sample(

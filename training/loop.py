@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,15 @@ def save_checkpoint(path: Path, stage: nn.Module, ema: AveragedModel, optimizers
         "optimizers": [o.state_dict() for o in optimizers],
         "step": step,
     }
+    write_state(path, state)
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Writes tensors and plain values to a file, whole or not at all.
+
+    Raises:
+        OSError: The file cannot be written; what was there before stays as it was.
+    """
     temporary = path.with_suffix(".tmp")
     try:
         with open(temporary, "wb") as file:
@@ -176,12 +186,25 @@ def save_checkpoint(path: Path, stage: nn.Module, ema: AveragedModel, optimizers
         raise OSError(f"could not write the checkpoint {path} ({error}); the previous one is untouched") from error
 
 
+def read_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Reads what `write_state` wrote; nothing but tensors and plain values is ever loaded.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        RuntimeError, EOFError, pickle.UnpicklingError: It is damaged or something else.
+    """
+    with open(path, "rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise RuntimeError("it is no archive of tensors")
+    return torch.load(path, map_location=device, weights_only=True)
+
+
 def load_checkpoint(path: Path, stage: nn.Module, ema: AveragedModel, optimizers: list[torch.optim.Optimizer]) -> int:
     """Loads a checkpoint if there is one; returns the number of steps done."""
     if not path.exists():
         return 0
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_state(path)
         stage.load_state_dict(state["stage"])
         ema.load_state_dict(state["ema"])
         for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):

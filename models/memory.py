@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FAR = 4.0  # more than two cosines can differ
+
 
 class MemoryBank:
     """Memory of B streams that never see each other.
@@ -178,23 +180,24 @@ class _Entries:
         order = new.importance.argsort(descending=True, stable=True)
         new = _Entries(*(getattr(new, field.name)[order] for field in fields(new)))
         cosines = _cosines(new.tokens, torch.cat([self.tokens, new.tokens])).cpu()
-        entries = list(range(old))  # columns of `cosines` that are entries
-        joined = []
+        cosines[:, old:] -= FAR  # a new token can be joined once it is an entry itself
+        entry_of = list(range(old + len(new.tokens)))
+        joined, count = [], old
         for row in range(len(new.tokens)):
-            near = cosines[row, entries]
-            nearest = int(near.argmax()) if entries else -1
-            if nearest < 0 or near[nearest] < threshold:
-                nearest = len(entries)
-                entries.append(old + row)
-            joined.append(nearest)
+            near, column = cosines[row].max(0)
+            if near < threshold:
+                column, count = old + row, count + 1
+                entry_of[column] = count - 1
+                cosines[:, column] += FAR
+            joined.append(entry_of[int(column)])
         at = torch.tensor([*range(old), *joined], dtype=torch.long, device=self.tokens.device)
         parts = {f.name: torch.cat([getattr(self, f.name), getattr(new, f.name)]) for f in fields(self)}
-        empty = parts["count"].new_zeros(len(entries))
-        count = empty.index_add(0, at, parts["count"])
+        empty = parts["count"].new_zeros(count)
+        merged = empty.index_add(0, at, parts["count"])
         weighted = parts["tokens"] * parts["count"][:, None]
-        total = weighted.new_zeros(len(entries), weighted.shape[1]).index_add(0, at, weighted)
+        total = weighted.new_zeros(count, weighted.shape[1]).index_add(0, at, weighted)
         importance, frame = (empty.scatter_reduce(0, at, parts[name], "amax") for name in ("importance", "frame"))
-        return _Entries(total / count[:, None], importance, frame, count)
+        return _Entries(total / merged[:, None], importance, frame, merged)
 
 
 def _cosines(a: Tensor, b: Tensor) -> Tensor:

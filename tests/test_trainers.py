@@ -282,3 +282,20 @@ def test_wandb_is_asked_for_by_name(monkeypatch):
     monkeypatch.setattr(accelerate.utils, "is_wandb_available", lambda: False)
     with pytest.raises(ImportError, match="pip install wandb"):
         self_forcing(use_wandb=True)
+
+
+def test_every_epoch_is_logged():
+    class Tracker:
+        def __init__(self) -> None:
+            self.rows = []
+
+        def log(self, values, step):
+            self.rows.append((step, values))
+
+    trainer = self_forcing()
+    trainer.tracker = Tracker()
+    train, check = trainer.train_epoch(loader()), trainer.validate_epoch(loader())
+    assert trainer.tracker.rows == [
+        (0, {f"train/{k}": v for k, v in train.items()}),
+        (1, {f"val/{k}": v for k, v in check.items()}),
+    ]

@@ -21,7 +21,7 @@ import cv2
 import h5py
 import numpy as np
 
-from drivedit.utils.files import write_whole
+from drivedit.utils import write_atomically
 from drivedit_env.state import EnvState
 
 FORMAT = {"format": "drivedit-recording", "version": 1, "env": "DriveDiT-v0", "held_out": False}
@@ -120,7 +120,8 @@ class Recording:
         """
         if self._first is not None:
             path = self.folder / f"shard-{self.name}-{self._pieces:04d}.h5"
-            write_whole(path, _packed(self._rows, self._first, self._head))
+            data = _packed(self._rows, self._first, self._head)
+            write_atomically(path, lambda file: file.write(data))
 
     def close(self) -> None:
         """Writes what is left; the recording is then over.

@@ -6,7 +6,8 @@ together with the controls and the route ahead. Notable: with `history` > 0 a fr
 it as input channels, so the keys and values of its last denoising pass can stay in the cache and no extra clean pass
 is needed. The network returns the clean frame; the velocity of the package's path is `(x - out) / sigma`.
 
-Legend: B clips, F frames, P tokens per frame, N = F * P, D token width, E model width, H heads, L layers, W window.
+Legend: B clips, F frames, P tokens per frame, N = F * P, D token width, E model width, H heads, L layers, W window,
+M memories.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drivedit.config import StudentConfig
-
-KVCache = dict[str, Tensor]  # "k", "v": [L, B, H, W, P, E / H]; "clock": [B] frames seen so far
+from drivedit.models.attention import Recall, attention, rotate, rotations
+from drivedit.models.sampler import Generators, KVCache, generate
 
 
 class Block(nn.Module):
@@ -40,15 +41,25 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.activate: Callable[[Tensor], Tensor] = squared_relu
 
-    def forward(self, x: Tensor, modulation: Sequence[Tensor], attend: Any) -> Tensor:
-        """Transforms tokens `[B, F, P, E]` under six modulations `[B, F, 1, E]`; `attend(qk, v)` does the attention."""
+    def forward(self, x: Tensor, modulation: Sequence[Tensor], attend: Any, memory: Tensor | None = None) -> Tensor:
+        """Transforms tokens `[B, F, P, E]` under six modulations `[B, F, 1, E]`.
+
+        `attend(qk, v, recall)` does the attention, also to the tokens of a memory `[B, M, E]`.
+        """
         scale1, shift1, gate1, scale2, shift2, gate2 = modulation
         y = torch.addcmul(shift1, norm(x), scale1)
         qkv = self.qkv(y).unflatten(-1, (3, self.heads, -1))  # [B, F, P, 3, H, E/H]
-        y = self.out(attend(norm(qkv[..., :2, :, :]), qkv[..., 2, :, :]))
+        y = self.out(attend(norm(qkv[..., :2, :, :]), qkv[..., 2, :, :], self.recall(memory)))
         x = torch.addcmul(x, gate1, self.dropout(y))
         y = torch.addcmul(shift2, norm(x), scale2)
         return torch.addcmul(x, gate2, self.dropout(self.down(self.activate(self.up(y)))))
+
+    def recall(self, memory: Tensor | None) -> Recall | None:
+        """Keys and values of memory tokens `[B, M, E]`; a token of zeros is an absent one."""
+        if memory is None:
+            return None
+        _, k, v = self.qkv(norm(memory)).unflatten(-1, (3, self.heads, -1)).transpose(1, 3).unbind(2)
+        return Recall(norm(k), v, memory.ne(0).any(-1))
 
 
 class DiTStudent(nn.Module):
@@ -132,6 +143,8 @@ class DiTStudent(nn.Module):
         control: Tensor | None = None,
         route: Tensor | None = None,
         past: Tensor | None = None,
+        memory: Tensor | None = None,
+        frame_ids: Tensor | None = None,
     ) -> tuple[Tensor, KVCache | None]:
         """Estimates clean tokens.
 
@@ -144,6 +157,11 @@ class DiTStudent(nn.Module):
             control: `[B, F, control_dim]`; None: zeros.
             route: `[B, F, route_dim]`; None: zeros, which means no route.
             past: `[B, N, history * D]` clean frames before each frame, the latest first; None: zeros.
+            memory: `[B, M, E]` tokens that every frame sees beside the frames before it (`MemoryBank.retrieve`); tokens
+                of zeros are absent ones. None: none.
+            frame_ids: `[F]` times of the frames, for a clip without caches; None: 0, 1, ... A time may come again:
+                later frames see the first frame of a time, the others see themselves only. So noisy targets can stand
+                beside the clean frames that their successors see.
 
         Returns:
             Clean estimate `[B, N, D]`, and the cache or None.
@@ -152,8 +170,9 @@ class DiTStudent(nn.Module):
             ValueError: A shape does not fit, or the sequence is longer than `max_seq_len`.
         """
         hidden, condition, cache = self.features(
-            x, kv_cache, use_cache, sigma=sigma, control=control, route=route, past=past
-        )
+            x, kv_cache, use_cache, sigma=sigma, control=control, route=route, past=past, memory=memory,
+            frame_ids=frame_ids,
+        )  # fmt: skip
         return self.read(hidden, condition, past), cache
 
     def features(
@@ -166,13 +185,15 @@ class DiTStudent(nn.Module):
         control: Tensor | None = None,
         route: Tensor | None = None,
         past: Tensor | None = None,
+        memory: Tensor | None = None,
+        frame_ids: Tensor | None = None,
     ) -> tuple[Tensor, Sequence[Tensor], KVCache | None]:
         """Runs the trunk; arguments as in `forward`.
 
         Returns:
             Hidden tokens `[B, F, P, E]`, scale and shift of the output `[2, B, F, 1, E]`, and the cache or None.
         """
-        frames = self._check(x, kv_cache)
+        frames = self._check(x, kv_cache, use_cache, memory, frame_ids)
         rows = x.shape[0]
         if sigma is None:
             sigma = x.new_zeros(rows, frames)
@@ -191,14 +212,37 @@ class DiTStudent(nn.Module):
         modulation = self.modulation(F.silu(condition))[:, :, None]
         parts = modulation.unflatten(-1, (-1, self.d_model)).unbind(-2)
         if kv_cache is None:
-            attend, cache = self._attend_clip(rows, frames, y, use_cache)
+            attend, cache = self._attend_clip(rows, frames, y, use_cache, frame_ids)
         else:
             attend, cache = self._attend_cache(kv_cache)
         for layer, block in enumerate(self.blocks):
-            y = block(y, parts[6 * layer : 6 * layer + 6], attend(layer))
+            y = block(y, parts[6 * layer : 6 * layer + 6], attend(layer), memory)
         if kv_cache is not None and use_cache:
             kv_cache["clock"] += 1
         return y, parts[-2:], cache
+
+    def generate(
+        self,
+        context: Tensor,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        *,
+        sampling_steps: int = 4,
+        control: Tensor | None = None,
+        memory: Tensor | None = None,
+        generator: Generators = None,
+    ) -> Tensor:
+        """Continues clean tokens `[B, N, D]`; returns them with the new ones after them (see `models/sampler.py`).
+
+        Raises:
+            ValueError: An argument is out of its range, or the whole does not fit into the cache.
+        """
+        return generate(
+            self, context, max_new_tokens, temperature, top_k, top_p, sampling_steps=sampling_steps, control=control,
+            memory=memory, generator=generator,
+        )  # fmt: skip
 
     def read(self, hidden: Tensor, modulation: Sequence[Tensor], past: Tensor | None) -> Tensor:
         """The clean estimate `[B, N, D]`: the last clean frame plus what changes."""
@@ -229,12 +273,22 @@ class DiTStudent(nn.Module):
             "clock": torch.zeros(rows, dtype=torch.long, device=device),
         }
 
-    def _check(self, x: Tensor, cache: KVCache | None) -> int:
+    def _check(
+        self, x: Tensor, cache: KVCache | None, use_cache: bool, memory: Tensor | None, frame_ids: Tensor | None
+    ) -> int:
         per_frame = self.tokens_per_frame
         if x.ndim != 3 or x.shape[-1] != self.latent_dim or x.shape[1] % per_frame or x.shape[1] == 0:
             raise ValueError(f"tokens must be [B, k * {per_frame}, {self.latent_dim}], got {tuple(x.shape)}")
-        if x.shape[1] > self.max_seq_len:
-            raise ValueError(f"at most max_seq_len = {self.max_seq_len} tokens in one call, got {x.shape[1]}")
+        length = x.shape[1] if frame_ids is None else len(frame_ids.unique()) * per_frame
+        if length > self.max_seq_len:
+            raise ValueError(f"at most max_seq_len = {self.max_seq_len} tokens in one call, got {length}")
+        if memory is not None and (memory.ndim != 3 or memory.shape[::2] != (len(x), self.d_model)):
+            raise ValueError(f"memory must be [{len(x)}, M, {self.d_model}], got {tuple(memory.shape)}")
+        if frame_ids is not None:
+            if cache is not None or use_cache:
+                raise ValueError("frame_ids are for whole clips: leave out kv_cache and use_cache")
+            if frame_ids.shape != (x.shape[1] // per_frame,):
+                raise ValueError(f"frame_ids must be [{x.shape[1] // per_frame}], got {tuple(frame_ids.shape)}")
         if cache is not None:
             if x.shape[1] != per_frame:
                 raise ValueError(f"with a cache give one frame of {per_frame} tokens, got {x.shape[1]} tokens")
@@ -242,28 +296,37 @@ class DiTStudent(nn.Module):
                 raise ValueError(f"the cache is full ({self.capacity} frames); set `window` for endless rollouts")
         return x.shape[1] // per_frame
 
-    def _attend_clip(self, rows: int, frames: int, y: Tensor, keep: bool) -> tuple[Any, KVCache | None]:
-        """Attention within a clip, and the cache of its last frames."""
-        time = torch.arange(frames, device=y.device)
+    def _sees(self, time: Tensor) -> Tensor:
+        """Which frame of a clip sees which `[F, F]`, by their times `[F]`: itself, and the first one of a past time."""
+        order = torch.arange(len(time), device=time.device)
         lag = time[:, None] - time[None, :]
-        mask = (lag >= 0) & (lag < self.capacity)
+        first = (lag == 0).int().argmax(0) == order
+        return (lag > 0) & (lag < self.capacity) & first | (order[:, None] == order)
+
+    def _attend_clip(
+        self, rows: int, frames: int, y: Tensor, keep: bool, frame_ids: Tensor | None
+    ) -> tuple[Any, KVCache | None]:
+        """Attention within a clip, and the cache of its last frames."""
+        time = torch.arange(frames, device=y.device) if frame_ids is None else frame_ids.to(y.device)
+        mask = self._sees(time)
         mask = mask.repeat_interleave(self.tokens_per_frame, 0).repeat_interleave(self.tokens_per_frame, 1)
-        turn = self._rotations(time[None])
+        turn = self._turn(time[None])
         cache = self.empty_cache(rows, y.device, y.dtype) if keep else None
         if cache is not None:
             cache["clock"] += frames
         last = time[-self.capacity :]
 
         def attend(layer: int) -> Any:
-            def run(qk: Tensor, v: Tensor) -> Tensor:
-                q, k = self._rotate(qk, turn).unbind(-3)
+            def run(qk: Tensor, v: Tensor, recall: Recall | None) -> Tensor:
+                q, k = rotate(qk, turn).unbind(-3)
                 if cache is not None:
                     for name, value in (("k", k), ("v", v)):
                         cache[name][layer, :, :, last % self.capacity] = (
                             value[:, last].permute(0, 3, 1, 2, 4).to(cache[name])
                         )
-                q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))
-                out = attention(q, k.to(q), v.to(q), mask)
+                plain = q if recall is None else qk[..., 0, :, :]
+                q, plain, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, plain, k, v))
+                out = attention(q, plain, k.to(q), v.to(q), mask, recall)
                 return out.transpose(1, 2).flatten(2).unflatten(1, (frames, -1))
 
             return run
@@ -277,7 +340,7 @@ class DiTStudent(nn.Module):
         slots = [frames % self.capacity for frames in clocks]
         together = len(set(slots)) == 1  # then the ring is written as a slice
         rows, slot = torch.arange(len(clock), device=clock.device), clock % self.capacity
-        turn = self._rotations(clock[:, None], dtype)
+        turn = self._turn(clock[:, None], dtype)
         mask = None
         if min(clocks) < self.capacity - 1:
             filled = torch.arange(self.capacity, device=clock.device) <= clock[:, None]
@@ -286,53 +349,24 @@ class DiTStudent(nn.Module):
         def attend(layer: int) -> Any:
             keys, values = cache["k"][layer], cache["v"][layer]  # [B, H, W, P, E/H]
 
-            def run(qk: Tensor, v: Tensor) -> Tensor:
-                q, k = self._rotate(qk, turn)[:, 0].transpose(1, 3).unbind(2)  # [B, H, P, E/H]
+            def run(qk: Tensor, v: Tensor, recall: Recall | None) -> Tensor:
+                q, k = rotate(qk, turn)[:, 0].transpose(1, 3).unbind(2)  # [B, H, P, E/H]
                 v = v[:, 0].transpose(1, 2)
                 if together:
                     keys[:, :, slots[0]], values[:, :, slots[0]] = k, v
                 else:
                     keys[rows, :, slot], values[rows, :, slot] = k.to(dtype), v.to(dtype)
-                out = attention(q, keys.flatten(2, 3).to(q), values.flatten(2, 3).to(q), mask)
+                plain = qk[:, 0, :, 0].transpose(1, 2)
+                out = attention(q, plain, keys.flatten(2, 3).to(q), values.flatten(2, 3).to(q), mask, recall)
                 return out.transpose(1, 2).flatten(2)[:, None]
 
             return run
 
         return attend, cache
 
-    def _rotations(self, time: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor] | None:
-        """Cosines and signed sines `[B, F, 1, 1, 1, E/H]` of frame times `[B, F]`, exact however long a drive is."""
-        if not self.use_rope:
-            return None
-        half = self.d_model // self.n_heads // 2
-        rate = self.rope_base ** -(torch.arange(half, device=time.device, dtype=torch.float64) / half)
-        angle = (time.double()[..., None] * rate)[:, :, None, None, None]
-        cos, sin = angle.cos(), angle.sin()
-        return torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype)
-
-    @staticmethod
-    def _rotate(x: Tensor, turn: tuple[Tensor, Tensor] | None) -> Tensor:
-        if turn is None:
-            return x
-        cos, sin = turn
-        first, second = x.chunk(2, -1)
-        return torch.addcmul(x * cos, torch.cat([second, first], -1), sin).to(x.dtype)
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of `[B, H, N, E]` to `[B, H, M, E]` where `mask` (`[N, M]` or `[B, 1, 1, M]`) is true.
-
-    On a CPU in bfloat16 plain matrix products take a third of the fused kernel's time.
-    """
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    bias = q.new_zeros(1)
-    if mask is not None:
-        bias = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -1e4)
-        bias = bias.expand(*q.shape[:2], -1, -1).flatten(0, 1) if mask.ndim == 4 else bias
-    keys = k.flatten(0, 1).transpose(1, 2)
-    score = torch.baddbmm(bias, q.flatten(0, 1), keys, beta=0 if mask is None else 1, alpha=q.shape[-1] ** -0.5)
-    return torch.bmm(score.softmax(-1), v.flatten(0, 1)).unflatten(0, q.shape[:2])
+    def _turn(self, time: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor] | None:
+        """The rotation that frame times `[B, F]` stand for; None without rotary positions."""
+        return rotations(time, self.d_model // self.n_heads, self.rope_base, dtype) if self.use_rope else None
 
 
 def squared_relu(x: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ Legend: B clips, T frames, C channels, H W pixels, h w latent cells.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -89,21 +91,21 @@ class VAE3D(nn.Module):
         self,
         in_channels: int = 3,
         latent_dim: int = 64,
-        hidden_dims: list[int] | None = None,
+        hidden_dims: Sequence[int] = (64, 128, 256, 512),
         num_res_blocks: int = 2,
         use_attention: bool = True,
         beta: float = 4.0,
         *,
         temporal_kernel: int = 3,
-        decoder_dims: list[int] | None = None,
+        decoder_dims: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        dims = list(hidden_dims or [64, 128, 256, 512])
+        dims = list(hidden_dims)
         out = list(decoder_dims or dims)
         for name, widths in (("hidden_dims", dims), ("decoder_dims", out)):
             if len(widths) != 4:
                 raise ValueError(f"{name} must have 4 entries (three halvings make the 8x grid), got {widths}")
-        self.latent_dim, self.beta = latent_dim, beta
+        self.in_channels, self.latent_dim, self.beta = in_channels, latent_dim, beta
         kt = temporal_kernel
         down: list[nn.Module] = [CausalConv3d(in_channels, dims[0], kt)]
         for width, wider in zip(dims[:-1], dims[1:], strict=True):
@@ -131,10 +133,12 @@ class VAE3D(nn.Module):
         """Encodes frames `[B, C, T, H, W]` in [-1, 1] to mean and log-variance, each `[B, latent_dim, T, H/8, W/8]`.
 
         Raises:
-            ValueError: The shape is not five-dimensional or H, W are not multiples of 8.
+            ValueError: The shape is another one, or H, W are not multiples of 8.
         """
-        if x.ndim != 5 or x.shape[-1] % 8 or x.shape[-2] % 8:
-            raise ValueError(f"frames must be [B, C, T, H, W] with H and W multiples of 8, got {tuple(x.shape)}")
+        if x.ndim != 5 or x.shape[1] != self.in_channels or x.shape[-1] % 8 or x.shape[-2] % 8:
+            raise ValueError(
+                f"frames must be [B, {self.in_channels}, T, H, W] with H and W multiples of 8, got {tuple(x.shape)}"
+            )
         frames = x.shape[2]
         y = rearrange(x, "b c t h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
         for layer in self.encoder:
@@ -144,7 +148,11 @@ class VAE3D(nn.Module):
         return mean, logvar.clamp(-30, 20)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Decodes latents `[B, latent_dim, T, h, w]` to frames `[B, C, T, 8h, 8w]`, about [-1, 1]."""
+        """Decodes latents `[B, latent_dim, T, h, w]` to frames `[B, C, T, 8h, 8w]`, about [-1, 1].
+
+        Raises:
+            ValueError: The shape is another one.
+        """
         if z.ndim != 5 or z.shape[1] != self.latent_dim:
             raise ValueError(f"latents must be [B, {self.latent_dim}, T, h, w], got {tuple(z.shape)}")
         frames = z.shape[2]
@@ -154,7 +162,7 @@ class VAE3D(nn.Module):
         y = self.to_frame(F.relu(y), frames)
         return rearrange(y.float(), "(b t) c h w -> b c t h w", t=frames)
 
-    def reparameterize(self, mean: Tensor, logvar: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def reparameterize(self, mean: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Draws a latent in training mode; returns the mean in evaluation mode."""
         if not self.training:
             return mean
@@ -162,14 +170,20 @@ class VAE3D(nn.Module):
         return mean + noise * (0.5 * logvar).exp()
 
     def loss_function(self, recon_x: Tensor, x: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
-        """Mean squared error plus beta times the divergence from N(0, 1), both per value of `x`."""
+        """Mean squared error plus beta times the divergence from N(0, 1), both per value of `x`.
+
+        Raises:
+            ValueError: The reconstruction has another shape than the frames.
+        """
+        if recon_x.shape != x.shape:
+            raise ValueError(f"the reconstruction must be {tuple(x.shape)} as the frames, got {tuple(recon_x.shape)}")
         divergence = -0.5 * (1 + logvar - mean.square() - logvar.exp()).sum()
         return F.mse_loss(recon_x, x) + self.beta * divergence / x.numel()
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Encodes, draws and decodes; returns reconstruction, mean and log-variance."""
         mean, logvar = self.encode(x)
-        return self.decode(self.reparameterize(mean, logvar, generator)), mean, logvar
+        return self.decode(self.reparameterize(mean, logvar, generator=generator)), mean, logvar
 
 
 class _Down(nn.Module):

@@ -24,6 +24,7 @@ from drivedit.models.scenes import Scene, check_scene
 from drivedit.models.state import WorldState
 from drivedit.models.storage import WorldStorage
 from drivedit.models.student import DiTStudent
+from drivedit.models.tokens import FrameTokenizer
 from drivedit.models.vae import VAE3D
 from drivedit.utils import Route, RouteCoder, advance_pose, motion_between, noise
 
@@ -85,6 +86,7 @@ class World(WorldStorage):
         self.scenes = [check_scene(scene, config.image_size) for scene in scenes]
         self.vae = VAE3D.from_config(config.vae)
         self.dynamics = DiTStudent.from_config(config.student)
+        self.tokenizer = FrameTokenizer(config.vae.latent_dim, config.patch)
         self.coder = RouteCoder(config)
         self.heads = Heads(config.student.d_model, config.student.tokens_per_frame, len(config.telemetry))
         channels = (1, config.vae.latent_dim, 1, 1)
@@ -125,15 +127,11 @@ class World(WorldStorage):
 
     def tokens(self, latents: Tensor) -> Tensor:
         """Latents `[..., C, h, w]` to tokens `[..., P, D]`."""
-        p, (channels, height, width) = self.config.patch, latents.shape[-3:]
-        x = latents.reshape(-1, channels, height // p, p, width // p, p).permute(0, 2, 4, 1, 3, 5)
-        return x.reshape(*latents.shape[:-3], height * width // p**2, channels * p**2)
+        return self.tokenizer.tokens(latents)
 
     def untokens(self, tokens: Tensor) -> Tensor:
         """Tokens `[..., P, D]` to latents `[..., C, h, w]`."""
-        p, (channels, height, width) = self.config.patch, self.latent_shape()
-        x = tokens.reshape(-1, height // p, width // p, channels, p, p).permute(0, 3, 1, 4, 2, 5)
-        return x.reshape(*tokens.shape[:-2], channels, height, width)
+        return self.tokenizer.latents(tokens, *self.latent_shape()[1:])
 
     # -- dreaming ------------------------------------------------------------------------------------------------
 

@@ -1,1 +1,5 @@
 """Offline: losses, trainers and the one training loop."""
+
+from drivedit.training.trainers import DistillationTrainer, SelfForcingTrainer
+
+__all__ = ["DistillationTrainer", "SelfForcingTrainer"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.optim.swa_utils import AveragedModel
+
+from drivedit.utils import write_atomically
 
 log = logging.getLogger(__name__)
 WHOLE = StateDictOptions(full_state_dict=True)
@@ -53,16 +55,32 @@ def save_checkpoint(path: Path, stage: nn.Module, ema: AveragedModel, optimizers
     }
     if torch.distributed.is_initialized() and torch.distributed.get_rank():
         return
-    temporary = path.with_suffix(".tmp")
+    write_state(path, state)
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Writes tensors and plain values to a file, whole or not at all.
+
+    Raises:
+        OSError: The file cannot be written; what was there before stays as it was.
+    """
     try:
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_atomically(path, lambda file: torch.save(state, file))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OSError(f"could not write the checkpoint {path} ({error}); the previous one is untouched") from error
+
+
+def read_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Reads what `write_state` wrote; nothing but tensors and plain values is ever loaded.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        RuntimeError, EOFError, pickle.UnpicklingError: It is damaged or something else.
+    """
+    with open(path, "rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise RuntimeError("it is no archive of tensors")
+    return torch.load(path, map_location=device, weights_only=True)
 
 
 def load_checkpoint(path: Path, stage: nn.Module, ema: AveragedModel, optimizers: list[torch.optim.Optimizer]) -> int:
@@ -70,7 +88,7 @@ def load_checkpoint(path: Path, stage: nn.Module, ema: AveragedModel, optimizers
     if not path.exists():
         return 0
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_state(path)
         set_model_state_dict(stage, state["stage"], options=WHOLE)
         set_model_state_dict(ema, state["ema"], options=WHOLE)
         for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):

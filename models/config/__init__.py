@@ -1,17 +1,30 @@
 """Configuration dataclasses of the package: the one source of every default. Imports no torch."""
 
 from drivedit.config.base import BaseConfig
-from drivedit.config.models import StudentConfig, VAEConfig, WorldConfig
-from drivedit.config.training import DataConfig, DistillConfig, LoopConfig, StudentStageConfig, VAEStageConfig
+from drivedit.config.models import StudentConfig, TeacherConfig, VAEConfig, WorldConfig
+from drivedit.config.presets import ModelConfig, get_large_config, get_small_config
+from drivedit.config.training import (
+    DataConfig,
+    DistillConfig,
+    LoopConfig,
+    StudentStageConfig,
+    TrainingConfig,
+    VAEStageConfig,
+)
 
 __all__ = [
     "BaseConfig",
     "DataConfig",
     "DistillConfig",
     "LoopConfig",
+    "ModelConfig",
     "StudentConfig",
     "StudentStageConfig",
+    "TeacherConfig",
+    "TrainingConfig",
     "VAEConfig",
     "VAEStageConfig",
     "WorldConfig",
+    "get_large_config",
+    "get_small_config",
 ]

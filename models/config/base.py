@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -25,8 +26,14 @@ class BaseConfig:
         return json.dumps(self.to_dict(), indent=2)
 
     def save_json(self, filepath: str | Path) -> None:
-        """Writes the configuration to a JSON file."""
-        Path(filepath).write_text(self.to_json() + "\n")
+        """Writes the configuration to a JSON file, whole or not at all."""
+        path = Path(filepath)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(self.to_json() + "\n")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any]) -> Self:
@@ -50,7 +57,13 @@ class BaseConfig:
 
     @classmethod
     def from_json(cls, json_str_or_path: str | Path) -> Self:
-        """Builds the configuration from a JSON string or from the path of a JSON file."""
+        """Builds the configuration from a JSON string or from the path of a JSON file.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            KeyError: A key is unknown.
+            ValueError: It is not JSON, or a value has the wrong type.
+        """
         text = str(json_str_or_path)
         if not text.lstrip().startswith("{"):
             text = Path(text).read_text()

@@ -43,6 +43,23 @@ class StudentConfig(BaseConfig):
 
 
 @dataclass
+class TeacherConfig(BaseConfig):
+    """Arguments of `drivedit.models.DiTTeacher`."""
+
+    latent_dim: int = 64
+    d_model: int = 768
+    n_layers: int = 16
+    n_heads: int = 12
+    d_ff: int | None = None
+    num_diffusion_steps: int = 1000
+    beta_schedule: str = "linear"
+    max_seq_len: int = 256
+    dropout: float = 0.0
+    tokens_per_frame: int = 1
+    control_dim: int = 0
+
+
+@dataclass
 class WorldConfig(BaseConfig):
     """A world: its networks, its picture, its clock and what its heads tell.
 

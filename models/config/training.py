@@ -1,4 +1,4 @@
-"""Configurations of the training stages."""
+"""Configurations of the training stages and of the published trainers."""
 
 from __future__ import annotations
 
@@ -131,3 +131,34 @@ class DistillConfig(StudentStageConfig):
     exits: int = 1
     critic_steps: int = 3
     consistency: float = 0.25
+
+
+@dataclass
+class TrainingConfig(BaseConfig):
+    """Training with `drivedit.training.SelfForcingTrainer` or `drivedit.training.DistillationTrainer`.
+
+    Attributes:
+        lr: Learning rate of AdamW.
+        batch_size: Clips in one step.
+        epochs: Epochs planned; the share of self-made context grows over them.
+        grad_clip: Largest norm of the gradient.
+        self_forcing_ratio: Share of self-made frames in the context of the last epoch; the first epoch has none.
+        rollout_weight: Weight of the score of self-made frames beside the flow loss.
+        sampling_steps: Most network passes for a self-made frame.
+        distillation_alpha: Weight of the teacher; the data have the rest.
+        temperature: Softening of the teacher. Without effect on the Gaussian outputs of the networks here.
+        mixed_precision: Autocast to bfloat16 (networks only; losses stay in float32).
+        seed: Of all noise.
+    """
+
+    lr: float = 1e-4
+    batch_size: int = 8
+    epochs: int = 10
+    grad_clip: float = 1.0
+    self_forcing_ratio: float = 0.8
+    rollout_weight: float = 0.5
+    sampling_steps: int = 4
+    distillation_alpha: float = 0.7
+    temperature: float = 4.0
+    mixed_precision: bool = True
+    seed: int = 0

@@ -1,6 +1,7 @@
 """Small tensor and geometry helpers."""
 
 from drivedit.utils.device import resolve_device
+from drivedit.utils.files import write_atomically
 from drivedit.utils.random import generator, noise
 from drivedit.utils.route import UNBOUNDED, Route, RouteCoder, advance_pose, motion_between, route_code
 
@@ -14,4 +15,5 @@ __all__ = [
     "noise",
     "resolve_device",
     "route_code",
+    "write_atomically",
 ]

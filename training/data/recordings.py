@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from drivedit.utils.files import write_whole
+from drivedit.utils import write_atomically
 
 FORMAT = "drivedit-recording"
 VERSION = 1
@@ -129,7 +129,7 @@ def write_shard(path: str | Path, episodes: Sequence[Episode], attrs: dict[str, 
             if episode.bounds is not None:
                 group.attrs["bounds"] = np.asarray(episode.bounds, np.float32)
     try:
-        write_whole(path, buffer.getbuffer())
+        write_atomically(path, lambda file: file.write(buffer.getbuffer()))
     except OSError as error:
         reason = f"{error.strerror} and run the same command again, finished shards are kept"
         raise OSError(error.errno, reason) from error

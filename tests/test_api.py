@@ -1,0 +1,226 @@
+"""The published API: every name is where it is documented, and takes what is documented.
+
+A row is a dotted path and the documented parameters with their defaults. What the package adds is keyword-only. Classes
+that a configuration feeds are listed with it: their defaults must agree. To publish another name, add a row.
+"""
+
+import ast
+import importlib
+import inspect
+import json
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+import drivedit.config as config
+from drivedit.config import BaseConfig, ModelConfig, StudentConfig, WorldConfig, get_large_config, get_small_config
+
+API: dict[str, str] = {
+    "drivedit.models.VAE3D": (
+        "in_channels=3, latent_dim=64, hidden_dims=[64, 128, 256, 512], num_res_blocks=2, use_attention=True, beta=4.0"
+    ),
+    "drivedit.models.VAE3D.encode": "x",
+    "drivedit.models.VAE3D.decode": "z",
+    "drivedit.models.VAE3D.reparameterize": "mean, logvar",
+    "drivedit.models.VAE3D.loss_function": "recon_x, x, mean, logvar",
+    "drivedit.models.VAE3D.from_config": "config",
+    "drivedit.models.DiTStudent": (
+        "latent_dim=64, d_model=512, n_layers=12, n_heads=8, d_ff=None, max_seq_len=256, dropout=0.1, use_rope=True, "
+        "rope_base=10000.0"
+    ),
+    "drivedit.models.DiTStudent.forward": "x, kv_cache=None, use_cache=False",
+    "drivedit.models.DiTStudent.generate": "context, max_new_tokens, temperature=1.0, top_k=None, top_p=None",
+    "drivedit.models.DiTStudent.from_config": "config",
+    "drivedit.models.DiTTeacher": (
+        "latent_dim=64, d_model=768, n_layers=16, n_heads=12, d_ff=None, num_diffusion_steps=1000, "
+        "beta_schedule='linear'"
+    ),
+    "drivedit.models.DiTTeacher.forward": "x, timesteps, control=None",
+    "drivedit.models.DiTTeacher.add_noise": "x, noise, timesteps",
+    "drivedit.models.DiTTeacher.sample": "shape, num_steps=50, guidance_scale=1.0",
+    "drivedit.models.DiTTeacher.from_config": "config",
+    "drivedit.models.MemoryBank": (
+        "d_model=512, max_spatial_memory=1000, max_object_memory=500, similarity_threshold=0.8"
+    ),
+    "drivedit.models.MemoryBank.update": "spatial_tokens, importance_scores, frame_idx=None",
+    "drivedit.models.MemoryBank.retrieve": "query, top_k=32",
+    "drivedit.models.MemoryBank.clear": "",
+    "drivedit.training.SelfForcingTrainer": (
+        "student_model, vae_model, optimizer, device='cuda', mixed_precision=True, use_wandb=False"
+    ),
+    "drivedit.training.SelfForcingTrainer.train_epoch": "dataloader",
+    "drivedit.training.SelfForcingTrainer.validate_epoch": "dataloader",
+    "drivedit.training.SelfForcingTrainer.save_checkpoint": "filepath, epoch=0, best_metric=float('inf'), **kwargs",
+    "drivedit.training.SelfForcingTrainer.load_checkpoint": "filepath",
+    "drivedit.training.DistillationTrainer": (
+        "teacher_model, student_model, vae_model, optimizer, device='cuda', distillation_alpha=0.7, temperature=4.0"
+    ),
+    "drivedit.training.DistillationTrainer.train_epoch": "dataloader",
+    "drivedit.training.losses.ReconstructionLoss": "pixel_weight=1.0, perceptual_weight=0.1, ssim_weight=0.1",
+    "drivedit.training.losses.FlowMatchingLoss": "sigma_min=0.002, sigma_max=80.0",
+    "drivedit.training.losses.CompositeLoss": "loss_weights, uncertainty_weighting=False",
+    "drivedit.config.BaseConfig.to_dict": "",
+    "drivedit.config.BaseConfig.to_json": "",
+    "drivedit.config.BaseConfig.save_json": "filepath",
+    "drivedit.config.BaseConfig.from_dict": "config_dict",
+    "drivedit.config.BaseConfig.from_json": "json_str_or_path",
+    "drivedit.config.get_small_config": "",
+    "drivedit.config.get_large_config": "",
+}
+
+# Configuration classes with the fields that are documented, in their order; they may have more after them.
+FIELDS: dict[str, str] = {
+    "drivedit.config.ModelConfig": "vae student teacher training",
+    "drivedit.config.VAEConfig": "in_channels latent_dim hidden_dims num_res_blocks use_attention beta",
+    "drivedit.config.StudentConfig": (
+        "latent_dim d_model n_layers n_heads d_ff max_seq_len dropout use_rope rope_base"
+    ),
+    "drivedit.config.TeacherConfig": "latent_dim d_model n_layers n_heads d_ff num_diffusion_steps beta_schedule",
+}
+
+# Configuration -> what it feeds. All parameters of a network come from it, a trainer also takes objects.
+FEEDS: dict[str, list[str]] = {
+    "drivedit.config.VAEConfig": ["drivedit.models.VAE3D"],
+    "drivedit.config.StudentConfig": ["drivedit.models.DiTStudent"],
+    "drivedit.config.TeacherConfig": ["drivedit.models.DiTTeacher"],
+    "drivedit.config.TrainingConfig": [
+        "drivedit.training.SelfForcingTrainer", "drivedit.training.DistillationTrainer"
+    ],
+}  # fmt: skip
+NOT_CONFIGURED = {"student_model", "teacher_model", "vae_model", "optimizer", "device", "use_wandb"}
+
+
+def find(path: str) -> Any:
+    """The object at a dotted path: the longest module, then attributes."""
+    parts = path.split(".")
+    for split in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:split]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[split:]:
+            found = getattr(found, name)
+        return found
+    raise ModuleNotFoundError(path)
+
+
+def parameters(path: str) -> dict[str, inspect.Parameter]:
+    found = dict(inspect.signature(find(path)).parameters)
+    found.pop("self", None)
+    return found
+
+
+def documented(row: str) -> dict[str, inspect.Parameter]:
+    scope: dict[str, Any] = {}
+    exec(compile(ast.parse(f"def f({row}): pass"), "row", "exec"), scope)
+    return dict(inspect.signature(scope["f"]).parameters)
+
+
+def plain(default: Any) -> Any:
+    return list(default) if isinstance(default, tuple) else default
+
+
+@pytest.mark.parametrize("path", API)
+def test_signatures_are_the_documented_ones(path):
+    wanted, found = documented(API[path]), parameters(path)
+    positional = {k: p for k, p in found.items() if p.kind is not p.KEYWORD_ONLY}
+    assert {k: (p.kind, plain(p.default)) for k, p in positional.items()} == {
+        k: (p.kind, p.default) for k, p in wanted.items()
+    }
+    assert list(positional) == list(wanted)
+    added = [p for k, p in found.items() if k not in wanted]
+    assert all(p.default is not p.empty for p in added), "what is added must have a default"
+
+
+@pytest.mark.parametrize("path", [*API, *FIELDS])
+def test_names_are_exported_and_explained(path):
+    package, name = ".".join(path.split(".")[:2]), path.split(".")[2]
+    public = importlib.import_module(package).__all__
+    assert name in public or inspect.ismodule(find(f"{package}.{name}"))
+    assert inspect.getdoc(find(path))
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_configurations_have_the_documented_fields(path):
+    wanted = FIELDS[path].split()
+    assert [field.name for field in fields(find(path))][: len(wanted)] == wanted
+
+
+@pytest.mark.parametrize(("source", "target"), [(s, t) for s, targets in FEEDS.items() for t in targets])
+def test_configurations_agree_with_what_they_feed(source, target):
+    stored, found = find(source)().to_dict(), parameters(target)
+    shared = stored.keys() & found.keys()
+    assert {k: stored[k] for k in shared} == {k: plain(found[k].default) for k in shared}
+    assert found.keys() - shared - NOT_CONFIGURED == set()
+    if ".models." in target:
+        assert list(stored) == list(found)
+
+
+def test_every_training_setting_has_a_reader():
+    read = {name for target in FEEDS["drivedit.config.TrainingConfig"] for name in parameters(target)}
+    loader_and_optimizer = {"lr", "batch_size"}
+    assert set(find("drivedit.config.TrainingConfig")().to_dict()) - read == loader_and_optimizer
+
+
+@pytest.mark.parametrize("name", [n for n in config.__all__ if n.endswith("Config") and n != "BaseConfig"])
+def test_configurations_survive_json(name, tmp_path):
+    kind = getattr(config, name)
+    original = kind()
+    assert kind.from_json(original.to_json()) == original
+    original.save_json(tmp_path / "it.json")
+    assert kind.from_json(str(tmp_path / "it.json")) == original
+    assert [file.name for file in tmp_path.iterdir()] == ["it.json"]
+
+
+def test_nested_configurations_are_rebuilt_and_checked():
+    changed = get_small_config()
+    changed.student.d_model = 256
+    again = ModelConfig.from_dict(json.loads(changed.to_json()))
+    assert again == changed and isinstance(again.student, StudentConfig) and again != get_small_config()
+    with pytest.raises(KeyError, match="student.d_modell"):
+        ModelConfig.from_dict({"student": {"d_modell": 3}})
+    with pytest.raises(ValueError, match="student.d_model: .*integer"):
+        ModelConfig.from_dict({"student": {"d_model": "wide"}})
+    with pytest.raises(FileNotFoundError):
+        ModelConfig.from_json("no such file.json")
+    with pytest.raises(ValueError, match="Expecting|line 1"):
+        ModelConfig.from_json("{not json")
+    assert issubclass(WorldConfig, BaseConfig)
+
+
+def test_a_failed_write_keeps_the_old_configuration(tmp_path, monkeypatch):
+    file = tmp_path / "it.json"
+    get_small_config().save_json(file)
+    before = file.read_text()
+
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        get_large_config().save_json(file)
+    assert file.read_text() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_small_and_large_models_fit_together():
+    import torch
+
+    from drivedit.models import VAE3D, DiTStudent, DiTTeacher, FrameTokenizer
+
+    sizes = []
+    for made, side in ((get_small_config(), 64), (get_large_config(), 256)):
+        with torch.device("meta"):
+            vae, student = VAE3D.from_config(made.vae), DiTStudent.from_config(made.student)
+            teacher = DiTTeacher.from_config(made.teacher)
+        tokenizer = FrameTokenizer.between(vae.latent_dim, student.latent_dim)
+        tokens = tokenizer.tokens(torch.zeros(1, vae.latent_dim, side // 8, side // 8))
+        assert tokens.shape == (1, student.tokens_per_frame, student.latent_dim)
+        assert student.capacity * student.tokens_per_frame == student.max_seq_len  # all of the window at once
+        assert teacher.trunk.latent_dim == student.latent_dim and teacher.control_dim == student.control_dim
+        sizes.append(sum(p.numel() for net in (vae, student, teacher) for p in net.parameters()))
+    assert sizes[0] < 5e6 < 5e8 < sizes[1]
+    latents = torch.randn(2, 3, 8, 4, 6)
+    small = FrameTokenizer(8, 2)
+    assert torch.equal(small.latents(small.tokens(latents), 4, 6), latents)
+    assert torch.equal(small.tokens(latents)[0, 0, 1], latents[0, 0, :, :2, 2:4].flatten())

@@ -1,7 +1,8 @@
 """Small tensor and geometry helpers."""
 
 from drivedit.utils.device import resolve_device
-from drivedit.utils.random import generator, noise
+from drivedit.utils.files import write_atomically
+from drivedit.utils.random import generator, noise, truncate
 from drivedit.utils.route import UNBOUNDED, Route, RouteCoder, advance_pose, motion_between, route_code
 
 __all__ = [
@@ -14,4 +15,6 @@ __all__ = [
     "noise",
     "resolve_device",
     "route_code",
+    "truncate",
+    "write_atomically",
 ]

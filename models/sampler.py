@@ -14,6 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from drivedit.utils import truncate
+
 KVCache = dict[str, Tensor]  # "k", "v": [L, B, H, W, P, E / H]; "clock": [B] frames seen so far
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -146,15 +148,10 @@ def truncated_noise(shape: tuple[int, ...], top_p: float | None, generator: Gene
     Raises:
         ValueError: `top_p` is not in (0, 1], or the number of generators is not the number of rows.
     """
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be in (0, 1], got {top_p}")
     if isinstance(generator, torch.Generator) or generator is None:
         noise = torch.randn(shape, generator=generator)
     elif len(generator) != shape[0]:
         raise ValueError(f"one generator, or one for each of {shape[0]} rows is needed, got {len(generator)}")
     else:
         noise = torch.stack([torch.randn(shape[1:], generator=row) for row in generator])
-    if top_p is None or top_p == 1:
-        return noise
-    centred = top_p * (torch.special.ndtr(noise.double()) - 0.5)
-    return torch.special.ndtri(centred + 0.5).to(noise)
+    return truncate(noise, top_p)

@@ -127,6 +127,10 @@ class DiTStudent(nn.Module):
             nn.init.zeros_(layer.bias)
         with torch.no_grad():
             self.modulation.bias.view(-1, d_model)[self.scales()] = 1
+        self.config = StudentConfig(
+            latent_dim, d_model, n_layers, n_heads, d_ff, max_seq_len, dropout, use_rope, rope_base,
+            tokens_per_frame, window, history, control_dim, route_dim, map_dim,
+        )  # fmt: skip
 
     @classmethod
     def from_config(cls, config: StudentConfig) -> DiTStudent:

@@ -123,6 +123,8 @@ class VAE3D(nn.Module):
         self.encoder, self.decoder = nn.ModuleList(down), nn.ModuleList(up)
         self.to_moments = nn.Conv2d(dims[-1], 2 * latent_dim, 1)
         self.to_frame = CausalConv3d(out[0], in_channels, 1)
+        narrow = None if decoder_dims is None else out
+        self.config = VAEConfig(in_channels, latent_dim, dims, num_res_blocks, use_attention, beta, kt, narrow)
 
     @classmethod
     def from_config(cls, config: VAEConfig) -> VAE3D:

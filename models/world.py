@@ -26,7 +26,7 @@ from drivedit.models.storage import WorldStorage
 from drivedit.models.student import DiTStudent
 from drivedit.models.tokens import FrameTokenizer
 from drivedit.models.vae import VAE3D
-from drivedit.utils import Route, RouteCoder, advance_pose, motion_between, noise
+from drivedit.utils import Route, RouteCoder, advance_pose, motion_between, noise, truncate
 
 Scenes = Sequence[Scene | Mapping[str, Any]]
 
@@ -196,7 +196,13 @@ class World(WorldStorage):
 
     @torch.no_grad()
     def step(
-        self, state: WorldState, controls: Tensor, sampling_steps: int | None = None
+        self,
+        state: WorldState,
+        controls: Tensor,
+        sampling_steps: int | None = None,
+        *,
+        temperature: float | None = None,
+        top_p: float | None = None,
     ) -> tuple[WorldState, StepOutput]:
         """Dreams one frame of every world. The state that goes in is used up; `clone()` it to keep it.
 
@@ -204,6 +210,8 @@ class World(WorldStorage):
             state: States of B worlds.
             controls: `[B, 2]` steering and throttle in [-1, 1].
             sampling_steps: Network passes; None: the world's own number.
+            temperature: Scale of the noise that the frame is made from; None: the world's own.
+            top_p: Central mass of the normal distribution that the noise comes from; None: all of it.
 
         Returns:
             The new state and what the step gave.
@@ -214,7 +222,7 @@ class World(WorldStorage):
         route = state.route
         code = self._code(route, state.pose, state.arc, state.motion)
         driven = torch.cat([controls, state.control, state.motion], -1)
-        x = self._noise(seeds, "frame", clock)
+        x = self._noise(seeds, "frame", clock, temperature, top_p)
         levels = torch.linspace(1, 0, steps + 1, device=self.device)
         for index in range(steps):
             sigma, lower = levels[index], levels[index + 1]
@@ -257,8 +265,16 @@ class World(WorldStorage):
         clean = self.untokens(change + before[..., : self.dynamics.latent_dim])
         return clean, self.heads(hidden[:, 0])
 
-    def _noise(self, seeds: list[int], stream: str, steps: list[int]) -> Tensor:
-        return self.config.temperature * noise(seeds, stream, steps, self.latent_shape()).to(self.device)
+    def _noise(
+        self,
+        seeds: list[int],
+        stream: str,
+        steps: list[int],
+        temperature: float | None = None,
+        top_p: float | None = None,
+    ) -> Tensor:
+        scale = self.config.temperature if temperature is None else temperature
+        return scale * truncate(noise(seeds, stream, steps, self.latent_shape()), top_p).to(self.device)
 
     def _code(self, route: Route, pose: Tensor, arc: Tensor, motion: Tensor) -> Tensor:
         """The route as told for the coming frame, from where the last motion would bring the car."""

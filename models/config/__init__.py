@@ -1,6 +1,7 @@
 """Configuration dataclasses of the package: the one source of every default. Imports no torch."""
 
 from drivedit.config.base import BaseConfig
+from drivedit.config.inference import InferenceConfig
 from drivedit.config.models import StudentConfig, TeacherConfig, VAEConfig, WorldConfig
 from drivedit.config.presets import ModelConfig, get_large_config, get_small_config
 from drivedit.config.training import (
@@ -16,6 +17,7 @@ __all__ = [
     "BaseConfig",
     "DataConfig",
     "DistillConfig",
+    "InferenceConfig",
     "LoopConfig",
     "ModelConfig",
     "StudentConfig",

@@ -21,3 +21,22 @@ def noise(seeds: list[int], stream: str, steps: list[int], shape: tuple[int, ...
     """
     rows = [torch.randn(shape, generator=generator(s, stream, t)) for s, t in zip(seeds, steps, strict=True)]
     return torch.stack(rows)
+
+
+def truncate(normal: torch.Tensor, top_p: float | None) -> torch.Tensor:
+    """Squeezes standard normal numbers into the central part of their distribution (Brock et al. 2019).
+
+    Each number keeps its rank, so the same draws under another `top_p` are the same futures, more or less surprising.
+
+    Args:
+        normal: Standard normal numbers.
+        top_p: Central probability mass in (0, 1] that they are to come from; None or 1: they stay as they are.
+
+    Raises:
+        ValueError: `top_p` is not in (0, 1].
+    """
+    if top_p is None or top_p == 1:
+        return normal
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be in (0, 1], got {top_p}")
+    return torch.special.ndtri(0.5 + top_p * (torch.special.ndtr(normal.double()) - 0.5)).to(normal)

@@ -1,0 +1,305 @@
+"""Sequences of frames from context frames and controls, dreamed by the very world that an environment steps.
+
+Legend: B rows, Tc context frames, Tg generated frames, C H W frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from drivedit.config import InferenceConfig, WorldConfig
+from drivedit.inference.tune import fast_dtype
+from drivedit.models import VAE3D, DiTStudent, Scene, StepOutput, World
+from drivedit.utils import resolve_device
+
+logger = logging.getLogger(__name__)
+
+DRIVEN = 7  # what a world tells its dynamics: controls, the controls before, ego-motion
+
+
+class StreamingRollout:
+    """Continues sequences of frames under given controls.
+
+    The world dreams freely, without a route; its start scenes are not used. Model and rollout may be used in turns:
+    every call puts the model into evaluation mode.
+
+    Args:
+        world_model: A `World`, or a `DiTStudent`, around which a world is made in memory: frames then go through
+            `vae_model`, its latents are taken as they come, and only frames are told (no reward, ending or motion).
+        vae_model: The `VAE3D` of a `DiTStudent`; None, or the world's own, for a `World`.
+        config: Settings.
+        device: Where to compute; the model is moved there. A device that does not exist becomes the CPU.
+        image_size: Height and width of the frames of a `DiTStudent`; None: square ones. A `World` knows its own.
+
+    Raises:
+        ValueError: The model cannot be stepped as a world, the autoencoder is not its own, or a setting does not fit.
+    """
+
+    def __init__(
+        self,
+        world_model: nn.Module,
+        vae_model: nn.Module | None,
+        config: InferenceConfig,
+        device: str = "cuda",
+        *,
+        image_size: tuple[int, int] | None = None,
+    ) -> None:
+        if config.top_k is not None:
+            raise ValueError(
+                f"top_k needs a discrete codebook, latents are continuous: use top_p, got top_k {config.top_k}"
+            )
+        if isinstance(world_model, World):
+            world = _same_world(world_model, vae_model, image_size)
+        else:
+            world = _world_around(world_model, vae_model, image_size)
+        place = resolve_device(device)
+        if world.tuned and world.device.type != place.type:
+            raise ValueError(f"this world was made fast on {world.device}: load it anew to use it on {place}")
+        if world.dtype != torch.float32 and not config.mixed_precision:
+            raise ValueError(
+                f"mixed_precision=False needs a world in float32, this one was made fast in {world.dtype}: "
+                "load it with World.from_pretrained"
+            )
+        self.config, self.world = config, world.to(place)
+        self.reset_state()
+
+    def reset_state(self) -> None:
+        """Forgets the calls so far: the next one draws the same noise as the first one did."""
+        self._calls = 0
+
+    @torch.no_grad()
+    def generate_sequence(
+        self,
+        context_frames: Tensor,
+        control_sequence: Tensor | None = None,
+        max_new_frames: int = 16,
+        temperature: float | None = None,
+        return_intermediates: bool = False,
+    ) -> dict[str, Any]:
+        """Dreams on from context frames.
+
+        A row's noise depends on its context and on the number of calls since `reset_state`, not on the other rows
+        (equal contexts in one batch have different futures), so a row is the same alone and in a batch.
+
+        Args:
+            context_frames: `[B, Tc, C, H, W]` in [0, 1], Tc >= 1.
+            control_sequence: `[B, >= Tc + Tg, >= 2]`, steering and throttle in [-1, 1]; entry t is what the driver does
+                at frame t and leads to frame t + 1. A goal in further columns is not used: worlds are told the way by
+                a route. None: the wheel straight, no pedal.
+            max_new_frames: Tg, at least 1.
+            temperature: Scale of the noise; None: the configuration's, .8 unless set.
+            return_intermediates: Also return what the world told on the way.
+
+        Returns:
+            Tensors on the CPU. `generated_frames` `[B, Tg, C, H, W]` in [0, 1]; `full_sequence`, the context followed
+            by them; `metadata`, how they were made; `performance`, what it took (`peak_memory_mb` is None on a CPU);
+            and if asked for `intermediates`: `latents` `[B, Tg, c, h, w]`, `confidence`, `reward`,
+            `ended_probability`, each `[B, Tg]`, and `telemetry` `[B, Tg, K]`.
+
+        Raises:
+            ValueError: An argument has the wrong shape or range.
+            RuntimeError: The device is out of memory; the next call starts afresh.
+        """
+        begun = time.perf_counter()
+        config, world = self.config, self.world.eval()
+        heat = config.temperature if temperature is None else temperature
+        if not heat > 0:
+            raise ValueError(f"temperature must be above 0, got {heat}")
+        frames = self._check_context(context_frames, max_new_frames)
+        rows, length = frames.shape[:2]
+        controls = self._check_controls(control_sequence, rows, length + max_new_frames)
+        keep = min(length, config.context_window, world.dynamics.capacity + 1)
+        pictures = (frames[:, -keep:] * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).contiguous().cpu().numpy()
+        seeds = self._seeds(pictures)
+        scenes = _scenes(pictures, controls[:, length - keep : length - 1].cpu().numpy())
+        coming = controls[:, length - 1 : length - 1 + max_new_frames].to(world.device)
+        measured = world.device if world.device.type == "cuda" else None
+        if measured is not None:
+            torch.cuda.reset_peak_memory_stats(measured)
+        told: list[dict[str, Tensor]] = []
+        waiting: list[StepOutput] = []
+        with self._precision():
+            for out in self._dream(scenes, seeds, coming, heat):
+                waiting.append(out)
+                if len(waiting) == config.memory_offload_freq:
+                    told.append(self._offload(waiting))
+            if waiting:
+                told.append(self._offload(waiting))
+        parts = {name: torch.cat([block[name] for block in told], 1) for name in told[0]}
+        generated = parts.pop("frames")
+        self._calls += 1
+        seconds = time.perf_counter() - begun
+        result = {
+            "generated_frames": generated,
+            "full_sequence": torch.cat([frames.cpu(), generated], 1),
+            "metadata": {
+                "context_frames": keep,
+                "generated_frames": max_new_frames,
+                "temperature": heat,
+                "top_p": config.top_p,
+                "sampling_steps": world.config.sampling_steps,
+                "seeds": seeds,
+                "frames_per_second_of_the_world": world.config.fps,
+                "device": str(world.device),
+            },
+            "performance": {
+                "total_time_s": seconds,
+                "time_per_frame_s": seconds / max_new_frames,
+                "frames_per_second": rows * max_new_frames / seconds,
+                "offloads": len(told),
+                "peak_memory_mb": None if measured is None else torch.cuda.max_memory_allocated(measured) / 2**20,
+            },
+        }
+        return result | ({"intermediates": parts} if return_intermediates else {})
+
+    def _dream(self, scenes: list[Scene], seeds: list[int], controls: Tensor, heat: float) -> Iterator[StepOutput]:
+        """Steps through controls `[B, Tg, 2]`."""
+        options = {"temperature": heat, "top_p": self.config.top_p}
+        if self.config.use_kv_cache:
+            state = self.world.start(scenes, seeds)
+            for control in controls.unbind(1):
+                state, out = self.world.step(state, control, **options)
+                yield out
+            return
+        for stop in range(1, controls.shape[1] + 1):
+            state = self.world.start(scenes, seeds)
+            for control in controls[:, :stop].unbind(1):
+                state, out = self.world.step(state, control, **options)
+            del state
+            yield out
+
+    def _offload(self, waiting: list[StepOutput]) -> dict[str, Tensor]:
+        """Decodes waiting frames together and brings everything to the CPU; empties the list. `[B, n, ...]` each."""
+        latents = torch.stack([out.latent for out in waiting], 1)
+        pictures = torch.from_numpy(self.world.decode(latents.flatten(0, 1))).unflatten(0, latents.shape[:2])
+        block = {
+            "frames": pictures.permute(0, 1, 4, 2, 3).float() / 255,
+            "latents": latents,
+            "confidence": torch.stack([out.confidence for out in waiting], 1),
+            "reward": torch.stack([out.reward for out in waiting], 1),
+            "ended_probability": torch.stack([out.ended_probability for out in waiting], 1),
+            "telemetry": torch.stack([out.telemetry for out in waiting], 1),
+        }
+        waiting.clear()
+        return {name: value.cpu() for name, value in block.items()}
+
+    def _precision(self) -> torch.autocast:
+        """Mixed precision, unless it is off, the hardware has none, or the world is in half precision already."""
+        device, dtype = self.world.device, fast_dtype(self.world.device)
+        wanted = self.config.mixed_precision and not self.world.tuned and dtype != torch.float32
+        return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
+    def _seeds(self, pictures: np.ndarray) -> list[int]:
+        """A seed per row, from its pictures, how many rows above have the same ones, and the calls so far."""
+        above: Counter[bytes] = Counter()
+        seeds = []
+        for row in pictures:
+            name = hashlib.blake2b(row.tobytes()).digest()
+            digest = hashlib.blake2b(name + f"/{above[name]}/{self._calls}".encode(), digest_size=8).digest()
+            seeds.append(int.from_bytes(digest, "little") >> 1)
+            above[name] += 1
+        return seeds
+
+    def _check_context(self, frames: Tensor, new: int) -> Tensor:
+        height, width = self.world.config.image_size
+        if frames.ndim != 5 or not len(frames) or not frames.shape[1] or frames.shape[2:] != (3, height, width):
+            raise ValueError(
+                f"context_frames must be [B, Tc >= 1, 3, {height}, {width}] for this world, got {tuple(frames.shape)}"
+            )
+        if not frames.is_floating_point() or not (frames.amin() >= 0 and frames.amax() <= 1):
+            raise ValueError(
+                f"context_frames must be floats in [0, 1], got {frames.dtype} from {frames.amin()} to {frames.amax()}"
+            )
+        if new < 1:
+            raise ValueError(f"max_new_frames must be at least 1, got {new}")
+        if frames.shape[1] + new > self.config.max_sequence_length:
+            raise ValueError(
+                f"{frames.shape[1]} context frames and {new} new ones are more than max_sequence_length = "
+                f"{self.config.max_sequence_length}"
+            )
+        return frames.float()
+
+    def _check_controls(self, controls: Tensor | None, rows: int, length: int) -> Tensor:
+        """Steering and throttle `[B, length, 2]`."""
+        if controls is None:
+            return torch.zeros(rows, length, 2)
+        if controls.ndim != 3 or len(controls) != rows or controls.shape[1] < length or controls.shape[2] < 2:
+            raise ValueError(
+                f"control_sequence must be [{rows}, >= {length}, >= 2] (context and new frames), "
+                f"got {tuple(controls.shape)}"
+            )
+        driven = controls[:, :length, :2].float()
+        if not driven.abs().amax() <= 1:
+            raise ValueError("steering and throttle must be finite and in [-1, 1]; scale the controls")
+        if controls.shape[2] > 2:
+            logger.info("of %d columns of controls only steering and throttle are used", controls.shape[2])
+        return driven
+
+
+def _scenes(pictures: np.ndarray, controls: np.ndarray) -> list[Scene]:
+    """Scenes of uint8 pictures `[B, n + 1, H, W, 3]` and controls `[B, n, 2]`; one picture alone stands still."""
+    if pictures.shape[1] == 1:
+        pictures, controls = pictures.repeat(2, 1), np.zeros((len(pictures), 1, 2), np.float32)
+    return [Scene(frames, before) for frames, before in zip(pictures, controls, strict=True)]
+
+
+def _same_world(world: World, vae: nn.Module | None, image_size: tuple[int, int] | None) -> World:
+    if vae is not None and vae is not world.vae:
+        raise ValueError("a World has an autoencoder of its own: give vae_model=None, or world.vae")
+    if image_size is not None and tuple(image_size) != tuple(world.config.image_size):
+        raise ValueError(f"this world's frames are {world.config.image_size}, got image_size {image_size}")
+    return world
+
+
+def _world_around(student: nn.Module, vae: nn.Module | None, image_size: tuple[int, int] | None) -> World:
+    """A world of a network and an autoencoder; its heads tell nothing."""
+    if not isinstance(student, DiTStudent) or not isinstance(vae, VAE3D):
+        raise ValueError(
+            "world_model must be a World, or a DiTStudent with a VAE3D as vae_model, "
+            f"got {type(student).__name__} with {type(vae).__name__}"
+        )
+    settings = student.config
+    patch = math.isqrt(settings.latent_dim // vae.latent_dim)
+    if patch < 1 or vae.latent_dim * patch**2 != settings.latent_dim:
+        raise ValueError(
+            f"the student's latent_dim must be the autoencoder's {vae.latent_dim} times a square, "
+            f"got {settings.latent_dim}"
+        )
+    side = 8 * patch * math.isqrt(settings.tokens_per_frame)
+    height, width = image_size or (side, side)
+    unit = 8 * patch
+    if height % unit or width % unit or height * width != settings.tokens_per_frame * unit**2:
+        raise ValueError(
+            f"frames of {height} x {width} do not make the student's {settings.tokens_per_frame} tokens per frame "
+            f"(a token covers {unit} x {unit} pixels): give image_size, or a student with other tokens_per_frame"
+        )
+    config = WorldConfig(
+        vae=vae.config, student=settings, image_size=(height, width), patch=patch, telemetry=[], telemetry_scale=[],
+        constant_reward={}, end_reward={},
+    )  # fmt: skip
+    if settings.history < 1 or settings.control_dim not in (0, DRIVEN):
+        raise ValueError(
+            f"to be stepped as a world a student needs history >= 1 and control_dim 0 or {DRIVEN}, "
+            f"got {settings.history} and {settings.control_dim}"
+        )
+    if settings.route_dim and (settings.route_dim, settings.map_dim) != config.code_widths():
+        raise ValueError(
+            f"the student's route_dim and map_dim must be 0, or {config.code_widths()} as a World codes routes, "
+            f"got {(settings.route_dim, settings.map_dim)}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        world = World(config)
+    world.vae, world.dynamics = vae, student
+    for weight in world.heads.parameters():
+        nn.init.zeros_(weight)
+    return world

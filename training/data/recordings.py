@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 
 import h5py
 import numpy as np
+
+from drivedit.utils import write_atomically
 
 FORMAT = "drivedit-recording"
 VERSION = 1
@@ -127,25 +128,15 @@ def write_shard(path: str | Path, episodes: Sequence[Episode], attrs: dict[str, 
             group.attrs["closed"] = bool(episode.closed)
             if episode.bounds is not None:
                 group.attrs["bounds"] = np.asarray(episode.bounds, np.float32)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as out:
-            out.write(buffer.getbuffer())
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, path)
+        write_atomically(path, lambda out: out.write(buffer.getbuffer()))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         reason = error.strerror or str(error)
         raise OSError(
             error.errno,
             f"could not write {path} ({buffer.tell() / 1e6:.0f} MB): {reason}; make room and run the same command "
             "again, finished shards are kept",
         ) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def read_attrs(path: str | Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from drivedit.config import DataConfig, LoopConfig, StudentStageConfig, VAEStageConfig, WorldConfig
-from drivedit.data.clips import Drives, clip_starts
+from drivedit.data.clips import Drives, clip_starts, suit
+from drivedit.data.recordings import TELEMETRY
 from drivedit.models import World
 from drivedit.training.loop import train
 from drivedit.training.scenes import pick_scenes
@@ -28,6 +29,7 @@ def vae(
     """Trains the autoencoder and writes `run/vae/world`, a world whose dynamics are still untrained."""
     torch.manual_seed(train_.seed)
     drives = Drives.open(data.root)
+    world = suit(world, drives)
     chosen, checked = drives.split(data.validation_fraction)
     states = int(drives.first[chosen[-1] + 1])
     held = _frames(drives, np.linspace(drives.first[checked[0]], drives.first[-1] - 1, 256).astype(int))
@@ -65,13 +67,15 @@ def student(
     coder = World.from_pretrained(Path(run) / "vae" / "world", device=where)
     if coder.config.vae != world.vae:
         raise ValueError(f"{run}/vae/world was trained with {coder.config.vae}, the student's preset says {world.vae}")
+    processes = PartialState(cpu=where.type == "cpu")
+    with processes.main_process_first():
+        drives = Drives.open(data.root)
+    world = suit(world, drives, loss.clip_frames)
     result = World(world).to(where)
     result.vae.load_state_dict(coder.vae.state_dict())
     result.latent_mean.copy_(coder.latent_mean)
     result.latent_std.copy_(coder.latent_std)
-    processes = PartialState(cpu=where.type == "cpu")
     with processes.main_process_first():
-        drives = Drives.open(data.root)
         latents = encode_drives(coder, drives, Path(run) / "latents.npy")
     clips = Clips(drives, latents, world, loss.clip_frames)
     chosen, checked = drives.split(data.validation_fraction)
@@ -116,8 +120,11 @@ class Clips:
         self.control = np.asarray(drives.control)
         self.codes = drives.codes(world)
         self.motion = drives.motion() / np.asarray(world.motion_scale, np.float32)
-        self.telemetry = np.asarray(drives.telemetry) / np.asarray(world.telemetry_scale, np.float32)
-        self.reward = np.asarray(drives.progress) / world.reward_scale
+        told = np.asarray(drives.telemetry)[:, [TELEMETRY.index(name) for name in world.telemetry]]
+        self.telemetry = told / np.asarray(world.telemetry_scale, np.float32)
+        if not world.telemetry:
+            self.telemetry = np.zeros((len(told), 1), np.float32)  # for the unused output of `drivedit.models.Heads`
+        self.reward = np.asarray(drives.progress) / world.reward_scale if world.reward_scale else np.zeros(len(told))
         self.ended = np.asarray(drives.ended).astype(np.float32)
 
     def batch(self, starts: np.ndarray) -> dict[str, Tensor]:
@@ -125,7 +132,7 @@ class Clips:
 
         Returns:
             latents `[B, history + T, C, h, w]`; control `[B, T, 7]` (now, before, ego-motion before); route
-            `[B, T, K]` (of the state before); motion `[B, T, 3]`, telemetry `[B, T, 4]`, reward and ended `[B, T]`.
+            `[B, T, K]` (of the state before); motion `[B, T, 3]`, telemetry `[B, T, >= 1]`, reward and ended `[B, T]`.
         """
         index = starts[:, None] + np.arange(-self.history, self.frames)
         now = index[:, self.history :]

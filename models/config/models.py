@@ -69,13 +69,13 @@ class WorldConfig(BaseConfig):
         patch: Side of the square of latent cells that makes one token.
         sampling_steps: Network passes for one frame unless the caller asks for another number.
         temperature: Scale of the noise that a frame is made from; below 1 futures are more alike and less surprising.
-        telemetry: Names of the telemetry values, in the order of the head.
+        telemetry: Names of the telemetry values, in the order of the head; empty where recordings had none.
         telemetry_scale: Unit of each value inside the head.
         motion_scale: Unit of (forward, right, turn) of the ego-motion head.
         constant_reward: Reward terms that every step gets.
         end_reward: The term and the value that an ending adds.
-        reward_scale: Unit of the learned reward term `progress`.
-        end_threshold: Probability from which on the dream ends.
+        reward_scale: Unit of the learned reward term `progress`; 0 where recordings had no reward.
+        end_threshold: Probability beyond which the dream ends; 1: never.
         route_offsets: Arc lengths (m) at which the route is told, seen from the car's foot point.
         route_scale: Metres for one unit of the route code.
         view: Width and height (m) of the ground that the picture shows, and where in it (shares from the left and from

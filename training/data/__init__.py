@@ -2,7 +2,8 @@
 
 `CarRacingTwin` is the real simulator behind the spaces of `DriveDiT-v0`; `collect_recordings` records it with drivers
 of many skills; `Episode`, `read_shard`, `write_shard` and `iter_episodes` are the recordings on disk; `export_minari`
-and `import_minari` exchange them. What needs Box2D or Minari is imported at first use (`pip install 'drivedit[data]'`).
+and `import_minari` exchange them, `import_drives` makes them of videos and pictures. What needs Box2D or Minari is
+imported at first use (`pip install 'drivedit[data]'`).
 """
 
 from __future__ import annotations
@@ -11,21 +12,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from drivedit.data.carracing import TELEMETRY, CarRacingTwin
+    from drivedit.data.carracing import CarRacingTwin
     from drivedit.data.collect import Recipe, collect_recordings, collect_shard, record_episode
     from drivedit.data.drivers import Driver, draw_start, make_driver
     from drivedit.data.geometry import CentreLine, Foot, wrap_angle
+    from drivedit.data.import_drives import Plan, import_drives
     from drivedit.data.minari_io import export_minari, import_minari
-    from drivedit.data.recordings import Episode, ShardError, iter_episodes, read_shard, shard_paths, write_shard
+    from drivedit.data.recordings import (
+        TELEMETRY,
+        Episode,
+        ShardError,
+        iter_episodes,
+        read_shard,
+        shard_paths,
+        write_shard,
+    )
     from drivedit.data.sheet import write_sheet
 
 _HOMES = {
-    "carracing": ("TELEMETRY", "CarRacingTwin"),
+    "carracing": ("CarRacingTwin",),
     "collect": ("Recipe", "collect_recordings", "collect_shard", "record_episode"),
     "drivers": ("Driver", "draw_start", "make_driver"),
     "geometry": ("CentreLine", "Foot", "wrap_angle"),
+    "import_drives": ("Plan", "import_drives"),
     "minari_io": ("export_minari", "import_minari"),
-    "recordings": ("Episode", "ShardError", "iter_episodes", "read_shard", "shard_paths", "write_shard"),
+    "recordings": ("TELEMETRY", "Episode", "ShardError", "iter_episodes", "read_shard", "shard_paths", "write_shard"),
     "sheet": ("write_sheet",),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -37,12 +48,14 @@ __all__ = [
     "Driver",
     "Episode",
     "Foot",
+    "Plan",
     "Recipe",
     "ShardError",
     "collect_recordings",
     "collect_shard",
     "draw_start",
     "export_minari",
+    "import_drives",
     "import_minari",
     "iter_episodes",
     "make_driver",

@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
-from drivedit.data.recordings import Episode, iter_episodes, read_attrs, shard_path, shard_paths, write_shard
+from drivedit.data.recordings import (
+    EPISODES_AT_ONCE,
+    Episode,
+    batches,
+    iter_episodes,
+    read_attrs,
+    shard_path,
+    shard_paths,
+    write_shard,
+)
 
 try:
     import minari
@@ -22,7 +31,6 @@ try:
 except ImportError as error:
     raise ImportError("Minari datasets need Minari: pip install 'drivedit[data]'") from error
 
-EPISODES_AT_ONCE = 20
 TWIN = EnvSpec("CarRacingTwin-v0", entry_point="drivedit.data.carracing:CarRacingTwin", max_episode_steps=1000)
 
 
@@ -42,7 +50,7 @@ def export_minari(folder: str | Path, dataset: str, held_out: bool | None = None
     if held_out is None:
         held_out = bool(read_attrs(shard_paths(folder)[0]).get("held_out", False))
     made: Any = None
-    for batch in _batches(iter_episodes(folder, held_out=held_out)):
+    for batch in batches(iter_episodes(folder, held_out=held_out), EPISODES_AT_ONCE):
         buffers = [_to_buffer(episode) for episode in batch]
         if made is None:
             made = minari.create_dataset_from_buffers(
@@ -83,7 +91,7 @@ def import_minari(dataset: str, out: str | Path) -> list[Path]:
     description = str(loaded.storage.metadata.get("description", ""))
     held_out = description.startswith("{") and bool(json.loads(description).get("held_out", False))
     paths: list[Path] = []
-    for batch in _batches(_from_minari(loaded)):
+    for batch in batches(_from_minari(loaded), EPISODES_AT_ONCE):
         paths.append(shard_path(out, len(paths)))
         write_shard(paths[-1], batch, {"held_out": held_out, "recipe": f"minari {dataset}"})
     return paths
@@ -132,15 +140,3 @@ def _from_minari(loaded: Any) -> Iterator[Episode]:
             closed=bool(metadata["closed"]),
             bounds=np.asarray(metadata["bounds"], np.float32) if "bounds" in metadata else None,
         )
-
-
-def _batches(episodes: Iterator[Episode]) -> Iterator[list[Episode]]:
-    """Lists of at most `EPISODES_AT_ONCE` episodes, so that no dataset need fit in memory."""
-    batch: list[Episode] = []
-    for episode in episodes:
-        batch.append(episode)
-        if len(batch) == EPISODES_AT_ONCE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

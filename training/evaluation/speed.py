@@ -49,6 +49,16 @@ def speed_figures(
     return figures | {"threads": float(torch.get_num_threads())}
 
 
+def dream_rate(
+    world: World, scene: dict[str, Any], sources: Sources, rounds: int, sampling_steps: int | None = None
+) -> float:
+    """Median steps per second of the environment of one dream, pictures decoded."""
+    run = _dreamer(world, scene, sources, sampling_steps)
+    actions = np.tile(np.float32([0.0, 0.1]), (STEPS, 1))
+    _rate(run, actions[:5])
+    return float(np.median([_rate(run, actions) for _ in range(rounds)]))
+
+
 def _rate(run: Callable[[np.ndarray], Any], actions: Sequence[np.ndarray] | np.ndarray) -> float:
     start = time.perf_counter()
     for action in actions:

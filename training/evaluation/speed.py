@@ -56,7 +56,8 @@ def dream_rate(
     run = _dreamer(world, scene, sources, sampling_steps)
     actions = np.tile(np.float32([0.0, 0.1]), (STEPS, 1))
     _rate(run, actions[:5])
-    return float(np.median([_rate(run, actions) for _ in range(rounds)]))
+    rates = np.array([_rate(run, actions) for _ in range(rounds)])
+    return float(np.median(rates))
 
 
 def _rate(run: Callable[[np.ndarray], Any], actions: Sequence[np.ndarray] | np.ndarray) -> float:

@@ -216,7 +216,7 @@ def test_transforms_along_time(video):
     assert torch.equal(brighter, video * 0.5)
     for wrong in ({"length": 7}, {"length": 3, "start": 4}, {"length": 0}):
         with pytest.raises(ValueError, match="must be from"):
-            crop(video, **wrong)
+            crop(video, wrong["length"], wrong.get("start"))
     with pytest.raises(ValueError, match="factor"):
         VideoTransforms.temporal_subsample(video, 0)
     with pytest.raises(ValueError, match=r"\[2, 3\]"):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from drivedit.config import LoopConfig
-from drivedit.utils import generator
+from drivedit.utils import generator, write_atomically
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
@@ -164,15 +163,9 @@ def save_checkpoint(path: Path, stage: nn.Module, ema: AveragedModel, optimizers
         "optimizers": [o.state_dict() for o in optimizers],
         "step": step,
     }
-    temporary = path.with_suffix(".tmp")
     try:
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_atomically(path, lambda file: torch.save(state, file))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OSError(f"could not write the checkpoint {path} ({error}); the previous one is untouched") from error
 
 

@@ -224,6 +224,22 @@ def test_recordings_that_do_not_belong_together_are_refused(film, tmp_path):
         Drives.open(tmp_path / "0")
 
 
+@pytest.mark.filterwarnings("ignore:.*is set to None:UserWarning")
+def test_filmed_drives_go_through_minari_without_loss(film, tmp_path, monkeypatch):
+    pytest.importorskip("minari")
+    from drivedit.data.minari_io import export_minari, import_minari
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    plan = Plan(fps=5, size=(16, 32), episode_steps=8)
+    import_drives(tmp_path / "mine", [film[0]], [film[1]], plan=plan, progress=False)
+    export_minari(tmp_path / "mine", "drivedit/filmed-v0")
+    (back,) = import_minari("drivedit/filmed-v0", tmp_path / "back")
+    assert read_attrs(back)["fps"] == 5 and read_attrs(back)["env"] == ""
+    for before, after in zip(iter_episodes(tmp_path / "mine"), iter_episodes(tmp_path / "back"), strict=True):
+        for name in ("frames", "controls", "reward", "telemetry", "poses", "route"):
+            assert np.array_equal(getattr(before, name), getattr(after, name), equal_nan=name not in ("frames",))
+
+
 TABLES = {
     "columns": ("time,steering\n0,0\n1,0\n", "must have the columns time, steering, throttle.*got time, steering"),
     "unknown": ("time,steering,throttle,sped\n0,0,0,0\n", "may have speed, x, y, yaw.*sped"),

@@ -4,6 +4,9 @@
 of many skills; `Episode`, `read_shard`, `write_shard` and `iter_episodes` are the recordings on disk; `export_minari`
 and `import_minari` exchange them, `import_drives` makes them of videos and pictures. What needs Box2D or Minari is
 imported at first use (`pip install 'drivedit[data]'`).
+
+`VideoDataset` and `VideoLoader` give clips of pictures or recordings as tensors; `VideoTransforms`, `FrameTransforms`,
+`AugmentationPipeline`, `VideoPreprocessor` and `ControlPreprocessor` change them.
 """
 
 from __future__ import annotations
@@ -12,12 +15,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from drivedit.data.augmentation import AugmentationPipeline
     from drivedit.data.carracing import CarRacingTwin
     from drivedit.data.collect import Recipe, collect_recordings, collect_shard, record_episode
     from drivedit.data.drivers import Driver, draw_start, make_driver
     from drivedit.data.geometry import CentreLine, Foot, wrap_angle
     from drivedit.data.import_drives import Plan, import_drives
     from drivedit.data.minari_io import export_minari, import_minari
+    from drivedit.data.preprocessing import ControlPreprocessor, VideoPreprocessor
     from drivedit.data.recordings import (
         TELEMETRY,
         Episode,
@@ -28,29 +33,42 @@ if TYPE_CHECKING:
         write_shard,
     )
     from drivedit.data.sheet import write_sheet
+    from drivedit.data.transforms import FrameTransforms, VideoTransforms
+    from drivedit.data.video_dataset import VideoDataset, VideoLoader
 
 _HOMES = {
+    "augmentation": ("AugmentationPipeline",),
     "carracing": ("CarRacingTwin",),
     "collect": ("Recipe", "collect_recordings", "collect_shard", "record_episode"),
     "drivers": ("Driver", "draw_start", "make_driver"),
     "geometry": ("CentreLine", "Foot", "wrap_angle"),
     "import_drives": ("Plan", "import_drives"),
     "minari_io": ("export_minari", "import_minari"),
+    "preprocessing": ("ControlPreprocessor", "VideoPreprocessor"),
     "recordings": ("TELEMETRY", "Episode", "ShardError", "iter_episodes", "read_shard", "shard_paths", "write_shard"),
     "sheet": ("write_sheet",),
+    "transforms": ("FrameTransforms", "VideoTransforms"),
+    "video_dataset": ("VideoDataset", "VideoLoader"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "TELEMETRY",
+    "AugmentationPipeline",
     "CarRacingTwin",
     "CentreLine",
+    "ControlPreprocessor",
     "Driver",
     "Episode",
     "Foot",
+    "FrameTransforms",
     "Plan",
     "Recipe",
     "ShardError",
+    "VideoDataset",
+    "VideoLoader",
+    "VideoPreprocessor",
+    "VideoTransforms",
     "collect_recordings",
     "collect_shard",
     "draw_start",

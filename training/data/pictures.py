@@ -1,8 +1,9 @@
 """Drives as folders of pictures: `<folder>/<drive>/*.png` with `controls.json` and `depth/*.png` beside the pictures.
 
 `controls.json` holds `{"controls": [{"steering": 0.1, "acceleration": 0.3, "goal_x": 0, "goal_y": 0}, ...]}`, one entry
-per picture in the order of their names; the entry of a picture acts from that picture to the next one. Goals may be
-left out (0), and `throttle` may stand for `acceleration`. Depth pictures are 16-bit PNGs, one per picture.
+per picture in the order of their names; the entry of a picture acts from that picture to the next one. The goal is told
+from the car: `goal_x` to the right, `goal_y` ahead. Goals may be left out (0), and `throttle` may stand for
+`acceleration`. Depth pictures are 16-bit PNGs, one per picture.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,17 @@ class PictureDrive:
     folder: Path
     frames: tuple[Path, ...]
 
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def picture(self, index: int, size: tuple[int, int]) -> np.ndarray:
+        """A frame, uint8 `[H, W, 3]`."""
+        return read_picture(self.frames[index], size)
+
+    def depth(self, index: int, size: tuple[int, int]) -> np.ndarray:
+        """The values of a depth picture, float32 `[H, W]`."""
+        return read_depth(self.depths[index], size)
+
     def controls(self) -> np.ndarray:
         """Controls float32 `[T, 4]`: steering, acceleration, goal_x, goal_y, one row per picture.
 
@@ -46,7 +59,7 @@ class PictureDrive:
         """
         path = self.folder / "controls.json"
         if not path.is_file():
-            raise FileNotFoundError(f"there is no {path}; one entry per picture is needed: {__doc__}")
+            raise FileNotFoundError(f"there is no {path} with one entry per picture (see {__name__})")
         try:
             entries = json.loads(path.read_text())["controls"]
             rows = [_row(entry) for entry in entries]
@@ -56,7 +69,8 @@ class PictureDrive:
             raise ValueError(f"{path} has {len(rows)} controls, but {len(self.frames)} pictures lie beside it")
         return np.array(rows, np.float32).reshape(-1, len(FIELDS))
 
-    def depth_paths(self) -> tuple[Path, ...]:
+    @cached_property
+    def depths(self) -> tuple[Path, ...]:
         """The depth pictures, one per picture.
 
         Raises:
@@ -88,12 +102,12 @@ def find_drives(folder: str | Path) -> list[PictureDrive]:
     return drives
 
 
-def read_picture(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
+def read_picture(path: Path, size: tuple[int, int]) -> np.ndarray:
     """A picture, uint8 `[H, W, 3]`, red first.
 
     Args:
         path: The file.
-        size: Height and width to bring it to; None: as it is.
+        size: Height and width to bring it to.
 
     Raises:
         ValueError: The file is not a picture.
@@ -113,9 +127,9 @@ def read_depth(path: Path, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST).astype(np.float32)
 
 
-def resized(picture: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A picture `[H, W, 3]` brought to a height and width, averaged where it shrinks."""
-    if size is None or picture.shape[:2] == tuple(size):
+    if picture.shape[:2] == size:
         return picture
     shrinks = size[0] <= picture.shape[0] and size[1] <= picture.shape[1]
     return cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

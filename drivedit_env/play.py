@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+import torch
 from tqdm import trange
 
 from drivedit_env.env import DriveDiTEnv
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     except RuntimeError as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
+    torch.set_num_threads(max(torch.get_num_threads() - 1, 1))  # one core for the window: the dream is not held up
     try:
         Viewer(session, screen).run()
     except KeyboardInterrupt:

@@ -202,16 +202,19 @@ def _panel(surface: pygame.Surface, panel: pygame.Rect, view: View, scale: float
         *view.rows,
     )
     blocks += [(28, lambda box, r=row: _row(surface, box, r[0], r[1], scale)) for row in rows]
-    needed = -(-sum(height for height, _ in blocks) * scale // max(inside.h - 28 * scale, 1))
-    columns = max(int(min(needed, inside.w // round(COLUMN * scale))), 1)
+    heights = [round(height * scale) for height, _ in blocks]
+    room = inside.h + pad // 2
+    needed, filled = 1, 0
+    for tall in heights:
+        needed, filled = (needed, filled + tall) if filled + tall <= room else (needed + 1, tall)
+    columns = max(min(needed, inside.w // round(COLUMN * scale)), 1)
     width = (inside.w - (columns - 1) * 2 * pad) // columns
     x, y = inside.topleft
-    for height, draw in blocks:
-        tall = round(height * scale)
-        if y + tall > inside.bottom + pad // 2:
-            if columns == 1:
-                return
+    for tall, (_, draw) in zip(heights, blocks, strict=True):
+        if y + tall > inside.top + room:
             columns, x, y = columns - 1, x + width + 2 * pad, inside.top
+        if columns == 0:
+            return
         draw(pygame.Rect(x, y, width, tall))
         y += tall
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -56,8 +57,7 @@ def dream_rate(
     run = _dreamer(world, scene, sources, sampling_steps)
     actions = np.tile(np.float32([0.0, 0.1]), (STEPS, 1))
     _rate(run, actions[:5])
-    rates = np.array([_rate(run, actions) for _ in range(rounds)])
-    return float(np.median(rates))
+    return statistics.median(_rate(run, actions) for _ in range(rounds))
 
 
 def _rate(run: Callable[[np.ndarray], Any], actions: Sequence[np.ndarray] | np.ndarray) -> float:

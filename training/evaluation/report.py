@@ -104,9 +104,9 @@ def as_text(report: dict[str, Any]) -> str:
 
 def write_json(report: dict[str, Any], path: Path) -> None:
     """The report for programs; what could not be measured is null."""
-    bounds = {row.key: {"at_least": _plain(row.least), "reach_for": _plain(row.reach)} for row in TABLE if row.least}
+    bounds = {row.key: {"at_least": plain(row.least), "reach_for": plain(row.reach)} for row in TABLE if row.least}
     marks = {row.key: mark(row, report["figures"].get(row.key)) for row in TABLE if row.least}
-    path.write_text(json.dumps(_plain({**report, "bounds": bounds, "marks": marks}), indent=2) + "\n")
+    path.write_text(json.dumps(plain({**report, "bounds": bounds, "marks": marks}), indent=2) + "\n")
 
 
 def _range(bound: Range | None, digits: int) -> str:
@@ -118,10 +118,10 @@ def _range(bound: Range | None, digits: int) -> str:
     return f"<= {high:.{digits}f}" if low == 0 else f"{low:.2f}-{high:.2f}"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Only what JSON knows: infinities and NaN become null."""
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

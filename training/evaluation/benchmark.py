@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from drivedit.evaluation import closed_loop, control, open_loop, pages, pictures, speed
-from drivedit.evaluation.drift import drift_figures
 from drivedit.evaluation.report import as_text, write_json
 from drivedit.evaluation.sources import Arrays, Sources, cached, stack, work
 from drivedit.evaluation.twin_drives import (
@@ -227,7 +226,7 @@ def _closed_loop(
     twin = closed_loop.driving_figures(true, begin.route, begin.arc, threshold, "twin_")
     drives = closed_loop.drive_dream(world, begin, sources, sizes.drive_steps, **options)
     dreamed = closed_loop.driving_figures(drives, begin.route, begin.arc, threshold)
-    figures |= twin | dreamed | closed_loop.ratios(dreamed, twin) | drift_figures(world, drives, true)
+    figures |= twin | dreamed | closed_loop.ratios(dreamed, twin)
     pages.write_film(drives.film, out / "dream.mp4", world.config.fps)
     turned = np.abs(true.poses[:, : min(20, sizes.drive_steps), 2] - true.poses[:, :1, 2]).max(1)
     straight = [starts[row] for row in np.argsort(turned)[: sizes.drawn]]

@@ -104,9 +104,6 @@ def record_branches(job: Job) -> Arrays:
     return {**{name: context[name] for name in KEPT}, **branches}
 
 
-SEEN_EVERY = 10  # steps between the pictures that are kept of a long drive
-
-
 def record_drive(job: Job) -> Arrays:
     """A drive of `steps` steps by the driver that sees only pictures, from a start on the road.
 
@@ -123,18 +120,16 @@ def record_drive(job: Job) -> Arrays:
     context = twin.scene(CONTEXT)
     driver.reset()
     kept: dict[str, list[Any]] = {name: [] for name in ("actions", "poses", "speed", "wheels", "road", "ended")}
-    seen, over = [], False
-    for step in range(job.steps):
+    over = False
+    for _ in range(job.steps):
         action = np.asarray(driver(frame), np.float32)
         if not over:
             frame, _, over, _, info = twin.step(action)
-        if step % SEEN_EVERY == SEEN_EVERY - 1:
-            seen.append(frame)
         told = info["telemetry"]
         values = (action, twin.pose, told["speed"], told["wheels_on_road"], road_share(frame), over)
         for name, value in zip(kept, values, strict=True):
             kept[name].append(value)
-    drive = {f"drive_{name}": np.array(values) for name, values in {**kept, "seen": seen}.items()}
+    drive = {f"drive_{name}": np.array(values) for name, values in kept.items()}
     return {**{name: context[name] for name in KEPT}, **drive}
 
 

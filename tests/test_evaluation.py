@@ -229,7 +229,7 @@ def test_a_car_on_rails_agrees_with_its_route():
     yaw = np.arctan2(80 * np.sin(steps), 130 * np.cos(steps))
     poses = np.concatenate([place, yaw[:, None]], -1)[None]
     fill = np.ones((1, 400))
-    drive = closed_loop.Drives(np.zeros((1, 400, 2)), poses, fill, fill, fill, fill < 0)
+    drive = closed_loop.Drives(np.zeros((1, 400, 2)), poses, fill, fill, fill, fill < 0, fill)
     assert closed_loop.route_agreement(drive, route, None, np.array([400])) > 0.99
     crooked = replace(drive, poses=poses * np.array([1, 1, -1]))
     assert closed_loop.route_agreement(crooked, route, None, np.array([400])) < -0.99

@@ -128,7 +128,7 @@ class StreamingRollout:
             torch.cuda.reset_peak_memory_stats(measured)
         told: list[dict[str, Tensor]] = []
         waiting: list[StepOutput] = []
-        with self._precision():
+        with self.precision():
             for out in self._dream(scenes, seeds, coming, heat):
                 waiting.append(out)
                 if len(waiting) == config.memory_offload_freq:
@@ -193,7 +193,7 @@ class StreamingRollout:
         waiting.clear()
         return {name: value.cpu() for name, value in block.items()}
 
-    def _precision(self) -> torch.autocast:
+    def precision(self) -> torch.autocast:
         """Mixed precision, unless it is off, the hardware has none, or the world is in half precision already."""
         device, dtype = self.world.device, fast_dtype(self.world.device)
         wanted = self.config.mixed_precision and not self.world.tuned and dtype != torch.float32

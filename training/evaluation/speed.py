@@ -55,7 +55,7 @@ def dream_rate(
 ) -> float:
     """Median steps per second of the environment of one dream, pictures decoded."""
     run = _dreamer(world, scene, sources, sampling_steps)
-    actions = np.tile(np.float32([0.0, 0.1]), (STEPS, 1))
+    actions = np.tile(np.array([0.0, 0.1], np.float32), (STEPS, 1))
     _rate(run, actions[:5])
     return statistics.median(_rate(run, actions) for _ in range(rounds))
 

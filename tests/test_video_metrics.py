@@ -1,6 +1,7 @@
 """Metrics of frames, controls and paths against torchmetrics, closed forms and planted answers."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -129,6 +130,12 @@ def test_the_perceptual_proxy_sees_edges_and_no_constant():
 def test_wrong_shapes_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.zeros(4, 3, 16, 16))
+
+
+def test_a_missing_extra_is_named(videos, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchmetrics.functional", None)
+    with pytest.raises(ImportError, match=r"drivedit\[train\]"):
+        VideoMetrics.psnr(*videos)
 
 
 # -- time --------------------------------------------------------------------------------------------------------

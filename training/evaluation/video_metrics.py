@@ -53,12 +53,10 @@ class VideoMetrics:
         Raises:
             ValueError: Shapes differ, or `max_val` is not positive.
         """
-        from torchmetrics.functional.image import peak_signal_noise_ratio
-
         same_shape(pred, target)
         if not max_val > 0:
             raise ValueError(f"max_val must be above 0, got {max_val}")
-        return peak_signal_noise_ratio(pred.float(), target.float(), data_range=float(max_val))
+        return _torchmetrics().peak_signal_noise_ratio(pred.float(), target.float(), data_range=float(max_val))
 
     @staticmethod
     def ssim(pred: Tensor, target: Tensor, window_size: int = 11) -> Tensor:
@@ -72,17 +70,12 @@ class VideoMetrics:
         Raises:
             ValueError: Shapes differ, or the window does not fit.
         """
-        from torchmetrics.functional.image import structural_similarity_index_measure
-
         first, second = as_images(pred, target)
         least = min(first.shape[-2:])
         if window_size % 2 == 0 or not 3 <= window_size <= min(43, least):
             raise ValueError(f"window_size must be odd, from 3 to {min(43, least)} for these frames, got {window_size}")
-        value = structural_similarity_index_measure(
-            first, second, sigma=SIGMA_OVER_WINDOW * window_size, data_range=1.0
-        )
-        assert isinstance(value, Tensor)
-        return value
+        sigma = SIGMA_OVER_WINDOW * window_size
+        return _torchmetrics().structural_similarity_index_measure(first, second, sigma=sigma, data_range=1.0)
 
     @staticmethod
     def lpips_proxy(pred: Tensor, target: Tensor) -> Tensor:
@@ -210,6 +203,15 @@ def as_clips(frames: Tensor) -> Tensor:
     if clips.ndim != 5 or clips.shape[1] < 2:
         raise ValueError(f"frames must be [B, T >= 2, C, H, W] or [T >= 2, C, H, W], got {tuple(frames.shape)}")
     return clips.float()
+
+
+def _torchmetrics() -> Any:
+    """The functions of pictures of torchmetrics, which takes seconds to import."""
+    try:
+        from torchmetrics.functional import image
+    except ImportError as error:
+        raise ImportError(f"PSNR and SSIM need the extra train: pip install 'drivedit[train]' ({error})") from error
+    return image
 
 
 def _sample(pictures: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:

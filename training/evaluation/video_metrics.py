@@ -121,8 +121,8 @@ class TemporalConsistencyMetrics:
         """Share in [0, 1] of pixels that flow forth and back to where they came from; 1 is consistent.
 
         The criterion is that of Sundaram et al. (2010): for the way forth f and the way back b from where it leads, the
-        squared length of f + b is below .01 times the sum of both squared lengths, plus .5. Pixels that leave the picture
-        do not count.
+        squared length of f + b is below .01 times the sum of both squared lengths, plus .5. Pixels that leave the
+        picture do not count.
 
         Raises:
             ValueError: Fewer than two frames, or another shape.

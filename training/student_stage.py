@@ -12,6 +12,7 @@ Legend: B clips, T frames, P tokens per frame, D token width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -220,11 +221,11 @@ def student_figures(stage: nn.Module, batch: dict[str, Tensor]) -> dict[str, flo
     last = slice(ahead - 1, None)
     wrong = (readings.motion - batch["motion"])[:, last].abs().mean((0, 1))
     spread = batch["motion"][:, last].abs().mean((0, 1))
-    return {
+    figures = {
         "mse_1": F.mse_loss(out, truth).item(),
         "copy_1": F.mse_loss(tokens[:, stage.history - 1 : -1], truth).item(),
         "mse_8": F.mse_loss(far[:, last], truth[:, last]).item(),
         "copy_8": F.mse_loss(tokens[:, stage.history - 1 : -ahead], truth[:, last]).item(),
-        "forward_error_8": (wrong / spread)[0].item(),
-        "turn_error_8": (wrong / spread)[2].item(),
     }
+    errors = {"forward_error_8": (wrong / spread)[0].item(), "turn_error_8": (wrong / spread)[2].item()}
+    return figures | {name: error for name, error in errors.items() if math.isfinite(error)}  # not without poses

@@ -255,6 +255,7 @@ def test_the_published_signatures():
         ({"top_p": 1.5}, "top_p must be in"),
         ({"context_window": 0}, "context_window must be at least 1"),
         ({"memory_offload_freq": 0}, "memory_offload_freq must be at least 1"),
+        ({"sampling_steps": 0}, "sampling_steps must be at least 1"),
         ({"max_sequence_length": 1}, "max_sequence_length must be at least 2"),
     ],
 )
@@ -325,6 +326,15 @@ def test_the_error_handling_of_the_reference_works(tiny_world, context, monkeypa
     expected = untouched.generate_sequence(context, max_new_frames=8)["generated_frames"]
     assert torch.equal(frames, expected)  # the call that failed left nothing behind
     assert recover(one, torch.zeros(1, 2, 3, 9, 9)) is None and "Invalid input: context" in capsys.readouterr().out
+
+    def greedy(self, latents):
+        return torch.empty(len(latents) << 50) if len(latents) > 3 * 8 else decode(self, latents)
+
+    decode = World.decode
+    monkeypatch.setattr(World, "step", step)
+    monkeypatch.setattr(World, "decode", greedy)  # the CPU's own allocator refuses
+    frames = recover(make(tiny_world, memory_offload_freq=16), context)
+    assert frames is not None and torch.equal(frames, expected)
 
     def broken(self, *arguments, **options):
         raise RuntimeError("device-side assert")

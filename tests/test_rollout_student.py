@@ -1,11 +1,12 @@
 """A published student and its autoencoder rolled out: the world around them dreams what the student generates."""
 
+import numpy as np
 import pytest
 import torch
 
 from drivedit.config import StudentConfig, VAEConfig
 from drivedit.inference import InferenceConfig, StreamingRollout
-from drivedit.models import VAE3D, DiTStudent
+from drivedit.models import VAE3D, DiTStudent, Scene, WorldState
 
 
 def make_student(**changes) -> DiTStudent:
@@ -63,6 +64,19 @@ def test_a_student_is_rolled_out_as_it_generates(history, steps):
     assert torch.allclose(made, whole[:, 4 * 4 :], atol=1e-5)
     still = student.generate(tokens, 6 * 4, 1e-9, sampling_steps=steps)
     assert not torch.allclose(whole, still, atol=1e-3)  # the controls are told
+
+
+def test_the_state_of_a_student_without_history_is_whole():
+    """A snapshot goes on bit for bit although there are no past latents in it: all of the past is in the cache."""
+    student = make_student(history=0, control_dim=2, dropout=0.0)
+    world = StreamingRollout(student, make_vae(), InferenceConfig(mixed_precision=False), "cpu").world
+    frames = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
+    state = world.start([Scene(frames, np.zeros((2, 2), np.float32))], [1])
+    again = WorldState.from_bytes(state.to_bytes("me"), "me")
+    emptied = state.clone()
+    emptied.v.zero_()
+    outs = [world.step(s, torch.ones(1, 2))[1].latent for s in (state, again, emptied)]
+    assert torch.equal(outs[0], outs[1]) and not torch.allclose(outs[0], outs[2], atol=1e-4)
 
 
 def test_the_context_window_slides_over_what_is_dreamed():

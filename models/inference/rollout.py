@@ -12,11 +12,13 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from drivedit.config import InferenceConfig, WorldConfig
 from drivedit.inference.tune import fast_dtype
@@ -118,7 +120,7 @@ class StreamingRollout:
 
         Raises:
             ValueError: An argument has the wrong shape or range.
-            RuntimeError: The device is out of memory; the next call starts afresh.
+            RuntimeError: The device, or the CPU, is "out of memory"; the next call starts afresh.
         """
         begun = time.perf_counter()
         config, world = self.config, self.world.eval()
@@ -138,8 +140,9 @@ class StreamingRollout:
             torch.cuda.reset_peak_memory_stats(measured)
         told: list[dict[str, Tensor]] = []
         waiting: list[StepOutput] = []
-        with self._precision():
-            for out in self._dream(scenes, seeds, coming, heat):
+        dream = self._dream(scenes, seeds, coming, heat)
+        with self._precision(), _named_out_of_memory(rows, max_new_frames):
+            for out in tqdm(dream, "dreaming", max_new_frames, unit="frame", leave=False, disable=None):
                 waiting.append(out)
                 if len(waiting) == config.memory_offload_freq:
                     told.append(self._offload(waiting))
@@ -256,6 +259,19 @@ class StreamingRollout:
         if controls.shape[2] > 2:
             logger.info("of %d columns of controls only steering and throttle are used", controls.shape[2])
         return driven
+
+
+@contextmanager
+def _named_out_of_memory(rows: int, frames: int) -> Iterator[None]:
+    """Says "out of memory" on a CPU as torch does on a GPU; other errors pass."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise RuntimeError(
+            f"out of memory: {frames} frames of {rows} rows do not fit; take fewer, or a smaller memory_offload_freq"
+        ) from error
 
 
 def _scenes(pictures: np.ndarray, controls: np.ndarray) -> list[Scene]:

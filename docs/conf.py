@@ -3,6 +3,7 @@
 import inspect
 from pathlib import Path
 
+from drivedit.data import CarRacingTwin
 from drivedit_env.env import DriveDiTEnv
 
 project = "DriveDiT"
@@ -20,5 +21,6 @@ autodoc_typehints = "description"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_use_ivar = True
 
-# The environment's docstring is its specification, in Markdown; docs/environment.md includes it.
-Path(__file__).with_name("_specification.md").write_text(inspect.getdoc(DriveDiTEnv) or "")
+# The environments' docstrings are their specifications, in Markdown; docs/environment.md includes them.
+for name, environment in (("dream", DriveDiTEnv), ("twin", CarRacingTwin)):
+    Path(__file__).with_name(f"_{name}.md").write_text(inspect.getdoc(environment) or "")

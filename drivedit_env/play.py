@@ -8,11 +8,12 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+import torch
 from tqdm import trange
 
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.recorder import FILM_HEIGHT, enlarged, film_writer
-from drivedit_env.session import Session
+from drivedit_env.session import AGENT, Session, in_words
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
             film(session, options.video, 300 if options.steps is None else options.steps)
             return 0
     except (ValueError, OSError, ImportError, gym.error.Error) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 1
     from drivedit_env.screen import Screen
     from drivedit_env.viewer import Viewer
@@ -36,14 +37,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         screen = Screen(f"DriveDiT - {options.world}")
     except RuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
+    torch.set_num_threads(max(torch.get_num_threads() - 1, 1))  # one core for the window: the dream is not held up
     try:
         Viewer(session, screen).run()
     except KeyboardInterrupt:
         pass
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 1
     return 0
 
@@ -82,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scene", type=int, default=None, help="index of the first start scene; default: a random one")
     parser.add_argument("--seed", type=int, default=0, help="decides how the dream goes on")
     parser.add_argument(
-        "--agent", default="drivedit.agents:LaneKeeper", metavar="MODULE:CALLABLE",
+        "--agent", default=AGENT, metavar="MODULE:CALLABLE",
         help="who takes the wheel when asked: a function frame -> action, or a class of such (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--drives", type=Path, default=Path("drives"), help="folder that recordings go to")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -19,7 +20,7 @@ BACK, CARD, LINE = (16, 18, 22), (26, 29, 35), (52, 57, 66)
 TEXT, SOFT = (236, 239, 244), (148, 156, 170)
 GREEN, RED, AMBER, BLUE = (92, 201, 126), (236, 92, 92), (244, 186, 74), (104, 168, 255)
 NO_DISPLAY = (
-    "there is no display here (SDL: {}): run it where there is a screen, or film without one: "
+    "there is no display here ({}): run it where there is a screen, or film without one: "
     "drivedit-play --video drive.mp4, gym.make(..., render_mode='rgb_array')"
 )
 Color = tuple[int, int, int]
@@ -69,10 +70,11 @@ class Screen:
 
     def __init__(self, title: str = "DriveDiT", size: tuple[int, int] = SIZE) -> None:
         try:
+            if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"} & set(os.environ):
+                raise pygame.error("DISPLAY is not set")
             pygame.display.init()
-            driver = pygame.display.get_driver()
-            if driver in ("offscreen", "evdev") and "SDL_VIDEODRIVER" not in os.environ:
-                raise pygame.error(f"only the driver {driver} was found")
+            if pygame.display.get_driver() == "offscreen" and "SDL_VIDEODRIVER" not in os.environ:
+                raise pygame.error("it would draw where nobody sees it")
             pygame.display.set_mode(size, pygame.RESIZABLE)
         except pygame.error as error:
             pygame.display.quit()
@@ -109,9 +111,13 @@ class Screen:
             pygame.transform.smoothscale(surface, window.get_size(), window)
         pygame.display.flip()
 
-    def toggle_fullscreen(self) -> None:
-        """Between window and whole screen."""
-        pygame.display.toggle_fullscreen()
+    def toggle_fullscreen(self) -> bool:
+        """Between window and whole screen; False where the display cannot."""
+        try:
+            pygame.display.toggle_fullscreen()
+        except pygame.error:
+            return False
+        return True
 
     def close(self) -> None:
         """Closes the window."""
@@ -173,9 +179,6 @@ def _panel(surface: pygame.Surface, panel: pygame.Rect, view: View, scale: float
     pygame.draw.rect(surface, CARD, panel)
     pad = round(18 * scale)
     inside = panel.inflate(-2 * pad, -2 * pad)
-    columns = max(inside.w // round(COLUMN * scale), 1) if inside.w > inside.h else 1
-    width = (inside.w - (columns - 1) * 2 * pad) // columns
-    x, y = inside.topleft
     telemetry = view.info["telemetry"]
     steering, throttle = (float(value) for value in view.action)
     blocks: list[tuple[int, Any]] = []
@@ -199,12 +202,19 @@ def _panel(surface: pygame.Surface, panel: pygame.Rect, view: View, scale: float
         *view.rows,
     )
     blocks += [(28, lambda box, r=row: _row(surface, box, r[0], r[1], scale)) for row in rows]
-    for height, draw in blocks:
-        tall = round(height * scale)
-        if y + tall > inside.bottom + pad // 2:
-            if columns == 1:
-                return
+    heights = [round(height * scale) for height, _ in blocks]
+    room = inside.h + pad // 2
+    needed, filled = 1, 0
+    for tall in heights:
+        needed, filled = (needed, filled + tall) if filled + tall <= room else (needed + 1, tall)
+    columns = max(min(needed, inside.w // round(COLUMN * scale)), 1)
+    width = (inside.w - (columns - 1) * 2 * pad) // columns
+    x, y = inside.topleft
+    for tall, (_, draw) in zip(heights, blocks, strict=True):
+        if y + tall > inside.top + room:
             columns, x, y = columns - 1, x + width + 2 * pad, inside.top
+        if columns == 0:
+            return
         draw(pygame.Rect(x, y, width, tall))
         y += tall
 

@@ -21,6 +21,7 @@ from drivedit_env.reality import Reality
 from drivedit_env.recorder import Moment, Recording
 
 Agent = Callable[[np.ndarray], Any]
+AGENT = "drivedit.agents:LaneKeeper"
 MEMORY = 256e6  # bytes of snapshots to go back through
 BOOKMARKS = 9
 MOST_PASSES = 16
@@ -50,7 +51,7 @@ class Session:
         env: DriveDiTEnv,
         scene: int | None = None,
         seed: int = 0,
-        agent: str = "drivedit.agents:LaneKeeper",
+        agent: str = AGENT,
         folder: str | Path = "drives",
         memory: float = MEMORY,
     ) -> None:
@@ -121,6 +122,7 @@ class Session:
     def rewind(self) -> bool:
         """Goes back by a frame; False where the past ends."""
         if len(self._past) < 2:
+            self.say("This is as far back as it goes.")
             return False
         self._past.pop()
         self.now = self._past[-1]
@@ -271,7 +273,7 @@ class Session:
             self.recording = None
             with contextlib.suppress(OSError):  # said already
                 recording.close()
-            self.say(f"The recording has stopped: {error}")
+            self.say(f"The recording has stopped: {in_words(error)}")
 
     def _stop_recording(self) -> None:
         recording, self.recording = self.recording, None
@@ -299,3 +301,10 @@ def load_agent(name: str) -> Agent:
         raise ImportError(f"there is no agent {name!r}: {error}") from error
     agent: Any = found() if inspect.isclass(found) else found
     return agent
+
+
+def in_words(error: BaseException) -> str:
+    """An error for people: without the number that the operating system gives it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error) or type(error).__name__

@@ -18,7 +18,7 @@ import pygame
 from drivedit_env.controls import Pace, Wheel
 from drivedit_env.keys import HELP, Fingers, command_of
 from drivedit_env.screen import AMBER, BLUE, RED, TEXT, Screen, View
-from drivedit_env.session import Session
+from drivedit_env.session import Session, in_words
 
 REDRAWS = 60  # per second
 MESSAGE = 5.0  # seconds that a message stays
@@ -107,7 +107,7 @@ class Viewer:
                 ("Time", f"{moment.steps / session.fps:.1f} s"),
                 ("Driver", "you" if session.driver == "person" else session.driver),
                 ("Network passes", str(session.passes)),
-                ("Back through", f"{session.seconds_back:.0f} s"),
+                ("Can go back", f"{session.seconds_back:.0f} s"),
                 ("Bookmarks", str(len(session.bookmarks))),
             ),
             self._chips(now),
@@ -160,7 +160,8 @@ class Viewer:
         elif name == "help":
             self._help = not self._help
         elif name == "fullscreen":
-            self.screen.toggle_fullscreen()
+            if not self.screen.toggle_fullscreen():
+                session.say("This display cannot show a window on the whole screen.")
         elif name == "pause":
             self.paused = not self.paused
             self._pace.rest()
@@ -214,4 +215,4 @@ class Viewer:
             except TOLD as error:
                 if self.session.agent_drives:
                     self.session.take_back()
-                self.session.say(f"{error}" or type(error).__name__)
+                self.session.say(in_words(error))

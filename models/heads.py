@@ -35,14 +35,14 @@ class Heads(nn.Module):
     Args:
         d_model: Width of the trunk.
         tokens: Tokens per frame.
-        telemetry: Telemetry values.
+        telemetry: Telemetry values; of 0 there is one unused output, so that no loss is the mean of nothing.
     """
 
     def __init__(self, d_model: int, tokens: int, telemetry: int) -> None:
         super().__init__()
-        self.telemetry = telemetry
+        self.telemetry = max(telemetry, 1)
         self.squeeze = nn.Linear(d_model, 32)
-        last = nn.Linear(d_model, 6 + telemetry)
+        last = nn.Linear(d_model, 6 + self.telemetry)
         nn.init.zeros_(last.weight)
         self.mlp = nn.Sequential(nn.Linear(32 * tokens, d_model), nn.SiLU(), last)
 

@@ -166,6 +166,8 @@ class World(WorldStorage):
         frames, controls = scene.frames[-keep - 1 :], scene.controls[-keep:]
         history = self.config.student.history
         latents = self.encode(frames[None])[0].flip(0)  # the latest first
+        if scene.route is not None and not self.config.student.route_dim:
+            raise ValueError("this world has learned nothing about routes (its recordings had none); give it no route")
         route = Route.from_points([scene.route], [scene.closed], [scene.bounds]).to(self.device)
         told = route if scene.poses is not None else Route.from_points([None], [False]).to(self.device)
         poses = torch.from_numpy(scene.poses_or_start()[-keep - 1 :]).to(self.device)

@@ -229,7 +229,7 @@ def test_a_car_on_rails_agrees_with_its_route():
     yaw = np.arctan2(80 * np.sin(steps), 130 * np.cos(steps))
     poses = np.concatenate([place, yaw[:, None]], -1)[None]
     fill = np.ones((1, 400))
-    drive = closed_loop.Drives(np.zeros((1, 400, 2)), poses, fill, fill, fill, fill < 0)
+    drive = closed_loop.Drives(np.zeros((1, 400, 2)), poses, fill, fill, fill, fill < 0, fill)
     assert closed_loop.route_agreement(drive, route, None, np.array([400])) > 0.99
     crooked = replace(drive, poses=poses * np.array([1, 1, -1]))
     assert closed_loop.route_agreement(crooked, route, None, np.array([400])) < -0.99
@@ -342,3 +342,26 @@ def test_the_sheet_has_true_frames_above_dreamed_ones(tmp_path, clips):
     sheet = sheet[..., ::-1]  # blue, green, red
     assert sheet[18 : 18 + 128 : 2, :128:2] == pytest.approx(clips["frames"][0, CONTEXT + 1])
     assert sheet[18 + 128 : 18 + 256 : 2, :128:2] == pytest.approx(255 - clips["frames"][0, CONTEXT + 1])
+
+
+def test_an_ablation_is_one_row_per_world_and_number_of_passes(monkeypatch, tmp_path):
+    """Every world meets the same drives, and each row is on disk as soon as it is known."""
+    from drivedit.evaluation import ablation
+
+    asked = []
+    monkeypatch.setattr(ablation, "true_drives", lambda *_a, **_k: {"clips": "drives"})
+    monkeypatch.setattr(ablation, "load_world", lambda folder, _sources: folder)
+
+    def figures(world, truth, _sources, _sizes, passes, _quiet):
+        asked.append((world, truth["clips"], passes))
+        if passes == 4:
+            raise RuntimeError("out of memory")
+        return {"psnr_1": 30.0 + passes}
+
+    monkeypatch.setattr(ablation, "figures_of", figures)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        ablation.ablate({"a": "runs/a", "b": "runs/b"}, [1, 2, 4], tmp_path)
+    assert asked == [("runs/a", "drives", 1), ("runs/a", "drives", 2), ("runs/a", "drives", 4)]
+    rows = json.loads((tmp_path / "ablation.json").read_text())
+    assert [(row["world"], row["passes"], row["psnr_1"]) for row in rows] == [("a", 1, 31.0), ("a", 2, 32.0)]
+    assert "| a | 2 | 32 |" in (tmp_path / "ablation.md").read_text()

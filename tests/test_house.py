@@ -246,7 +246,17 @@ def test_no_module_is_loaded_twice():
 
 def test_the_world_and_the_environment_need_only_the_core():
     """With every extra made unimportable, the packages that a driver needs can still be imported."""
-    extras = ["Box2D", "minari", "accelerate", "scipy", "matplotlib", "tensorboard"]
+    extras = [
+        "Box2D",
+        "minari",
+        "accelerate",
+        "scipy",
+        "matplotlib",
+        "tensorboard",
+        "torchmetrics",
+        "stable_baselines3",
+        "sb3_contrib",
+    ]
     rooms = _WORLD | {"drivedit_env", "drivedit.agents"}
     modules = [module for package, module, file in _sources() if package in rooms and file.name != "__main__.py"]
     done = _run(

@@ -20,6 +20,11 @@ def make(world: World, **settings) -> StreamingRollout:
     return StreamingRollout(world, None, InferenceConfig(**{**EXACT, **settings}), device="cpu")
 
 
+def latents_of(one: StreamingRollout, *arguments, **options) -> torch.Tensor:
+    """What is dreamed, before it is rounded to pictures: `[B, Tg, c, h, w]`."""
+    return one.generate_sequence(*arguments, **options, return_intermediates=True)["intermediates"]["latents"]
+
+
 @pytest.fixture(scope="module")
 def context(tiny_world) -> torch.Tensor:
     """Three rows of three frames, as a recording has them."""
@@ -73,19 +78,18 @@ def test_shapes_and_the_context_in_front(tiny_world, context, controls):
 
 def test_reset_state_makes_two_calls_the_same_and_without_it_they_differ(tiny_world, context):
     one = make(tiny_world)
-    first = one.generate_sequence(context, max_new_frames=4, return_intermediates=True)["intermediates"]["latents"]
-    other = one.generate_sequence(context, max_new_frames=4, return_intermediates=True)["intermediates"]["latents"]
+    first, other = latents_of(one, context, max_new_frames=4), latents_of(one, context, max_new_frames=4)
     one.reset_state()
-    again = one.generate_sequence(context, max_new_frames=4, return_intermediates=True)["intermediates"]["latents"]
+    again = latents_of(one, context, max_new_frames=4)
     assert torch.equal(first, again) and not torch.allclose(first, other, atol=1e-3)
 
 
 def test_a_row_is_the_same_alone_and_in_a_batch(tiny_world, context, controls):
-    together = make(tiny_world).generate_sequence(context, controls, 6, return_intermediates=True)["intermediates"]
+    together = latents_of(make(tiny_world), context, controls, 6)
     for row in range(3):
         pick = slice(row, row + 1)
-        alone = make(tiny_world).generate_sequence(context[pick], controls[pick], 6, return_intermediates=True)
-        assert torch.allclose(alone["intermediates"]["latents"][0], together["latents"][row], atol=2e-5)
+        alone = latents_of(make(tiny_world), context[pick], controls[pick], 6)
+        assert torch.allclose(alone[0], together[row], atol=2e-5)
 
 
 def test_equal_contexts_in_a_batch_have_different_futures(tiny_world, context):
@@ -99,8 +103,7 @@ def test_controls_lead_from_their_frame_to_the_next(tiny_world, context, control
         changed = controls.clone()
         if change_at is not None:
             changed[:, change_at] = -changed[:, change_at]
-        done = make(tiny_world).generate_sequence(context, changed, 4, return_intermediates=True)
-        return done["intermediates"]["latents"]
+        return latents_of(make(tiny_world), context, changed, 4)
 
     plain = latents(None)
     assert torch.equal(latents(6), plain)  # the control at the last frame leads nowhere
@@ -108,8 +111,7 @@ def test_controls_lead_from_their_frame_to_the_next(tiny_world, context, control
     assert torch.equal(late[:, :2], plain[:, :2]) and not torch.allclose(late[:, 2], plain[:, 2])
     assert not torch.allclose(latents(0), plain)  # the context's controls matter
     wide = torch.cat([controls, torch.ones(3, 40, 2)], -1)  # a goal behind them changes nothing
-    done = make(tiny_world).generate_sequence(context, wide, 4, return_intermediates=True)
-    assert torch.equal(done["intermediates"]["latents"], plain)
+    assert torch.equal(latents_of(make(tiny_world), context, wide, 4), plain)
 
 
 def test_one_frame_of_context_is_enough(tiny_world, context):
@@ -127,8 +129,7 @@ def test_temperature_scales_the_noise_and_the_argument_wins(tiny_world, context)
         """How far the futures of four equal contexts lie apart."""
         one = make(tiny_world, temperature=config_says, top_p=None)
         given: dict[str, Any] = {} if argument is None else {"temperature": argument}
-        done = one.generate_sequence(context[[0] * 4, -2:], max_new_frames=1, return_intermediates=True, **given)
-        return float(done["intermediates"]["latents"].std(0).mean())
+        return float(latents_of(one, context[[0] * 4, -2:], max_new_frames=1, **given).std(0).mean())
 
     assert spread(0.8, None) > 1.5 * spread(0.2, None) > 0
     assert spread(0.8, 0.2) == spread(0.2, None) and spread(0.2, 0.8) == spread(0.8, None)  # .8 given, not left out
@@ -151,10 +152,7 @@ def test_top_p_is_the_truncated_normal_distribution():
 
 def test_top_p_reaches_the_dream(tiny_world, context):
     def latents(top_p: float | None) -> torch.Tensor:
-        done = make(tiny_world, top_p=top_p).generate_sequence(
-            context[[0] * 4, -2:], max_new_frames=1, return_intermediates=True
-        )
-        return done["intermediates"]["latents"]
+        return latents_of(make(tiny_world, top_p=top_p), context[[0] * 4, -2:], max_new_frames=1)
 
     assert torch.equal(latents(None), latents(1.0))
     assert latents(0.1).std(0).mean() < 0.5 * latents(1.0).std(0).mean()
@@ -206,25 +204,20 @@ def test_mixed_precision_computes_in_bfloat16(tiny_world, context, monkeypatch):
     seen = []
     hook = tiny_world.dynamics.head.register_forward_hook(lambda module, inputs, out: seen.append(out.dtype))
     try:
-        exact = make(tiny_world).generate_sequence(context, max_new_frames=3, return_intermediates=True)
-        mixed = make(tiny_world, mixed_precision=True).generate_sequence(
-            context, max_new_frames=3, return_intermediates=True
-        )
+        exact = latents_of(make(tiny_world), context, max_new_frames=3)
+        mixed = latents_of(make(tiny_world, mixed_precision=True), context, max_new_frames=3)
     finally:
         hook.remove()
     assert set(seen) == {torch.float32, torch.bfloat16}
-    apart = (exact["intermediates"]["latents"] - mixed["intermediates"]["latents"]).abs().max()
-    assert 0 < apart < 0.2
+    assert 0 < (exact - mixed).abs().max() < 0.2
     monkeypatch.setattr(rollout, "fast_dtype", lambda device: torch.float32)  # hardware without it
-    plain = make(tiny_world, mixed_precision=True).generate_sequence(context, max_new_frames=3)
-    assert torch.equal(plain["generated_frames"], exact["generated_frames"])
+    assert torch.equal(latents_of(make(tiny_world, mixed_precision=True), context, max_new_frames=3), exact)
 
 
 def test_a_tuned_world_rolls_out_and_says_when_it_is_not_exact(tiny_world, context):
     fast = tune(copy.deepcopy(tiny_world))
-    done = make(fast, mixed_precision=True).generate_sequence(context, max_new_frames=2, return_intermediates=True)
-    exact = make(tiny_world).generate_sequence(context, max_new_frames=2, return_intermediates=True)
-    assert torch.allclose(done["intermediates"]["latents"], exact["intermediates"]["latents"], atol=0.2)
+    done = latents_of(make(fast, mixed_precision=True), context, max_new_frames=2)
+    assert torch.allclose(done, latents_of(make(tiny_world), context, max_new_frames=2), atol=0.2)
     if fast.dtype == torch.bfloat16:
         with pytest.raises(ValueError, match="from_pretrained"):
             make(fast)

@@ -8,8 +8,9 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 
-from drivedit.data.carracing import TELEMETRY, CarRacingTwin
+from drivedit.data.carracing import CarRacingTwin
 from drivedit.data.geometry import CentreLine
+from drivedit.data.recordings import TELEMETRY
 
 pygame = pytest.importorskip("pygame")
 car_racing = pytest.importorskip("gymnasium.envs.box2d.car_racing")

@@ -12,15 +12,18 @@ SPEED, OFFSET, HEADING, WHEELS = range(4)
 
 
 def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: int = 48) -> list[Scene]:
-    """Picks moments on the road, one per drive, spread evenly over the speeds that occur.
+    """Picks moments, on the road where the recordings know it, spread evenly over the speeds that occur.
+
+    Every drive gives one, or more where there are few drives; without telemetry they are spread over time.
 
     Args:
-        drives: Recordings with telemetry of speed, lateral offset, heading error and wheels on the road.
+        drives: The recordings.
         chosen: Numbers of the drives to pick from.
         world: Gives the length of a context.
         count: Most scenes.
     """
     context = (world.student.window or 8) + 1
+    most = max(1, count // len(chosen))  # per drive
     found: list[tuple[float, int, int]] = []
     for drive in chosen:
         states = drives.states(int(drive))
@@ -28,14 +31,21 @@ def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: i
         steady = (
             (np.abs(telemetry[:, HEADING]) < 0.3) & (np.abs(telemetry[:, OFFSET]) < 4) & (telemetry[:, WHEELS] == 1)
         )
+        if np.isnan(telemetry[:, WHEELS]).all():
+            steady[:] = True
         steady[: context - 1] = False
-        for index in np.flatnonzero(steady)[:: max(1, steady.sum() // 3)]:
-            found.append((float(telemetry[index, SPEED]), int(drive), states.start + int(index)))
+        for index in np.flatnonzero(steady)[:: max(1, steady.sum() // (3 * most))]:
+            speed = float(np.nan_to_num(telemetry[index, SPEED]))
+            found.append((speed, int(drive), states.start + int(index)))
+    if not found:
+        raise ValueError(f"no validation drive has {context} states on the road to begin a dream with; record more")
     found.sort()
-    picked, used = [], set()
-    for index in np.linspace(0, len(found) - 1, 4 * count).astype(int):
-        if found[index][1] not in used and len(picked) < count:
-            used.add(found[index][1])
+    picked: list[tuple[float, int, int]] = []
+    used: dict[int, int] = {}
+    for index in dict.fromkeys(np.linspace(0, len(found) - 1, 4 * count).astype(int).tolist()):
+        drive = found[index][1]
+        if used.get(drive, 0) < most and len(picked) < count:
+            used[drive] = used.get(drive, 0) + 1
             picked.append(found[index])
     return [_scene(drives, drive, now, context) for _, drive, now in picked]
 
@@ -43,7 +53,13 @@ def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: i
 def _scene(drives: Drives, drive: int, now: int, context: int) -> Scene:
     states = slice(now - context + 1, now + 1)
     controls = np.array(drives.control[now - context + 2 : now + 1])
-    poses = np.array(drives.pose[states], np.float32)
-    bounds = drives.bounds[drive] if np.isfinite(drives.bounds[drive]).any() else None
-    frames, closed = np.array(drives.frames[states]), bool(drives.closed[drive])
-    return Scene(frames, controls, drives.routes[drive], closed, poses, bounds)
+    frames, poses = np.array(drives.frames[states]), np.array(drives.pose[states], np.float32)
+    route, bounds = drives.routes[drive], drives.bounds[drive]
+    return Scene(
+        frames,
+        controls,
+        route if len(route) else None,
+        bool(drives.closed[drive]) and len(route) > 0,
+        poses if np.isfinite(poses).all() else None,
+        bounds if np.isfinite(bounds).any() else None,
+    )

@@ -14,7 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from drivedit.config import DataConfig, DistillConfig, LoopConfig, StudentStageConfig, VAEStageConfig, WorldConfig
-from drivedit.data.clips import Drives, clip_starts
+from drivedit.data.clips import Drives, clip_starts, suit
+from drivedit.data.recordings import TELEMETRY
 from drivedit.models import World
 from drivedit.training.distillation import DistillStage
 from drivedit.training.loop import train
@@ -32,6 +33,7 @@ def vae(
     """Trains the autoencoder and writes `run/vae/world`, a world whose dynamics are still untrained."""
     torch.manual_seed(train_.seed)
     drives = Drives.open(data.root)
+    world = suit(world, drives)
     chosen, checked = drives.split(data.validation_fraction)
     states = int(drives.first[chosen[-1] + 1])
     held = _frames(drives, np.linspace(drives.first[checked[0]], drives.first[-1] - 1, 256).astype(int))
@@ -66,11 +68,13 @@ def student(
     coder = World.from_pretrained(Path(run) / "vae" / "world", device=resolve_device(device))
     if coder.config.vae != world.vae:
         raise ValueError(f"{run}/vae/world was trained with {coder.config.vae}, the student's preset says {world.vae}")
+    drives = _open(data, coder.device)
+    world = suit(world, drives, loss.clip_frames)
     result = World(world).to(coder.device)
     result.vae.load_state_dict(coder.vae.state_dict())
     result.latent_mean.copy_(coder.latent_mean)
     result.latent_std.copy_(coder.latent_std)
-    return _train_dynamics(result, StudentStage(result, loss), train_, data, run, "student")
+    return _train_dynamics(result, StudentStage(result, loss), drives, train_, data, run, "student")
 
 
 def distill(
@@ -92,18 +96,26 @@ def distill(
     theirs = coder.vae.state_dict()
     if any(not torch.equal(value, theirs[name]) for name, value in result.vae.state_dict().items() if name in theirs):
         raise ValueError(f"{teacher} has another autoencoder than {run}/vae/world, which made the latents")
-    return _train_dynamics(result, DistillStage(result, loss), train_, data, run, loss.method)
+    drives = _open(data, result.device)
+    return _train_dynamics(result, DistillStage(result, loss), drives, train_, data, run, loss.method)
+
+
+def _open(data: DataConfig, device: torch.device) -> Drives:
+    """Opens recordings, which unpacks them where that was not done before: one process at a time."""
+    from accelerate import PartialState
+
+    with PartialState(cpu=device.type == "cpu").main_process_first():
+        return Drives.open(data.root)
 
 
 def _train_dynamics(
-    world: World, stage: StudentStage, train_: LoopConfig, data: DataConfig, run: str, name: str
+    world: World, stage: StudentStage, drives: Drives, train_: LoopConfig, data: DataConfig, run: str, name: str
 ) -> World:
     """Trains a stage on clips of latents; writes `run/NAME/world`."""
     from accelerate import PartialState
 
     processes = PartialState(cpu=world.device.type == "cpu")
     with processes.main_process_first():
-        drives = Drives.open(data.root)
         latents = encode_drives(world, drives, Path(run) / "latents.npy")
     frames, history = stage.config.clip_frames, world.config.student.history
     clips = Clips(drives, latents, world.config, frames)
@@ -148,8 +160,11 @@ class Clips:
         self.control = np.asarray(drives.control)
         self.codes = drives.codes(world)
         self.motion = drives.motion() / np.asarray(world.motion_scale, np.float32)
-        self.telemetry = np.asarray(drives.telemetry) / np.asarray(world.telemetry_scale, np.float32)
-        self.reward = np.asarray(drives.progress) / world.reward_scale
+        told = np.asarray(drives.telemetry)[:, [TELEMETRY.index(name) for name in world.telemetry]]
+        self.telemetry = told / np.asarray(world.telemetry_scale, np.float32)
+        if not world.telemetry:
+            self.telemetry = np.zeros((len(told), 1), np.float32)  # for the unused output of `drivedit.models.Heads`
+        self.reward = np.asarray(drives.progress) / world.reward_scale if world.reward_scale else np.zeros(len(told))
         self.ended = np.asarray(drives.ended).astype(np.float32)
 
     def batch(self, starts: np.ndarray) -> dict[str, Tensor]:
@@ -157,7 +172,7 @@ class Clips:
 
         Returns:
             latents `[B, history + T, C, h, w]`; control `[B, T, 7]` (now, before, ego-motion before); route
-            `[B, T, K]` (of the state before); motion `[B, T, 3]`, telemetry `[B, T, 4]`, reward and ended `[B, T]`.
+            `[B, T, K]` (of the state before); motion `[B, T, 3]`, telemetry `[B, T, >= 1]`, reward and ended `[B, T]`.
         """
         index = starts[:, None] + np.arange(-self.history, self.frames)
         now = index[:, self.history :]

@@ -71,13 +71,13 @@ class WorldConfig(BaseConfig):
         clean_cache: Whether a frame, once made, goes through the network again, clean, and is cached so, as the
             published trainers teach it; else what its last denoising pass left stays in the cache (needs `history`).
         temperature: Scale of the noise that a frame is made from; below 1 futures are more alike and less surprising.
-        telemetry: Names of the telemetry values, in the order of the head.
+        telemetry: Names of the telemetry values, in the order of the head; empty where recordings had none.
         telemetry_scale: Unit of each value inside the head.
         motion_scale: Unit of (forward, right, turn) of the ego-motion head.
         constant_reward: Reward terms that every step gets.
         end_reward: The term and the value that an ending adds.
-        reward_scale: Unit of the learned reward term `progress`.
-        end_threshold: Probability from which on the dream ends.
+        reward_scale: Unit of the learned reward term `progress`; 0 where recordings had no reward.
+        end_threshold: Probability beyond which the dream ends; 1: never.
         route_offsets: Arc lengths (m) at which the route is told, seen from the car's foot point.
         route_scale: Metres for one unit of the route code.
         view: Width and height (m) of the ground that the picture shows, and where in it (shares from the left and from

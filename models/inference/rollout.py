@@ -141,7 +141,7 @@ class StreamingRollout:
         told: list[dict[str, Tensor]] = []
         waiting: list[StepOutput] = []
         dream = self._dream(scenes, seeds, coming, heat)
-        with self._precision(), _named_out_of_memory(rows, max_new_frames):
+        with self.precision(), _named_out_of_memory(rows, max_new_frames):
             for out in tqdm(dream, "dreaming", max_new_frames, unit="frame", leave=False, disable=None):
                 waiting.append(out)
                 if len(waiting) == config.memory_offload_freq:
@@ -208,7 +208,7 @@ class StreamingRollout:
         waiting.clear()
         return {name: value.cpu() for name, value in block.items()}
 
-    def _precision(self) -> torch.autocast:
+    def precision(self) -> torch.autocast:
         """Mixed precision, unless it is off, the hardware has none, or the world is in half precision already."""
         device, dtype = self.world.device, fast_dtype(self.world.device)
         wanted = self.config.mixed_precision and not self.world.tuned and dtype != torch.float32

@@ -2,7 +2,11 @@
 
 `CarRacingTwin` is the real simulator behind the spaces of `DriveDiT-v0`; `collect_recordings` records it with drivers
 of many skills; `Episode`, `read_shard`, `write_shard` and `iter_episodes` are the recordings on disk; `export_minari`
-and `import_minari` exchange them. What needs Box2D or Minari is imported at first use (`pip install 'drivedit[data]'`).
+and `import_minari` exchange them, `import_drives` makes them of videos and pictures. What needs Box2D or Minari is
+imported at first use (`pip install 'drivedit[data]'`).
+
+`VideoDataset` and `VideoLoader` give clips of pictures or recordings as tensors; `VideoTransforms`, `FrameTransforms`,
+`AugmentationPipeline`, `VideoPreprocessor` and `ControlPreprocessor` change them.
 """
 
 from __future__ import annotations
@@ -11,38 +15,65 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from drivedit.data.carracing import TELEMETRY, CarRacingTwin
+    from drivedit.data.augmentation import AugmentationPipeline
+    from drivedit.data.carracing import CarRacingTwin
     from drivedit.data.collect import Recipe, collect_recordings, collect_shard, record_episode
     from drivedit.data.drivers import Driver, draw_start, make_driver
     from drivedit.data.geometry import CentreLine, Foot, wrap_angle
+    from drivedit.data.import_drives import Plan, import_drives
     from drivedit.data.minari_io import export_minari, import_minari
-    from drivedit.data.recordings import Episode, ShardError, iter_episodes, read_shard, shard_paths, write_shard
+    from drivedit.data.preprocessing import ControlPreprocessor, VideoPreprocessor
+    from drivedit.data.recordings import (
+        TELEMETRY,
+        Episode,
+        ShardError,
+        iter_episodes,
+        read_shard,
+        shard_paths,
+        write_shard,
+    )
     from drivedit.data.sheet import write_sheet
+    from drivedit.data.transforms import FrameTransforms, VideoTransforms
+    from drivedit.data.video_dataset import VideoDataset, VideoLoader
 
 _HOMES = {
-    "carracing": ("TELEMETRY", "CarRacingTwin"),
+    "augmentation": ("AugmentationPipeline",),
+    "carracing": ("CarRacingTwin",),
     "collect": ("Recipe", "collect_recordings", "collect_shard", "record_episode"),
     "drivers": ("Driver", "draw_start", "make_driver"),
     "geometry": ("CentreLine", "Foot", "wrap_angle"),
+    "import_drives": ("Plan", "import_drives"),
     "minari_io": ("export_minari", "import_minari"),
-    "recordings": ("Episode", "ShardError", "iter_episodes", "read_shard", "shard_paths", "write_shard"),
+    "preprocessing": ("ControlPreprocessor", "VideoPreprocessor"),
+    "recordings": ("TELEMETRY", "Episode", "ShardError", "iter_episodes", "read_shard", "shard_paths", "write_shard"),
     "sheet": ("write_sheet",),
+    "transforms": ("FrameTransforms", "VideoTransforms"),
+    "video_dataset": ("VideoDataset", "VideoLoader"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "TELEMETRY",
+    "AugmentationPipeline",
     "CarRacingTwin",
     "CentreLine",
+    "ControlPreprocessor",
     "Driver",
     "Episode",
     "Foot",
+    "FrameTransforms",
+    "Plan",
     "Recipe",
     "ShardError",
+    "VideoDataset",
+    "VideoLoader",
+    "VideoPreprocessor",
+    "VideoTransforms",
     "collect_recordings",
     "collect_shard",
     "draw_start",
     "export_minari",
+    "import_drives",
     "import_minari",
     "iter_episodes",
     "make_driver",

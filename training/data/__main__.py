@@ -1,4 +1,4 @@
-"""Command line of the recordings: `python -m drivedit.data collect|sheet|export-minari|import-minari`."""
+"""Command line of the recordings: `python -m drivedit.data collect|import|sheet|export-minari|import-minari`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,23 @@ def _parser() -> argparse.ArgumentParser:
     collect.add_argument("--episode-steps", type=int, default=300, help="steps per episode at most")
     collect.add_argument("--shard-steps", type=int, default=None, help="steps per shard (20 episodes)")
     collect.add_argument("--held-out", action="store_true", help="tracks kept for judging; trainers refuse the folder")
+
+    filmed = commands.add_parser(
+        "import",
+        help="write videos with tables of controls, or folders of pictures, as a recording",
+        description="Writes filmed drives as a recording: --video and --controls, or --images. A table is a CSV file "
+        "with the columns time (s), steering and throttle in [-1, 1] (+1: right, -1: full brake), and where known "
+        "speed (m/s), x and y (m), yaw (rad). Pictures lie in <images>/<drive>/*.png with controls.json beside them.",
+    )
+    filmed.add_argument("--video", type=Path, nargs="+", default=[], help="video files (their loss stays)")
+    filmed.add_argument("--controls", type=Path, nargs="+", default=[], help="CSV files, one per video")
+    filmed.add_argument("--images", type=Path, default=None, help="folder of drives as pictures")
+    filmed.add_argument("--out", type=Path, required=True, help="folder of the recording, new or empty")
+    filmed.add_argument("--fps", type=float, default=10.0, help="frames per second of the recording, and of pictures")
+    filmed.add_argument("--size", type=int, nargs=2, default=(64, 64), help="height and width, multiples of 16")
+    filmed.add_argument("--episode-steps", type=int, default=300, help="steps of an episode, about")
+    filmed.add_argument("--offset", type=float, default=0.0, help="time in the table at the first frame, in seconds")
+    filmed.add_argument("--held-out", action="store_true", help="kept for judging; trainers refuse the folder")
 
     sheet = commands.add_parser("sheet", help="a picture of random clips of a recording")
     sheet.add_argument("folder", type=Path)
@@ -49,6 +66,12 @@ def main(arguments: list[str] | None = None) -> int:
             from drivedit.data.collect import collect_recordings
 
             collect_recordings(**options)
+        elif command == "import":
+            from drivedit.data.import_drives import Plan, import_drives
+
+            height, width = options.pop("size")
+            rest = {name: options.pop(name) for name in ("fps", "episode_steps", "offset")}
+            import_drives(videos=options.pop("video"), plan=Plan(size=(height, width), **rest), **options)
         elif command == "sheet":
             from drivedit.data.sheet import write_sheet
 

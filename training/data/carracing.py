@@ -21,7 +21,6 @@ FRAME_SIZE = 64  # px
 TICKS_PER_STEP = 3
 HISTORY = 32  # controls that `scene` can look back on
 FIRST_HELD_OUT_SEED = 1_000_000
-TELEMETRY = ("speed", "lateral_offset", "heading_error", "wheels_on_road")
 REWARD_TERMS = ("progress", "time", "left")
 START_LIMITS = {
     "track_position": (0.0, 1.0),
@@ -177,7 +176,7 @@ class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
 
     @property
     def telemetry(self) -> dict[str, float]:
-        """The car's state relative to the road, with the names of `TELEMETRY`."""
+        """The car's state relative to the road, with the names of `drivedit.data.TELEMETRY`."""
         x, y, yaw = self.pose
         return self._telemetry(self._simulator.centre_line.foot(x, y), yaw)
 

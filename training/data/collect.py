@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from drivedit.data.carracing import FIRST_HELD_OUT_SEED, TELEMETRY, CarRacingTwin
+from drivedit.data.carracing import FIRST_HELD_OUT_SEED, CarRacingTwin
 from drivedit.data.drivers import make_driver
-from drivedit.data.recordings import Episode, ShardError, read_attrs, read_shard, shard_path, write_shard
+from drivedit.data.recordings import TELEMETRY, Episode, ShardError, read_attrs, read_shard, shard_path, write_shard
 
 logger = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 Frames are stored raw (Minari's JPEG would lose 32 dB). Telemetry, poses and the progress term are `infos`; the route,
 the driver and the start are metadata of the episode, so an import gives back every array of the recording, bit for bit.
+Drives of the simulator name it as their environment; filmed drives have none, only its spaces.
 """
 
 from __future__ import annotations
@@ -12,9 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
-from drivedit.data.recordings import Episode, iter_episodes, read_attrs, shard_path, shard_paths, write_shard
+from drivedit.data.recordings import (
+    ENV_ID,
+    EPISODES_AT_ONCE,
+    Episode,
+    batches,
+    iter_episodes,
+    read_attrs,
+    shard_path,
+    shard_paths,
+    write_shard,
+)
 
 try:
     import minari
@@ -22,8 +34,7 @@ try:
 except ImportError as error:
     raise ImportError("Minari datasets need Minari: pip install 'drivedit[data]'") from error
 
-EPISODES_AT_ONCE = 20
-TWIN = EnvSpec("CarRacingTwin-v0", entry_point="drivedit.data.carracing:CarRacingTwin", max_episode_steps=1000)
+TWIN = EnvSpec(ENV_ID, entry_point="drivedit.data.carracing:CarRacingTwin", max_episode_steps=1000)
 
 
 def export_minari(folder: str | Path, dataset: str, held_out: bool | None = None) -> Path:
@@ -39,18 +50,21 @@ def export_minari(folder: str | Path, dataset: str, held_out: bool | None = None
     """
     if dataset in minari.list_local_datasets():
         raise ValueError(f"the Minari dataset {dataset!r} exists already; choose another id or version, or delete it")
+    attrs = read_attrs(shard_paths(folder)[0])
     if held_out is None:
-        held_out = bool(read_attrs(shard_paths(folder)[0]).get("held_out", False))
+        held_out = bool(attrs.get("held_out", False))
+    description = {"held_out": held_out, "source": f"recording of {attrs['env'] or 'filmed drives'}"}
+    description |= {"fps": float(attrs["fps"])} if "fps" in attrs else {}
     made: Any = None
-    for batch in _batches(iter_episodes(folder, held_out=held_out)):
+    for batch in batches(iter_episodes(folder, held_out=held_out), EPISODES_AT_ONCE):
         buffers = [_to_buffer(episode) for episode in batch]
         if made is None:
             made = minari.create_dataset_from_buffers(
                 dataset,
                 buffers,
-                env=TWIN,
-                algorithm_name="drivedit.data.drivers",
-                description=json.dumps({"held_out": held_out, "source": "python -m drivedit.data collect"}),
+                **_where(str(attrs["env"]), batch[0]),
+                algorithm_name=batch[0].driver if not attrs["env"] else "drivedit.data.drivers",
+                description=json.dumps(description),
                 requirements=["drivedit[data]"],
                 jpeg_encoding=False,
             )
@@ -59,7 +73,8 @@ def export_minari(folder: str | Path, dataset: str, held_out: bool | None = None
             first = made.storage.total_episodes
             made.storage.update_episodes(buffers)
         metadata = [
-            {"driver": e.driver, "start": json.dumps(e.start), "closed": e.closed, "route": e.route}
+            {"driver": e.driver, "start": json.dumps(e.start), "closed": e.closed}
+            | ({"route": e.route} if len(e.route) else {})
             | ({} if e.bounds is None else {"bounds": e.bounds})
             for e in batch
         ]
@@ -80,13 +95,25 @@ def import_minari(dataset: str, out: str | Path) -> list[Path]:
     if list(Path(out).glob("shard-*.h5")):
         raise ValueError(f"{out} holds shards already; choose an empty folder")
     loaded = minari.load_dataset(dataset)
-    description = str(loaded.storage.metadata.get("description", ""))
-    held_out = description.startswith("{") and bool(json.loads(description).get("held_out", False))
+    text = str(loaded.storage.metadata.get("description", ""))
+    description = json.loads(text) if text.startswith("{") else {}
+    attrs = {"held_out": bool(description.get("held_out", False)), "recipe": f"minari {dataset}"}
+    attrs |= {"env": "", "fps": description["fps"]} if "fps" in description else {}
     paths: list[Path] = []
-    for batch in _batches(_from_minari(loaded)):
+    for batch in batches(_from_minari(loaded), EPISODES_AT_ONCE):
         paths.append(shard_path(out, len(paths)))
-        write_shard(paths[-1], batch, {"held_out": held_out, "recipe": f"minari {dataset}"})
+        write_shard(paths[-1], batch, attrs)
     return paths
+
+
+def _where(env: str, episode: Episode) -> dict[str, Any]:
+    """The environment that a recording comes from, or, without one, the spaces of its pictures and controls."""
+    if env == ENV_ID:
+        return {"env": TWIN}
+    return {
+        "observation_space": spaces.Box(0, 255, episode.frames.shape[1:], np.uint8),
+        "action_space": spaces.Box(-1.0, 1.0, (2,), np.float32),
+    }
 
 
 def _to_buffer(episode: Episode) -> EpisodeBuffer:
@@ -111,7 +138,7 @@ def _from_minari(loaded: Any) -> Iterator[Episode]:
     for data in loaded.iterate_episodes():
         (metadata,) = loaded.storage.get_episode_metadata([data.id])
         infos = data.infos or {}
-        missing = {"telemetry", "poses", "progress"} - set(infos) | {"route", "driver", "start"} - set(metadata)
+        missing = {"telemetry", "poses", "progress"} - set(infos) | {"driver", "start"} - set(metadata)
         if missing:
             raise ValueError(
                 f"episode {data.id} of {loaded.spec.dataset_id} lacks {sorted(missing)}; "
@@ -125,22 +152,10 @@ def _from_minari(loaded: Any) -> Iterator[Episode]:
             terminated=np.asarray(data.terminations, dtype=bool),
             telemetry=np.asarray(infos["telemetry"], dtype=np.float32),
             poses=np.asarray(infos["poses"], dtype=np.float64),
-            route=np.asarray(metadata["route"], dtype=np.float32),
+            route=np.asarray(metadata.get("route", np.zeros((0, 2))), dtype=np.float32),
             seed=int(metadata["seed"]),
             driver=str(metadata["driver"]),
             start=json.loads(metadata["start"]),
             closed=bool(metadata["closed"]),
             bounds=np.asarray(metadata["bounds"], np.float32) if "bounds" in metadata else None,
         )
-
-
-def _batches(episodes: Iterator[Episode]) -> Iterator[list[Episode]]:
-    """Lists of at most `EPISODES_AT_ONCE` episodes, so that no dataset need fit in memory."""
-    batch: list[Episode] = []
-    for episode in episodes:
-        batch.append(episode)
-        if len(batch) == EPISODES_AT_ONCE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -2,13 +2,14 @@
 
 A folder holds `shard-00000.h5`, ... A shard is composed in memory and written in one move, so a shard that exists is
 whole. Frames are gzipped in chunks of 16. `n` is steps per episode.
+What a recording does not know (of a filmed drive often everything but pictures and controls) is NaN, or an empty route.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from drivedit.utils import write_atomically
-
 FORMAT = "drivedit-recording"
 VERSION = 1
 ENV_ID = "CarRacingTwin-v0"
+TELEMETRY = ("speed", "lateral_offset", "heading_error", "wheels_on_road")
+EPISODES_AT_ONCE = 20
 MEND = "delete this file and run collect again with the same settings: it refills what is missing"
 
 
@@ -30,17 +31,17 @@ class ShardError(ValueError):
 
 @dataclass
 class Episode:
-    """One drive of `n` steps.
+    """One drive of `n` steps; NaN in a float array means that the recording does not know it.
 
     Attributes:
-        frames: uint8 [n+1, 64, 64, 3].
+        frames: uint8 [n+1, H, W, 3].
         controls: float32 [n, 2], [steering, throttle]; `controls[i]` led from `frames[i]` to `frames[i+1]`.
         reward: float32 [n].
         progress: float32 [n], the progress term of the reward.
         terminated: bool [n].
-        telemetry: float32 [n+1, 4]: speed, lateral_offset, heading_error, wheels_on_road.
+        telemetry: float32 [n+1, 4], see `TELEMETRY`.
         poses: float64 [n+1, 3]: x, y, yaw.
-        route: float32 [M, 2], the centre line in driving direction.
+        route: float32 [M, 2], the centre line in driving direction; M = 0: not known.
         seed: seed of the track.
         driver: name of the driver.
         start: reset options of the twin.
@@ -68,8 +69,8 @@ class Episode:
         return len(self.controls)
 
 
-_ARRAYS: dict[str, tuple[str, int | None, tuple[int, ...]]] = {  # name: dtype, length beyond n (None: free), rest
-    "frames": ("uint8", 1, (64, 64, 3)),
+_ARRAYS: dict[str, tuple[str, int | None, tuple[int | None, ...]]] = {  # dtype, length beyond n, rest (None: free)
+    "frames": ("uint8", 1, (None, None, 3)),
     "controls": ("float32", 0, (2,)),
     "reward": ("float32", 0, ()),
     "progress": ("float32", 0, ()),
@@ -86,9 +87,11 @@ def check_episode(episode: Episode) -> None:
     for name, (dtype, extra, rest) in _ARRAYS.items():
         array = np.asarray(getattr(episode, name))
         length = array.shape[0] if extra is None and array.ndim else n + (extra or 0)
-        if array.dtype != np.dtype(dtype) or array.shape != (length, *rest):
+        wanted = tuple(size or (array.shape[axis] if axis < array.ndim else 0) for axis, size in enumerate(rest, 1))
+        if array.dtype != np.dtype(dtype) or array.shape != (length, *wanted):
+            expected = str([length, *rest]).replace("None", "any")
             raise ValueError(
-                f"episode.{name} must be {dtype} {[length, *rest]} for {n} steps, got {array.dtype} {list(array.shape)}"
+                f"episode.{name} must be {dtype} {expected} for {n} steps, got {array.dtype} {list(array.shape)}"
             )
 
 
@@ -103,11 +106,13 @@ def write_shard(path: str | Path, episodes: Sequence[Episode], attrs: dict[str, 
     Args:
         path: the file to be; its folder is made.
         episodes: at least one.
-        attrs: further attributes of the shard (`held_out`, `recipe`).
+        attrs: further attributes of the shard (`held_out`, `recipe`, `fps` where it is not the twin's).
 
     Raises:
         OSError: the file could not be written, for instance because the disk is full; nothing else is touched.
     """
+    from drivedit.utils import write_atomically  # imports torch
+
     path = Path(path)
     if not episodes:
         raise ValueError("a shard needs at least one episode")
@@ -120,6 +125,9 @@ def write_shard(path: str | Path, episodes: Sequence[Episode], attrs: dict[str, 
             for name in _ARRAYS:
                 array = np.asarray(getattr(episode, name))
                 chunks = (min(16, len(array)), *array.shape[1:]) if name == "frames" else array.shape
+                if not array.size:
+                    group.create_dataset(name, data=array)
+                    continue
                 packing = {"compression": "gzip", "compression_opts": 4} if name == "frames" else {}
                 group.create_dataset(name, data=array, chunks=chunks, fletcher32=True, **packing)
             group.attrs["seed"] = int(episode.seed)
@@ -153,6 +161,18 @@ def read_shard(path: str | Path) -> list[Episode]:
             return [_read_episode(file[name]) for name in sorted(file)]
         except (OSError, KeyError, RuntimeError, ValueError) as error:
             raise ShardError(f"shard {path} is corrupt ({error}); {MEND}") from error
+
+
+def batches(episodes: Iterable[Episode], size: int = EPISODES_AT_ONCE) -> Iterator[list[Episode]]:
+    """Lists of at most `size` episodes, so that no recording need fit in memory."""
+    batch: list[Episode] = []
+    for episode in episodes:
+        batch.append(episode)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def iter_episodes(folder: str | Path, held_out: bool = False) -> Iterator[Episode]:

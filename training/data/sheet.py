@@ -36,13 +36,12 @@ def write_sheet(
         span = every * (columns - 1)
         first = int(rng.integers(max(1, len(episode) - span)))
         picked = np.minimum(first + every * np.arange(columns), len(episode))
-        frames = np.concatenate(list(episode.frames[picked]), axis=1)  # [64, 64 columns, 3]
+        frames = np.concatenate(list(episode.frames[picked]), axis=1)  # [H, W columns, 3]
         label = np.zeros((14, frames.shape[1], 3), dtype=np.uint8)
-        off = 1.0 - float(episode.telemetry[picked, 3].mean())
-        text = (
-            f"{episode.driver}  track {episode.seed}  step {first}  speed {episode.telemetry[picked, 0].mean():.0f} m/s"
-        )
-        text += f"  off road {off:.0%}"
+        speed, on_road = episode.telemetry[picked][:, [0, 3]].mean(0)
+        text = f"{episode.driver}  track {episode.seed}  step {first}"
+        text += "" if np.isnan(speed) else f"  speed {speed:.0f} m/s"
+        text += "" if np.isnan(on_road) else f"  off road {1 - on_road:.0%}"
         cv2.putText(label, text, (3, 11), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (255, 255, 255), 1, cv2.LINE_AA)
         lines += [label, frames]
     image = np.concatenate(lines, axis=0)

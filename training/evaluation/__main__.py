@@ -23,7 +23,25 @@ def _parser() -> argparse.ArgumentParser:
     world.add_argument("--seed", type=int, help="seed of everything drawn (0)")
     world.add_argument("--workers", type=int, help="processes that drive the simulator (2)")
     world.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    ablation = commands.add_parser("ablation", help="several worlds at several numbers of sampling steps: one table")
+    ablation.add_argument("--worlds", nargs="+", required=True, metavar="NAME=FOLDER", help="names and folders")
+    ablation.add_argument("--passes", nargs="+", type=int, default=[1, 2, 4], help="network passes per frame")
+    ablation.add_argument("--out", type=Path, default=Path("runs/ablation"), help="folder of the report")
+    ablation.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     return parser
+
+
+def _ablation(options: argparse.Namespace) -> int:
+    """Runs the command `ablation`."""
+    from drivedit.evaluation.ablation import ablate, as_table
+    from drivedit.evaluation.benchmark import Sizes
+
+    pairs = [pair.partition("=") for pair in options.worlds]
+    if not all(name and folder for name, _, folder in pairs):
+        raise ValueError(f"--worlds takes NAME=FOLDER ..., got {' '.join(options.worlds)}")
+    worlds = {name: folder for name, _, folder in pairs}
+    print(as_table(ablate(worlds, options.passes, options.out, Sizes.quick() if options.quick else None)))
+    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = _parser().parse_args(arguments)
     try:
+        if options.command == "ablation":
+            return _ablation(options)
         from drivedit.evaluation.benchmark import Sizes, evaluate_world, load_world
         from drivedit.evaluation.report import as_text
         from drivedit.evaluation.sources import Sources

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 
-from drivedit.evaluation import closed_loop, control, open_loop, pages, pictures, speed
+from drivedit.evaluation import closed_loop, control, drift, open_loop, pages, pictures, speed
 from drivedit.evaluation.report import as_text, write_json
 from drivedit.evaluation.sources import Arrays, Sources, cached, stack, work
 from drivedit.evaluation.twin_drives import (
@@ -100,7 +100,7 @@ def evaluate_world(
         quiet: Show no progress.
 
     Returns:
-        The report: `figures`, `curves`, `seconds` of each part, and what was measured.
+        The report: `figures`, `curves`, `calibration`, `seconds` of each part, and what was measured.
 
     Raises:
         ImportError: An extra is not installed.
@@ -118,7 +118,7 @@ def evaluate_world(
             truth = true_drives(out / "true", sizes, sources, held_out, quiet)
         figures: dict[str, float] = {}
         with _timed("open loop", seconds):
-            curve = _open_loop(world, truth, sizes, out, figures, options)
+            curve, calibration = _open_loop(world, truth, sizes, out, figures, options)
         with _timed("control", seconds):
             true = control.Branches.true(truth["branches"])
             dreamed = control.dream_branches(world, truth["branches"], **options)
@@ -140,6 +140,7 @@ def evaluate_world(
         "threads": threads,
         "figures": figures,
         "curves": asdict(curve),
+        "calibration": calibration,
         "seconds": seconds,
     }
     write_json(report, out / "report.json")
@@ -190,21 +191,22 @@ def _open_loop(
     out: Path,
     figures: dict[str, float],
     options: dict[str, Any],
-) -> open_loop.Curves:
-    """Figures of dreams under true controls, the contact sheet and the plot."""
+) -> tuple[open_loop.Curves, dict[str, list[float]]]:
+    """Figures of dreams under true controls, the contact sheet and the plot; returns the curves and the calibration."""
     clips = truth["clips"]
     dreamed = open_loop.dream_clips(world, clips, **options)
     curve = open_loop.curves(clips, dreamed, world)
     figures |= open_loop.picture_figures(clips, dreamed, curve)
     starts = open_loop.short_starts(clips, sizes.short_dreams)
-    figures |= open_loop.short_figures(clips, starts, open_loop.dream_short(world, clips, starts, **options))
+    short = open_loop.dream_short(world, clips, starts, **options)
+    figures |= open_loop.short_figures(clips, starts, short)
     endings = open_loop.dream_endings(world, truth["endings"], **options)
     threshold = world.config.end_threshold
     figures |= open_loop.ending_figures(truth["endings"], endings, dreamed.ended, threshold)
     pages.write_sheet(clips, dreamed, out / "sheet.png")
     pages.write_plot(curve, out / "horizon.png")
     pages.write_beside(clips, dreamed, out / "beside.webp")
-    return curve
+    return curve, open_loop.calibration_table(clips, starts, short)
 
 
 def _closed_loop(
@@ -227,6 +229,7 @@ def _closed_loop(
     drives = closed_loop.drive_dream(world, begin, sources, sizes.drive_steps, **options)
     dreamed = closed_loop.driving_figures(drives, begin.route, begin.arc, threshold)
     figures |= twin | dreamed | closed_loop.ratios(dreamed, twin)
+    figures |= drift.drift_figures(world, true.seen, drives.seen, sizes.drive_steps)
     pages.write_film(drives.film, out / "dream.mp4", world.config.fps)
     turned = np.abs(true.poses[:, : min(20, sizes.drive_steps), 2] - true.poses[:, :1, 2]).max(1)
     straight = [starts[row] for row in np.argsort(turned)[: sizes.drawn]]

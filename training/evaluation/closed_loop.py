@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from drivedit.evaluation.dreams import decode
+from drivedit.evaluation.drift import sampled
 from drivedit.evaluation.metrics import correlation, life, turns
 from drivedit.evaluation.pictures import road_share
 from drivedit.evaluation.sources import Arrays, Sources
@@ -39,6 +40,7 @@ class Drives:
         wheels: `[N, T]` share of wheels on the road, told by the telemetry.
         road: `[N, T]` share of road around the car, read off the pictures.
         ended: bool `[N, T]`, true from the ending on.
+        seen: uint8 `[N, S, 64, 64, 3]`, the pictures at `drift.sampled(T)`.
         film: uint8 `[T, 64, 64, 3]`, the pictures of the first dream; empty for the simulator's drives.
     """
 
@@ -48,12 +50,13 @@ class Drives:
     wheels: np.ndarray
     road: np.ndarray
     ended: np.ndarray
+    seen: np.ndarray
     film: np.ndarray = field(default_factory=lambda: np.zeros((0, 64, 64, 3), np.uint8))
 
 
 def true_drives(arrays: Arrays) -> Drives:
     """The simulator's drives, of `twin_drives.record_drive`."""
-    names = ("actions", "poses", "speed", "wheels", "road", "ended")
+    names = ("actions", "poses", "speed", "wheels", "road", "ended", "seen")
     return Drives(**{name: arrays[f"drive_{name}"] for name in names})
 
 
@@ -114,16 +117,19 @@ def drive_dream(
     state, frames = starts.state.clone(), starts.frames
     drivers = [sources.make_driver() for _ in frames]
     speed, wheels = (world.config.telemetry.index(name) for name in ("speed", "wheels_on_road"))
-    over, kept = np.zeros(len(frames), bool), []
-    for _ in tqdm(range(steps), desc=label, disable=quiet, file=sys.stderr, mininterval=1):
+    over, kept, seen, wanted = np.zeros(len(frames), bool), [], [], set(sampled(steps).tolist())
+    for step in tqdm(range(steps), desc=label, disable=quiet, file=sys.stderr, mininterval=1):
         actions = np.stack([driver(frame) for driver, frame in zip(drivers, frames, strict=True)]).astype(np.float32)
         state, out = world.step(state, torch.from_numpy(actions).to(world.device), sampling_steps)
         frames, told = decode(world, out), out.telemetry.cpu().numpy()
         over = over | out.ended.cpu().numpy()
         pose = state.pose.cpu().numpy()
         kept.append((actions, pose, told[:, speed], told[:, wheels], road_share(frames), over, frames[0].copy()))
+        if step in wanted:
+            seen.append(frames.copy())
     *columns, film = (np.stack(values) for values in zip(*kept, strict=True))
-    return Drives(*(column.swapaxes(0, 1) for column in columns), film)  # type: ignore[call-arg]
+    pictures = np.stack(seen, 1) if seen else np.zeros((len(frames), 0, *frames.shape[1:]), np.uint8)
+    return Drives(*(column.swapaxes(0, 1) for column in columns), pictures, film)  # type: ignore[call-arg]
 
 
 def on_road(drives: Drives, threshold: float) -> np.ndarray:

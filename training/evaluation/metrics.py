@@ -52,6 +52,25 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float:
     return correlation(rankdata(x), rankdata(y))
 
 
+def calibration(confidence: np.ndarray, error: np.ndarray, bins: int) -> dict[str, list[float]]:
+    """What confidence is worth: equally full bins from the least confident to the most.
+
+    Args:
+        confidence: `[n]`.
+        error: Mean squared errors `[n]` of pictures, in units of the full range.
+        bins: Bins, fewer if there are fewer values.
+
+    Returns:
+        `confidence` (mean), `rmse` (root of the mean error) and `count` of each bin.
+    """
+    order = np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(confidence)))
+    return {
+        "confidence": [float(confidence[rows].mean()) for rows in order],
+        "rmse": [float(np.sqrt(error[rows].mean())) for rows in order],
+        "count": [float(len(rows)) for rows in order],
+    }
+
+
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     """Area under the ROC curve: the chance that a positive scores above a negative (ties count half)."""
     from scipy.stats import rankdata

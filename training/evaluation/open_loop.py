@@ -12,6 +12,7 @@ import numpy as np
 from drivedit.evaluation.dreams import Dream, dream, reconstruct
 from drivedit.evaluation.metrics import (
     auc,
+    calibration,
     correlation,
     laplacian_energy,
     psnr,
@@ -26,6 +27,7 @@ from drivedit.models import World
 HORIZONS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90, 100)
 SHORT = 10  # frames of the short dreams that reward and confidence are judged by
 FALSE_ALARMS = 0.01
+CALIBRATION_BINS = 5
 
 
 @dataclass
@@ -97,10 +99,20 @@ def dream_short(
     return dream(world, begins, controls, sampling_steps=sampling_steps, seed=10_000, label="short dreams", quiet=quiet)
 
 
+def short_errors(clips: Arrays, starts: list[tuple[int, int]], dreamed: Dream) -> np.ndarray:
+    """Mean squared error of each short dream."""
+    true = np.stack([clips["frames"][row, now + 1 : now + 1 + SHORT] for row, now in starts])
+    return squared_error(dreamed.frames, true).mean(1)
+
+
+def calibration_table(clips: Arrays, starts: list[tuple[int, int]], dreamed: Dream) -> dict[str, list[float]]:
+    """Bins of confidence against true error, over the short dreams."""
+    return calibration(dreamed.confidence.mean(1), short_errors(clips, starts, dreamed), CALIBRATION_BINS)
+
+
 def short_figures(clips: Arrays, starts: list[tuple[int, int]], dreamed: Dream) -> dict[str, float]:
     """Reward of ten frames against the simulator's, and confidence against true error."""
-    true = np.stack([clips["frames"][row, now + 1 : now + 1 + SHORT] for row, now in starts])
-    error = squared_error(dreamed.frames, true).mean(1)
+    error = short_errors(clips, starts, dreamed)
     progress = np.array([clips["progress"][row, now : now + SHORT].sum() for row, now in starts])
     return {
         "reward_10": correlation(dreamed.progress.sum(1), progress),

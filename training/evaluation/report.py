@@ -67,6 +67,9 @@ TABLE = (
     Row("ellipse_route_agreement", "hand-drawn ellipse: route agreement"),
     Row("hairpins_on_road", "hand-drawn straights and hairpins, 300 steps: on the road"),
     Row("hairpins_route_agreement", "hand-drawn straights and hairpins: route agreement"),
+    Row("frechet_10", "drift: Frechet distance of pictures to the twin's, own encoder, after 10 steps"),
+    *(Row(f"frechet_{steps}", f"drift after {steps} steps") for steps in (50, 100, 300, 1000)),
+    Row("frechet_true", "drift: the twin's pictures after 300 steps to those after 1000"),
     Row("twin_on_road", "the twin under the same driver: on the road"),
     Row("twin_still_driving", "the twin: still driving at the end"),
     Row("twin_route_agreement", "the twin: route agreement"),
@@ -99,14 +102,19 @@ def as_text(report: dict[str, Any]) -> str:
     lines.append("PSNR by frames ahead  " + " ".join(f"{h:>5}" for h in curve["horizons"]))
     for name in ("dream", "copy", "autoencoder"):
         lines.append(f"{name:<20}  " + " ".join(f"{value:5.1f}" for value in curve[name]))
+    table = report["calibration"]
+    lines.append("")
+    lines.append("calibration, 10 frames: bins from the least confident to the most")
+    lines.append(f"{'mean confidence':<20}  " + " ".join(f"{value:5.2f}" for value in table["confidence"]))
+    lines.append(f"{'RMSE, levels of 255':<20}  " + " ".join(f"{255 * value:5.1f}" for value in table["rmse"]))
     return "\n".join(lines)
 
 
 def write_json(report: dict[str, Any], path: Path) -> None:
     """The report for programs; what could not be measured is null."""
-    bounds = {row.key: {"at_least": _plain(row.least), "reach_for": _plain(row.reach)} for row in TABLE if row.least}
+    bounds = {row.key: {"at_least": plain(row.least), "reach_for": plain(row.reach)} for row in TABLE if row.least}
     marks = {row.key: mark(row, report["figures"].get(row.key)) for row in TABLE if row.least}
-    path.write_text(json.dumps(_plain({**report, "bounds": bounds, "marks": marks}), indent=2) + "\n")
+    path.write_text(json.dumps(plain({**report, "bounds": bounds, "marks": marks}), indent=2) + "\n")
 
 
 def _range(bound: Range | None, digits: int) -> str:
@@ -118,10 +126,10 @@ def _range(bound: Range | None, digits: int) -> str:
     return f"<= {high:.{digits}f}" if low == 0 else f"{low:.2f}-{high:.2f}"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Only what JSON knows: infinities and NaN become null."""
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from drivedit.evaluation.drift import sampled
 from drivedit.evaluation.pictures import road_share
 from drivedit.evaluation.sources import FIRST_HELD_OUT_SEED, Arrays, Sources, load_object, unpad
 from drivedit.utils import UNBOUNDED
@@ -120,8 +121,8 @@ def record_drive(job: Job) -> Arrays:
     context = twin.scene(CONTEXT)
     driver.reset()
     kept: dict[str, list[Any]] = {name: [] for name in ("actions", "poses", "speed", "wheels", "road", "ended")}
-    over = False
-    for _ in range(job.steps):
+    over, seen, wanted = False, [], set(sampled(job.steps).tolist())
+    for step in range(job.steps):
         action = np.asarray(driver(frame), np.float32)
         if not over:
             frame, _, over, _, info = twin.step(action)
@@ -129,7 +130,10 @@ def record_drive(job: Job) -> Arrays:
         values = (action, twin.pose, told["speed"], told["wheels_on_road"], road_share(frame), over)
         for name, value in zip(kept, values, strict=True):
             kept[name].append(value)
+        if step in wanted:
+            seen.append(frame)
     drive = {f"drive_{name}": np.array(values) for name, values in kept.items()}
+    drive["drive_seen"] = np.stack(seen) if seen else np.zeros((0, *frame.shape), np.uint8)
     return {**{name: context[name] for name in KEPT}, **drive}
 
 

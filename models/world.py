@@ -176,16 +176,22 @@ class World(WorldStorage):
         control = torch.from_numpy(controls).to(self.device)
         motion = torch.zeros(1, 3, device=self.device)
         latents = torch.cat([latents, latents[-1:].expand(history, -1, -1, -1)])  # before the first: the first
-        for index in range(min(max(history, 1), len(frames) - 1), len(frames)):
+        recached = self.config.clean_cache
+        for index in range(0 if recached else min(max(history, 1), len(frames) - 1), len(frames)):
             past = latents[len(frames) - index :][:history][None]
-            arc = route.foot(poses[index - 1 : index, :2], arc)
+            pose = poses[max(index - 1, 0) : max(index, 1)]
+            arc = route.foot(pose[:, :2], arc)
             if scene.poses is not None and index > 1:
                 motion = motion_between(poses[index - 2 : index - 1], poses[index - 1 : index]) / self.motion_scale
-            code = self._code(told, poses[index - 1 : index], arc, motion)
+            code = self._code(told, pose, arc, motion)
             x = self._noise([0], "context", [index])  # not the seed's: a scene begins the same way in every future
+            if recached:
+                x = latents[len(frames) - 1 - index][None]
+            sigma = torch.full((1,), 0.0 if recached else 1.0, device=self.device)
             before = control[max(index - 2, 0) : max(index - 1, 1)]
-            driven = torch.cat([control[index - 1 : index], before, motion], -1)
-            clean, readings = self._pass(x, torch.ones(1, device=self.device), driven, code, past, cache, last=True)
+            led = control[index - 1 : index] if index else torch.zeros_like(before)
+            driven = torch.cat([led, before, motion], -1)
+            clean, readings = self._pass(x, sigma, driven, code, past, cache, last=True)
             motion = readings.motion
         arc = route.foot(poses[-1:, :2], arc)
         if scene.poses is not None:
@@ -226,18 +232,20 @@ class World(WorldStorage):
         driven = torch.cat([controls, state.control, state.motion], -1)
         x = self._noise(seeds, "frame", clock, temperature, top_p)
         levels = torch.linspace(1, 0, steps + 1, device=self.device)
+        passed = (driven, code, state.latents, cache)
         for index in range(steps):
             sigma, lower = levels[index], levels[index + 1]
-            clean, readings = self._pass(
-                x, sigma.expand(len(state)), driven, code, state.latents, cache, last=index == steps - 1
-            )
+            last = index == steps - 1 and not self.config.clean_cache
+            clean, readings = self._pass(x, sigma.expand(len(state)), *passed, last)
             x = clean + lower / sigma * (x - clean)
+        if self.config.clean_cache:
+            _, readings = self._pass(x, torch.zeros(len(state), device=self.device), *passed, last=True)
         pose = advance_pose(state.pose, readings.motion * self.motion_scale)
         arc = route.foot(pose[:, :2], state.arc)
         telemetry = readings.telemetry * self.telemetry_scale
         state = WorldState(
             cache["k"], cache["v"], cache["clock"], state.seeds,
-            torch.cat([x[:, None], state.latents[:, :-1]], 1), controls.clone(),
+            torch.cat([x[:, None], state.latents], 1)[:, : self.config.student.history], controls.clone(),
             readings.motion, pose, arc, **vars(route),
         )  # fmt: skip
         return state, self._output(x, readings, telemetry)
@@ -253,19 +261,21 @@ class World(WorldStorage):
         last: bool,
     ) -> tuple[Tensor, Readings]:
         """One pass of the network for one frame of every row; x `[B, C, h, w]`, past `[B, history, C, h, w]`."""
-        before = torch.cat(list(self.tokens(past).unbind(1)), -1)
-        hidden, modulation, _ = self.dynamics.features(
-            self.tokens(x).to(self.dtype),
+        tokens, network = self.tokens(x), self.dynamics
+        before = torch.cat([tokens[..., :0], *(self.tokens(past).unbind(1) if network.history else ())], -1)
+        hidden, modulation, _ = network.features(
+            tokens.to(self.dtype),
             cache,
             last,
             sigma=sigma[:, None].to(self.dtype),
-            control=control[:, None].to(self.dtype),
+            control=control[:, None, : network.control_dim].to(self.dtype),
             route=code[:, None].to(self.dtype),
             past=before.to(self.dtype),
         )
-        change = self.dynamics.read(hidden, modulation, None).float()
-        clean = self.untokens(change + before[..., : self.dynamics.latent_dim])
-        return clean, self.heads(hidden[:, 0])
+        clean = network.read(hidden, modulation, None).float()
+        if network.history:
+            clean = clean + before[..., : network.latent_dim]
+        return self.untokens(clean), self.heads(hidden[:, 0])
 
     def _noise(
         self,

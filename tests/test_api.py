@@ -68,8 +68,8 @@ API: dict[str, str] = {
     "drivedit.config.get_small_config": "",
     "drivedit.config.get_large_config": "",
     "drivedit.inference.StreamingRollout": "world_model, vae_model, config, device='cuda'",
-    "drivedit.inference.StreamingRollout.generate_sequence": (  # None: the configuration's temperature, 0.8
-        "context_frames, control_sequence=None, max_new_frames=16, temperature=None, return_intermediates=False"
+    "drivedit.inference.StreamingRollout.generate_sequence": (
+        "context_frames, control_sequence=None, max_new_frames=16, temperature=0.8, return_intermediates=False"
     ),
     "drivedit.inference.StreamingRollout.reset_state": "",
     "drivedit.data.VideoDataset": (

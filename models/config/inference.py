@@ -13,7 +13,7 @@ class InferenceConfig(BaseConfig):
 
     Attributes:
         max_sequence_length: Most frames of a sequence, context and generated ones together.
-        context_window: Last frames of the context that the world is given; it keeps as many as its own window holds.
+        context_window: Frames before it that a frame can see, at most; a model whose own window is shorter sees fewer.
         temperature: Scale of the noise that a frame is made from, as `WorldConfig.temperature`; towards 0 all futures
             become one.
         top_k: Must stay None: latents are continuous and have no k best values.
@@ -22,6 +22,7 @@ class InferenceConfig(BaseConfig):
             nothing kept in between; the same frames, for n of them (n + 1) / 2 times the work.
         mixed_precision: Networks compute in bfloat16 where the hardware multiplies it.
         memory_offload_freq: Frames after which latents leave the device, decoded together; fewer take less memory.
+        sampling_steps: Network passes for one frame; None: the world's own number, 4 for a `DiTStudent`.
 
     Raises:
         ValueError: A value is out of its range.
@@ -35,11 +36,14 @@ class InferenceConfig(BaseConfig):
     use_kv_cache: bool = True
     mixed_precision: bool = True
     memory_offload_freq: int = 10
+    sampling_steps: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("max_sequence_length", 2), ("context_window", 1), ("memory_offload_freq", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.sampling_steps is not None and self.sampling_steps < 1:
+            raise ValueError(f"sampling_steps must be at least 1 or None, got {self.sampling_steps}")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
         if self.top_p is not None and not 0 < self.top_p <= 1:

@@ -68,6 +68,8 @@ class WorldConfig(BaseConfig):
         fps: Frames per second of the recordings.
         patch: Side of the square of latent cells that makes one token.
         sampling_steps: Network passes for one frame unless the caller asks for another number.
+        clean_cache: Whether a frame, once made, goes through the network again, clean, and is cached so, as the
+            published trainers teach it; else what its last denoising pass left stays in the cache (needs `history`).
         temperature: Scale of the noise that a frame is made from; below 1 futures are more alike and less surprising.
         telemetry: Names of the telemetry values, in the order of the head; empty where recordings had none.
         telemetry_scale: Unit of each value inside the head.
@@ -92,6 +94,7 @@ class WorldConfig(BaseConfig):
     fps: float = 1 / 0.06
     patch: int = 2
     sampling_steps: int = 1
+    clean_cache: bool = False
     temperature: float = 1.0
     telemetry: list[str] = field(default_factory=lambda: ["speed", "lateral_offset", "heading_error", "wheels_on_road"])
     telemetry_scale: list[float] = field(default_factory=lambda: [20.0, 10.0, 1.0, 0.5])

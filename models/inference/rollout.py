@@ -5,26 +5,36 @@ Legend: B rows, Tc context frames, Tg generated frames, C H W frame.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import math
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from drivedit.config import InferenceConfig, WorldConfig
 from drivedit.inference.tune import fast_dtype
-from drivedit.models import VAE3D, DiTStudent, Scene, StepOutput, World
+from drivedit.models import VAE3D, DiTStudent, FrameTokenizer, Scene, StepOutput, World
 from drivedit.utils import resolve_device
 
 logger = logging.getLogger(__name__)
 
 DRIVEN = 7  # what a world tells its dynamics: controls, the controls before, ego-motion
+
+
+class _Unset(float):
+    """The published default of an argument, known as left out: then the configuration's value counts."""
+
+
+TEMPERATURE = _Unset(InferenceConfig.temperature)
 
 
 class StreamingRollout:
@@ -36,6 +46,8 @@ class StreamingRollout:
     Args:
         world_model: A `World`, or a `DiTStudent`, around which a world is made in memory: frames then go through
             `vae_model`, its latents are taken as they come, and only frames are told (no reward, ending or motion).
+            Its cache holds clean frames, as `DiTStudent.generate` and the published trainers have it (unless it is
+            told all that a World tells).
         vae_model: The `VAE3D` of a `DiTStudent`; None, or the world's own, for a `World`.
         config: Settings.
         device: Where to compute; the model is moved there. A device that does not exist becomes the CPU.
@@ -70,7 +82,7 @@ class StreamingRollout:
                 f"mixed_precision=False needs a world in float32, this one was made fast in {world.dtype}: "
                 "load it with World.from_pretrained"
             )
-        self.config, self.world = config, world.to(place)
+        self.config, self.world = config, _looking_back(world.to(place), config.context_window)
         self.reset_state()
 
     def reset_state(self) -> None:
@@ -83,7 +95,7 @@ class StreamingRollout:
         context_frames: Tensor,
         control_sequence: Tensor | None = None,
         max_new_frames: int = 16,
-        temperature: float | None = None,
+        temperature: float = TEMPERATURE,
         return_intermediates: bool = False,
     ) -> dict[str, Any]:
         """Dreams on from context frames.
@@ -97,7 +109,7 @@ class StreamingRollout:
                 at frame t and leads to frame t + 1. A goal in further columns is not used: worlds are told the way by
                 a route. None: the wheel straight, no pedal.
             max_new_frames: Tg, at least 1.
-            temperature: Scale of the noise; None: the configuration's, .8 unless set.
+            temperature: Scale of the noise; left out: the configuration's, whose default is the same.
             return_intermediates: Also return what the world told on the way.
 
         Returns:
@@ -108,17 +120,17 @@ class StreamingRollout:
 
         Raises:
             ValueError: An argument has the wrong shape or range.
-            RuntimeError: The device is out of memory; the next call starts afresh.
+            RuntimeError: The device, or the CPU, is "out of memory"; the next call starts afresh.
         """
         begun = time.perf_counter()
         config, world = self.config, self.world.eval()
-        heat = config.temperature if temperature is None else temperature
-        if not heat > 0:
-            raise ValueError(f"temperature must be above 0, got {heat}")
+        heat = config.temperature if isinstance(temperature, _Unset) else temperature
+        if not 0 < heat < math.inf:
+            raise ValueError(f"temperature must be above 0 and finite, got {heat}")
         frames = self._check_context(context_frames, max_new_frames)
         rows, length = frames.shape[:2]
         controls = self._check_controls(control_sequence, rows, length + max_new_frames)
-        keep = min(length, config.context_window, world.dynamics.capacity + 1)
+        keep = min(length, config.context_window, world.dynamics.capacity + (not world.config.clean_cache))
         pictures = (frames[:, -keep:] * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).contiguous().cpu().numpy()
         seeds = self._seeds(pictures)
         scenes = _scenes(pictures, controls[:, length - keep : length - 1].cpu().numpy())
@@ -128,8 +140,9 @@ class StreamingRollout:
             torch.cuda.reset_peak_memory_stats(measured)
         told: list[dict[str, Tensor]] = []
         waiting: list[StepOutput] = []
-        with self.precision():
-            for out in self._dream(scenes, seeds, coming, heat):
+        dream = self._dream(scenes, seeds, coming, heat)
+        with self.precision(), _named_out_of_memory(rows, max_new_frames):
+            for out in tqdm(dream, "dreaming", max_new_frames, unit="frame", leave=False, disable=None):
                 waiting.append(out)
                 if len(waiting) == config.memory_offload_freq:
                     told.append(self._offload(waiting))
@@ -147,7 +160,7 @@ class StreamingRollout:
                 "generated_frames": max_new_frames,
                 "temperature": heat,
                 "top_p": config.top_p,
-                "sampling_steps": world.config.sampling_steps,
+                "sampling_steps": config.sampling_steps or world.config.sampling_steps,
                 "seeds": seeds,
                 "frames_per_second_of_the_world": world.config.fps,
                 "device": str(world.device),
@@ -164,7 +177,9 @@ class StreamingRollout:
 
     def _dream(self, scenes: list[Scene], seeds: list[int], controls: Tensor, heat: float) -> Iterator[StepOutput]:
         """Steps through controls `[B, Tg, 2]`."""
-        options = {"temperature": heat, "top_p": self.config.top_p}
+        options = {
+            "temperature": heat, "top_p": self.config.top_p, "sampling_steps": self.config.sampling_steps
+        }  # fmt: skip
         if self.config.use_kv_cache:
             state = self.world.start(scenes, seeds)
             for control in controls.unbind(1):
@@ -246,6 +261,19 @@ class StreamingRollout:
         return driven
 
 
+@contextmanager
+def _named_out_of_memory(rows: int, frames: int) -> Iterator[None]:
+    """Says "out of memory" on a CPU as torch does on a GPU; other errors pass."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise RuntimeError(
+            f"out of memory: {frames} frames of {rows} rows do not fit; take fewer, or a smaller memory_offload_freq"
+        ) from error
+
+
 def _scenes(pictures: np.ndarray, controls: np.ndarray) -> list[Scene]:
     """Scenes of uint8 pictures `[B, n + 1, H, W, 3]` and controls `[B, n, 2]`; one picture alone stands still."""
     if pictures.shape[1] == 1:
@@ -261,6 +289,17 @@ def _same_world(world: World, vae: nn.Module | None, image_size: tuple[int, int]
     return world
 
 
+def _looking_back(world: World, frames: int) -> World:
+    """The world, or one of the same weights whose frames see no more than so many before them, for any length."""
+    window = min(world.dynamics.capacity, frames + 1)
+    if window == world.dynamics.window:
+        return world
+    short, dynamics = copy.copy(world), copy.copy(world.dynamics)
+    dynamics.window = dynamics.capacity = window
+    short._modules = {**world._modules, "dynamics": dynamics}
+    return short
+
+
 def _world_around(student: nn.Module, vae: nn.Module | None, image_size: tuple[int, int] | None) -> World:
     """A world of a network and an autoencoder; its heads tell nothing."""
     if not isinstance(student, DiTStudent) or not isinstance(vae, VAE3D):
@@ -269,12 +308,7 @@ def _world_around(student: nn.Module, vae: nn.Module | None, image_size: tuple[i
             f"got {type(student).__name__} with {type(vae).__name__}"
         )
     settings = student.config
-    patch = math.isqrt(settings.latent_dim // vae.latent_dim)
-    if patch < 1 or vae.latent_dim * patch**2 != settings.latent_dim:
-        raise ValueError(
-            f"the student's latent_dim must be the autoencoder's {vae.latent_dim} times a square, "
-            f"got {settings.latent_dim}"
-        )
+    patch = FrameTokenizer.between(vae.latent_dim, settings.latent_dim).patch
     side = 8 * patch * math.isqrt(settings.tokens_per_frame)
     height, width = image_size or (side, side)
     unit = 8 * patch
@@ -285,12 +319,14 @@ def _world_around(student: nn.Module, vae: nn.Module | None, image_size: tuple[i
         )
     config = WorldConfig(
         vae=vae.config, student=settings, image_size=(height, width), patch=patch, telemetry=[], telemetry_scale=[],
-        constant_reward={}, end_reward={},
+        constant_reward={}, end_reward={}, clean_cache=settings.control_dim != DRIVEN,
+        sampling_steps=1 if settings.control_dim == DRIVEN else 4,
     )  # fmt: skip
-    if settings.history < 1 or settings.control_dim not in (0, DRIVEN):
+    if settings.control_dim not in (0, 2, DRIVEN) or (settings.control_dim == DRIVEN and settings.history < 1):
         raise ValueError(
-            f"to be stepped as a world a student needs history >= 1 and control_dim 0 or {DRIVEN}, "
-            f"got {settings.history} and {settings.control_dim}"
+            "to be stepped as a world a student needs control_dim 0 (none), 2 (steering, throttle), or "
+            f"{DRIVEN} (these, the ones before, ego-motion) with history >= 1, "
+            f"got control_dim {settings.control_dim} with history {settings.history}"
         )
     if settings.route_dim and (settings.route_dim, settings.map_dim) != config.code_widths():
         raise ValueError(

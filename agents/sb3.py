@@ -7,6 +7,7 @@ vector environment must not reset by itself (autoreset mode `Disabled`), so wrap
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -30,8 +31,11 @@ def open_vector(env_id: str, num_envs: int, max_episode_steps: int | None = None
         max_episode_steps: Steps after which an episode is truncated; None: as registered.
         settings: Of the environment.
     """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)  # it registers the environment
     limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
-    if gym.spec(env_id).vector_entry_point is not None:
+    if gym.spec(name).vector_entry_point is not None:
         return gym.make_vec(env_id, num_envs, autoreset_mode="Disabled", **limit, **settings)
     makers = [lambda: gym.make(env_id, **limit, **settings)] * num_envs
     return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)

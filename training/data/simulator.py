@@ -99,9 +99,7 @@ class Simulator(car_racing.CarRacing):
         while not self._create_track():
             self.road_poly = []
         self._visited = np.zeros(len(self.track), dtype=bool)
-        self._polygons = np.concatenate([self._grass, np.array([poly for poly, _ in self.road_poly])])  # [K, 4, 2]
-        grass_color = [int(c) for c in self.grass_color]
-        self._colors = [grass_color] * len(self._grass) + [[int(c) for c in color] for _, color in self.road_poly]
+        self.collect_polygons()
         self.centre_line = CentreLine(np.array(self.track)[:, 2:4])
         if placement is None:
             self.car = Car(self.world, *self.track[0][1:4])
@@ -110,6 +108,12 @@ class Simulator(car_racing.CarRacing):
             self._place(**placement)
             self.world.Step(0.0, 0, 0)  # finds the contacts, moves nothing
         self.collect_touched()
+
+    def collect_polygons(self) -> None:
+        """Collects what `picture` draws of the track."""
+        self._polygons = np.concatenate([self._grass, np.array([poly for poly, _ in self.road_poly])])  # [K, 4, 2]
+        grass_color = [int(c) for c in self.grass_color]
+        self._colors = [grass_color] * len(self._grass) + [[int(c) for c in color] for _, color in self.road_poly]
 
     def _place(self, track_position: float, lateral_offset: float, heading_error: float, speed: float) -> None:
         """Puts the car anywhere, rolling: see `CarRacingTwin.reset` for the meaning of the numbers."""

@@ -1,4 +1,8 @@
-"""Command line of the agents: `python -m drivedit.agents drive --env drivedit_env:DriveDiT-v0 --out drive.mp4`."""
+"""Command line of the agents.
+
+python -m drivedit.agents drive --env drivedit_env:DriveDiT-v0 --out drive.mp4
+python -m drivedit.agents judge --dream drivedit_env:DriveDiT-v0 --real drivedit_env:CarRacingTwin-v0
+"""
 
 from __future__ import annotations
 
@@ -10,34 +14,75 @@ import gymnasium as gym
 
 from drivedit.agents.drive import drive
 from drivedit.agents.lane_keeper import LaneKeeper
+from drivedit.agents.policies import POLICIES
+
+DREAM, REAL = "drivedit_env:DriveDiT-v0", "drivedit_env:CarRacingTwin-v0"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m drivedit.agents", description="Let an agent drive.")
+    parser = argparse.ArgumentParser(prog="python -m drivedit.agents", description="Let agents drive, and judge them.")
     commands = parser.add_subparsers(dest="command", required=True)
+
     command = commands.add_parser("drive", help="the lane keeper, which sees pixels only, drives and is filmed")
-    command.add_argument("--env", default="drivedit_env:DriveDiT-v0", help="id of the environment")
+    command.add_argument("--env", default=DREAM, help="id of the environment")
     command.add_argument("--world", default=None, help="name, folder or hub id of a world; default: the environment's")
     command.add_argument("--steps", type=int, default=300)
     command.add_argument("--out", type=Path, default=Path("drive.mp4"), help="the video")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--scene", type=int, default=None, help="index of the start scene; default: a random one")
+    command.set_defaults(run=_drive)
+
+    command = commands.add_parser(
+        "judge", help="policies drive in a dream and in reality: how far can the dream be trusted to rank them?"
+    )
+    command.add_argument("--dream", default=DREAM, help="id of the dreamed environment (default: %(default)s)")
+    command.add_argument("--real", default=REAL, help="id of the real one (default: %(default)s)")
+    command.add_argument("--world", default=None, help="name, folder or hub id of the dream's world")
+    command.add_argument(
+        "--policies", nargs="+", default=list(POLICIES), metavar="NAME",
+        help=f"module:callable, or of {', '.join(POLICIES)} (default: all of these)",
+    )  # fmt: skip
+    command.add_argument("--starts", type=int, default=16)
+    command.add_argument("--horizon", type=int, default=300, help="steps of a drive")
+    command.add_argument("--first-seed", type=int, default=1_000_000, help="of the first start (default: held out)")
+    command.add_argument("--workers", type=int, default=2, help="processes that drive in reality")
+    command.add_argument(
+        "--out", type=Path, default=Path("runs/judge"), help="folder; an interrupted run there goes on"
+    )
+    command.set_defaults(run=_judge)
     return parser
+
+
+def _drive(options: argparse.Namespace) -> None:
+    chosen = {} if options.world is None else {"world": options.world}
+    env = gym.make(options.env, render_mode="rgb_array", **chosen)
+    start = None if options.scene is None else {"scene": options.scene}
+    print(drive(env, LaneKeeper(seed=options.seed), options.steps, options.seed, start, options.out))
+    env.close()
+    print(f"{'video':<18} {options.out}")
+
+
+def _judge(options: argparse.Namespace) -> None:
+    from drivedit.agents.judge import judge
+    from drivedit.agents.report import as_text, write_report
+    from drivedit.agents.trials import Contest
+
+    names = ("dream", "real", "world", "starts", "horizon", "first_seed")
+    contest = Contest(**{name: getattr(options, name) for name in names})
+    verdict = judge(contest, options.policies, options.out, options.workers)
+    write_report(verdict, options.out / "report.html")
+    print(as_text(verdict))
+    print(f"report: {options.out / 'report.html'}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     options = _parser().parse_args(argv)
     try:
-        chosen = {} if options.world is None else {"world": options.world}
-        env = gym.make(options.env, render_mode="rgb_array", **chosen)
-        start = None if options.scene is None else {"scene": options.scene}
-        print(drive(env, LaneKeeper(seed=options.seed), options.steps, options.seed, start, options.out))
-        env.close()
-    except (ValueError, OSError, gym.error.Error) as error:
+        options.run(options)
+    except (ValueError, OSError, ImportError, RuntimeError, gym.error.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{'video':<18} {options.out}")
     return 0
 
 

@@ -151,6 +151,6 @@ def _orders(scores: np.ndarray) -> np.ndarray:
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    """top / bottom; NaN where the bottom is 0."""
+    """The quotient; NaN where the bottom is 0."""
     good = np.asarray(bottom) > 1e-12
     return np.where(good, top / np.where(good, bottom, 1.0), np.nan)

@@ -59,8 +59,8 @@ def _page(verdict: Verdict) -> str:
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Can the dream judge drivers?</title>",
         f"<style>{STYLE}</style></head><body><h1>Can the dream judge drivers?</h1>",
-        f"<p>{overall.policies} driving policies drove in the dream <code>{escape(contest.dream)}</code> and in reality "
-        f"<code>{escape(contest.real)}</code>, each from the same {contest.starts} starts (seeds "
+        f"<p>{overall.policies} driving policies drove in the dream <code>{escape(contest.dream)}</code> and in "
+        f"reality <code>{escape(contest.real)}</code>, each from the same {contest.starts} starts (seeds "
         f"{contest.first_seed} to {contest.first_seed + contest.starts - 1}), for at most {contest.horizon} steps. "
         f"The score of a drive is its return, the sum of its rewards. <strong>The two orders of the policies {order}."
         "</strong> Where the dream orders policies as reality does, it can be asked about policies that never drove in "
@@ -136,9 +136,7 @@ def _image(verdict: Verdict) -> str:
     values = []
     for name, sides in verdict.returns.items():
         real, dream = sides["real"], sides["dream"]
-        axes.errorbar(
-            real.value, dream.value, _bar(dream), _bar(real), fmt="o", markersize=4, color="C0", ecolor="C0", elinewidth=0.6
-        )  # fmt: skip
+        axes.errorbar(real.value, dream.value, _bar(dream), _bar(real), "o", color="C0", markersize=4, elinewidth=0.6)
         axes.annotate(name, (real.value, dream.value), (4, 3), textcoords="offset points", fontsize=7)
         values += [real.value, dream.value]
     axes.plot([min(values), max(values)], [min(values), max(values)], "--", color="grey", linewidth=0.8)

@@ -279,11 +279,11 @@ def drive_together(
         As `drive_apart`.
     """
     many = max(1, BATCH // len(starts))
-    seats = _vector(contest, len(starts))
+    seats: Any = _vector(contest, len(starts))
     seeds = [start.seed for start in starts]
     scenes = {} if starts[0].scene is None else {"options": {"scene": [start.scene for start in starts]}}
     first, _ = seats.reset(seed=seeds, **scenes)
-    states = seats.unwrapped.get_state()  # type: ignore[attr-defined]
+    states = seats.unwrapped.get_state()
     seats.close()
     for at in range(0, len(policies), many):
         for policy, outcome in _batch(contest, policies[at : at + many], starts, states, first).items():
@@ -341,9 +341,10 @@ def _batch(
 
 def _vector(contest: Contest, rows: int) -> gym.vector.VectorEnv:
     """A vector environment of the dream whose ended rows are brought back by hand."""
-    chosen = {} if contest.world is None else {"world": contest.world}
-    limit = contest.horizon + 1
-    return gym.make_vec(contest.dream, num_envs=rows, max_episode_steps=limit, autoreset_mode="Disabled", **chosen)
+    settings: dict[str, Any] = {"max_episode_steps": contest.horizon + 1, "autoreset_mode": "Disabled"}
+    if contest.world is not None:
+        settings["world"] = contest.world
+    return gym.make_vec(contest.dream, num_envs=rows, **settings)
 
 
 def _alone(contest: Contest, side: str, policy: str, start: Start) -> Drives | PolicyError:

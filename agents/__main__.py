@@ -1,6 +1,7 @@
 """Command line of the agents.
 
 python -m drivedit.agents drive --env drivedit_env:DriveDiT-v0 --out drive.mp4
+python -m drivedit.agents plan --env drivedit_env:CarRacingTwin-v0 --steps 100
 python -m drivedit.agents judge --dream drivedit_env:DriveDiT-v0 --real drivedit_env:CarRacingTwin-v0
 """
 
@@ -32,6 +33,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--scene", type=int, default=None, help="index of the start scene; default: a random one")
     command.set_defaults(run=_drive)
 
+    command = commands.add_parser("plan", help="a planner drives that tries futures in the dream")
+    command.add_argument("--env", default=DREAM, help="id of what it drives: the dream itself, or a real environment")
+    command.add_argument("--dream", default=DREAM, help="id of the dream that it plans in (default: %(default)s)")
+    command.add_argument("--world", default=None, help="name, folder or hub id of the dream's world")
+    command.add_argument("--steps", type=int, default=100)
+    command.add_argument("--futures", type=int, default=32, help="futures tried at once")
+    command.add_argument("--act", type=int, default=5, help="steps driven before the next plan is made")
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(run=_plan)
+
     command = commands.add_parser(
         "judge", help="policies drive in a dream and in reality: how far can the dream be trusted to rank them?"
     )
@@ -60,6 +71,22 @@ def _drive(options: argparse.Namespace) -> None:
     print(drive(env, LaneKeeper(seed=options.seed), options.steps, options.seed, start, options.out))
     env.close()
     print(f"{'video':<18} {options.out}")
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from drivedit.agents.planner import Planner, Search
+
+    search = Search(futures=options.futures, act=options.act)
+    chosen = {} if options.world is None else {"world": options.world}
+    dream = gym.make(options.dream, obs_type="latent", disable_env_checker=True, **chosen)
+    if options.env == options.dream:
+        env, planner = dream, Planner.in_dream(dream, search, options.seed)
+    else:
+        env = gym.make(options.env, disable_env_checker=True)
+        planner = Planner.in_reality(env, dream, search, options.seed)
+    print(drive(env, planner, options.steps, options.seed))
+    print(f"{'seconds per plan':<18} {planner.seconds / max(planner.plans, 1):.2f} ({planner.plans} plans)")
+    env.close()
 
 
 def _judge(options: argparse.Namespace) -> None:

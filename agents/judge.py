@@ -110,8 +110,8 @@ def judge(
     together, failed = batched(contest), {}
     for side in reversed(SIDES):
         missing = [policy for policy in policies if policy not in failed and not _file(out, side, policy).exists()]
-        total, done = len(policies) * len(starts), (len(policies) - len(missing)) * len(starts)
-        with tqdm(total=total, initial=done, desc=side, unit="drive", disable=not progress) as bar:
+        steps = len(missing) * len(starts) * contest.horizon
+        with tqdm(total=steps, desc=side, unit="step", disable=not progress, mininterval=1.0) as bar:
             if missing and side == "dream" and together:
                 results = drive_together(contest, missing, starts)
             else:

@@ -23,7 +23,7 @@ from drivedit.agents.policies import load_policy
 SIDES = ("dream", "real")
 START_RANGES = {"CarRacingTwin-v0": {"track_position": (0.0, 1.0), "speed": (20.0, 40.0)}}  # reset options, uniform
 RUN_UP_POLICY = "good"
-BATCH = 64  # dreams that step together, at most (at least one policy's)
+BATCH = 32  # dreams that step together, at most (at least one policy's)
 
 
 class PolicyError(Exception):
@@ -153,7 +153,7 @@ class Pilot:
         except (TypeError, ValueError) as error:
             raise PolicyError(f"policy {self.name!r} must answer with numbers, got {answer!r}") from error
         if action.shape != self.space.shape or np.isnan(action).any():
-            wanted = f"{list(self.space.shape)} numbers, none of them NaN"
+            wanted = f"numbers of shape {list(self.space.shape)}, none of them NaN"
             raise PolicyError(f"policy {self.name!r} must answer with {wanted}, got {answer!r}")
         return np.clip(action, self.space.low, self.space.high)
 
@@ -250,7 +250,8 @@ def drive_apart(
     """Every policy drives from every start, in several processes.
 
     Yields:
-        How many drives are done, and with the last one of a policy its outcome.
+        How many steps are done since the last time (a drive that ended early counts as a whole one), and a policy's
+        outcome once it is known.
     """
     jobs = [(policy, start) for policy in policies for start in starts]
     parts: dict[str, dict[int, Drives | PolicyError]] = {policy: {} for policy in policies}
@@ -264,7 +265,7 @@ def drive_apart(
         for (policy, start), result in results:
             parts[policy][start.number] = result
             whole = len(parts[policy]) == len(starts)
-            yield 1, (policy, _join([parts[policy][s.number] for s in starts])) if whole else None
+            yield contest.horizon, (policy, _join([parts[policy][s.number] for s in starts])) if whole else None
     finally:
         if pool is not None:
             pool.shutdown(cancel_futures=True)
@@ -286,8 +287,7 @@ def drive_together(
     states = seats.unwrapped.get_state()
     seats.close()
     for at in range(0, len(policies), many):
-        for policy, outcome in _batch(contest, policies[at : at + many], starts, states, first).items():
-            yield len(starts), (policy, outcome)
+        yield from _batch(contest, policies[at : at + many], starts, states, first)
 
 
 def batched(contest: Contest) -> bool:
@@ -299,8 +299,8 @@ def batched(contest: Contest) -> bool:
 
 def _batch(
     contest: Contest, policies: Sequence[str], starts: Sequence[Start], states: Any, first: np.ndarray
-) -> dict[str, Drives | PolicyError]:
-    """Drives of some policies, all in one batch; row p S + s is policy p from start s."""
+) -> Iterator[tuple[int, Outcome | None]]:
+    """Drives of some policies, all in one batch; row p S + s is policy p from start s. Yields as `drive_apart`."""
     size, count = len(starts), len(policies)
     env = _vector(contest, count * size)
     inside: Any = env.unwrapped
@@ -325,6 +325,7 @@ def _batch(
         pilots = {row: pilot for row, pilot in pilots.items() if isinstance(outcomes[pilot.name], Drives)}
         if not pilots:
             break
+        yield count * size, None
         observations, rewards, terminated, truncated, infos = env.step(actions)
         for row, pilot in pilots.items():
             drives, s = outcomes[pilot.name], row % size
@@ -336,7 +337,7 @@ def _batch(
             inside.set_state(rows.select(over.tolist()), rows=over.tolist())
             pilots = {row: pilot for row, pilot in pilots.items() if row not in over}
     env.close()
-    return outcomes
+    yield from ((0, (policy, outcomes[policy])) for policy in policies)
 
 
 def _vector(contest: Contest, rows: int) -> gym.vector.VectorEnv:

@@ -1,4 +1,4 @@
-"""Command line of the agents: `python -m drivedit.agents drive | train | test`."""
+"""Command line of the agents: `python -m drivedit.agents drive | plan | train | test | judge`."""
 
 from __future__ import annotations
 
@@ -14,26 +14,32 @@ import gymnasium as gym
 
 from drivedit.agents.drive import drive
 from drivedit.agents.load import load_agent
+from drivedit.agents.policies import POLICIES
+from drivedit.utils import write_atomically
 
-AGENT = "lane_keeper, PATH.safetensors (trained), PATH.zip (Stable-Baselines3), or module:callable"
+DREAM, REAL = "drivedit_env:DriveDiT-v0", "drivedit_env:CarRacingTwin-v0"
+AGENT = "a name (see `judge --help`), PATH.safetensors (trained), PATH.zip (Stable-Baselines3), or module:callable"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m drivedit.agents", description="Let an agent drive or learn.")
+    parser = argparse.ArgumentParser(prog="python -m drivedit.agents", description="Agents drive, learn, are judged.")
     commands = parser.add_subparsers(dest="command", required=True)
+
     command = commands.add_parser("drive", help="an agent drives and is filmed")
     command.add_argument("--agent", default="lane_keeper", help=AGENT)
-    command.add_argument("--env", default="drivedit_env:DriveDiT-v0", help="id of the environment")
+    command.add_argument("--env", default=DREAM, help="id of the environment")
     command.add_argument("--world", default=None, help="name, folder or hub id of a world; default: the environment's")
     command.add_argument("--steps", type=int, default=300)
     command.add_argument("--out", type=Path, default=Path("drive.mp4"), help="the video")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--scene", type=int, default=None, help="index of the start scene; default: a random one")
+    command.set_defaults(run=_drive)
 
     command = commands.add_parser("train", help="an agent learns; an interrupted run goes on with the same command")
     command.add_argument("algorithm", choices=("ppo", "recurrent_ppo", "sac"))
     command.add_argument("--out", type=Path, default=Path("runs/agent"), help="folder of the run")
     _add_fields(command)
+    command.set_defaults(run=_train)
 
     command = commands.add_parser("test", help="whole episodes of CarRacing-v3: 1,000 ticks, its own reward")
     command.add_argument("--agent", default="lane_keeper", help=AGENT)
@@ -41,6 +47,36 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--episodes", type=int, default=100)
     command.add_argument("--seed", type=int, default=1_000_000, help="of the first track; 1,000,000 and on: held out")
     command.add_argument("--out", type=Path, default=None, help="JSON file for the scores of every episode")
+    command.set_defaults(run=_test)
+
+    command = commands.add_parser("plan", help="a planner drives that tries futures in the dream")
+    command.add_argument("--env", default=DREAM, help="id of what it drives: the dream itself, or a real environment")
+    command.add_argument("--dream", default=DREAM, help="id of the dream that it plans in (default: %(default)s)")
+    command.add_argument("--world", default=None, help="name, folder or hub id of the dream's world")
+    command.add_argument("--steps", type=int, default=100)
+    command.add_argument("--futures", type=int, default=32, help="futures tried at once")
+    command.add_argument("--act", type=int, default=5, help="steps driven before the next plan is made")
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(run=_plan)
+
+    command = commands.add_parser(
+        "judge", help="policies drive in a dream and in reality: how far can the dream be trusted to rank them?"
+    )
+    command.add_argument("--dream", default=DREAM, help="id of the dreamed environment (default: %(default)s)")
+    command.add_argument("--real", default=REAL, help="id of the real one (default: %(default)s)")
+    command.add_argument("--world", default=None, help="name, folder or hub id of the dream's world")
+    command.add_argument(
+        "--policies", nargs="+", default=list(POLICIES), metavar="NAME",
+        help=f"module:callable, or of {', '.join(POLICIES)} (default: all of these)",
+    )  # fmt: skip
+    command.add_argument("--starts", type=int, default=16)
+    command.add_argument("--horizon", type=int, default=300, help="steps of a drive")
+    command.add_argument("--first-seed", type=int, default=1_000_000, help="of the first start (default: held out)")
+    command.add_argument("--workers", type=int, default=2, help="processes that drive in reality")
+    command.add_argument(
+        "--out", type=Path, default=Path("runs/judge"), help="folder; an interrupted run there goes on"
+    )
+    command.set_defaults(run=_judge)
     return parser
 
 
@@ -84,7 +120,6 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _test(options: argparse.Namespace) -> None:
-    from drivedit.agents.policy import write_whole
     from drivedit.agents.scores import score
 
     env = gym.make(options.env)
@@ -93,17 +128,50 @@ def _test(options: argparse.Namespace) -> None:
     print(scores)
     if options.out is not None:
         told = {"agent": options.agent, "env": options.env, **scores.to_dict()}
-        write_whole(options.out, (json.dumps(told, indent=2) + "\n").encode())
+        text = json.dumps(told, indent=2) + "\n"
+        write_atomically(options.out, lambda file: file.write(text.encode()))
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from drivedit.agents.planner import Planner, Search
+
+    search = Search(futures=options.futures, act=options.act)
+    chosen = {} if options.world is None else {"world": options.world}
+    dream = gym.make(options.dream, obs_type="latent", disable_env_checker=True, **chosen)
+    if options.env == options.dream:
+        env, planner = dream, Planner.in_dream(dream, search, options.seed)
+    else:
+        env = gym.make(options.env, disable_env_checker=True)
+        planner = Planner.in_reality(env, dream, search, options.seed)
+    print(drive(env, planner, options.steps, options.seed))
+    print(f"{'seconds per plan':<18} {planner.seconds / max(planner.plans, 1):.2f} ({planner.plans} plans)")
+    env.close()
+
+
+def _judge(options: argparse.Namespace) -> None:
+    from drivedit.agents.judge import judge
+    from drivedit.agents.report import as_text, write_report
+    from drivedit.agents.trials import Contest
+
+    names = ("dream", "real", "world", "starts", "horizon", "first_seed")
+    contest = Contest(**{name: getattr(options, name) for name in names})
+    verdict = judge(contest, options.policies, options.out, options.workers)
+    write_report(verdict, options.out / "report.html")
+    print(as_text(verdict))
+    print(f"report: {options.out / 'report.html'}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     options = _parser().parse_args(argv)
     try:
-        {"drive": _drive, "train": _train, "test": _test}[options.command](options)
-    except (ValueError, OSError, RuntimeError, ImportError, gym.error.Error) as error:
+        options.run(options)
+    except (ValueError, OSError, ImportError, RuntimeError, gym.error.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -42,6 +42,7 @@ class Skill:
         grip: Sideways acceleration (m/s^2) that it trusts the tyres with; it slows down for bends by it.
         noise: Standard deviation of the noise that is added to the steering.
         delay: Frames between seeing and acting.
+        bias: Steering that is always added (> 0 right), as of a car that pulls to a side.
     """
 
     gain: float = 1.0
@@ -51,6 +52,7 @@ class Skill:
     grip: float = 60.0
     noise: float = 0.0
     delay: int = 0
+    bias: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("gain", "lookahead", "target_speed", "grip"):
@@ -59,6 +61,8 @@ class Skill:
         for name in ("lookahead_time", "noise", "delay"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be below 0, got {getattr(self, name)}")
+        if not abs(self.bias) <= 1:
+            raise ValueError(f"bias must be in [-1, 1], got {self.bias}")
 
 
 class LaneKeeper:
@@ -92,7 +96,7 @@ class LaneKeeper:
             raise ValueError(f"the lane keeper sees uint8 frames {list(FRAME)}, got {frame.dtype} {list(frame.shape)}")
         self._pending.append(self._decide(frame))
         steering, throttle = self._pending.popleft()
-        steering += self.skill.noise * self._random.standard_normal()
+        steering += self.skill.bias + self.skill.noise * self._random.standard_normal()
         return np.clip(np.array([steering, throttle], np.float32), -1.0, 1.0)
 
     def _decide(self, frame: np.ndarray) -> tuple[float, float]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
 import zipfile
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from torch import nn
 
 from drivedit.agents.wrappers import Memory
 from drivedit.config.base import BaseConfig
+from drivedit.utils import write_atomically
 
 FORMAT = "drivedit-agent-1"
 STRIDES = (4, 2, 1)
@@ -169,7 +169,8 @@ class Policy:
     def save(self, path: str | Path) -> None:
         """Writes the policy to one safetensors file, whole or not at all."""
         header = {"format": FORMAT, "spec": json.dumps(self.spec.to_dict())}
-        write_whole(Path(path), save(self.weights, header))
+        data = save(self.weights, header)
+        write_atomically(path, lambda file: file.write(data))
 
     @classmethod
     def load(cls, path: str | Path) -> Policy:
@@ -209,20 +210,6 @@ def actor_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     if "out.weight" not in weights:
         raise ValueError(f"the actor of PPO, RecurrentPPO or SAC is needed, got weights {sorted(state)}")
     return weights
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that its name always shows a whole one: the old one, or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _from_zip(path: Path) -> Policy:

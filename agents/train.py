@@ -12,7 +12,6 @@ import functools
 import json
 import logging
 import math
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +20,11 @@ import gymnasium as gym
 import torch
 from tqdm import tqdm
 
-from drivedit.agents.policy import Policy, PolicySpec, actor_weights, write_whole
+from drivedit.agents.policy import Policy, PolicySpec, actor_weights
 from drivedit.agents.scores import score
 from drivedit.agents.wrappers import Pessimism, RandomLook, Remember
 from drivedit.config.base import BaseConfig
-from drivedit.utils import generator
+from drivedit.utils import generator, write_atomically
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -256,7 +255,8 @@ def _draw(config: TrainConfig, policy: Policy, model: BaseAlgorithm, path: Path)
         model.logger.dump(model.num_timesteps)
     old = path.read_text().splitlines() if path.is_file() else []
     kept = [line for line in old if json.loads(line)["steps"] < model.num_timesteps]
-    write_whole(path, "".join(f"{line}\n" for line in [*kept, json.dumps(point)]).encode())
+    text = "".join(f"{line}\n" for line in [*kept, json.dumps(point)])
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 # -- checkpoints ---------------------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def _claim(config: TrainConfig, out: Path) -> None:
         stored = TrainConfig.from_json(path)
         if replace(stored, steps=config.steps) != config:
             raise ValueError(f"{out} holds a run of another configuration: {stored}; choose another folder")
-    write_whole(path, (config.to_json() + "\n").encode())
+    write_atomically(path, lambda file: file.write((config.to_json() + "\n").encode()))
 
 
 def _variables(model: BaseAlgorithm) -> dict[str, torch.Tensor]:
@@ -290,15 +290,7 @@ def _save(path: Path, model: BaseAlgorithm) -> None:
         filled = slice(None if replay.full else replay.pos)
         arrays = {name: torch.from_numpy(getattr(replay, name)[filled]) for name in REPLAY}
         state["replay"] = {"arrays": arrays, "pos": replay.pos, "full": replay.full}
-    part = path.with_suffix(".tmp")
-    try:
-        with open(part, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(path, lambda file: torch.save(state, file))
 
 
 def _load(path: Path, model: BaseAlgorithm) -> None:

@@ -42,7 +42,7 @@ class Counter(gym.Env):
 
 @pytest.fixture(scope="module", autouse=True)
 def counter():
-    gym.register("Counter-v0", entry_point=Counter, max_episode_steps=10)
+    gym.register("Counter-v0", entry_point=Counter, max_episode_steps=10)  # pyright: ignore
     yield
     gym.registry.pop("Counter-v0")
 
@@ -101,7 +101,7 @@ def test_the_terminal_observation_is_of_the_old_episode():
     venv.reset()
     observations, _, dones, infos = venv.step(np.array([[1.0, 0.0], [0.0, 0.0]], np.float32))
     assert dones.tolist() == [True, False] and "terminal_observation" not in infos[1]
-    assert infos[0]["terminal_observation"][1] == 1.0 and observations[:, 1].tolist() == [0.0, 1.0]
+    assert infos[0]["terminal_observation"][1] == 1.0 and observations[:, 1].tolist() == [0.0, 1.0]  # pyright: ignore
     assert infos[0]["TimeLimit.truncated"] is False
     for _ in range(9):
         observations, _, dones, infos = venv.step(np.zeros((2, 2), np.float32))

@@ -1,0 +1,247 @@
+"""Judging policies in a dream, and saying how far the judgement can be trusted.
+
+Many policies drive in the dream and in reality from the same starts. If the dream ranks them as reality does, it may
+be asked about policies that never drove in reality. Each policy's drives are kept in a file of their own, so that an
+interrupted run goes on where it was.
+
+Legend: P policies, S starts, H steps (the horizon).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from drivedit.agents.agreement import MEASURES, Estimate, agreement, better_half, mean, mean_score
+from drivedit.agents.trials import (
+    SIDES,
+    Contest,
+    Drives,
+    PolicyError,
+    batched,
+    check,
+    drive_apart,
+    drive_together,
+    find_starts,
+)
+from drivedit.utils import write_atomically
+
+HORIZONS = (25, 50, 100, 300)  # those below the contest's own are reported beside it
+KEPT = (0.9, 0.75, 0.5)  # shares of the dream's steps that are kept when those of low confidence are cut off
+LEAST_POLICIES = 3
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table of agreement.
+
+    Attributes:
+        label: What was compared.
+        policies: How many policies it is about.
+        figures: Estimates by name of the measure.
+    """
+
+    label: str
+    policies: int
+    figures: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a contest.
+
+    Attributes:
+        contest: What was driven.
+        returns: Mean returns of every policy by side, best in reality first.
+        steps: Mean steps until an episode ended, by policy and side.
+        confidence: Mean confidence of the dream, by policy; NaN where none is told.
+        overall: Agreement at the whole horizon.
+        by_horizon: Agreement at shorter horizons and the whole one.
+        by_confidence: Agreement with the steps of low confidence cut off; empty if the dream tells no confidence.
+        upper: Agreement among the better half of the policies.
+        failed: What went wrong, by policy.
+    """
+
+    contest: Contest
+    returns: dict[str, dict[str, Estimate]]
+    steps: dict[str, dict[str, float]]
+    confidence: dict[str, float]
+    overall: Line
+    by_horizon: list[Line]
+    by_confidence: list[Line]
+    upper: Line
+    failed: dict[str, str]
+
+
+def judge(
+    contest: Contest, policies: Sequence[str], out: str | Path, workers: int = 2, progress: bool = True
+) -> Verdict:
+    """Lets policies drive on both sides and compares.
+
+    Args:
+        contest: What is driven.
+        policies: Names, see `drivedit.agents.load.load_agent`.
+        out: Folder of the results; a run that was interrupted there goes on.
+        workers: Processes that drive environments which cannot step in a batch.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The verdict, which is also written to `verdict.json` in the folder.
+
+    Raises:
+        ValueError: A policy gives no actions, the spaces differ, there are too few policies, or the folder holds the
+            drives of another contest.
+        RuntimeError: Too few policies were left when the others had failed.
+    """
+    out, policies = Path(out), list(dict.fromkeys(policies))
+    if len(policies) < LEAST_POLICIES:
+        raise ValueError(f"a judgement needs at least {LEAST_POLICIES} different policies, got {len(policies)}")
+    starts = find_starts(contest)
+    check(contest, policies, starts[0])
+    _claim(contest, out)
+    together, failed = batched(contest), {}
+    for side in reversed(SIDES):
+        missing = [policy for policy in policies if policy not in failed and not _file(out, side, policy).exists()]
+        steps = len(missing) * len(starts) * contest.horizon
+        with tqdm(total=steps, desc=side, unit="step", disable=not progress, mininterval=1.0) as bar:
+            if missing and side == "dream" and together:
+                results = drive_together(contest, missing, starts)
+            else:
+                results = drive_apart(contest, side, missing, starts, workers)
+            for count, outcome in results:
+                bar.update(count)
+                if outcome is None:
+                    continue
+                policy, drives_or_error = outcome
+                if isinstance(drives_or_error, PolicyError):
+                    failed[policy] = str(drives_or_error)
+                else:
+                    _keep(_file(out, side, policy), drives_or_error)
+    left = [policy for policy in policies if policy not in failed]
+    if len(left) < LEAST_POLICIES:
+        raise RuntimeError(f"only {len(left)} of {len(policies)} policies could be judged: {failed}")
+    drives = {side: {policy: _read(_file(out, side, policy)) for policy in left} for side in SIDES}
+    verdict = compare(contest, drives["dream"], drives["real"], failed)
+    text = json.dumps(_plain(verdict), indent=2) + "\n"
+    write_atomically(out / "verdict.json", lambda file: file.write(text.encode()))
+    return verdict
+
+
+def compare(
+    contest: Contest, dream: dict[str, Drives], real: dict[str, Drives], failed: dict[str, str] | None = None
+) -> Verdict:
+    """All figures of drives of the same policies on both sides."""
+    names = list(dream)
+    scores = {
+        side: {h: np.stack([drives[name].returns(h) for name in names]) for h in _horizons(contest)}
+        for side, drives in (("dream", dream), ("real", real))
+    }
+    whole = {side: scores[side][contest.horizon] for side in SIDES}
+    order = [names[i] for i in np.argsort(-mean(whole["real"]), kind="stable")]
+    confidence = np.stack([dream[name].confidence for name in names])  # [P, S, H]
+    overall = _line("all steps", whole["real"], whole["dream"])
+    best = better_half(whole["real"])
+    return Verdict(
+        contest=contest,
+        returns={n: {side: mean_score(whole[side][names.index(n)]) for side in SIDES} for n in order},
+        steps={n: {"dream": float(dream[n].steps.mean()), "real": float(real[n].steps.mean())} for n in order},
+        confidence={n: float(mean(dream[n].confidence.ravel())) for n in order},
+        overall=overall,
+        by_horizon=[_line(f"{h} steps", scores["real"][h], scores["dream"][h]) for h in _horizons(contest)],
+        by_confidence=[] if np.isnan(confidence).all() else [overall, *_cut_lines(whole["real"], dream, confidence)],
+        upper=_line("the better half", whole["real"][best], whole["dream"][best]),
+        failed=failed or {},
+    )
+
+
+def trusted_scores(drives: Sequence[Drives], threshold: float) -> np.ndarray:
+    """Scores without the steps in which the dream is less confident than `threshold`.
+
+    The score of a drive is the horizon times the mean reward of the steps that are left. The steps after an ending
+    stay: nothing is dreamed there, and nothing earned.
+
+    Args:
+        drives: Of each policy in the dream.
+        threshold: Confidence in [0, 1].
+
+    Returns:
+        `[P, S]`, NaN where no step is left.
+    """
+    rewards = np.stack([drive.rewards for drive in drives])
+    confidence = np.stack([drive.confidence for drive in drives])
+    over = np.arange(rewards.shape[2]) >= np.stack([drive.steps for drive in drives])[..., None]
+    kept = over | (confidence >= threshold)
+    return rewards.shape[2] * mean(np.where(kept, rewards, np.nan))
+
+
+def _cut_lines(real: np.ndarray, dream: dict[str, Drives], confidence: np.ndarray) -> list[Line]:
+    """Agreement when only the most confident steps of the dream count."""
+    lines = []
+    for share in KEPT:
+        threshold = float(np.nanquantile(confidence, 1.0 - share))
+        scores = trusted_scores(list(dream.values()), threshold)
+        left = np.flatnonzero(np.isfinite(mean(scores)))
+        label = f"the {share:.0%} most confident steps (confidence of at least {threshold:.2f})"
+        if len(left) >= LEAST_POLICIES:
+            lines.append(_line(label, real[left], scores[left]))
+    return lines
+
+
+def _line(label: str, real: np.ndarray, dream: np.ndarray) -> Line:
+    """All measures of scores `[P, S]`; with fewer than 3 policies there are none."""
+    if len(real) < LEAST_POLICIES:
+        return Line(label, len(real), {})
+    return Line(label, len(real), {name: agreement(measure, real, dream) for name, measure in MEASURES.items()})
+
+
+def _horizons(contest: Contest) -> list[int]:
+    return [h for h in HORIZONS if h < contest.horizon] + [contest.horizon]
+
+
+def _claim(contest: Contest, out: Path) -> None:
+    """Writes down whose drives the folder holds, or ValueError if they are another contest's."""
+    path, mine = out / "contest.json", contest.to_dict()
+    if path.exists():
+        theirs = json.loads(path.read_text())
+        other = {name: theirs.get(name) for name in mine if theirs.get(name) != mine[name]}
+        if other:
+            wanted = {name: mine[name] for name in other}
+            raise ValueError(f"{out} holds drives with {other}, now {wanted} is asked for; choose another folder")
+        return
+    text = json.dumps(mine, indent=2) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _file(out: Path, side: str, policy: str) -> Path:
+    """Where a policy's drives are kept; a policy that is a file has another place when its content changes."""
+    content = Path(policy).read_bytes() if Path(policy).is_file() else b""
+    digest = hashlib.sha256(policy.encode() + b"\0" + content).hexdigest()[:8]
+    return out / "drives" / f"{side}-{re.sub(r'[^A-Za-z0-9_.]+', '_', policy)}-{digest}.npz"
+
+
+def _keep(path: Path, drives: Drives) -> None:
+    write_atomically(path, lambda file: np.savez_compressed(file, allow_pickle=False, **vars(drives)))
+
+
+def _read(path: Path) -> Drives:
+    with np.load(path, allow_pickle=False) as stored:
+        return Drives(**stored)
+
+
+def _plain(value: Any) -> Any:
+    """Only what JSON knows: dataclasses become dictionaries, NaN becomes null."""
+    if hasattr(value, "__dataclass_fields__"):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from drivedit.agents.drive import Agent
 from drivedit.agents.lane_keeper import LaneKeeper
@@ -38,4 +38,4 @@ def load_agent(name: str, seed: int = 0) -> Agent:
     agent = found() if isinstance(found, type) else found
     if not callable(agent):
         raise ValueError(f"the agent {name!r} cannot be called with a frame, it is a {type(agent).__name__}")
-    return agent
+    return cast(Agent, agent)

@@ -220,7 +220,8 @@ def _from_zip(path: Path) -> Policy:
             tensors = io.BytesIO(archive.read("policy.pth"))
         state = torch.load(tensors, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, pickle.UnpicklingError, RuntimeError) as error:
-        raise ValueError(f"{path} is no zip of Stable-Baselines3, or damaged ({error})") from error
+        why = type(error).__name__  # torch's own message would tell to unpickle what nobody has checked
+        raise ValueError(f"{path} is no zip of Stable-Baselines3, or damaged ({why})") from error
     weights = actor_weights(state)
     squash = any(name.startswith("actor.") for name in state)
     told = str(data.get("policy_kwargs", {}).get("activation_fn", "ReLU" if squash else "Tanh"))

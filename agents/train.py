@@ -12,11 +12,13 @@ import functools
 import json
 import logging
 import math
+import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -234,7 +236,7 @@ def _watch(bar: tqdm) -> Any:
             bar.update(self.training_env.num_envs)
             episodes = self.model.ep_info_buffer
             if episodes:
-                bar.set_postfix(episode=f"{sum(e['r'] for e in episodes) / len(episodes):.1f}", refresh=False)
+                bar.set_postfix(episode=f"{np.mean([e['r'] for e in episodes]):.1f}", refresh=False)
             return True
 
     return Watch()
@@ -244,7 +246,7 @@ def _draw(config: TrainConfig, policy: Policy, model: BaseAlgorithm, path: Path)
     """Adds a point to the curve: the agent in the environment that judges it, always on the same episodes."""
     point: dict[str, Any] = {"steps": model.num_timesteps}
     if model.ep_info_buffer:
-        point["learned_in"] = sum(e["r"] for e in model.ep_info_buffer) / len(model.ep_info_buffer)
+        point["learned_in"] = float(np.mean([e["r"] for e in model.ep_info_buffer]))
     if config.eval_env is not None:
         settings = _settings(config) if config.eval_env == config.env else {}
         env = gym.make(config.eval_env, **settings)
@@ -309,6 +311,7 @@ def _load(path: Path, model: BaseAlgorithm) -> None:
             for name, values in state["replay"]["arrays"].items():
                 getattr(replay, name)[: len(values)] = values.cpu().numpy()
             replay.pos, replay.full = state["replay"]["pos"], state["replay"]["full"]
-    except (RuntimeError, KeyError, EOFError, ValueError) as error:
-        raise RuntimeError(f"the checkpoint {path} is damaged ({error}); delete it to start anew") from error
+    except (RuntimeError, KeyError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        why = type(error).__name__  # torch's own message would tell to unpickle what nobody has checked
+        raise RuntimeError(f"the checkpoint {path} is damaged ({why}); delete it to start anew") from error
     log.info("resuming %s at step %d", path, model.num_timesteps)

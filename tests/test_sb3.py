@@ -42,7 +42,7 @@ class Counter(gym.Env):
 
 @pytest.fixture(scope="module", autouse=True)
 def counter():
-    gym.register("Counter-v0", entry_point=Counter, max_episode_steps=10)  # pyright: ignore
+    gym.register("Counter-v0", entry_point=lambda **settings: Counter(**settings), max_episode_steps=10)
     yield
     gym.registry.pop("Counter-v0")
 
@@ -99,6 +99,7 @@ def test_the_native_vector_environment_is_dummy_vec_env_too(tiny_world, obs_type
 def test_the_terminal_observation_is_of_the_old_episode():
     venv = SB3VecEnv(open_vector("Counter-v0", 2))
     venv.reset()
+    observations: Any
     observations, _, dones, infos = venv.step(np.array([[1.0, 0.0], [0.0, 0.0]], np.float32))
     assert dones.tolist() == [True, False] and "terminal_observation" not in infos[1]
     assert infos[0]["terminal_observation"][1] == 1.0 and observations[:, 1].tolist() == [0.0, 1.0]  # pyright: ignore

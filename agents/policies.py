@@ -110,11 +110,13 @@ def load_policy(name: str, seed: int = 0) -> Agent:
     if not module or not attribute:
         raise ValueError(f"a policy is one of {', '.join(POLICIES)}, or module:callable; got {name!r}")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found: Any = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"there is no policy {name!r} ({error})") from error
     if not callable(found):
         raise ValueError(f"policy {name!r} is a {type(found).__name__}, expected a function or a class of such")
     if not inspect.isclass(found):
         return found
-    return found(seed=seed) if "seed" in inspect.signature(found).parameters else found()
+    chance = {"seed": seed} if "seed" in inspect.signature(found).parameters else {}
+    agent: Any = found(**chance)
+    return agent

@@ -156,42 +156,45 @@ def compare(
         confidence={n: float(mean(dream[n].confidence.ravel())) for n in order},
         overall=overall,
         by_horizon=[_line(f"{h} steps", scores["real"][h], scores["dream"][h]) for h in _horizons(contest)],
-        by_confidence=[] if np.isnan(confidence).all() else [overall, *_cut_lines(whole["real"], dream, confidence)],
+        by_confidence=[] if np.isnan(confidence).all() else [overall, *_cut_lines(real, dream, confidence)],
         upper=_line("the better half", whole["real"][best], whole["dream"][best]),
         failed=failed or {},
     )
 
 
-def trusted_scores(drives: Sequence[Drives], threshold: float) -> np.ndarray:
-    """Scores without the steps in which the dream is less confident than `threshold`.
+def trusted_steps(drives: Sequence[Drives], threshold: float) -> np.ndarray:
+    """The steps of dreams that are not cut off, bool `[P, S, H]`: those of at least `threshold` confidence.
 
-    The score of a drive is the horizon times the mean reward of the steps that are left. The steps after an ending
-    stay: nothing is dreamed there, and nothing earned.
-
-    Args:
-        drives: Of each policy in the dream.
-        threshold: Confidence in [0, 1].
-
-    Returns:
-        `[P, S]`, NaN where no step is left.
+    The steps after an ending stay: nothing is dreamed there, and nothing earned.
     """
-    rewards = np.stack([drive.rewards for drive in drives])
     confidence = np.stack([drive.confidence for drive in drives])
-    over = np.arange(rewards.shape[2]) >= np.stack([drive.steps for drive in drives])[..., None]
-    kept = over | (confidence >= threshold)
+    over = np.arange(confidence.shape[2]) >= np.stack([drive.steps for drive in drives])[..., None]
+    return over | (confidence >= threshold)
+
+
+def trusted_scores(drives: Sequence[Drives], kept: np.ndarray) -> np.ndarray:
+    """The horizon times the mean reward of the steps that are kept, `[P, S]`; NaN where none is."""
+    rewards = np.stack([drive.rewards for drive in drives])
     return rewards.shape[2] * mean(np.where(kept, rewards, np.nan))
 
 
-def _cut_lines(real: np.ndarray, dream: dict[str, Drives], confidence: np.ndarray) -> list[Line]:
-    """Agreement when only the most confident steps of the dream count."""
+def _cut_lines(real: dict[str, Drives], dream: dict[str, Drives], confidence: np.ndarray) -> list[Line]:
+    """Agreement when only the most confident steps of the dream count.
+
+    Once reality is left whole, as where it is not known; once it loses the same steps, which shows whether the dream
+    is right where it is sure.
+    """
     lines = []
+    whole = np.ones(confidence.shape, bool)
     for share in KEPT:
         threshold = float(np.nanquantile(confidence, 1.0 - share))
-        scores = trusted_scores(list(dream.values()), threshold)
-        left = np.flatnonzero(np.isfinite(mean(scores)))
-        label = f"the {share:.0%} most confident steps (confidence of at least {threshold:.2f})"
-        if len(left) >= LEAST_POLICIES:
-            lines.append(_line(label, real[left], scores[left]))
+        kept = trusted_steps(list(dream.values()), threshold)
+        dreamed = trusted_scores(list(dream.values()), kept)
+        for where, mask in (("the dream", whole), ("both", kept)):
+            truth = trusted_scores(list(real.values()), mask)
+            left = np.isfinite(mean(dreamed))
+            label = f"the {share:.0%} most confident steps of {where} (at least {threshold:.3f})"
+            lines.append(_line(label, truth[left], dreamed[left]))
     return lines
 
 

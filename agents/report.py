@@ -78,7 +78,9 @@ def _page(verdict: Verdict) -> str:
     parts.append(
         "<p class='note'>The better half are the policies whose real return is at least the median: telling good "
         "from good is harder than telling good from bad. Where the dream says how confident it is, steps of low "
-        "confidence can be cut off: a drive then counts the horizon times the mean reward of the steps that stay."
+        "confidence can be cut off: a drive then counts the horizon times the mean reward of the steps that stay. "
+        "Cut from the dream alone, this is what somebody could do who does not know reality; it favours the policies "
+        "whose surest steps are their best. Cut from both, it shows whether the dream is right where it is sure."
         "</p><h2>The policies</h2>"
     )
     head = [

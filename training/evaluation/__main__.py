@@ -27,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     ablation.add_argument("--worlds", nargs="+", required=True, metavar="NAME=FOLDER", help="names and folders")
     ablation.add_argument("--passes", nargs="+", type=int, default=[1, 2, 4], help="network passes per frame")
     ablation.add_argument("--out", type=Path, default=Path("runs/ablation"), help="folder of the report")
+    ablation.add_argument("--drives", type=int, help="long drives of each, of 1,000 steps (16)")
     ablation.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     return parser
 
@@ -40,7 +41,10 @@ def _ablation(options: argparse.Namespace) -> int:
     if not all(name and folder for name, _, folder in pairs):
         raise ValueError(f"--worlds takes NAME=FOLDER ..., got {' '.join(options.worlds)}")
     worlds = {name: folder for name, _, folder in pairs}
-    print(as_table(ablate(worlds, options.passes, options.out, Sizes.quick() if options.quick else None)))
+    sizes = Sizes.quick() if options.quick else Sizes()
+    if options.drives is not None:
+        sizes = dataclasses.replace(sizes, drives=options.drives)
+    print(as_table(ablate(worlds, options.passes, options.out, sizes)))
     return 0
 
 

@@ -78,7 +78,7 @@ class RandomLook(VectorWrapper):
         """Resets some worlds and gives them a new look."""
         mask = reset_mask(options, self.num_envs)
         observations, infos = self.env.reset(seed=seed, options=None if options is None else dict(options))  # type: ignore[arg-type]
-        first = seed if seed is None or isinstance(seed, int) else seed[0]
+        first = seed if seed is None or isinstance(seed, (int, np.integer)) else seed[0]
         if first is not None:
             self._random = np.random.default_rng([first, self.num_envs])
         count = int(mask.sum())

@@ -210,3 +210,9 @@ def test_the_examples_run(saved, tmp_path):
         out = tmp_path / f"{shape}.mp4"
         result = route.main(["--world", saved, "--shape", shape, "--steps", "3", "--out", str(out)])
         assert result.steps == 3 and len(videos_frames(out)) == 3
+    assert len(example("many_worlds").main(["--world", saved, "--num-envs", "3", "--steps", "101"])) == 3
+    assert example("go_back").main(["--world", saved, "--steps", "3"]) >= 0
+    model = example("train_ppo").main(["--world", saved, "--num-envs", "2", "--steps", "16", "--rollout", "8"])
+    assert model.num_timesteps == 16
+    returns = example("beside_the_simulator").main(["--world", saved, "--steps", "3"])
+    assert returns.keys() == {"simulator", "dream"} and all(np.isfinite(r) for r in returns.values())

@@ -1,0 +1,40 @@
+"""Snapshots: keep a moment, drive on, come back and drive another way.
+
+The future is the same until the actions differ.
+
+python examples/go_back.py --steps 40
+"""
+
+import argparse
+
+import gymnasium as gym
+import numpy as np
+
+
+def main(argv: list[str] | None = None) -> float:
+    """Drives twice from one moment and returns how far the two last pictures are apart, in levels of 255."""
+    parser = argparse.ArgumentParser(description="Come back to a moment of a dream.")
+    parser.add_argument("--world", default="carracing")
+    parser.add_argument("--steps", type=int, default=40)
+    options = parser.parse_args(argv)
+
+    env = gym.make("drivedit_env:DriveDiT-v0", world=options.world)
+    frame, _ = env.reset(seed=0)
+    moment = env.unwrapped.get_state().to_bytes()  # type: ignore[attr-defined]
+
+    def drive(steering: float) -> np.ndarray:
+        env.unwrapped.set_state(moment)  # type: ignore[attr-defined]
+        picture = frame
+        for _ in range(options.steps):
+            picture, *_ = env.step(np.array([steering, 0.2], np.float32))
+        return picture.astype(int)
+
+    left, right, again = drive(-0.2), drive(0.2), drive(-0.2)
+    assert np.array_equal(left, again), "the same actions from the same moment give the same frames, bit for bit"
+    apart = float(np.abs(left - right).mean())
+    print(f"a moment is {len(moment) / 1e6:.2f} MB; left and right are {apart:.1f} levels apart after {options.steps}")
+    return apart
+
+
+if __name__ == "__main__":
+    main()

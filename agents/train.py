@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 CHECKPOINT, AGENT, CURVE, CONFIG = "checkpoint.pt", "agent.safetensors", "curve.jsonl", "config.json"
 REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
-_ON_POLICY = {"gamma": 0.99, "gae_lambda": 0.95, "batch_size": 256, "n_epochs": 6, "ent_coef": 0.001}
+_ON_POLICY = {"gamma": 0.99, "gae_lambda": 0.95, "batch_size": 512, "n_epochs": 4, "ent_coef": 0.001}
 _NETWORK = {"net_arch": [128, 128]}
 _EYES = {"features_extractor_kwargs": {"features_dim": 128}}
 # Settings of the algorithms that are not SB3's defaults.

@@ -5,7 +5,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 pytest.importorskip("stable_baselines3")
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
@@ -80,10 +80,21 @@ def compare(ours: SB3VecEnv, theirs: DummyVecEnv, steps: int, rounding: float) -
     return ended, truncated
 
 
-def test_it_is_dummy_vec_env_over_single_environments():
-    ours, theirs = SB3VecEnv(open_vector("Counter-v0", 3)), DummyVecEnv([lambda: gym.make("Counter-v0")] * 3)
+def open_processes(env_id: str, num_envs: int) -> VectorEnv:
+    makers = [lambda: gym.make(env_id)] * num_envs
+    return AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED, context="fork")
+
+
+@pytest.mark.parametrize("open_envs", [open_vector, open_processes])
+def test_it_is_dummy_vec_env_over_single_environments(open_envs):
+    ours, theirs = SB3VecEnv(open_envs("Counter-v0", 3)), DummyVecEnv([lambda: gym.make("Counter-v0")] * 3)
     ended, truncated = compare(ours, theirs, 60, 1e-7)
     assert ended > 3 and truncated > 3
+    assert ours.get_attr("colour", [0, 2]) == theirs.get_attr("colour", [0, 2])
+    assert ours.env_method("add", 4) == theirs.env_method("add", 4)
+    ours.set_attr("colour", "blue")
+    assert ours.get_attr("colour") == ["blue"] * 3
+    ours.close()
 
 
 @pytest.mark.parametrize("obs_type", ["pixels", "latent"])

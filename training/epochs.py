@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import math
 import pickle
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
@@ -32,7 +33,7 @@ Batch = dict[str, Any]
 Losses = dict[str, Tensor]
 
 
-class Trainer:
+class Trainer(ABC):
     """Trains a student epoch by epoch; a subclass says with which losses.
 
     Args:
@@ -87,9 +88,9 @@ class Trainer:
         options = {name: value for name, value in config.to_dict().items() if name in names}
         return cls(**{"optimizer": optimizer, **options, **arguments})
 
+    @abstractmethod
     def losses(self, batch: Batch, rng: torch.Generator) -> Losses:
         """The losses of a batch; "loss" is the one to train on."""
-        raise NotImplementedError
 
     def train_epoch(self, dataloader: Iterable[Batch]) -> dict[str, float]:
         """Trains on every batch once.

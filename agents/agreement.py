@@ -58,18 +58,21 @@ def kendall(real: np.ndarray, dream: np.ndarray) -> np.ndarray:
 
 
 def mean_maximum_rank_violation(real: np.ndarray, dream: np.ndarray) -> np.ndarray:
-    """Mean maximum rank violation, in units of the score; 0 is best (SIMPLER: Li et al. 2024, arXiv 2405.05941).
+    """Mean maximum rank violation in [0, 1]; 0 is best (SIMPLER: Li et al. 2024, arXiv 2405.05941).
 
     The violation of a pair is |real_i - real_j| if the dream orders the two otherwise than reality, else 0. Every
     policy counts with the worst of its pairs, so small mistakes between equally good policies cost little:
 
         MMRV = 1/P sum_i max_j |real_i - real_j| [(dream_i < dream_j) != (real_i < real_j)]
 
+    The real scores are scaled so that the worst policy has 0 and the best has 1.
+
     Args:
         real: Scores in reality, `[..., P]`.
         dream: Scores in the dream, `[..., P]`.
     """
     gaps = np.abs(_differences(real))
+    gaps = _ratio(gaps, gaps.max((-2, -1), keepdims=True))
     wrong = (_differences(dream) < 0) != (_differences(real) < 0)
     return (gaps * wrong).max(-1).mean(-1)
 

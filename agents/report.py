@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drivedit.agents.agreement import MEASURES, Estimate
 from drivedit.agents.judge import Line, Verdict
 from drivedit.utils import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -24,7 +29,7 @@ MEANING = {
     "Spearman": "whether the order of the policies is the same; 1 is best, 0 is chance",
     "Kendall": "pairs of policies in the right order minus pairs in the wrong one, as a share; 1 is best, 0 is chance",
     "MMRV": "mean maximum rank violation: how much real return a wrong order costs at worst, averaged over the "
-    "policies, in units of the return; 0 is best",
+    "policies, as a share of the way from the worst policy to the best; 0 is best",
 }
 
 
@@ -115,9 +120,7 @@ def _tables(verdict: Verdict) -> list[tuple[str, list[Line]]]:
 
 def _cells(line: Line, count: bool = False) -> list[str]:
     """A line of a table."""
-    figures = [
-        _estimate(line.figures[name], 1 if name == "MMRV" else 2) if line.figures else "too few" for name in MEASURES
-    ]
+    figures = [_estimate(line.figures[name], 3) if line.figures else "too few" for name in MEASURES]
     return [line.label, *([str(line.policies)] if count else []), *figures]
 
 
@@ -136,18 +139,36 @@ def _image(verdict: Verdict) -> str:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     values = []
-    for name, sides in verdict.returns.items():
+    for sides in verdict.returns.values():
         real, dream = sides["real"], sides["dream"]
         axes.errorbar(real.value, dream.value, _bar(dream), _bar(real), "o", color="C0", markersize=4, elinewidth=0.6)
-        axes.annotate(name, (real.value, dream.value), (4, 3), textcoords="offset points", fontsize=7)
         values += [real.value, dream.value]
     axes.plot([min(values), max(values)], [min(values), max(values)], "--", color="grey", linewidth=0.8)
     axes.set(xlabel="mean return in reality", ylabel="mean return in the dream")
     axes.grid(alpha=0.3)
+    _label(axes, {name: (sides["real"].value, sides["dream"].value) for name, sides in verdict.returns.items()})
     data = io.BytesIO()
     figure.savefig(data, dpi=110, format="png")
     encoded = base64.b64encode(data.getvalue()).decode()
     return f"<img alt='mean return of every policy in reality and in the dream' src='data:image/png;base64,{encoded}'>"
+
+
+def _label(axes: Axes, points: dict[str, tuple[float, float]]) -> None:
+    """Writes names beside points where there is room; the others are in the table."""
+    from matplotlib.transforms import Bbox
+
+    renderer = axes.figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]
+    taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in axes.transData.transform([*points.values()])]
+    for name, point in points.items():
+        for right, up in itertools.product((1, -1), (3, -9)):
+            side = "left" if right > 0 else "right"
+            text = axes.annotate(name, point, (5 * right, up), textcoords="offset points", fontsize=7, ha=side)
+            place = text.get_window_extent(renderer)
+            if place.count_overlaps(taken) == 0:
+                taken.append(place)
+                break
+            text.remove()
 
 
 def _bar(estimate: Estimate) -> list[list[float]]:

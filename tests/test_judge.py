@@ -138,10 +138,12 @@ def test_rank_violation_in_closed_form():
     assert mean_maximum_rank_violation(real, real) == 0.0
     assert mean_maximum_rank_violation(real, real**3 + 7) == 0.0  # only the order counts
     swapped = np.array([0.0, 3.0, 1.0, 10.0])  # the two in the middle: both are wrong by 2
-    assert mean_maximum_rank_violation(real, swapped) == pytest.approx((0 + 2 + 2 + 0) / 4)
-    assert mean_maximum_rank_violation(real, -real) == pytest.approx((10 + 9 + 7 + 10) / 4)
+    assert mean_maximum_rank_violation(real, swapped) == pytest.approx((0 + 0.2 + 0.2 + 0) / 4)
+    assert mean_maximum_rank_violation(real, -real) == pytest.approx((1 + 0.9 + 0.7 + 1) / 4)
     both = mean_maximum_rank_violation(np.stack([real, real]), np.stack([real, -real]))
-    assert both == pytest.approx([0.0, 9.0])
+    assert both == pytest.approx([0.0, 0.9])
+    assert mean_maximum_rank_violation(50 * real - 3, swapped) == pytest.approx(0.1)  # whatever the units
+    assert np.isnan(mean_maximum_rank_violation(np.ones(4), swapped))
 
 
 def test_an_interval_covers_the_truth_as_often_as_it_says():

@@ -17,6 +17,23 @@ from gymnasium.vector.utils import batch_space
 Seeds = int | Sequence[int | None] | None
 
 
+class ResetWith(VectorWrapper):
+    """Adds options to every reset, such as `{"route": "random"}`: a new road in every episode.
+
+    Args:
+        env: The environment.
+        options: What is added; an option that the caller gives goes before.
+    """
+
+    def __init__(self, env: VectorEnv, options: dict[str, Any]) -> None:
+        super().__init__(env)
+        self.options = options
+
+    def reset(self, *, seed: Seeds = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Resets with the options."""
+        return self.env.reset(seed=seed, options={**self.options, **(options or {})})  # type: ignore[arg-type]
+
+
 class Pessimism(VectorWrapper):
     """Takes reward away where the world is unsure of itself, and ends the episode where it is lost.
 

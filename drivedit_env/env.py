@@ -93,6 +93,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
     |          | `frames[i]` to `frames[i+1]`, n >= 1; if known `route`, `closed`, `poses` and `bounds`          |
     | `route`  | a hand-drawn route: [M, 2] points in metres, a few metres apart, in driving direction. Its      |
     |          | place does not matter: it goes on where the road ends that the start picture shows (45 m ahead) |
+    |          | `"random"`: 2 km of straights, and bends as sharp as CarRacing's, drawn by the seed             |
     | `closed` | whether the hand-drawn route is a loop (default False)                                          |
 
     ## Version History

@@ -1,4 +1,4 @@
-"""Hand-drawn routes: what the start picture shows of the road is kept, and the drawing goes on where it ends."""
+"""Drawn routes, by hand or at random: what the start picture shows of the road is kept, the drawing goes on there."""
 
 from __future__ import annotations
 
@@ -15,6 +15,38 @@ BEHIND, AHEAD = 30.0, 45.0  # metres of the scene's own road that are kept
 STEP = 1.5  # metres between the points of the kept road
 LAPS_LENGTH = 2000.0  # metres of a drawn loop that are laid out, in whole laps: what 1000 steps can drive
 BEYOND = 90.0  # metres of a further lap, so that no end comes into view
+RADII = 11.0, 60.0  # metres; of the bends of random routes, as sharp as CarRacing's sharpest
+STRAIGHT, BEND = 60.0, (0.3, 3.1)  # metres; rad: the longest straight, the least and the largest change of direction
+LEFT = 0.6  # share of left bends: loops that are driven to the left, as those of CarRacing, have more of them
+CLEAR, FELT, NEAR = 25.0, 250.0, 50.0  # metres: a road stays so clear of its last 250 m, but for the nearest 50
+
+
+def random_route(rng: np.random.Generator, length: float = LAPS_LENGTH) -> np.ndarray:
+    """Draws straights and bends as sharp as those of CarRacing; the road stays clear of what it has just passed.
+
+    Args:
+        rng: Where the chance comes from.
+        length: Metres, at least.
+
+    Returns:
+        float64 `[M, 2]`: points about 3 m apart in driving direction, an open line.
+    """
+    spacing = 2 * STEP
+    felt, near = round(FELT / spacing), round(NEAR / spacing)
+    line, heading = np.zeros(1, complex), 0.0
+    while len(line) * spacing < length:
+        straight = np.zeros(int(rng.uniform(0.0, STRAIGHT) / spacing))
+        radius, turn = np.exp(rng.uniform(*np.log(RADII))), rng.uniform(*BEND) * (1 if rng.random() < LEFT else -1)
+        bend = np.full(max(round(abs(turn) * radius / spacing), 1), np.sign(turn) * spacing / radius)
+        headings = heading + np.cumsum(np.concatenate([straight, bend]))
+        longer = np.append(line[-felt:], line[-1] + np.cumsum(spacing * np.exp(1j * headings)))
+        gaps = np.abs(longer[:, None] - longer)[np.tril_indices(len(longer), -near)]
+        if gaps.min(initial=np.inf) > CLEAR:
+            line, heading = np.append(line, longer[-len(headings) :]), float(headings[-1])
+        elif rng.random() < 0.1:  # a dead end: back to where there was room
+            line = line[: max(len(line) - felt // 4, 1)]
+            heading = float(np.angle(line[-1] - line[-2])) if len(line) > 1 else 0.0
+    return np.stack([line.real, line.imag], 1)
 
 
 def draw_route(scene: Scene, drawing: np.ndarray, closed: bool) -> tuple[Scene, float]:

@@ -13,7 +13,7 @@ import torch
 
 from drivedit.models import Scene, World, WorldState, check_scene
 from drivedit.models.world import StepOutput
-from drivedit_env.routes import draw_route
+from drivedit_env.routes import draw_route, random_route
 
 OPTIONS = ("scene", "route", "closed")
 
@@ -58,7 +58,12 @@ def draw_start(world: World, options: dict[str, Any], rng: np.random.Generator) 
     index, scene = _find_scene(world, options.get("scene", "random"), rng)
     arc = None
     if "route" in options:
-        scene, arc = draw_route(scene, options["route"], bool(options.get("closed", False)))
+        route = options["route"]
+        if isinstance(route, str):
+            if route != "random":
+                raise ValueError(f"option route is 'random' or an array [M, 2] of points in metres, got {route!r}")
+            route = random_route(rng)
+        scene, arc = draw_route(scene, route, bool(options.get("closed", False)))
     return Start(index, scene, arc, future)
 
 

@@ -17,9 +17,10 @@ import drivedit_env  # noqa: F401  (registers the environments)
 from drivedit.agents.__main__ import main
 from drivedit.agents.load import load_agent
 from drivedit.agents.policy import Policy, PolicySpec
+from drivedit.agents.sb3 import open_vector
 from drivedit.agents.scores import Scores, score
 from drivedit.agents.train import TrainConfig, _model, export, open_env, train
-from drivedit.agents.wrappers import Memory, Pessimism, RandomLook, Remember
+from drivedit.agents.wrappers import Memory, Pessimism, RandomLook, Remember, ResetWith
 
 SMALL: dict[str, Any] = {"num_envs": 2, "rollout": 8, "segment": 16, "steps": 32, "horizon": 5, "buffer": 24}
 
@@ -230,6 +231,16 @@ def test_wrong_agents_are_named(tmp_path):
 
 
 # -- wrappers ------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_road_in_every_episode(tiny_world):
+    env = ResetWith(open_vector("DriveDiT-v0", 2, world=tiny_world), {"route": "random"})
+    env.reset(seed=1)
+    first = env.unwrapped.get_state().world.route.points.clone()
+    env.reset(options={"reset_mask": np.array([True, False])})
+    second = env.unwrapped.get_state().world.route.points
+    rows = [torch.equal(a[: len(b)], b[: len(a)]) for a, b in zip(first, second, strict=True)]
+    assert rows == [False, True]
 
 
 def test_pessimism_takes_from_the_unsure_and_ends_the_lost():

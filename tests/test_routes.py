@@ -9,7 +9,7 @@ import torch
 from drivedit.models import World
 from drivedit.utils import route_code
 from drivedit_env.env import DriveDiTEnv
-from drivedit_env.routes import AHEAD, BEHIND, draw_route
+from drivedit_env.routes import AHEAD, BEHIND, CLEAR, FELT, RADII, draw_route, random_route
 
 
 def ellipse(count: int = 120) -> np.ndarray:
@@ -67,6 +67,34 @@ def test_a_loop_is_driven_lap_after_lap(tiny_world: World):
     assert np.linalg.norm(np.diff(drawn.route, axis=0), axis=1).sum() > 2000
     whole = turns(drawn.route[60:]).sum()
     assert whole > 3 * 2 * np.pi  # counter-clockwise as drawn, four laps
+
+
+def test_random_roads_can_be_driven():
+    """Bends are as sharp as told and no sharper, and the road does not touch what it has just passed."""
+    sharpest, lefts = [], []
+    for seed in range(30):
+        route = random_route(np.random.default_rng(seed))
+        steps = np.linalg.norm(np.diff(route, axis=0), axis=1)
+        assert steps == pytest.approx(3.0) and steps.sum() >= 2000
+        bends = turns(route) / 3.0
+        assert np.abs(bends).max() <= 1 / RADII[0] + 1e-9
+        sharpest.append(1 / np.abs(bends).max())
+        lefts.append(bends[bends != 0] > 0)
+        apart = np.linalg.norm(route[:, None] - route, axis=-1)
+        lag = 3.0 * np.abs(np.subtract.outer(np.arange(len(route)), np.arange(len(route))))
+        assert apart[(lag > 60) & (lag < FELT - 10)].min() > CLEAR - 1
+    assert RADII[0] <= np.median(sharpest) < 12.5 and 0.5 < np.concatenate(lefts).mean() < 0.7
+
+
+def test_the_seed_draws_the_random_road(tiny_world: World):
+    routes = []
+    for env, seed in ((DriveDiTEnv(tiny_world), 3), (DriveDiTEnv(tiny_world), 3), (DriveDiTEnv(tiny_world), 4)):
+        env.reset(seed=seed, options={"scene": 0, "route": "random"})
+        routes.append(env.get_state().world.route.points)
+    assert torch.equal(routes[0], routes[1])
+    assert routes[0].shape != routes[2].shape or not torch.allclose(routes[0], routes[2])
+    with pytest.raises(ValueError, match="'random' or an array"):
+        env.reset(options={"route": "spiral"})
 
 
 @pytest.mark.parametrize("poses", [True, False])

@@ -46,7 +46,7 @@ def random_route(rng: np.random.Generator, length: float = LAPS_LENGTH) -> np.nd
         elif rng.random() < 0.1:  # a dead end: back to where there was room
             line = line[: max(len(line) - felt // 4, 1)]
             heading = float(np.angle(line[-1] - line[-2])) if len(line) > 1 else 0.0
-    return np.stack([line.real, line.imag], 1)
+    return np.stack([np.real(line), np.imag(line)], 1)
 
 
 def draw_route(scene: Scene, drawing: np.ndarray, closed: bool) -> tuple[Scene, float]:

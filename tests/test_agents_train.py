@@ -234,7 +234,7 @@ def test_wrong_agents_are_named(tmp_path):
 
 
 def test_a_new_road_in_every_episode(tiny_world):
-    env = ResetWith(open_vector("DriveDiT-v0", 2, world=tiny_world), {"route": "random"})
+    env: Any = ResetWith(open_vector("DriveDiT-v0", 2, world=tiny_world), {"route": "random"})
     env.reset(seed=1)
     first = env.unwrapped.get_state().world.route.points.clone()
     env.reset(options={"reset_mask": np.array([True, False])})

@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--dream", default=DREAM, help="id of the dream that it plans in (default: %(default)s)")
     command.add_argument("--world", default=None, help="name, folder or hub id of the dream's world")
     command.add_argument("--steps", type=int, default=100)
+    command.add_argument("--episodes", type=int, default=0, help="whole episodes to drive; default: STEPS steps")
     command.add_argument("--futures", type=int, default=32, help="futures tried at once")
     command.add_argument("--act", type=int, default=5, help="steps driven before the next plan is made")
     command.add_argument("--seed", type=int, default=0)
@@ -143,7 +144,12 @@ def _plan(options: argparse.Namespace) -> None:
     else:
         env = gym.make(options.env, disable_env_checker=True)
         planner = Planner.in_reality(env, dream, search, options.seed)
-    print(drive(env, planner, options.steps, options.seed))
+    if options.episodes:
+        from drivedit.agents.scores import score
+
+        print(score(env, planner, options.episodes, options.seed))
+    else:
+        print(drive(env, planner, options.steps, options.seed))
     print(f"{'seconds per plan':<18} {planner.seconds / max(planner.plans, 1):.2f} ({planner.plans} plans)")
     env.close()
 

@@ -138,7 +138,8 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True) -> Policy
     Args:
         config: The run.
         out: Its folder: `config.json`, `checkpoint.pt`, `agent.safetensors` (the agent of the last checkpoint),
-            `curve.jsonl` (one line per checkpoint) and the events of tensorboard.
+            `agents/STEPS.safetensors` (that of every checkpoint), `curve.jsonl` (one line each) and the events of
+            tensorboard.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -167,6 +168,7 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True) -> Policy
             policy = export(model, config)
             _save(out / CHECKPOINT, model)
             policy.save(out / AGENT)
+            policy.save(out / "agents" / f"{model.num_timesteps}.safetensors")
             _draw(config, policy, model, out / CURVE)
     env.close()
     return policy

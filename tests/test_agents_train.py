@@ -341,7 +341,6 @@ def test_a_real_episode_has_a_thousand_ticks_and_the_twins_picture():
     env, twin = gym.make("CarRacingReal-v0"), gym.make("CarRacingTwin-v0")
     assert np.array_equal(env.reset(seed=8)[0], twin.reset(seed=8)[0]), "no opening zoom"
     rest, returned, steps, truncated = np.zeros(2, np.float32), 0.0, 0, False
-    env.unwrapped._frame = lambda: np.zeros((64, 64, 3), np.uint8)  # type: ignore[attr-defined]  (drawing takes long)
     while not truncated:
         _, reward, terminated, truncated, info = env.step(rest)
         returned, steps = returned + float(reward), steps + 1
@@ -351,6 +350,23 @@ def test_a_real_episode_has_a_thousand_ticks_and_the_twins_picture():
     assert returned == pytest.approx(-100.0 + 1000.0 / tiles * round((returned + 100.0) * tiles / 1000.0), abs=1e-6)
     with pytest.raises(ValueError, match="no reset options"):
         env.reset(options={"scene": 1})
+
+
+def test_a_dream_can_begin_in_a_real_episode(tiny_world):
+    pytest.importorskip("Box2D")
+    env, twin = gym.make("CarRacingReal-v0"), gym.make("CarRacingTwin-v0")
+    for one in (env, twin):
+        one.reset(seed=3)
+        with pytest.raises(RuntimeError, match="at least one control"):
+            one.unwrapped.scene()  # type: ignore[attr-defined]
+        for action in ([0.1, 0.9], [0.0, 0.5], [-0.2, -0.1]):
+            frame = one.step(np.array(action, np.float32))[0]
+        scene: dict[str, Any] = one.unwrapped.scene(2)  # type: ignore[attr-defined]
+        assert np.array_equal(scene["frames"][-1], frame) and len(scene["poses"]) == 3
+        assert scene["controls"] == pytest.approx(np.array([[0.0, 0.5], [-0.2, -0.1]], np.float32))
+    dream = gym.make("DriveDiT-v0", world=tiny_world)
+    _, info = dream.reset(seed=0, options={"scene": scene})
+    assert info["scene"] == -1
 
 
 def test_scores_are_summed_up():

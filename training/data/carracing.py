@@ -7,7 +7,6 @@ bit, so a state is stored as just these three and restored by replaying them wit
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import Any
 
 import gymnasium as gym
@@ -15,11 +14,10 @@ import numpy as np
 from gymnasium import spaces
 
 from drivedit.data.geometry import CentreLine, Foot, wrap_angle
-from drivedit.data.simulator import PLAYFIELD, TICK, Simulator
+from drivedit.data.past import BOUNDS, FRAME_SIZE, HISTORY, Past
+from drivedit.data.simulator import TICK, Simulator
 
-FRAME_SIZE = 64  # px
 TICKS_PER_STEP = 3
-HISTORY = 32  # controls that `scene` can look back on
 FIRST_HELD_OUT_SEED = 1_000_000
 REWARD_TERMS = ("progress", "time", "left")
 START_LIMITS = {
@@ -127,8 +125,7 @@ class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
         super().reset(seed=seed)
         track_seed = int(self.np_random.integers(FIRST_HELD_OUT_SEED)) if seed is None else int(seed)
         self._begin(track_seed, placement)
-        self._remember(self._simulator.picture((FRAME_SIZE, FRAME_SIZE)))
-        return self._frames[-1].copy(), self._info(dict.fromkeys(REWARD_TERMS, 0.0))
+        return self._past.look(), self._info(dict.fromkeys(REWARD_TERMS, 0.0))
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Drives 3 ticks with one action [steering, throttle].
@@ -138,9 +135,8 @@ class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
         """
         self._need_start("step")
         terms = self._advance(self._check_action(action))
-        self._remember(self._simulator.picture((FRAME_SIZE, FRAME_SIZE)))
         reward = sum(self.reward_weights[name] * value for name, value in terms.items())
-        return self._frames[-1].copy(), float(reward), terms["left"] < 0.0, False, self._info(terms)
+        return self._past.look(), float(reward), terms["left"] < 0.0, False, self._info(terms)
 
     def render(self) -> np.ndarray | None:
         """The simulator's picture, uint8 [480, 600, 3], in render mode `rgb_array`; else None."""
@@ -155,8 +151,7 @@ class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
     @property
     def pose(self) -> np.ndarray:
         """(x, y, yaw) of the car, float64 [3]: metres, and radians counter-clockwise from +x."""
-        hull = self._simulator.body.hull
-        return np.array([hull.position[0], hull.position[1], hull.angle + math.pi / 2])
+        return self._simulator.pose
 
     @property
     def route(self) -> np.ndarray:
@@ -166,7 +161,7 @@ class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
     @property
     def bounds(self) -> np.ndarray:
         """The playfield, float32 [4]: x and y at least, x and y at most; beyond it an episode ends."""
-        return PLAYFIELD * np.array([-1, -1, 1, 1], np.float32)
+        return BOUNDS.copy()
 
     @property
     def centre_line(self) -> CentreLine:
@@ -181,28 +176,9 @@ class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
         return self._telemetry(self._simulator.centre_line.foot(x, y), yaw)
 
     def scene(self, n: int = 8) -> dict[str, Any]:
-        """The scene of this moment, for `reset(options={"scene": ...})` of `DriveDiT-v0`.
-
-        Args:
-            n: controls to look back on, at most 32; fewer are returned if fewer steps were taken.
-
-        Returns:
-            frames uint8 [n+1, 64, 64, 3], controls float32 [n, 2], route float32 [M, 2], closed (True), and poses
-            float32 [n+1, 3] (x, y, yaw), bounds float32 [4].
-        """
-        if not 1 <= n <= HISTORY:
-            raise ValueError(f"scene(n) looks back on 1 to {HISTORY} controls, got n={n}")
-        if not self._started or not self._actions:
-            raise RuntimeError("a scene needs at least one control: step at least once after reset, then call scene()")
-        n = min(n, len(self._actions))
-        return {
-            "frames": np.stack(list(self._frames)[-n - 1 :]),
-            "controls": np.stack(self._actions[-n:]),
-            "route": self.route,
-            "closed": True,
-            "poses": np.stack(list(self._poses)[-n - 1 :]).astype(np.float32),
-            "bounds": self.bounds,
-        }
+        """The scene of this moment, for `reset(options={"scene": ...})` of `DriveDiT-v0`; see `Past.scene`."""
+        self._need_start("scene")
+        return self._past.scene(n)
 
     # ------------------------------------------------------------------ states
 
@@ -225,11 +201,11 @@ class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
         self._begin(state["seed"], state["placement"])
         drawn_from = len(state["actions"]) - HISTORY
         if drawn_from <= 0:
-            self._remember(self._simulator.picture((FRAME_SIZE, FRAME_SIZE)))
+            self._past.look()
         for number, action in enumerate(state["actions"], start=1):
             self._advance(action)
             if number >= drawn_from:
-                self._remember(self._simulator.picture((FRAME_SIZE, FRAME_SIZE)))
+                self._past.look()
 
     def fork(self) -> CarRacingTwin:
         """A second environment in the same state; the two then live apart."""
@@ -244,14 +220,8 @@ class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
         self._seed, self._placement = seed, placement
         self._simulator.start(seed, placement)
         self._actions: list[np.ndarray] = []
-        self._frames: deque[np.ndarray] = deque(maxlen=HISTORY + 1)
-        self._poses: deque[np.ndarray] = deque(maxlen=HISTORY + 1)
+        self._past = Past(self._simulator)
         self._started = True
-
-    def _remember(self, frame: np.ndarray) -> None:
-        """Keeps a frame and its pose for `scene`."""
-        self._frames.append(frame)
-        self._poses.append(self.pose)
 
     def _advance(self, action: np.ndarray) -> dict[str, float]:
         """The physics of one step, without drawing; returns the reward terms."""
@@ -262,6 +232,7 @@ class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
             simulator.tick(controls)
             ticks, left = ticks + 1, simulator.has_left
         self._actions.append(np.array(action, dtype=np.float32))
+        self._past.drove(action)
         touched = simulator.collect_touched()
         x, y, _ = self.pose
         simulator.rearm(simulator.centre_line.foot(x, y).index)

@@ -11,7 +11,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from drivedit.data.carracing import FRAME_SIZE, TICKS_PER_STEP
+from drivedit.data.carracing import TICKS_PER_STEP
+from drivedit.data.past import FRAME_SIZE, Past
 from drivedit.data.simulator import TICK, Simulator
 
 EPISODE_TICKS = 1000
@@ -23,7 +24,7 @@ class _Stock(Simulator):
     def _create_track(self) -> bool:
         created = super()._create_track()
         if created:
-            self.collect_polygons()
+            self.survey()
         return created
 
     def _render(self, mode: str) -> None:
@@ -90,8 +91,8 @@ class CarRacingReal(gym.Env[np.ndarray, np.ndarray]):
             raise ValueError(f"CarRacingReal knows no reset options, got {sorted(map(str, options))}")
         super().reset(seed=seed)
         self._stock.reset(seed=int(self.np_random.integers(2**31)) if seed is None else seed)
-        self._ticks = 0
-        return self._frame(), {"ticks": 0}
+        self._ticks, self._past = 0, Past(self._stock)
+        return self._past.look(), {"ticks": 0}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Drives up to 3 ticks with one action [steering, throttle].
@@ -112,7 +113,14 @@ class CarRacingReal(gym.Env[np.ndarray, np.ndarray]):
             reward, self._ticks = reward + float(earned), self._ticks + 1
             if terminated:
                 break
-        return self._frame(), reward, terminated, self._ticks >= EPISODE_TICKS, {"ticks": self._ticks, **told}
+        self._past.drove(np.array([steering, throttle]))
+        return self._past.look(), reward, terminated, self._ticks >= EPISODE_TICKS, {"ticks": self._ticks, **told}
+
+    def scene(self, n: int = 8) -> dict[str, Any]:
+        """The scene of this moment, for `reset(options={"scene": ...})` of `DriveDiT-v0`; see `Past.scene`."""
+        if self._ticks is None:
+            raise gym.error.ResetNeeded("call reset() before scene")
+        return self._past.scene(n)
 
     def render(self) -> np.ndarray | None:
         """The simulator's picture, uint8 [480, 600, 3], in render mode `rgb_array`; else None."""
@@ -126,6 +134,3 @@ class CarRacingReal(gym.Env[np.ndarray, np.ndarray]):
     def close(self) -> None:
         """Closes the simulator."""
         self._stock.close()
-
-    def _frame(self) -> np.ndarray:
-        return self._stock.picture((FRAME_SIZE, FRAME_SIZE))

@@ -99,8 +99,7 @@ class Simulator(car_racing.CarRacing):
         while not self._create_track():
             self.road_poly = []
         self._visited = np.zeros(len(self.track), dtype=bool)
-        self.collect_polygons()
-        self.centre_line = CentreLine(np.array(self.track)[:, 2:4])
+        self.survey()
         if placement is None:
             self.car = Car(self.world, *self.track[0][1:4])
             self.tick(None)
@@ -109,8 +108,9 @@ class Simulator(car_racing.CarRacing):
             self.world.Step(0.0, 0, 0)  # finds the contacts, moves nothing
         self.collect_touched()
 
-    def collect_polygons(self) -> None:
-        """Collects what `picture` draws of the track."""
+    def survey(self) -> None:
+        """Collects what `picture` draws of the track, and its centre line."""
+        self.centre_line = CentreLine(np.array(self.track)[:, 2:4])
         self._polygons = np.concatenate([self._grass, np.array([poly for poly, _ in self.road_poly])])  # [K, 4, 2]
         grass_color = [int(c) for c in self.grass_color]
         self._colors = [grass_color] * len(self._grass) + [[int(c) for c in color] for _, color in self.road_poly]
@@ -168,6 +168,12 @@ class Simulator(car_racing.CarRacing):
         """The car; there is one from the first start on."""
         assert self.car is not None
         return self.car
+
+    @property
+    def pose(self) -> np.ndarray:
+        """(x, y, yaw) of the car, float64 [3]: metres, and radians counter-clockwise from +x."""
+        hull = self.body.hull
+        return np.array([hull.position[0], hull.position[1], hull.angle + math.pi / 2])
 
     @property
     def has_left(self) -> bool:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from drivedit.agents.policy import Policy, PolicySpec, actor_weights
 from drivedit.agents.scores import score
-from drivedit.agents.wrappers import Pessimism, RandomLook, Remember, ResetWith
+from drivedit.agents.wrappers import Patience, Pessimism, RandomLook, Remember, ResetWith
 from drivedit.config.base import BaseConfig
 from drivedit.utils import generator, write_atomically
 
@@ -69,6 +69,7 @@ class TrainConfig(BaseConfig):
         reward_scale: Factor on the rewards that the algorithm learns from.
         buffer: Transitions that SAC remembers; the checkpoint holds them.
         random_routes: Whether every episode of a dream has a new road; else those of the world's scenes.
+        patience: Steps without a positive reward after which an episode ends; 0: any number.
         penalty: Reward taken away at confidence 0, see `Pessimism`.
         floor: Confidence below which an episode ends.
         cost: Reward taken away when it does.
@@ -94,6 +95,7 @@ class TrainConfig(BaseConfig):
     reward_scale: float = 0.1
     buffer: int = 20_000
     random_routes: bool = False
+    patience: int = 0
     penalty: float = 0.0
     floor: float = 0.0
     cost: float = 0.0
@@ -124,6 +126,8 @@ def open_env(config: TrainConfig) -> VecEnv:
     env = open_vector(config.env, config.num_envs, config.horizon, **_settings(config))
     if config.random_routes:
         env = ResetWith(env, {"route": "random"})
+    if config.patience:
+        env = Patience(env, config.patience)
     if config.penalty or config.floor or config.cost:
         env = Pessimism(env, config.penalty, config.floor, config.cost)
     if config.random_look:

@@ -68,6 +68,33 @@ class Pessimism(VectorWrapper):
         return observations, rewards, np.asarray(terminated) | lost, truncated, infos
 
 
+class Patience(VectorWrapper):
+    """Ends an episode that goes nowhere, so that no time is spent on learning how to stand in the grass.
+
+    Args:
+        env: The environment.
+        steps: Steps in a row without a positive reward after which an episode ends.
+    """
+
+    def __init__(self, env: VectorEnv, steps: int) -> None:
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        super().__init__(env)
+        self.steps = steps
+        self._without = np.zeros(self.num_envs, int)
+
+    def reset(self, *, seed: Seeds = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Resets some worlds."""
+        self._without[reset_mask(options, self.num_envs)] = 0
+        return self.env.reset(seed=seed, options=None if options is None else dict(options))  # type: ignore[arg-type]
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Steps, and counts."""
+        observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        self._without = np.where(np.asarray(rewards) > 0, 0, self._without + 1)
+        return observations, rewards, np.asarray(terminated) | (self._without >= self.steps), truncated, infos
+
+
 class RandomLook(VectorWrapper):
     """Changes how frames look, so that a policy does not lean on what one renderer happens to draw.
 

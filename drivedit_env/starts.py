@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,6 +13,7 @@ import torch
 
 from drivedit.models import Scene, World, WorldState, check_scene
 from drivedit.models.world import StepOutput
+from drivedit.utils import Route
 from drivedit_env.routes import draw_route, random_route
 
 OPTIONS = ("scene", "route", "closed")
@@ -70,15 +71,20 @@ def draw_start(world: World, options: dict[str, Any], rng: np.random.Generator) 
 def enter(world: World, start: Start) -> tuple[WorldState, StepOutput]:
     """State of one world at a start, the caller's to keep, and what the network reads off the start's last frame.
 
-    Starts in scenes of a world that is on disk are computed once.
+    Scenes of a world that is on disk are entered once, on their own road; a drawn one begins out of sight.
     """
-    known = _entered.setdefault(world, {}) if world.fingerprint and start.index >= 0 and start.arc is None else {}
+    known = _entered.setdefault(world, {}) if world.fingerprint and start.index >= 0 else {}
     if start.index not in known:
-        known[start.index] = world.enter([start.scene], [start.future])
+        scene = start.scene if start.index < 0 else world.scenes[start.index]
+        known[start.index] = world.enter([scene], [start.future])
     state, out = known[start.index]
     state = state.clone()
     state.seeds.fill_(start.future)
-    if start.arc is not None:  # a drawing may pass the car several times: this is where it is
+    if start.arc is not None:
+        scene = start.scene
+        route = Route.from_points([scene.route], [scene.closed], [scene.bounds]).to(world.device)
+        state = replace(state, **vars(route))
+        # a drawing may pass the car several times: this is where it is
         state.arc = state.route.foot(state.pose[:, :2], torch.full_like(state.arc, start.arc))
     return state, out
 

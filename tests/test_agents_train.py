@@ -20,7 +20,7 @@ from drivedit.agents.policy import Policy, PolicySpec
 from drivedit.agents.sb3 import open_vector
 from drivedit.agents.scores import Scores, score
 from drivedit.agents.train import TrainConfig, _model, export, open_env, train
-from drivedit.agents.wrappers import Memory, Pessimism, RandomLook, Remember, ResetWith
+from drivedit.agents.wrappers import Memory, Patience, Pessimism, RandomLook, Remember, ResetWith
 
 SMALL: dict[str, Any] = {"num_envs": 2, "rollout": 8, "segment": 16, "steps": 32, "horizon": 5, "buffer": 24}
 
@@ -241,6 +241,28 @@ def test_a_new_road_in_every_episode(tiny_world):
     second = env.unwrapped.get_state().world.route.points
     rows = [torch.equal(a[: len(b)], b[: len(a)]) for a, b in zip(first, second, strict=True)]
     assert rows == [False, True]
+
+
+def test_patience_ends_episodes_that_go_nowhere():
+    env = Patience(vector(Steer), 3)
+    plain = vector(Steer)
+    env.reset(seed=0)
+    plain.reset(seed=0)
+    without, ended = np.zeros(2, int), 0
+    for turn in range(40):
+        actions = np.full((2, 2), 0.9 if turn % 7 else 0.0, np.float32)  # reward -0.4 or 0.6, as the way is
+        _, rewards, terminated, _, _ = env.step(actions)
+        assert plain.step(actions)[1] == pytest.approx(rewards)
+        without = np.where(rewards > 0, 0, without + 1)
+        assert terminated.tolist() == (without >= 3).tolist()
+        ended += int(terminated.sum())
+        without[terminated] = 0
+        for one in (env, plain):
+            if terminated.any():
+                one.reset(options={"reset_mask": terminated})
+    assert ended > 2
+    with pytest.raises(ValueError, match="at least 1"):
+        Patience(plain, 0)
 
 
 def test_pessimism_takes_from_the_unsure_and_ends_the_lost():

@@ -36,13 +36,13 @@ log = logging.getLogger(__name__)
 CHECKPOINT, AGENT, CURVE, CONFIG = "checkpoint.pt", "agent.safetensors", "curve.jsonl", "config.json"
 REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
-_ON_POLICY = {"gamma": 0.99, "gae_lambda": 0.95, "batch_size": 512, "n_epochs": 4, "ent_coef": 0.001}
+_ON_POLICY = {"gamma": 0.99, "gae_lambda": 0.95, "batch_size": 128, "n_epochs": 8, "target_kl": 0.03}
 _NETWORK = {"net_arch": [128, 128]}
 _EYES = {"features_extractor_kwargs": {"features_dim": 128}}
 # Settings of the algorithms that are not SB3's defaults.
 PRESETS: dict[str, dict[str, Any]] = {
-    "ppo": _ON_POLICY | {"policy_kwargs": _NETWORK | {"log_std_init": -0.7}},
-    "recurrent_ppo": _ON_POLICY | {"policy_kwargs": _NETWORK | {"log_std_init": -0.7, "lstm_hidden_size": 128}},
+    "ppo": _ON_POLICY | {"policy_kwargs": _NETWORK | {"log_std_init": -1.0}},
+    "recurrent_ppo": _ON_POLICY | {"policy_kwargs": _NETWORK | {"log_std_init": -1.0, "lstm_hidden_size": 128}},
     "sac": {"gamma": 0.99, "batch_size": 256, "learning_starts": 2000, "policy_kwargs": _NETWORK},
 }
 

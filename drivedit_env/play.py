@@ -41,7 +41,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     torch.set_num_threads(max(torch.get_num_threads() - 1, 1))  # one core for the window: the dream is not held up
     try:
-        Viewer(session, screen).run()
+        viewer = Viewer(session, screen)
+        viewer.paused = True  # until the person is ready
+        viewer.run()
     except KeyboardInterrupt:
         pass
     except OSError as error:

@@ -93,7 +93,7 @@ class Session:
         if self.recording is not None:
             self._record(self.recording, before, after)
         if ended:
-            self.say("The drive is over: the car has left the playfield. Start again, or go back.")
+            self.say("The drive is over: the car has left the playfield. R starts again, Backspace goes back.")
         return after
 
     def restart(self) -> None:
@@ -176,12 +176,21 @@ class Session:
     def change_passes(self, by: int) -> None:
         """More or fewer network passes per frame."""
         self.env.sampling_steps = min(max(self.passes + by, 1), MOST_PASSES)
-        self.say(f"{self.passes} network pass{'es' if self.passes > 1 else ''} per frame.")
+        trained = self.env.world.config.sampling_steps
+        self.say(
+            f"{self.passes} network pass{'es' if self.passes > 1 else ''} per frame"
+            f"{'.' if self.passes == trained else f'; this world is at its best with {trained}.'}"
+        )
 
     @property
     def with_twin(self) -> bool:
         """Whether the simulator drives along."""
         return self._reality is not None
+
+    @property
+    def track(self) -> int | None:
+        """Number of the simulator's track, if it drives along."""
+        return self._track if self.with_twin else None
 
     def toggle_twin(self) -> None:
         """Begins a new drive on a track of the simulator, side by side with it; or leaves it.

@@ -39,7 +39,7 @@ class Viewer:
 
     Attributes:
         open: Whether the window is open.
-        paused: Whether the dream stands still.
+        paused: Whether the dream stands still. At the start of a drive, a driving key ends the pause.
     """
 
     def __init__(self, session: Session, screen: Screen) -> None:
@@ -101,9 +101,10 @@ class Viewer:
             moment.action,
             moment.reward,
             moment.returned,
-            0.0 if self.paused else self._pace.rate(now),
+            self._pace.rate(now),
             moment.real,
             (
+                *([] if session.track is None else [("Track", str(session.track))]),
                 ("Time", f"{moment.steps / session.fps:.1f} s"),
                 ("Driver", "you" if session.driver == "person" else session.driver),
                 ("Network passes", str(session.passes)),
@@ -125,9 +126,9 @@ class Viewer:
         if self._rewinding:
             chips.append(("Going back", BLUE))
         elif session.now.ended:
-            chips.append(("The drive is over", AMBER))
+            chips.append(("The drive is over: R or Backspace", AMBER))
         elif self.paused:
-            chips.append(("Paused", AMBER))
+            chips.append(("Paused" if session.now.steps else "Steer or accelerate to begin", AMBER))
         if self._slow:
             chips.append((f"1/{SLOWER[self._slow]} speed", TEXT))
         if session.agent_drives:
@@ -164,7 +165,6 @@ class Viewer:
                 session.say("This display cannot show a window on the whole screen.")
         elif name == "pause":
             self.paused = not self.paused
-            self._pace.rest()
         elif name == "single":
             self.paused = True
             self._drive()
@@ -186,9 +186,14 @@ class Viewer:
             self._do(commands[name])
 
     def _go_on(self, now: float) -> None:
-        """Begins the next step, forwards or backwards, if it is time."""
-        still = self.paused or self.session.now.ended
-        if (still and not self._rewinding) or not self._pace.due(now):
+        """Begins the next step, forwards or backwards, if it is time; who reads the help is not driven off the road."""
+        if self.session.now.steps == 0 and self._fingers.held().active():
+            self.paused = False
+        still = self.paused or self._help or self.session.now.ended
+        if still and not self._rewinding:
+            self._pace.rest()
+            return
+        if not self._pace.due(now):
             return
         self._pace.begin(now)
         if self._rewinding:

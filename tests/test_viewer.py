@@ -21,7 +21,7 @@ from drivedit.models import World
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.keys import COMMANDS
 from drivedit_env.play import main
-from drivedit_env.screen import SIZE, SMALLEST, Screen, arrange, wrapped
+from drivedit_env.screen import SIZE, SMALLEST, Screen, arrange, column_height, wrapped
 from drivedit_env.session import Session
 from drivedit_env.viewer import Viewer
 
@@ -117,8 +117,6 @@ def test_a_person_drives_pauses_goes_back_branches_records_and_quits(viewer: Vie
     assert session.now.action[0] < 0
     recorded = session.recording.steps
     press(pygame.K_x)  # no key of ours
-    press(pygame.K_F11)  # the dummy driver has no whole screen
-    until(viewer, lambda: "whole screen" in viewer.session.note[1])
     press(pygame.K_q)
     viewer.run()
     assert not viewer.open and pygame.display.get_surface() is None and session.recording is None
@@ -244,6 +242,59 @@ def test_the_screen_at_every_size(viewer: Viewer):
     press(pygame.K_ESCAPE)
     viewer.tick()
     assert viewer.open and not viewer.view(0.0).help, "Esc closes the help first"
+
+
+def test_the_whole_screen_and_back(viewer: Viewer, monkeypatch: pytest.MonkeyPatch):
+    def size() -> tuple[int, int]:
+        surface = pygame.display.get_surface()
+        assert surface is not None
+        return surface.get_size()
+
+    pygame.display.set_mode((700, 500), pygame.RESIZABLE)  # as a person pulls at its corner
+    press(pygame.K_F11)
+    viewer.tick()
+    assert size() == pygame.display.get_desktop_sizes()[0] and pygame.display.is_fullscreen()
+    press(pygame.K_F11)
+    viewer.tick()
+    assert size() == (700, 500) and not pygame.display.is_fullscreen()
+
+    def cannot(*_: Any) -> None:
+        raise pygame.error("no such mode")
+
+    monkeypatch.setattr(pygame.display, "set_mode", cannot)
+    press(pygame.K_F11)
+    until(viewer, lambda: "whole screen" in viewer.session.note[1])
+
+
+def test_a_drive_waits_for_the_person_and_stands_still_under_the_help(viewer: Viewer):
+    session = viewer.session
+    viewer.paused = True
+
+    def chips() -> str:
+        return " ".join(text for text, _ in viewer.view(time.monotonic()).chips)
+
+    for _ in range(10):
+        viewer.tick()
+    assert session.now.steps == 0 and "to begin" in chips()
+    press(pygame.K_UP)
+    until(viewer, lambda: session.now.steps >= 5)
+    press(pygame.K_h)
+    settle(viewer)
+    steps = session.now.steps
+    for _ in range(10):
+        viewer.tick()
+    assert session.now.steps == steps and viewer.view(time.monotonic()).rate == 0.0
+    press(pygame.K_ESCAPE)
+    until(viewer, lambda: session.now.steps > steps)
+    press(pygame.K_SPACE)
+    settle(viewer)
+    assert "Paused" in chips(), "a held key ends the pause at the start alone"
+
+
+def test_the_panel_uses_its_columns_evenly():
+    assert column_height([70, 48, 48, 48], 1, 500) == 214
+    assert column_height([70, 48, 48, 48], 2, 500) == 118
+    assert column_height([70, 48, 48, 48], 2, 100) == 100, "what does not fit is left out"
 
 
 def test_long_words_are_wrapped():

@@ -74,7 +74,7 @@ class Screen:
                 raise pygame.error("DISPLAY is not set")
             pygame.display.init()
             if pygame.display.get_driver() == "offscreen" and "SDL_VIDEODRIVER" not in os.environ:
-                raise pygame.error("it would draw where nobody sees it")
+                raise pygame.error("none answers")
             pygame.display.set_mode(size, pygame.RESIZABLE)
         except pygame.error as error:
             pygame.display.quit()
@@ -137,7 +137,7 @@ class Screen:
         if number < len(self._pictures) and self._pictures[number][0] is frame and self._pictures[number][1] == size:
             return self._pictures[number]
         large = np.ascontiguousarray(cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC))
-        return frame, size, pygame.image.frombuffer(large.tobytes(), size, "RGB")
+        return frame, size, pygame.image.frombuffer(large.tobytes(), size, "RGB").convert()
 
 
 def arrange(size: tuple[int, int], pictures: int, aspect: float) -> tuple[list[pygame.Rect], pygame.Rect, float]:

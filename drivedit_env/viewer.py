@@ -12,22 +12,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-import gymnasium as gym
 import pygame
+import torch
 
 from drivedit_env.controls import Pace, Wheel
 from drivedit_env.keys import HELP, Fingers, command_of
 from drivedit_env.screen import AMBER, BLUE, RED, TEXT, Screen, View
-from drivedit_env.session import Session, in_words
+from drivedit_env.session import TOLD, Session, in_words
 
 REDRAWS = 60  # per second
 MESSAGE = 5.0  # seconds that a message stays
 SLOWER = (1, 2, 4)
-# What a command or an agent may raise: it is told in the window, and the drive goes on.
-TOLD = (
-    ImportError, OSError, ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError,
-    gym.error.Error,
-)  # fmt: skip
+
+
+def spare_a_core() -> None:
+    """Leaves a core to the window, so that it does not hold up the dream."""
+    torch.set_num_threads(max(torch.get_num_threads() - 1, 1))
 
 
 class Viewer:
@@ -123,6 +123,8 @@ class Viewer:
         session, chips = self.session, []
         if session.recording is not None:
             chips.append((f"REC {session.recording.steps / session.fps:.0f} s", RED))
+        elif session.broken:
+            chips.append(("Not recording: F tries again", RED))
         if self._rewinding:
             chips.append(("Going back", BLUE))
         elif session.now.ended:

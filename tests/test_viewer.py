@@ -21,6 +21,7 @@ from drivedit.models import World
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.keys import COMMANDS
 from drivedit_env.play import main
+from drivedit_env.responsiveness import main as measured
 from drivedit_env.screen import SIZE, SMALLEST, Screen, arrange, column_height, wrapped
 from drivedit_env.session import Session
 from drivedit_env.viewer import Viewer
@@ -30,6 +31,10 @@ GAS = np.array([0.0, 0.4], np.float32)
 
 def broken(frame: np.ndarray) -> np.ndarray:
     raise ValueError("this agent has lost its map")
+
+
+def tired(frame: np.ndarray) -> np.ndarray:
+    raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -210,6 +215,8 @@ def test_what_goes_wrong_is_told_and_the_drive_goes_on(viewer: Viewer, tmp_path:
     press(pygame.K_f)
     until(viewer, lambda: "recording has stopped" in session.note[1])
     assert viewer.view(time.monotonic()).message == session.note[1]
+    later = viewer.view(time.monotonic() + 60)
+    assert not later.message and any("Not recording" in text for text, _ in later.chips), "that is not to be missed"
     steps = session.now.steps
     until(viewer, lambda: session.now.steps > steps)
 
@@ -305,6 +312,20 @@ def test_long_words_are_wrapped():
     assert all(pygame.font.Font(None, 20).size(line)[0] <= 300 for line in lines) and len(lines) > 3
 
 
+def test_the_window_is_measured(tiny_world: World, tmp_path: Path, capsys: pytest.CaptureFixture):
+    tiny_world.save_pretrained(tmp_path / "world")
+    arguments = ["--world", str(tmp_path / "world"), "--seconds", "0.6", "--presses", "2"]
+    assert measured(arguments) == 0
+    found = {line[:44].strip(): float(line[44:]) for line in capsys.readouterr().out.splitlines()}
+    assert 2 <= found["generated frames/s"] <= 20 and found["redraws/s"] > found["generated frames/s"]
+    assert 1 <= found["frames from key to change, median"] <= found["frames from key to change, most"]
+    assert found["ms from key to change on the screen, median"] > 1
+    assert found["a slow dream: generated frames/s"] < 17 / 2, "slower than real time, by work"
+    pygame.display.init()
+    pygame.event.post(pygame.event.Event(pygame.QUIT))
+    assert measured(arguments) == 1 and "closed before" in capsys.readouterr().err
+
+
 # -- without a window, and Gymnasium's window --------------------------------------------------------------------------
 
 
@@ -334,6 +355,8 @@ def test_the_command_films_the_same_drive(tiny_world: World, tmp_path: Path, cap
         ([*arguments[:4], "--scene", "99"], 1, "from 0 to 2"),
         ([*arguments[:2], "--agent", "nobody", "--video", str(film)], 1, "module:callable"),
         ([*arguments, "--video", str(film), "--steps", "0"], 1, "at least 1"),
+        ([*arguments, "--video", str(tmp_path)], 1, f"directory: {tmp_path}"),
+        ([*arguments[:2], "--agent", f"{__name__}:broken", "--video", str(film)], 1, "lost its map"),
         ([*arguments[:2], "--video", str(tmp_path / "world" / "config.json" / "a.mp4")], 1, "config.json"),
     ):
         assert main(wrong) == status
@@ -341,6 +364,8 @@ def test_the_command_films_the_same_drive(tiny_world: World, tmp_path: Path, cap
         assert told.startswith("error: ") and said in told
     with pytest.raises(SystemExit, match="2"):
         main(["--steps", "5"])
+    assert main([*arguments[:2], "--agent", f"{__name__}:tired", "--video", str(tmp_path / "no.mp4")]) == 130
+    assert "stopped" in capsys.readouterr().err and not (tmp_path / "no.mp4").exists()
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     assert project["scripts"]["drivedit-play"] == f"{main.__module__}:{main.__name__}"
 

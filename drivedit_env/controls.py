@@ -107,6 +107,10 @@ class Pace:
         """Whether the next step may begin at time `now` (seconds)."""
         return now >= self._next
 
+    def wait(self, now: float) -> float:
+        """Seconds from time `now` until the next step may begin."""
+        return max(self._next - now, 0.0)
+
     def begin(self, now: float) -> None:
         """Notes that a step begins."""
         late = now - self._next

@@ -51,7 +51,7 @@ class Viewer:
         self._rewinding = self._help = False
         self._worker = ThreadPoolExecutor(1, "dream")
         self._jobs: deque[Future[Any]] = deque()
-        self._clock = pygame.time.Clock()
+        self._redraws = Pace(1 / REDRAWS)
         self._said, self._said_at = session.note[0], time.monotonic()
         session.say("H shows the keys.")
 
@@ -75,7 +75,8 @@ class Viewer:
         if not self._jobs:
             self._go_on(time.monotonic())
         self.screen.draw(self.view(time.monotonic()))
-        self._clock.tick(REDRAWS)
+        time.sleep(self._redraws.wait(time.monotonic()))
+        self._redraws.begin(time.monotonic())
 
     def close(self) -> None:
         """Closes the window at once, then waits for the step that is on its way and ends the session."""
@@ -84,11 +85,6 @@ class Viewer:
         self.screen.close()
         self._worker.shutdown(wait=True, cancel_futures=True)
         self.session.close()
-
-    @property
-    def redraws(self) -> float:
-        """Redraws per second of late."""
-        return self._clock.get_fps()
 
     def view(self, now: float) -> View:
         """What is to be seen at time `now` (seconds)."""

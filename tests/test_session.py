@@ -116,6 +116,7 @@ def test_no_key_has_two_meanings():
 def test_the_pace_is_even_and_what_is_late_is_given_up():
     pace, begun, now = Pace(0.06), [], 0.0
     while now < 3.0:  # looked at every 7 ms: steps still come every 60 ms on average
+        assert pace.due(now) == (pace.wait(now) == 0.0)
         if pace.due(now):
             pace.begin(now)
             begun.append(now)

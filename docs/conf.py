@@ -5,6 +5,7 @@ from pathlib import Path
 
 from drivedit.data import CarRacingTwin
 from drivedit_env.env import DriveDiTEnv
+from drivedit_env.keys import HELP
 
 project = "DriveDiT"
 author = "The DriveDiT authors"
@@ -24,3 +25,7 @@ napoleon_use_ivar = True
 # The environments' docstrings are their specifications, in Markdown; docs/environment.md includes them.
 for name, environment in (("dream", DriveDiTEnv), ("twin", CarRacingTwin)):
     Path(__file__).with_name(f"_{name}.md").write_text(inspect.getdoc(environment) or "")
+
+# The keys are those of the window's own help; docs/drive.md includes them.
+keys = "".join(f"| {key} | {text} |\n" for key, text in HELP)
+Path(__file__).with_name("_keys.md").write_text(f"| key | what it does |\n|---|---|\n{keys}")

@@ -37,6 +37,11 @@ class Held:
     stick: float = 0.0
     pedals: float = 0.0
 
+    def active(self) -> bool:
+        """Whether a person means something by it; a stick that rests beside its centre means nothing."""
+        keys = self.left or self.right or self.gas or self.brake
+        return keys or max(abs(self.stick), abs(self.pedals)) > 0.5
+
 
 class Wheel:
     """Steering wheel and pedals that move smoothly under keys, and follow a gamepad at once.
@@ -101,6 +106,10 @@ class Pace:
     def due(self, now: float) -> bool:
         """Whether the next step may begin at time `now` (seconds)."""
         return now >= self._next
+
+    def wait(self, now: float) -> float:
+        """Seconds from time `now` until the next step may begin."""
+        return max(self._next - now, 0.0)
 
     def begin(self, now: float) -> None:
         """Notes that a step begins."""

@@ -32,7 +32,7 @@ class Command:
 
 COMMANDS = (
     Command("pause", (pygame.K_SPACE,), "Space", "pause, go on", (pygame.CONTROLLER_BUTTON_START,)),
-    Command("single", (pygame.K_PERIOD,), ".", "one step"),
+    Command("single", (pygame.K_PERIOD,), "Period", "one step"),
     Command("rewind", (pygame.K_BACKSPACE,), "Backspace", "hold: go back", (pygame.CONTROLLER_BUTTON_LEFTSHOULDER,)),
     Command("bookmark", (pygame.K_b,), "B", "mark this moment", (pygame.CONTROLLER_BUTTON_X,)),
     Command("go_to", tuple(range(pygame.K_1, pygame.K_9 + 1)), "1 - 9", "back to a mark"),
@@ -42,8 +42,8 @@ COMMANDS = (
     Command("hand_over", (pygame.K_g,), "G", "agent drives, you drive", (pygame.CONTROLLER_BUTTON_Y,)),
     Command("twin", (pygame.K_t,), "T", "simulator alongside"),
     Command("record", (pygame.K_f,), "F", "film and record"),
-    Command("more", (pygame.K_PLUS, pygame.K_EQUALS, pygame.K_KP_PLUS), "+", "more network passes"),
-    Command("fewer", (pygame.K_MINUS, pygame.K_KP_MINUS), "-", "fewer network passes"),
+    Command("more", (pygame.K_PLUS, pygame.K_EQUALS, pygame.K_KP_PLUS), "Plus", "more network passes"),
+    Command("fewer", (pygame.K_MINUS, pygame.K_KP_MINUS), "Minus", "fewer network passes"),
     Command("fullscreen", (pygame.K_F11,), "F11", "whole screen"),
     Command("help", (pygame.K_h, pygame.K_F1), "H", "this help"),
     Command("quit", (pygame.K_q, pygame.K_ESCAPE), "Esc, Q", "quit; recordings are kept"),

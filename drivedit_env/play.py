@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
-import torch
 from tqdm import trange
 
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.recorder import FILM_HEIGHT, enlarged, film_writer
-from drivedit_env.session import AGENT, Session, in_words
+from drivedit_env.session import AGENT, TOLD, Session, in_words
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns the exit status: 1 for an error, 2 for wrong arguments and where there is no display."""
+    """The command; returns the exit status: 1: an error, 2: wrong arguments or no display, 130: an interrupted film."""
     parser = _parser()
     options = parser.parse_args(argv)
     if options.video is None and options.steps is not None:
@@ -28,20 +28,25 @@ def main(argv: list[str] | None = None) -> int:
         if options.video is not None:
             film(session, options.video, 300 if options.steps is None else options.steps)
             return 0
-    except (ValueError, OSError, ImportError, gym.error.Error) as error:
+    except TOLD as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped: there is no film", file=sys.stderr)
+        return 130
     from drivedit_env.screen import Screen
-    from drivedit_env.viewer import Viewer
+    from drivedit_env.viewer import Viewer, spare_a_core
 
     try:
         screen = Screen(f"DriveDiT - {options.world}")
     except RuntimeError as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
-    torch.set_num_threads(max(torch.get_num_threads() - 1, 1))  # one core for the window: the dream is not held up
+    spare_a_core()
     try:
-        Viewer(session, screen).run()
+        viewer = Viewer(session, screen)
+        viewer.paused = True  # until the person is ready
+        viewer.run()
     except KeyboardInterrupt:
         pass
     except OSError as error:
@@ -65,6 +70,8 @@ def film(session: Session, path: str | Path, steps: int) -> None:
     """
     if steps < 1:
         raise ValueError(f"--steps must be at least 1, got {steps}")
+    if Path(path).is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     session.hand_over()
     returned = 0.0
     with film_writer(path, session.fps) as video:

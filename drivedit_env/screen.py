@@ -14,7 +14,7 @@ import pygame
 
 SIZE = (960, 640)
 SMALLEST = (480, 320)  # what smaller windows show is drawn at this size and shrunk
-PANEL = (300, 210)  # px at scale 1: width beside the picture, height below it
+PANEL = (320, 210)  # px at scale 1: width beside the picture, height below it
 COLUMN = 290  # px at scale 1: least width of a column of the panel
 BACK, CARD, LINE = (16, 18, 22), (26, 29, 35), (52, 57, 66)
 TEXT, SOFT = (236, 239, 244), (148, 156, 170)
@@ -74,13 +74,14 @@ class Screen:
                 raise pygame.error("DISPLAY is not set")
             pygame.display.init()
             if pygame.display.get_driver() == "offscreen" and "SDL_VIDEODRIVER" not in os.environ:
-                raise pygame.error("it would draw where nobody sees it")
+                raise pygame.error("none answers")
             pygame.display.set_mode(size, pygame.RESIZABLE)
         except pygame.error as error:
             pygame.display.quit()
             raise RuntimeError(NO_DISPLAY.format(error)) from None
         pygame.font.init()
         pygame.display.set_caption(title)
+        self._windowed = size
         self._pictures: list[tuple[np.ndarray, tuple[int, int], pygame.Surface]] = []
 
     def draw(self, view: View) -> None:
@@ -98,10 +99,10 @@ class Screen:
         for (_, _, picture), place in zip(self._pictures, places, strict=True):
             surface.blit(picture, place)
         if view.real is not None:
-            _chip(surface, "simulator", TEXT, places[1].topleft, scale)
+            _chip(surface, "Simulator", TEXT, places[1].topleft, scale)
         _panel(surface, panel, view, scale)
         left, top = places[0].topleft
-        for text, color in (*([("dream", TEXT)] if view.real is not None else []), *view.chips):
+        for text, color in (*([("Dream", TEXT)] if view.real is not None else []), *view.chips):
             top = _chip(surface, text, color, (left, top), scale)
         if view.message:
             _message(surface, view.message, places[0].unionall(places[1:]), scale)
@@ -112,9 +113,14 @@ class Screen:
         pygame.display.flip()
 
     def toggle_fullscreen(self) -> bool:
-        """Between window and whole screen; False where the display cannot."""
+        """Between the whole screen and the window as it was before; False where the display cannot."""
+        window = pygame.display.get_surface()
         try:
-            pygame.display.toggle_fullscreen()
+            if window is None or pygame.display.is_fullscreen():
+                pygame.display.set_mode(self._windowed, pygame.RESIZABLE)
+            else:
+                self._windowed = window.get_size()
+                pygame.display.set_mode((0, 0), pygame.FULLSCREEN)
         except pygame.error:
             return False
         return True
@@ -131,7 +137,7 @@ class Screen:
         if number < len(self._pictures) and self._pictures[number][0] is frame and self._pictures[number][1] == size:
             return self._pictures[number]
         large = np.ascontiguousarray(cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC))
-        return frame, size, pygame.image.frombuffer(large.tobytes(), size, "RGB")
+        return frame, size, pygame.image.frombuffer(large.tobytes(), size, "RGB").convert()
 
 
 def arrange(size: tuple[int, int], pictures: int, aspect: float) -> tuple[list[pygame.Rect], pygame.Rect, float]:
@@ -198,16 +204,13 @@ def _panel(surface: pygame.Surface, panel: pygame.Rect, view: View, scale: float
         ("Reward", f"{view.reward:+.2f}"),
         ("Return", f"{view.returned:.1f}"),
         ("Frames per second", f"{view.rate:.1f}"),
-        ("Scene", str(scene) if scene >= 0 else "handed over"),
+        *([("Scene", str(scene))] if scene >= 0 else []),
         *view.rows,
     )
     blocks += [(28, lambda box, r=row: _row(surface, box, r[0], r[1], scale)) for row in rows]
     heights = [round(height * scale) for height, _ in blocks]
-    room = inside.h + pad // 2
-    needed, filled = 1, 0
-    for tall in heights:
-        needed, filled = (needed, filled + tall) if filled + tall <= room else (needed + 1, tall)
-    columns = max(min(needed, inside.w // round(COLUMN * scale)), 1)
+    columns = max(inside.w // round(COLUMN * scale), 1)
+    room = column_height(heights, columns, inside.h + pad // 2)
     width = (inside.w - (columns - 1) * 2 * pad) // columns
     x, y = inside.topleft
     for tall, (_, draw) in zip(heights, blocks, strict=True):
@@ -217,6 +220,26 @@ def _panel(surface: pygame.Surface, panel: pygame.Rect, view: View, scale: float
             return
         draw(pygame.Rect(x, y, width, tall))
         y += tall
+
+
+def column_height(heights: list[int], columns: int, most: int) -> int:
+    """The least height at which blocks, in order, fit into so many columns: they are then about equally long.
+
+    Args:
+        heights: Of the blocks.
+        columns: How many columns there may be.
+        most: What there is room for.
+
+    Returns:
+        At most `most`, also where that is too little for all blocks.
+    """
+    for room in range(max(heights), most, min(heights)):
+        needed, filled = 1, 0
+        for tall in heights:
+            needed, filled = (needed, filled + tall) if filled + tall <= room else (needed + 1, tall)
+        if needed <= columns:
+            return room
+    return most
 
 
 def _speed(surface: pygame.Surface, box: pygame.Rect, speed: float, scale: float) -> None:
@@ -270,7 +293,7 @@ def _message(surface: pygame.Surface, text: str, over: pygame.Rect, scale: float
 def _help(surface: pygame.Surface, keys: tuple[tuple[str, str], ...]) -> None:
     """All keys, over everything, as large as they fit."""
     width, height = surface.get_size()
-    _shade(surface, surface.get_rect(), 0, 225)
+    _shade(surface, surface.get_rect(), 0, 245)
     columns = 2 if width > height else 1
     lines = -(-len(keys) // columns)
     size = int(np.clip(min((height - 20) / (lines + 3) / 1.6, (width - 20) / columns / 16), 10, 44))

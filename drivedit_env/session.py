@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from drivedit_env.env import DriveDiTEnv
@@ -25,6 +26,11 @@ AGENT = "drivedit.agents:LaneKeeper"
 MEMORY = 256e6  # bytes of snapshots to go back through
 BOOKMARKS = 9
 MOST_PASSES = 16
+# What a command or an agent may raise: people are told so, in a line.
+TOLD = (
+    ImportError, OSError, ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError,
+    gym.error.Error,
+)  # fmt: skip
 
 
 class Session:
@@ -41,6 +47,7 @@ class Session:
     Attributes:
         now: The present moment.
         recording: The recording that goes on, or None.
+        broken: Whether the last recording could not go on.
         agent_drives: Whether the agent has the wheel.
         note: (number, text) of the last thing to say to the person.
         bookmarks: Moments that were marked.
@@ -58,6 +65,7 @@ class Session:
         self.env, self.folder, self.agent_name = env, Path(folder), agent
         self.fps: float = env.metadata["render_fps"]
         self.recording: Recording | None = None
+        self.broken = False
         self.agent_drives = False
         self.note = (0, "")
         self.bookmarks: list[Moment] = []
@@ -71,13 +79,20 @@ class Session:
     # -- driving ---------------------------------------------------------------------------------------------------
 
     def step(self, action: np.ndarray) -> Moment:
-        """Dreams on by a frame; the agent decides if it has the wheel. An episode that has ended stays as it is."""
+        """Dreams on by a frame; the agent decides if it has the wheel. An episode that has ended stays as it is.
+
+        Raises:
+            RuntimeError: The agent has failed.
+        """
         before = self.now
         if before.ended:
             return before
         self._arrive(before)
         if self.agent_drives and self._agent is not None:
-            action = np.asarray(self._agent(before.frame), np.float32)
+            try:
+                action = np.asarray(self._agent(before.frame), np.float32)
+            except TOLD as error:
+                raise RuntimeError(f"{self.agent_name} failed: {in_words(error)}") from error
         frame, reward, ended, _, info = self.env.step(action)
         action = np.clip(np.asarray(action, np.float32), -1.0, 1.0)
         real, reality = None, before.reality
@@ -93,7 +108,7 @@ class Session:
         if self.recording is not None:
             self._record(self.recording, before, after)
         if ended:
-            self.say("The drive is over: the car has left the playfield. Start again, or go back.")
+            self.say("The drive is over: the car has left the playfield. R starts again, Backspace goes back.")
         return after
 
     def restart(self) -> None:
@@ -176,12 +191,21 @@ class Session:
     def change_passes(self, by: int) -> None:
         """More or fewer network passes per frame."""
         self.env.sampling_steps = min(max(self.passes + by, 1), MOST_PASSES)
-        self.say(f"{self.passes} network pass{'es' if self.passes > 1 else ''} per frame.")
+        trained = self.env.world.config.sampling_steps
+        self.say(
+            f"{self.passes} network pass{'es' if self.passes > 1 else ''} per frame"
+            f"{'.' if self.passes == trained else f'; this world is at its best with {trained}.'}"
+        )
 
     @property
     def with_twin(self) -> bool:
         """Whether the simulator drives along."""
         return self._reality is not None
+
+    @property
+    def track(self) -> int | None:
+        """Number of the simulator's track, if it drives along."""
+        return self._track if self.with_twin else None
 
     def toggle_twin(self) -> None:
         """Begins a new drive on a track of the simulator, side by side with it; or leaves it.
@@ -207,6 +231,7 @@ class Session:
             OSError: Its last piece could not be written.
         """
         if self.recording is None:
+            self.broken = False
             self.recording = Recording(self.folder, self.fps)
             self.say(f"Recording to {self.folder}.")
         else:
@@ -270,7 +295,7 @@ class Session:
         try:
             recording.add(before, after, self.driver, self.passes)
         except (OSError, ImportError) as error:
-            self.recording = None
+            self.recording, self.broken = None, True
             with contextlib.suppress(OSError):  # said already
                 recording.close()
             self.say(f"The recording has stopped: {in_words(error)}")

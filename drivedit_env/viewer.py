@@ -12,22 +12,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-import gymnasium as gym
 import pygame
+import torch
 
 from drivedit_env.controls import Pace, Wheel
 from drivedit_env.keys import HELP, Fingers, command_of
 from drivedit_env.screen import AMBER, BLUE, RED, TEXT, Screen, View
-from drivedit_env.session import Session, in_words
+from drivedit_env.session import TOLD, Session, in_words
 
 REDRAWS = 60  # per second
 MESSAGE = 5.0  # seconds that a message stays
 SLOWER = (1, 2, 4)
-# What a command or an agent may raise: it is told in the window, and the drive goes on.
-TOLD = (
-    ImportError, OSError, ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError,
-    gym.error.Error,
-)  # fmt: skip
+
+
+def spare_a_core() -> None:
+    """Leaves a core to the window, so that it does not hold up the dream."""
+    torch.set_num_threads(max(torch.get_num_threads() - 1, 1))
 
 
 class Viewer:
@@ -39,7 +39,7 @@ class Viewer:
 
     Attributes:
         open: Whether the window is open.
-        paused: Whether the dream stands still.
+        paused: Whether the dream stands still. At the start of a drive, a driving key ends the pause.
     """
 
     def __init__(self, session: Session, screen: Screen) -> None:
@@ -51,7 +51,7 @@ class Viewer:
         self._rewinding = self._help = False
         self._worker = ThreadPoolExecutor(1, "dream")
         self._jobs: deque[Future[Any]] = deque()
-        self._clock = pygame.time.Clock()
+        self._redraws = Pace(1 / REDRAWS)
         self._said, self._said_at = session.note[0], time.monotonic()
         session.say("H shows the keys.")
 
@@ -75,7 +75,8 @@ class Viewer:
         if not self._jobs:
             self._go_on(time.monotonic())
         self.screen.draw(self.view(time.monotonic()))
-        self._clock.tick(REDRAWS)
+        time.sleep(self._redraws.wait(time.monotonic()))
+        self._redraws.begin(time.monotonic())
 
     def close(self) -> None:
         """Closes the window at once, then waits for the step that is on its way and ends the session."""
@@ -84,11 +85,6 @@ class Viewer:
         self.screen.close()
         self._worker.shutdown(wait=True, cancel_futures=True)
         self.session.close()
-
-    @property
-    def redraws(self) -> float:
-        """Redraws per second of late."""
-        return self._clock.get_fps()
 
     def view(self, now: float) -> View:
         """What is to be seen at time `now` (seconds)."""
@@ -101,9 +97,10 @@ class Viewer:
             moment.action,
             moment.reward,
             moment.returned,
-            0.0 if self.paused else self._pace.rate(now),
+            self._pace.rate(now),
             moment.real,
             (
+                *([] if session.track is None else [("Track", str(session.track))]),
                 ("Time", f"{moment.steps / session.fps:.1f} s"),
                 ("Driver", "you" if session.driver == "person" else session.driver),
                 ("Network passes", str(session.passes)),
@@ -122,12 +119,14 @@ class Viewer:
         session, chips = self.session, []
         if session.recording is not None:
             chips.append((f"REC {session.recording.steps / session.fps:.0f} s", RED))
+        elif session.broken:
+            chips.append(("Not recording: F tries again", RED))
         if self._rewinding:
             chips.append(("Going back", BLUE))
         elif session.now.ended:
-            chips.append(("The drive is over", AMBER))
+            chips.append(("The drive is over: R or Backspace", AMBER))
         elif self.paused:
-            chips.append(("Paused", AMBER))
+            chips.append(("Paused" if session.now.steps else "Steer or accelerate to begin", AMBER))
         if self._slow:
             chips.append((f"1/{SLOWER[self._slow]} speed", TEXT))
         if session.agent_drives:
@@ -164,7 +163,6 @@ class Viewer:
                 session.say("This display cannot show a window on the whole screen.")
         elif name == "pause":
             self.paused = not self.paused
-            self._pace.rest()
         elif name == "single":
             self.paused = True
             self._drive()
@@ -186,9 +184,14 @@ class Viewer:
             self._do(commands[name])
 
     def _go_on(self, now: float) -> None:
-        """Begins the next step, forwards or backwards, if it is time."""
-        still = self.paused or self.session.now.ended
-        if (still and not self._rewinding) or not self._pace.due(now):
+        """Begins the next step, forwards or backwards, if it is time; who reads the help is not driven off the road."""
+        if self.session.now.steps == 0 and self._fingers.held().active():
+            self.paused = False
+        still = self.paused or self._help or self.session.now.ended
+        if still and not self._rewinding:
+            self._pace.rest()
+            return
+        if not self._pace.due(now):
             return
         self._pace.begin(now)
         if self._rewinding:

@@ -17,7 +17,8 @@ def python_blocks(page: Path) -> str:
 
 def commands(page: Path) -> list[list[str]]:
     """Every indented command line of the project, as words from the module's name on."""
-    lines = re.findall(r"^    (?:\.venv/bin/)?(?:torchrun .*?|python )-m (drivedit\S*.*)$", page.read_text(), re.M)
+    text = re.sub(r"^    drivedit-play", "    python -m drivedit_env", page.read_text(), flags=re.M)
+    lines = re.findall(r"^    (?:\.venv/bin/)?(?:torchrun .*?|python )-m (drivedit\S*.*)$", text, re.M)
     return [shlex.split(line, comments=True) for line in lines]
 
 

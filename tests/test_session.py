@@ -78,6 +78,11 @@ def test_a_gamepad_is_followed_at_once():
     assert Wheel().move(Held(stick=0.1), 0.06)[0] == 0.0
 
 
+def test_a_stick_beside_its_centre_means_nothing():
+    assert not Held().active() and not Held(stick=0.2, pedals=-0.1).active()
+    assert Held(brake=True).active() and Held(stick=-0.8).active() and Held(pedals=0.9).active()
+
+
 def test_fingers_are_read_from_events():
     pygame.display.init()
     fingers, event = Fingers(), pygame.event.Event
@@ -111,6 +116,7 @@ def test_no_key_has_two_meanings():
 def test_the_pace_is_even_and_what_is_late_is_given_up():
     pace, begun, now = Pace(0.06), [], 0.0
     while now < 3.0:  # looked at every 7 ms: steps still come every 60 ms on average
+        assert pace.due(now) == (pace.wait(now) == 0.0)
         if pace.due(now):
             pace.begin(now)
             begun.append(now)
@@ -188,9 +194,10 @@ def test_restart_next_scene_and_passes(session: Session):
     assert np.array_equal(session.now.frame, start) and np.array_equal(session.step(GAS).frame, first)
     session.restart()
     session.change_passes(1)
+    assert "at its best with 1" in session.note[1], "a world that was made for one pass dreams worse with two"
     assert session.passes == 2 and not np.array_equal(session.step(GAS).frame, first)
     session.change_passes(-5)
-    assert session.passes == 1
+    assert session.passes == 1 and session.note[1] == "1 network pass per frame."
     scenes = []
     for _ in range(3):
         session.next_scene()
@@ -237,9 +244,9 @@ def test_dream_and_simulator_drive_side_by_side(session: Session):
     assert np.array_equal(again.real, driven[2].real) and np.array_equal(again.frame, driven[2].frame)
     track = driven[0].reality["seed"]
     session.next_scene()
-    assert session.now.reality is not None and session.now.reality["seed"] == track + 1
+    assert session.now.reality is not None and session.now.reality["seed"] == session.track == track + 1
     session.toggle_twin()
-    assert session.now.real is None and not session.with_twin
+    assert session.now.real is None and not session.with_twin and session.track is None
 
 
 def test_without_the_simulator_one_line_says_so(session: Session, monkeypatch: pytest.MonkeyPatch):

@@ -1,15 +1,11 @@
-"""A scripted person in a window: pygame events in, pictures out; the command; Gymnasium's render mode `human`."""
+"""A scripted person in a window: pygame events in, pictures out."""
 
-import sys
 import threading
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import av
-import gymnasium as gym
 import h5py
 import numpy as np
 import pygame
@@ -20,8 +16,7 @@ from drivedit.data import iter_episodes
 from drivedit.models import World
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.keys import COMMANDS
-from drivedit_env.play import main
-from drivedit_env.screen import SIZE, SMALLEST, Screen, arrange, wrapped
+from drivedit_env.screen import SIZE, SMALLEST, Screen, arrange, column_height, wrapped
 from drivedit_env.session import Session
 from drivedit_env.viewer import Viewer
 
@@ -39,7 +34,7 @@ def session(tiny_world: World, tmp_path: Path) -> Session:
 
 @pytest.fixture
 def viewer(session: Session, monkeypatch: pytest.MonkeyPatch) -> Iterator[Viewer]:
-    monkeypatch.setattr(viewer_module, "REDRAWS", 0)  # redraw as fast as it goes
+    monkeypatch.setattr(viewer_module, "REDRAWS", 1e6)  # redraw as fast as it goes
     session.fps = 200.0  # and let the dream's seconds be short
     made = Viewer(session, Screen())
     yield made
@@ -117,8 +112,6 @@ def test_a_person_drives_pauses_goes_back_branches_records_and_quits(viewer: Vie
     assert session.now.action[0] < 0
     recorded = session.recording.steps
     press(pygame.K_x)  # no key of ours
-    press(pygame.K_F11)  # the dummy driver has no whole screen
-    until(viewer, lambda: "whole screen" in viewer.session.note[1])
     press(pygame.K_q)
     viewer.run()
     assert not viewer.open and pygame.display.get_surface() is None and session.recording is None
@@ -212,6 +205,8 @@ def test_what_goes_wrong_is_told_and_the_drive_goes_on(viewer: Viewer, tmp_path:
     press(pygame.K_f)
     until(viewer, lambda: "recording has stopped" in session.note[1])
     assert viewer.view(time.monotonic()).message == session.note[1]
+    later = viewer.view(time.monotonic() + 60)
+    assert not later.message and any("Not recording" in text for text, _ in later.chips), "that is not to be missed"
     steps = session.now.steps
     until(viewer, lambda: session.now.steps > steps)
 
@@ -246,96 +241,62 @@ def test_the_screen_at_every_size(viewer: Viewer):
     assert viewer.open and not viewer.view(0.0).help, "Esc closes the help first"
 
 
+def test_the_whole_screen_and_back(viewer: Viewer, monkeypatch: pytest.MonkeyPatch):
+    def size() -> tuple[int, int]:
+        surface = pygame.display.get_surface()
+        assert surface is not None
+        return surface.get_size()
+
+    pygame.display.set_mode((700, 500), pygame.RESIZABLE)  # as a person pulls at its corner
+    press(pygame.K_F11)
+    viewer.tick()
+    assert size() == pygame.display.get_desktop_sizes()[0] and pygame.display.is_fullscreen()
+    press(pygame.K_F11)
+    viewer.tick()
+    assert size() == (700, 500) and not pygame.display.is_fullscreen()
+
+    def cannot(*_: Any) -> None:
+        raise pygame.error("no such mode")
+
+    monkeypatch.setattr(pygame.display, "set_mode", cannot)
+    press(pygame.K_F11)
+    until(viewer, lambda: "whole screen" in viewer.session.note[1])
+
+
+def test_a_drive_waits_for_the_person_and_stands_still_under_the_help(viewer: Viewer):
+    session = viewer.session
+    viewer.paused = True
+
+    def chips() -> str:
+        return " ".join(text for text, _ in viewer.view(time.monotonic()).chips)
+
+    for _ in range(10):
+        viewer.tick()
+    assert session.now.steps == 0 and "to begin" in chips()
+    press(pygame.K_UP)
+    until(viewer, lambda: session.now.steps >= 5)
+    press(pygame.K_h)
+    settle(viewer)
+    steps = session.now.steps
+    for _ in range(10):
+        viewer.tick()
+    assert session.now.steps == steps and viewer.view(time.monotonic()).rate == 0.0
+    press(pygame.K_ESCAPE)
+    until(viewer, lambda: session.now.steps > steps)
+    press(pygame.K_SPACE)
+    settle(viewer)
+    assert "Paused" in chips(), "a held key ends the pause at the start alone"
+
+
+def test_the_panel_uses_its_columns_evenly():
+    assert column_height([70, 48, 48, 48], 1, 500) == 214
+    assert column_height([70, 48, 48, 48], 2, 500) == 118
+    assert column_height([70, 48, 48, 48], 2, 100) == 100, "what does not fit is left out"
+
+
 def test_long_words_are_wrapped():
     pygame.font.init()
     text = "could not write " + "x" * 200 + " (1 MB): No space left on device"
     lines = wrapped(text, 20, 300)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert all(pygame.font.Font(None, 20).size(line)[0] <= 300 for line in lines) and len(lines) > 3
-
-
-# -- without a window, and Gymnasium's window --------------------------------------------------------------------------
-
-
-def test_the_command_films_the_same_drive(tiny_world: World, tmp_path: Path, capsys: pytest.CaptureFixture):
-    tiny_world.save_pretrained(tmp_path / "world")
-    film = tmp_path / "out.mp4"
-    arguments = [
-        "--world",
-        str(tmp_path / "world"),
-        "--agent",
-        "drivedit.agents:LaneKeeper",
-        "--scene",
-        "1",
-        "--seed",
-        "5",
-    ]
-    assert main([*arguments, "--video", str(film), "--steps", "6"]) == 0
-    assert "drove 6 steps" in capsys.readouterr().out
-    session = Session(DriveDiTEnv(tmp_path / "world"), 1, 5, "drivedit.agents:LaneKeeper")
-    session.hand_over()
-    driven = [session.step(GAS).frame for _ in range(6)]
-    with av.open(str(film)) as container:
-        shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    assert [s.mean() for s in shown] == pytest.approx([d.mean() for d in driven], abs=3)
-    for wrong, status, said in (
-        (["--world", "moon"], 1, "'moon'"),
-        ([*arguments[:4], "--scene", "99"], 1, "from 0 to 2"),
-        ([*arguments[:2], "--agent", "nobody", "--video", str(film)], 1, "module:callable"),
-        ([*arguments, "--video", str(film), "--steps", "0"], 1, "at least 1"),
-        ([*arguments[:2], "--video", str(tmp_path / "world" / "config.json" / "a.mp4")], 1, "config.json"),
-    ):
-        assert main(wrong) == status
-        told = capsys.readouterr().err.splitlines()[-1]
-        assert told.startswith("error: ") and said in told
-    with pytest.raises(SystemExit, match="2"):
-        main(["--steps", "5"])
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    assert project["scripts"]["drivedit-play"] == f"{main.__module__}:{main.__name__}"
-
-
-def test_without_a_display_one_line_says_what_to_do(
-    tiny_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-):
-    tiny_world.save_pretrained(tmp_path / "world")
-    pygame.display.quit()
-    monkeypatch.setenv("SDL_VIDEODRIVER", "x11")
-    monkeypatch.setenv("DISPLAY", ":987")
-    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    assert main(["--world", str(tmp_path / "world")]) == 2
-    told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "there is no display here" in told and "drivedit-play --video" in told
-    env = gym.make("DriveDiT-v0", world=tiny_world, render_mode="human")
-    with pytest.raises(RuntimeError, match="rgb_array"):
-        env.reset(seed=0)
-    monkeypatch.delenv("SDL_VIDEODRIVER")
-    with pytest.raises(RuntimeError, match="no display"):  # SDL would draw where nobody sees it
-        Screen()
-    monkeypatch.delenv("DISPLAY")
-    if sys.platform == "linux":
-        with pytest.raises(RuntimeError, match="DISPLAY is not set"):
-            Screen()
-
-
-def test_gymnasiums_window_is_drawn_at_reset_and_step(tiny_world: World):
-    env = gym.make("DriveDiT-v0", world=tiny_world, render_mode="human")
-    plain = gym.make("DriveDiT-v0", world=tiny_world)
-    assert "human" in env.metadata["render_modes"] and pygame.display.get_surface() is None
-    assert np.array_equal(env.reset(seed=0)[0], plain.reset(seed=0)[0])
-    surface = pygame.display.get_surface()
-    assert surface is not None
-    first = pygame.surfarray.array3d(surface)
-    began = time.monotonic()
-    for _ in range(4):
-        assert np.array_equal(env.step(GAS)[0], plain.step(GAS)[0])
-    assert time.monotonic() - began > 3 / env.metadata["render_fps"], "it keeps the recording's pace"
-    assert not np.array_equal(first, pygame.surfarray.array3d(surface))
-    assert env.render() is None
-    assert env.unwrapped.fork(2).render_mode is None  # type: ignore[attr-defined]
-    pygame.event.post(pygame.event.Event(pygame.QUIT))
-    with pytest.warns(UserWarning, match="window was closed"):
-        env.step(GAS)
-    assert pygame.display.get_surface() is None
-    env.step(GAS)
-    env.close()
-    env.close()

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from drivedit.models import World
+from drivedit.inference import compile_step
+from drivedit.models import World, WorldState
 from drivedit.models.world import StepOutput
 from drivedit_env.shipped import load_world
 from drivedit_env.state import EnvState
@@ -37,8 +38,10 @@ class DreamSettings:
         sampling_steps: int | None,
         reward_weights: dict[str, float] | None,
         device: str,
+        compile: bool,
+        rows: int,
     ) -> tuple[spaces.Box, spaces.Box]:
-        """Checks and keeps the settings; returns the spaces of one world's observations and actions."""
+        """Checks and keeps the settings of `rows` worlds; returns the spaces of observations and actions of one."""
         if render_mode not in (None, *self.render_modes):
             raise ValueError(f"render_mode must be None or one of {list(self.render_modes)}, got {render_mode!r}")
         if obs_type not in OBS_TYPES:
@@ -53,6 +56,8 @@ class DreamSettings:
             raise ValueError(f"reward_weights knows the terms {terms}, got {sorted(map(str, unknown))}")
         self.render_mode, self.obs_type, self.sampling_steps = render_mode, obs_type, sampling_steps
         self.reward_weights = {name: float((reward_weights or {}).get(name, 1.0)) for name in terms}
+        self.compile = compile
+        self._compiled = compile_step(self.world, rows, sampling_steps) if compile else None
         self._fingerprint = self.world.fingerprint
         self._warned: set[str] = set()
         if obs_type == "pixels":
@@ -60,6 +65,13 @@ class DreamSettings:
         else:
             observations = spaces.Box(-np.inf, np.inf, self.world.latent_shape(), np.float32)
         return observations, spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def _dream(self, state: WorldState, actions: np.ndarray) -> tuple[WorldState, StepOutput]:
+        """The worlds one frame later, under checked actions `[B, 2]`."""
+        controls = torch.from_numpy(actions).to(self.world.device)
+        if self._compiled is not None:
+            return self._compiled(state, controls)
+        return self.world.step(state, controls, self.sampling_steps)
 
     def _observations(self, latents: torch.Tensor) -> np.ndarray:
         """Observations `[B, ...]` of latents `[B, C, h, w]`, the caller's to keep."""

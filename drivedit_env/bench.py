@@ -37,7 +37,11 @@ Run = Callable[[], Any]
 
 
 def measure(
-    world: str | Path = "carracing", rounds: int = 5, seconds: float = 0.4, quiet: bool = False
+    world: str | Path = "carracing",
+    rounds: int = 5,
+    seconds: float = 0.4,
+    quiet: bool = False,
+    compile: bool = False,
 ) -> dict[str, Any]:
     """Measures everything.
 
@@ -46,12 +50,13 @@ def measure(
         rounds: Turns that every contender gets.
         seconds: Length of a turn.
         quiet: Show no progress.
+        compile: Whether the dream's steps are compiled.
 
     Returns:
         `rates` (steps/s), `ratios`, `flops`, `memory`, `snapshots`, `rounding`, `curves`, and the machine.
     """
     dream = load_world(world)
-    rates = _rates(dream, rounds, seconds, quiet)
+    rates = _rates(dream, rounds, seconds, quiet, compile)
     flops = flops_per_frame(_unpacked(world))
     both = flops["dynamics"] + flops["decoder"]
     ratios = {}
@@ -228,20 +233,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of every contender")
     parser.add_argument("--seconds", type=float, default=0.4, help="length of a turn")
     parser.add_argument("--endurance", type=int, default=0, help="also step 64 worlds for so many steps in all")
+    parser.add_argument("--compile", action="store_true", help="compile the dream's steps first")
     options = parser.parse_args(argv)
-    report = measure(options.world, options.rounds, options.seconds)
+    report = measure(options.world, options.rounds, options.seconds, compile=options.compile)
     if options.endurance:
         report["endurance"] = endurance(load_world(options.world), options.endurance)
     print(as_text(report))
     Path(options.out).write_text(json.dumps(report, indent=2) + "\n")
 
 
-def _rates(world: World, rounds: int, seconds: float, quiet: bool) -> dict[str, float]:
+def _rates(world: World, rounds: int, seconds: float, quiet: bool, compile: bool) -> dict[str, float]:
     """Steps per second of the dream and the simulators, and FLOP/s of a matrix product: medians of turns."""
     contenders: dict[str, tuple[int, Run]] = {}
     for obs_type in ("pixels", "latent"):
         for batch in BATCHES:
-            contenders[f"dream, {batch}, {obs_type}"] = batch, _dreamer(world, batch, obs_type)
+            contenders[f"dream, {batch}, {obs_type}"] = batch, _dreamer(world, batch, obs_type, compile)
     simulators, close = _simulators()
     contenders |= simulators
     size = 2048
@@ -258,14 +264,14 @@ def _rates(world: World, rounds: int, seconds: float, quiet: bool) -> dict[str, 
     return {name: float(np.median(values)) for name, values in found.items()}
 
 
-def _dreamer(world: World, batch: int, obs_type: str) -> Run:
+def _dreamer(world: World, batch: int, obs_type: str, compile: bool) -> Run:
     """Steps the single environment, or the vector environment, with gentle random actions."""
     rng = np.random.default_rng(0)
     if batch > 1:
-        envs = DriveDiTVectorEnv(batch, world, obs_type=obs_type)
+        envs = DriveDiTVectorEnv(batch, world, obs_type=obs_type, compile=compile)
         envs.reset(seed=0)
         return lambda: envs.step(rng.uniform([-0.1, 0.0], [0.1, 0.2], (batch, 2)).astype(np.float32))
-    env = DriveDiTEnv(world, obs_type=obs_type)
+    env = DriveDiTEnv(world, obs_type=obs_type, compile=compile)
     env.reset(seed=0)
 
     def run() -> None:

@@ -37,6 +37,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
         sampling_steps: Passes of the network for one frame.
         reward_weights: Weights of the reward terms.
         device: Where the worlds live.
+        compile: As in `DriveDiTEnv`; every number of worlds is compiled for itself, that of a fork too.
         max_episode_steps: Steps after which an episode is truncated; None: never. `gym.make_vec` gives 1000.
         autoreset_mode: `"NextStep"` (a step after an ending resets), `"SameStep"` (the ending step resets; the last
             observation and info are `info["final_obs"]`, `info["final_info"]`) or `"Disabled"` (the caller resets
@@ -57,6 +58,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
         device: str = "auto",
         max_episode_steps: int | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        compile: bool = False,
     ) -> None:
         if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
             raise ValueError(f"num_envs must be a whole number of at least 1, got {num_envs!r}")
@@ -65,7 +67,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
         self.num_envs, self.max_episode_steps = int(num_envs), max_episode_steps
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.single_observation_space, self.single_action_space = self._configure(
-            world, render_mode, obs_type, sampling_steps, reward_weights, device
+            world, render_mode, obs_type, sampling_steps, reward_weights, device, compile, self.num_envs
         )
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
@@ -134,8 +136,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
             ended = np.flatnonzero(self._done).tolist()
             raise ValueError(f"worlds {ended} have ended; reset them first: reset(options={{'reset_mask': ...}})")
         fresh = self._done.copy() if self.autoreset_mode is AutoresetMode.NEXT_STEP else np.zeros_like(self._done)
-        controls = torch.from_numpy(actions).to(self.world.device)
-        self._state, out = self.world.step(state, controls, self.sampling_steps)
+        self._state, out = self._dream(state, actions)
         rewards, terminated = self._rewards(out), out.ended.cpu().numpy() & ~fresh
         infos = {**self._infos(out), "scene": self._scenes.copy()}
         self._elapsed += 1
@@ -288,7 +289,7 @@ def fork(env: DreamSettings, state: EnvState, n: int, seeds: Sequence[int] | Non
     branches = DriveDiTVectorEnv(
         n, env.world, render_mode, env.obs_type, env.sampling_steps, env.reward_weights,
         max_episode_steps=getattr(env, "max_episode_steps", None),
-        autoreset_mode=getattr(env, "autoreset_mode", AutoresetMode.NEXT_STEP),
+        autoreset_mode=getattr(env, "autoreset_mode", AutoresetMode.NEXT_STEP), compile=env.compile,
     )  # fmt: skip
     state = state.select([0] * n)
     if seeds is not None:

@@ -339,14 +339,16 @@ class DiTStudent(nn.Module):
 
     def _attend_cache(self, cache: KVCache) -> tuple[Any, KVCache]:
         """Attention of one new frame to the ring buffer, into which its keys and values are written."""
-        clock, dtype = cache["clock"], cache["k"].dtype
-        clocks = clock.tolist()
-        slots = [frames % self.capacity for frames in clocks]
-        together = len(set(slots)) == 1  # then the ring is written as a slice
+        clock, dtype = cache["clock"], cache["k"][0].dtype
         rows, slot = torch.arange(len(clock), device=clock.device), clock % self.capacity
+        slots, young = [], True
+        if not torch.compiler.is_compiling():  # a graph sees no values: it is ready for rows of any age
+            clocks = clock.tolist()
+            slots, young = [frames % self.capacity for frames in clocks], min(clocks) < self.capacity - 1
+        together = len(set(slots)) == 1  # then the ring is written as a slice
         turn = self._turn(clock[:, None], dtype)
         mask = None
-        if min(clocks) < self.capacity - 1:
+        if young:
             filled = torch.arange(self.capacity, device=clock.device) <= clock[:, None]
             mask = filled.repeat_interleave(self.tokens_per_frame, 1)[:, None, None]
 

@@ -224,13 +224,19 @@ class World(WorldStorage):
         Returns:
             The new state and what the step gave.
         """
-        steps = sampling_steps or self.config.sampling_steps
-        seeds, clock = state.seeds.tolist(), state.clock.tolist()
+        x = self.draw(state, temperature, top_p)
+        return self.dream(state, controls, x, sampling_steps or self.config.sampling_steps)
+
+    def draw(self, state: WorldState, temperature: float | None = None, top_p: float | None = None) -> Tensor:
+        """The noise `[B, C, h, w]` that the next frames are made from; arguments as in `step`."""
+        return self._noise(state.seeds.tolist(), "frame", state.clock.tolist(), temperature, top_p)
+
+    def dream(self, state: WorldState, controls: Tensor, x: Tensor, steps: int) -> tuple[WorldState, StepOutput]:
+        """`step` from the noise `x` on, in which nothing is drawn."""
         cache = {"k": state.k, "v": state.v, "clock": state.clock}
         route = state.route
         code = self._code(route, state.pose, state.arc, state.motion)
         driven = torch.cat([controls, state.control, state.motion], -1)
-        x = self._noise(seeds, "frame", clock, temperature, top_p)
         levels = torch.linspace(1, 0, steps + 1, device=self.device)
         passed = (driven, code, state.latents, cache)
         for index in range(steps):

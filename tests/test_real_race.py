@@ -1,4 +1,4 @@
-"""The standard race behind the dream's spaces: CarRacing-v3's own episodes, and scenes for dreams that go on from them."""
+"""The standard race behind the dream's spaces: episodes of CarRacing-v3, and scenes for dreams that go on from them."""
 
 from typing import Any
 

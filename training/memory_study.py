@@ -10,7 +10,6 @@ Legend: N drives, K frames of a dream, W frames of a window.
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
 import cv2
@@ -27,19 +26,23 @@ from drivedit.training.loop import train
 from drivedit.training.recall import MIDDLE, PATCHES, WIDTH, Places, RecallStage, control_of, frames_of, tokens_of
 from drivedit.utils import generator, motion_between
 
-log = logging.getLogger(__name__)
 NEAR = 3.5  # m along the road between a landmark and the middle of the view, where it is judged
 REPLICAS = 2000
 
 
 def study(size: MemoryStudyConfig, loop: LoopConfig, out: str | Path) -> dict[str, dict[str, list[float]]]:
-    """Trains both students, lets them dream and judges; writes memory.json, memory.md and memory.png to `out`."""
+    """Trains both students, lets them dream and judges; writes memory.json, memory.md and memory.png to `out`.
+
+    Raises:
+        ValueError: The drives are too short.
+    """
     out = Path(out)
-    drives = record(range(size.drives), size.frames)
-    batches = Windows(drives, size)
-    students = {name: fit(batches, size, loop, out / name, name == "memory") for name in ("memory", "none")}
     held = range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + size.held_out)
     truth, painted = record(held, size.frames), record(held, size.frames, repainted=True)
+    if not all(returns(truth, row, size.window) for row in range(size.held_out)):
+        raise ValueError(f"in {size.frames} frames a drive comes back to no landmark; record more frames")
+    batches = Windows(record(range(size.drives), size.frames), size)
+    students = {name: fit(batches, size, loop, out / name, name == "memory") for name in ("memory", "none")}
     dreams = {
         "the true pictures": second_lap(truth),
         "without memory": dream(students["none"], truth, None, size),

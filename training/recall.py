@@ -50,9 +50,14 @@ class Places:
         d_model: Width E of the student.
         every: Of so many frames one is stored.
         told: Most patches that are told at once.
+
+    Raises:
+        ValueError: The student is too narrow for a patch and its place.
     """
 
     def __init__(self, d_model: int, every: int = 3, told: int = 80) -> None:
+        if d_model < WIDTH + 4 * len(WAVELENGTHS):
+            raise ValueError(f"d_model must be at least {WIDTH + 4 * len(WAVELENGTHS)}, got {d_model}")
         self.bank = MemoryBank(d_model, max_spatial_memory=5000, max_object_memory=1, similarity_threshold=1.0)
         self.every, self.told, self.frame = every, told, 0
         row, column = torch.meshgrid(torch.arange(ROWS // PATCH), torch.arange(COLUMNS // PATCH), indexing="ij")

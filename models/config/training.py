@@ -147,8 +147,8 @@ class MemoryStudyConfig(BaseConfig):
         sampling_steps: Network passes for a dreamed frame.
     """
 
-    drives: int = 100
-    held_out: int = 24
+    drives: int = 60
+    held_out: int = 8
     frames: int = 290
     window: int = 6
     d_model: int = 96

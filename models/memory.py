@@ -1,8 +1,9 @@
 """Episodic memory: what was seen long ago, beyond the window of the cache.
 
-Tokens of the student (its hidden tokens, `DiTStudent.features`) are stored with an importance; what resembles a stored
-token is merged into it. `retrieve` gives the entries nearest to a query, and the student sees them through its `memory`
-argument. Places are forgotten with age, objects are not (object permanence).
+Tokens of the student's width (its hidden tokens, `DiTStudent.features`, or what was seen and where, as in
+`drivedit.training.recall`) are stored with an importance; what resembles a stored token is merged into it. `retrieve`
+gives the entries nearest to a query, and the student sees them through its `memory` argument. Places are forgotten with
+age, objects are not (object permanence).
 
 Legend: B streams, N new tokens, S stored entries, E width.
 """

@@ -7,7 +7,15 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-from drivedit.config import DataConfig, DistillConfig, LoopConfig, StudentStageConfig, VAEStageConfig, WorldConfig
+from drivedit.config import (
+    DataConfig,
+    DistillConfig,
+    LoopConfig,
+    MemoryStudyConfig,
+    StudentStageConfig,
+    VAEStageConfig,
+    WorldConfig,
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,6 +42,12 @@ def main(argv: list[str] | None = None) -> None:
         sub.add_class_arguments(DataConfig, "data")
         sub.add_class_arguments(loss, "loss")
         stages.add_subcommand(name, sub)
+    memory = ArgumentParser(description="Trains a student with memory and one without, and compares what they dream.")
+    memory.add_argument("--config", action="config", help="YAML file, or the name of a shipped preset (landmarks.yaml)")
+    memory.add_argument("--out", type=str, default="runs/memory", help="folder of the study, which can be resumed")
+    memory.add_class_arguments(MemoryStudyConfig, "size")
+    memory.add_class_arguments(LoopConfig, "train")
+    stages.add_subcommand("memory", memory)
     ship = ArgumentParser(description="Writes a trained world together with its card.")
     ship.add_argument("--world", type=str, default="runs/carracing/student/world", help="folder of the trained world")
     ship.add_argument("--report", type=str, default="runs/evaluation", help="folder of its evaluation")
@@ -47,6 +61,11 @@ def main(argv: list[str] | None = None) -> None:
         from drivedit.training.ship import ship as write
 
         write(options.world, options.report, options.to, options.template)
+        return
+    if arguments.stage == "memory":
+        from drivedit.training.memory_study import as_table, study
+
+        print(as_table(study(options.size, options.train, options.out)))
         return
     from drivedit.training import stages as run
 

@@ -134,6 +134,29 @@ class DistillConfig(StudentStageConfig):
 
 
 @dataclass
+class MemoryStudyConfig(BaseConfig):
+    """How much `python -m drivedit.training memory` records and dreams, and the size of its two students.
+
+    Attributes:
+        drives: Drives to learn from.
+        held_out: Drives to judge on.
+        frames: Frames of a drive (6 m each; a lap has 150 to 210).
+        window: Frames that a student sees.
+        d_model: Width of a student, 64 at least.
+        n_layers: Its blocks.
+        sampling_steps: Network passes for a dreamed frame.
+    """
+
+    drives: int = 60
+    held_out: int = 8
+    frames: int = 290
+    window: int = 6
+    d_model: int = 96
+    n_layers: int = 3
+    sampling_steps: int = 2
+
+
+@dataclass
 class TrainingConfig(BaseConfig):
     """Training with `drivedit.training.SelfForcingTrainer` or `drivedit.training.DistillationTrainer`.
 

@@ -39,10 +39,11 @@ def random_route(rng: np.random.Generator, length: float = LAPS_LENGTH) -> np.nd
         radius, turn = np.exp(rng.uniform(*np.log(RADII))), rng.uniform(*BEND) * (1 if rng.random() < LEFT else -1)
         bend = np.full(max(round(abs(turn) * radius / spacing), 1), np.sign(turn) * spacing / radius)
         headings = heading + np.cumsum(np.concatenate([straight, bend]))
-        longer = np.append(line[-felt:], line[-1] + np.cumsum(spacing * np.exp(1j * headings)))
-        gaps = np.abs(longer[:, None] - longer)[np.tril_indices(len(longer), -near)]
-        if gaps.min(initial=np.inf) > CLEAR:
-            line, heading = np.append(line, longer[-len(headings) :]), float(headings[-1])
+        new = line[-1] + np.cumsum(spacing * np.exp(1j * headings))
+        longer = np.append(line[-felt:], new)
+        far = np.arange(len(longer)) <= np.arange(len(longer) - len(new), len(longer))[:, None] - near
+        if np.abs(new[:, None] - longer).min(initial=np.inf, where=far) > CLEAR:
+            line, heading = np.append(line, new), float(headings[-1])
         elif rng.random() < 0.1:  # a dead end: back to where there was room
             line = line[: max(len(line) - felt // 4, 1)]
             heading = float(np.angle(line[-1] - line[-2])) if len(line) > 1 else 0.0

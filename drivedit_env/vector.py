@@ -76,6 +76,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
             "render_modes": list(self.render_modes), "render_fps": fps, "autoreset_mode": self.autoreset_mode,
         }  # fmt: skip
         self._state: WorldState | None = None
+        self._seen: np.ndarray | None = None  # the last observations, None after a change by hand
         self._rngs: list[np.random.Generator] = []
         self._seeds: list[int] = [-1] * self.num_envs
         self._scenes = np.full(self.num_envs, -1)
@@ -119,7 +120,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
         self._seeds = [s if s is not None else old for s, old in zip(seeds, self._seeds, strict=True)]
         infos = _zeros(begun, self.num_envs)
         _put(infos, mask, begun)
-        return self._observe(), _masked(infos, mask)
+        return self._observe(np.flatnonzero(mask)), _masked(infos, mask)
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Dreams one frame of every world under actions `[N, 2]`.
@@ -199,6 +200,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
             for row, random in zip(rows, state.random, strict=True):
                 self._rngs[row] = restored(random)
         self._scenes[rows], self._done[rows], self._elapsed[rows] = state.scene, state.ended, state.elapsed
+        self._seen = None
 
     def fork(self, index: int, n: int, seeds: Sequence[int] | None = None) -> DriveDiTVectorEnv:
         """Opens n worlds that go on from the present moment of one world; it is not disturbed.
@@ -240,9 +242,14 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
         final = _masked(final, over)
         return {"final_obs": observations, "_final_obs": over.copy(), "final_info": final, "_final_info": over.copy()}
 
-    def _observe(self) -> np.ndarray:
-        """The observations of this moment."""
-        return self._observations(self._need_state("step").latents[:, 0])
+    def _observe(self, changed: np.ndarray | None = None) -> np.ndarray:
+        """The observations of this moment, of which only those of the `changed` worlds are new; None: all."""
+        latents = self._need_state("step").latents[:, 0]
+        if changed is None or self._seen is None or len(changed) == self.num_envs:
+            self._seen = self._observations(latents)
+        else:
+            self._seen[changed] = self._observations(latents[torch.from_numpy(changed)])
+        return self._seen.copy()
 
     def _check_mask(self, mask: Any) -> np.ndarray:
         """The mask of worlds to reset, or ValueError."""

@@ -26,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     command = commands.add_parser("drive", help="an agent drives and is filmed")
-    command.add_argument("--agent", default="lane_keeper", help=AGENT)
+    command.add_argument("--agent", default="learned", help=AGENT)
     command.add_argument("--env", default=DREAM, help="id of the environment")
     command.add_argument("--world", default=None, help="name, folder or hub id of a world; default: the environment's")
     command.add_argument("--steps", type=int, default=300)
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_train)
 
     command = commands.add_parser("test", help="whole episodes of CarRacing-v3: 1,000 ticks, its own reward")
-    command.add_argument("--agent", default="lane_keeper", help=AGENT)
+    command.add_argument("--agent", default="learned", help=AGENT)
     command.add_argument("--env", default="drivedit_env:CarRacingReal-v0", help="id of the environment")
     command.add_argument("--episodes", type=int, default=100)
     command.add_argument("--seed", type=int, default=1_000_000, help="of the first track; 1,000,000 and on: held out")

@@ -1,17 +1,19 @@
-"""Drivers by name: 28 scripted ones of widely different skill.
+"""Drivers by name: 28 scripted ones of widely different skill, and one that learned in the shipped dream.
 
-The scripted drivers see frames only, so they drive a dream and the simulator alike. Together they span what a judge of
-policies has to tell apart: from fast and clean, over slow, late, shaky and lopsided, to standing still.
+They see frames only, so they drive a dream and the simulator alike. Together they span what a judge of policies has to
+tell apart: from fast and clean, over slow, late, shaky and lopsided, to standing still.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from drivedit.agents.lane_keeper import LaneKeeper, Skill
+from drivedit.agents.policy import Policy
 
 Agent = Callable[[np.ndarray], Any]
 
@@ -83,9 +85,15 @@ def _keeper(skill: Skill) -> Callable[[int], Agent]:
     return lambda seed: LaneKeeper(skill, seed)
 
 
+def _learned(seed: int) -> Agent:
+    """The agent that learned in the shipped world; it leaves nothing to chance."""
+    return Policy.load(Path(__file__).parent / "weights" / "carracing.safetensors")
+
+
 POLICIES: dict[str, Callable[[int], Agent]] = {
     **{name: _keeper(skill) for name, skill in SKILLS.items()},
     "straight_on": lambda seed: Fixed((0.0, 0.2)),
     "parked": lambda seed: Fixed((0.0, 0.0)),
     "fumbling": Fumbling,
+    "learned": _learned,
 }

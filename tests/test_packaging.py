@@ -29,6 +29,7 @@ def _shipped() -> dict[str, str]:
     files = [(package, file) for package, folder in FOLDERS.items() for file in (ROOT / folder).glob("*.py")]
     files += [(package, ROOT / folder / "py.typed") for package, folder in FOLDERS.items()]
     files += [("drivedit.training", file) for file in (ROOT / "training" / "presets").rglob("*.*")]
+    files += [("drivedit.agents", file) for file in (ROOT / "agents" / "weights").iterdir()]
     files += [("drivedit_env", file) for file in WORLDS.rglob("*") if file.is_file()]
     shipped = {}
     for package, file in files:

@@ -17,6 +17,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 
 from drivedit.agents.load import load_agent
 
@@ -255,7 +256,8 @@ def drive_apart(
     """
     jobs = [(policy, start) for policy in policies for start in starts]
     parts: dict[str, dict[int, Drives | PolicyError]] = {policy: {} for policy in policies}
-    pool = ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else None
+    alone = {"initializer": torch.set_num_threads, "initargs": (1,)}  # threads of several workers get in their way
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), **alone) if workers > 1 else None
     try:
         if pool is None:
             results = (((p, s), _alone(contest, side, p, s)) for p, s in jobs)

@@ -107,7 +107,7 @@ def _drive(simulator: Simulator, seed: int, frames: int, repainted: bool) -> tup
         corners = middle + SIDE / math.sqrt(2) * np.stack([np.cos(turns), np.sin(turns)], 1)
         simulator.road_poly.append((corners.tolist(), PALETTE[colour]))
         places.append(middle)
-    simulator.collect_polygons()
+    simulator.survey()
     follow = Follow(rng, speed=SPEED, offset=rng.uniform(-3, 3))
     pictures, poses, travelled, lap = [], [], 0.0, None
     arc = line.foot(*simulator.body.hull.position).arc

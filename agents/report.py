@@ -161,9 +161,10 @@ def _label(axes: Axes, points: dict[str, tuple[float, float]]) -> None:
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]
     taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in axes.transData.transform([*points.values()])]
     for name, point in points.items():
+        short = Path(name).stem if name.endswith((".safetensors", ".zip")) else name
         for right, up in itertools.product((1, -1), (3, -9)):
             side = "left" if right > 0 else "right"
-            text = axes.annotate(name, point, (5 * right, up), textcoords="offset points", fontsize=7, ha=side)
+            text = axes.annotate(short, point, (5 * right, up), textcoords="offset points", fontsize=7, ha=side)
             place = text.get_window_extent(renderer)
             if place.count_overlaps(taken) == 0:
                 taken.append(place)

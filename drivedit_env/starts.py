@@ -73,9 +73,10 @@ def enter(world: World, start: Start) -> tuple[WorldState, StepOutput]:
 
     Scenes of a world that is on disk are entered once, on their own road; a drawn one begins out of sight.
     """
-    known = _entered.setdefault(world, {}) if world.fingerprint and start.index >= 0 else {}
+    own = start.index >= 0 and (start.arc is None or world.config.student.route_dim > 0)
+    known = _entered.setdefault(world, {}) if world.fingerprint and own else {}
     if start.index not in known:
-        scene = start.scene if start.index < 0 else world.scenes[start.index]
+        scene = world.scenes[start.index] if own else start.scene
         known[start.index] = world.enter([scene], [start.future])
     state, out = known[start.index]
     state = state.clone()

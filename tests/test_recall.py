@@ -128,7 +128,7 @@ def test_motion_is_told_as_it_was(drives):
 
 
 def test_the_study_from_drives_to_table(tmp_path):
-    loop = LoopConfig(steps=2, batch_size=4, warmup=1, log_every=1)
+    loop = LoopConfig(steps=2, batch_size=4, warmup=1, log_every=1, bf16=False)
     figures = memory_study.study(SIZE, loop, tmp_path)
     truth = figures["the true pictures"]
     assert truth["true_colour"] == [1, 1, 1] and truth["repainted_colour"] == [0, 0, 0]

@@ -13,18 +13,35 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from drivedit.data.carracing import FIRST_HELD_OUT_SEED, CarRacingTwin
 from drivedit.data.drivers import make_driver
+from drivedit.data.geometry import CentreLine
 from drivedit.data.recordings import TELEMETRY, Episode, ShardError, read_attrs, read_shard, shard_path, write_shard
 
 logger = logging.getLogger(__name__)
 
+Make = Callable[[np.random.Generator], tuple["AnyDriver", dict[str, float]]]
+
 _counter: Any = None  # frames recorded by all workers; set in each worker
+
+
+class AnyDriver(Protocol):
+    """Whoever drives an episode of a recording."""
+
+    @property
+    def name(self) -> str:
+        """What is stored with the episode."""
+        ...
+
+    def act(self, pose: np.ndarray, telemetry: dict[str, float], line: CentreLine, frame: np.ndarray) -> np.ndarray:
+        """Steering and throttle, float32 [2], from the pose, the telemetry, the centre line and the picture."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -36,12 +53,14 @@ class Recipe:
         episode_steps: steps after which an episode is cut.
         shard_steps: steps per shard.
         held_out: whether tracks come from the seeds kept for judging.
+        policies: names of the agents that drive; none: the scripted drivers of `drivedit.data`.
     """
 
     seed: int = 0
     episode_steps: int = 300
     shard_steps: int = 6000
     held_out: bool = False
+    policies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("episode_steps", "shard_steps"):
@@ -51,7 +70,9 @@ class Recipe:
             raise ValueError(f"seed must not be negative, got {self.seed}")
 
 
-def record_episode(env: CarRacingTwin, rng: np.random.Generator, steps: int, held_out: bool = False) -> Episode:
+def record_episode(
+    env: CarRacingTwin, rng: np.random.Generator, steps: int, held_out: bool = False, make: Make = make_driver
+) -> Episode:
     """Records one drive by a driver drawn from `rng`.
 
     Args:
@@ -59,15 +80,16 @@ def record_episode(env: CarRacingTwin, rng: np.random.Generator, steps: int, hel
         rng: the only source of chance.
         steps: the most steps; fewer if the car leaves the playfield.
         held_out: whether the track comes from the held-out seeds.
+        make: draws the driver and the start of its episode (reset options of the twin).
     """
     seed = int(rng.integers(FIRST_HELD_OUT_SEED)) + (FIRST_HELD_OUT_SEED if held_out else 0)
-    driver, start = make_driver(rng)
+    driver, start = make(rng)
     frame, info = env.reset(seed=seed, options=start)
     frames, poses, telemetry = [frame], [env.pose], [info["telemetry"]]
     controls, rewards, progress, ended = [], [], [], []
     line, terminated = env.centre_line, False
     while len(controls) < steps and not terminated:
-        action = driver.act(poses[-1], telemetry[-1], line)
+        action = driver.act(poses[-1], telemetry[-1], line, frames[-1])
         frame, reward, terminated, _, info = env.step(action)
         frames.append(frame)
         poses.append(env.pose)
@@ -92,7 +114,13 @@ def record_episode(env: CarRacingTwin, rng: np.random.Generator, steps: int, hel
     )
 
 
-def collect_shard(folder: str | Path, index: int, recipe: Recipe, tell: Callable[[int], Any] | None = None) -> None:
+def collect_shard(
+    folder: str | Path,
+    index: int,
+    recipe: Recipe,
+    tell: Callable[[int], Any] | None = None,
+    make: Make = make_driver,
+) -> None:
     """Records and writes one shard.
 
     Args:
@@ -100,13 +128,14 @@ def collect_shard(folder: str | Path, index: int, recipe: Recipe, tell: Callable
         index: number of the shard.
         recipe: what to record.
         tell: called with the number of steps after each episode.
+        make: as for `record_episode`.
     """
     env = CarRacingTwin()
     episodes: list[Episode] = []
     left = recipe.shard_steps
     while left > 0:
         rng = np.random.default_rng([recipe.seed, index, len(episodes)])
-        episode = record_episode(env, rng, min(recipe.episode_steps, left), recipe.held_out)
+        episode = record_episode(env, rng, min(recipe.episode_steps, left), recipe.held_out, make)
         episodes.append(episode)
         left -= len(episode)
         if tell is not None:
@@ -123,6 +152,8 @@ def collect_recordings(
     episode_steps: int = 300,
     shard_steps: int | None = None,
     held_out: bool = False,
+    policies: tuple[str, ...] = (),
+    make: Make = make_driver,
     progress: bool = True,
 ) -> list[Path]:
     """Fills a folder with recordings; run it again to go on after a stop.
@@ -135,6 +166,8 @@ def collect_recordings(
         episode_steps: steps after which an episode is cut (0.06 s each).
         shard_steps: steps per shard; 20 episodes unless given.
         held_out: record tracks that are kept for judging; trainers refuse such a folder.
+        policies: names of the agents that drive, for the recipe.
+        make: as for `record_episode`; it must pickle where several processes record.
         progress: show a progress bar.
 
     Returns:
@@ -142,7 +175,7 @@ def collect_recordings(
     """
     if steps < 1 or workers < 1:
         raise ValueError(f"steps and workers must be at least 1, got steps={steps}, workers={workers}")
-    recipe = Recipe(seed, episode_steps, shard_steps or 20 * episode_steps, held_out)
+    recipe = Recipe(seed, episode_steps, shard_steps or 20 * episode_steps, held_out, policies)
     paths = [shard_path(out, index) for index in range(-(-steps // recipe.shard_steps))]
     missing = [index for index, path in enumerate(paths) if not _is_done(path, recipe)]
     total = len(paths) * recipe.shard_steps
@@ -150,19 +183,19 @@ def collect_recordings(
     with tqdm(total=total, initial=done, unit="frame", disable=not progress, smoothing=0.05) as bar:
         if workers == 1:
             for index in missing:
-                collect_shard(out, index, recipe, bar.update)
+                collect_shard(out, index, recipe, bar.update, make)
         elif missing:
-            _collect_parallel(out, missing, recipe, workers, bar)
+            _collect_parallel(out, missing, recipe, workers, bar, make)
     return paths
 
 
-def _collect_parallel(out: str | Path, missing: list[int], recipe: Recipe, workers: int, bar: tqdm) -> None:
+def _collect_parallel(out: str | Path, missing: list[int], recipe: Recipe, workers: int, bar: tqdm, make: Make) -> None:
     """Records the missing shards with a pool of processes."""
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
     start = bar.n
-    with ProcessPoolExecutor(workers, context, initializer=_set_counter, initargs=(counter,)) as pool:
-        pending: set[Future[None]] = {pool.submit(_work, str(out), index, recipe) for index in missing}
+    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(counter,)) as pool:
+        pending: set[Future[None]] = {pool.submit(_work, str(out), index, recipe, make) for index in missing}
         try:
             while pending:
                 finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -174,15 +207,16 @@ def _collect_parallel(out: str | Path, missing: list[int], recipe: Recipe, worke
             raise
 
 
-def _set_counter(counter: Any) -> None:
-    """Gives a worker the counter that all share."""
+def _begin(counter: Any) -> None:
+    """Gives a worker the counter that all share; threads of several workers would get in their way."""
     global _counter
     _counter = counter
+    torch.set_num_threads(1)
 
 
-def _work(out: str, index: int, recipe: Recipe) -> None:
+def _work(out: str, index: int, recipe: Recipe, make: Make) -> None:
     """One shard, in a worker."""
-    collect_shard(out, index, recipe, _count)
+    collect_shard(out, index, recipe, _count, make)
 
 
 def _count(steps: int) -> None:
@@ -201,7 +235,7 @@ def _is_done(path: Path, recipe: Recipe) -> bool:
     except ShardError as error:
         logger.warning("recording %s anew: %s", path, error)
         return False
-    if found != json.dumps(asdict(recipe)):
+    if {"policies": [], **json.loads(found or "{}")} != json.loads(json.dumps(asdict(recipe))):
         raise ValueError(
             f"{path} was recorded with {found or 'an unknown recipe'}, but {json.dumps(asdict(recipe))} is asked for; "
             "use these settings or another folder"

@@ -74,13 +74,16 @@ class Driver:
         """Plan and direction, as stored with the recording."""
         return self.plan if self.direction > 0 else f"{self.plan}-backwards"
 
-    def act(self, pose: np.ndarray, telemetry: dict[str, float], line: CentreLine) -> np.ndarray:
+    def act(
+        self, pose: np.ndarray, telemetry: dict[str, float], line: CentreLine, frame: np.ndarray | None = None
+    ) -> np.ndarray:
         """Chooses the controls of the next step.
 
         Args:
             pose: (x, y, yaw).
             telemetry: of the twin; only the speed is read.
             line: the centre line.
+            frame: the picture, which these drivers do not need.
 
         Returns:
             float32 [2], inside [-1, 1].

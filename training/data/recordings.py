@@ -179,7 +179,7 @@ def iter_episodes(folder: str | Path, held_out: bool = False) -> Iterator[Episod
     """Goes through all episodes of a recording folder, shard by shard.
 
     Args:
-        folder: holds `shard-*.h5`.
+        folder: holds `shard-*.h5`, perhaps in folders of its own.
         held_out: whether held-out recordings are wanted; the other kind is refused, so that none is trained on.
     """
     for path in shard_paths(folder):
@@ -191,8 +191,8 @@ def iter_episodes(folder: str | Path, held_out: bool = False) -> Iterator[Episod
 
 
 def shard_paths(folder: str | Path) -> list[Path]:
-    """The shards of a folder in order; FileNotFoundError if there is none."""
-    paths = sorted(Path(folder).glob("shard-*.h5"))
+    """The shards of a folder and of the folders in it, in order; FileNotFoundError if there is none."""
+    paths = sorted(Path(folder).rglob("shard-*.h5"))
     if not paths:
         raise FileNotFoundError(
             f"no shard-*.h5 in {folder}; record some: python -m drivedit.data collect --out {folder}"

@@ -1,0 +1,61 @@
+"""Agents in the driver's seat of recordings: what a world was never shown is where agents learn to go.
+
+World Models (Ha and Schmidhuber 2018) and Dreamer (Hafner et al. 2020) iterate so: the agent drives in reality, the
+world learns from its drives, the agent learns in the better world.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from drivedit.agents.load import load_agent
+from drivedit.data import CentreLine, draw_start
+
+NOISE = (0.0, 0.0, 0.1, 0.3)  # sizes of the noise on both controls, one drawn per episode
+
+
+class AgentDriver:
+    """An agent that sees frames, as the driver of a recorded episode.
+
+    Args:
+        name: Its name, see `load_agent`.
+        noise: Standard deviation of the noise on both controls.
+        rng: The only source of chance.
+    """
+
+    def __init__(self, name: str, noise: float, rng: np.random.Generator) -> None:
+        self.name, self._noise, self._rng = name, noise, rng
+        self._agent = load_agent(name, int(rng.integers(2**31)))
+        getattr(self._agent, "reset", lambda: None)()
+
+    def act(self, pose: np.ndarray, telemetry: dict[str, float], line: CentreLine, frame: np.ndarray) -> np.ndarray:
+        """The agent's controls with noise, float32 [2] inside [-1, 1]; it looks at the frame alone."""
+        controls = np.asarray(self._agent(frame)) + self._noise * self._rng.standard_normal(2)
+        return np.clip(controls, -1.0, 1.0).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class AgentDrivers:
+    """Draws an agent, its noise and the start of its episode.
+
+    Attributes:
+        policies: Names of the agents, see `load_agent`.
+
+    Raises:
+        ValueError: There is none.
+    """
+
+    policies: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.policies:
+            raise ValueError("at least one policy is needed, got none")
+
+    def __call__(self, rng: np.random.Generator) -> tuple[AgentDriver, dict[str, Any]]:
+        """A driver, and reset options of the twin."""
+        driver = AgentDriver(str(rng.choice(self.policies)), float(rng.choice(NOISE)), rng)
+        start, _ = draw_start(rng, "clean")
+        return driver, start

@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--episodes", type=int, default=0, help="whole episodes to drive; default: STEPS steps")
     command.add_argument("--futures", type=int, default=32, help="futures tried at once")
     command.add_argument("--act", type=int, default=5, help="steps driven before the next plan is made")
+    command.add_argument("--compile", action="store_true", help="compile the dream's steps first")
     command.add_argument("--seed", type=int, default=0)
     command.set_defaults(run=_plan)
 
@@ -157,7 +158,9 @@ def _plan(options: argparse.Namespace) -> None:
     from drivedit.agents.planner import Planner, Search
 
     search = Search(futures=options.futures, act=options.act)
-    chosen = {} if options.world is None else {"world": options.world}
+    chosen: dict[str, Any] = {} if options.world is None else {"world": options.world}
+    if options.compile:
+        chosen["compile"] = True
     dream = gym.make(options.dream, obs_type="latent", disable_env_checker=True, **chosen)
     if options.env == options.dream:
         env, planner = dream, Planner.in_dream(dream, search, options.seed)

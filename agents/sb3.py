@@ -30,6 +30,9 @@ def open_vector(env_id: str, num_envs: int, max_episode_steps: int | None = None
         num_envs: How many.
         max_episode_steps: Steps after which an episode is truncated; None: as registered.
         settings: Of the environment.
+
+    Raises:
+        ValueError: An environment that is no dream was to be compiled.
     """
     module, _, name = env_id.rpartition(":")
     if module:
@@ -37,6 +40,8 @@ def open_vector(env_id: str, num_envs: int, max_episode_steps: int | None = None
     limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
     if gym.spec(name).vector_entry_point is not None:
         return gym.make_vec(env_id, num_envs, autoreset_mode="Disabled", **limit, **settings)
+    if settings.get("compile"):
+        raise ValueError(f"only a dream can be compiled, {env_id} is none")
     makers = [lambda: gym.make(env_id, **limit, **settings)] * num_envs
     return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
 

@@ -74,6 +74,7 @@ class TrainConfig(BaseConfig):
         floor: Confidence below which an episode ends.
         cost: Reward taken away when it does.
         random_look: Whether frames are changed at random, see `RandomLook`.
+        compile: Whether the dream's steps are compiled first (`DriveDiT-v0` on a CPU).
         seed: Of everything.
         device: Of the networks.
     """
@@ -100,6 +101,7 @@ class TrainConfig(BaseConfig):
     floor: float = 0.0
     cost: float = 0.0
     random_look: bool = False
+    compile: bool = False
     seed: int = 0
     device: str = "cpu"
 
@@ -123,7 +125,8 @@ def open_env(config: TrainConfig) -> VecEnv:
 
     from drivedit.agents.sb3 import SB3VecEnv, ScaledReward, open_vector
 
-    env = open_vector(config.env, config.num_envs, config.horizon, **_settings(config))
+    compiled = {"compile": True} if config.compile else {}
+    env = open_vector(config.env, config.num_envs, config.horizon, **_settings(config), **compiled)
     if config.random_routes:
         env = ResetWith(env, {"route": "random"})
     if config.patience:

@@ -38,6 +38,14 @@ class CausalConv3d(nn.Module):
         return self.conv(x)
 
 
+class ToFrame(CausalConv3d):
+    """The last convolution of the decoder, of what is positive."""
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """Convolves `[B * T, C, H, W]`, T = `frames`."""
+        return super().forward(F.relu(x), frames)
+
+
 class ResBlock(nn.Module):
     """Two convolutions around an identity, without norms: those cost as much time as the convolutions here."""
 
@@ -117,12 +125,12 @@ class VAE3D(nn.Module):
         up += [SpatialAttention(out[-1])] if use_attention else []
         up += [ResBlock(out[-1], kt) for _ in range(num_res_blocks)]
         for size in (2, 1, 0):
-            up += [_Up(out[size + 1], out[size])]
+            up += [Up(out[size + 1], out[size])]
             if size or decoder_dims is None:
                 up += [ResBlock(out[size], kt) for _ in range(num_res_blocks)]
         self.encoder, self.decoder = nn.ModuleList(down), nn.ModuleList(up)
         self.to_moments = nn.Conv2d(dims[-1], 2 * latent_dim, 1)
-        self.to_frame = CausalConv3d(out[0], in_channels, 1)
+        self.to_frame = ToFrame(out[0], in_channels, 1)
         narrow = None if decoder_dims is None else out
         self.config = VAEConfig(in_channels, latent_dim, dims, num_res_blocks, use_attention, beta, kt, narrow)
 
@@ -161,7 +169,7 @@ class VAE3D(nn.Module):
         y = rearrange(z, "b c t h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
         for layer in self.decoder:
             y = layer(y, frames)
-        y = self.to_frame(F.relu(y), frames)
+        y = self.to_frame(y, frames)
         return rearrange(y.float(), "(b t) c h w -> b c t h w", t=frames)
 
     def reparameterize(self, mean: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -197,10 +205,13 @@ class _Down(nn.Module):
         return self.conv(x)
 
 
-class _Up(nn.Module):
+class Up(nn.Module):
+    """Twice the size: a 1x1 convolution and a pixel shuffle (Shi et al. 2016)."""
+
     def __init__(self, wider: int, width: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(wider, 4 * width, 1)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
+        """Transforms `[B, C, H, W]` to `[B, C', 2 H, 2 W]`."""
         return F.pixel_shuffle(self.conv(x), 2)

@@ -1,6 +1,7 @@
 """The compiled step computes what the ordinary one computes, for rows of any age, and needs no compiler to be there."""
 
 import shutil
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch._inductor import config as inductor
 
+from drivedit.agents.train import TrainConfig, open_env
 from drivedit.inference import CompiledStep, compile_step
 from drivedit.models import Scene, World, WorldState
 from drivedit_env.env import DriveDiTEnv
@@ -110,6 +112,19 @@ def test_environments_step_with_it(fast_world, compiled, monkeypatch):
     branches = vector.fork(1, 3)
     seen = branches.step(np.tile(plan[0, :1], (3, 1)))[0]
     assert np.array_equal(seen[0], seen[1]) and np.array_equal(seen[0], seen[2])
+
+
+@needs_compiler
+def test_agents_learn_in_it(fast_world, compiled, monkeypatch):
+    config = TrainConfig(world=fast_world, obs="latent", eval_env=None, num_envs=3, compile=True)  # type: ignore[arg-type]
+    env = open_env(config)
+    env.seed(0)
+    first: Any = env.reset()
+    monkeypatch.setattr(World, "dream", lambda *args: pytest.fail("an ordinary step"))
+    after: Any = env.step(np.zeros((3, 2), np.float32))[0]
+    assert not np.array_equal(after, first)
+    with pytest.raises(ValueError, match="only a dream"):
+        open_env(TrainConfig(env="drivedit_env:CarRacingTwin-v0", compile=True))
 
 
 def test_without_a_compiler_it_warns_and_goes_on(fast_world, monkeypatch, tmp_path, caplog):

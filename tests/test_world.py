@@ -9,7 +9,8 @@ import torch
 
 from drivedit.config import StudentConfig, VAEConfig, WorldConfig
 from drivedit.inference import tune
-from drivedit.models import Scene, World, WorldState, check_scene
+from drivedit.inference.tune import can_pack, pack_decoder
+from drivedit.models import VAE3D, Scene, World, WorldState, check_scene
 
 
 def make_world(seed: int = 0) -> World:
@@ -228,6 +229,22 @@ def test_starts_need_one_seed_per_scene(world):
         world.start(world.scenes, [1])
     with pytest.raises(ValueError, match="at least one"):
         world.start([], [])
+
+
+@pytest.mark.parametrize("widths", [None, (6, 8, 10, 16)], ids=["mirror", "lean"])
+@torch.no_grad()
+def test_a_packed_decoder_makes_the_same_picture(widths):
+    if not can_pack():
+        pytest.skip("this torch has no packed layers")
+    torch.manual_seed(0)
+    vae = VAE3D(3, 8, (8, 8, 16, 16), 1, False, temporal_kernel=1, decoder_dims=widths).eval()
+    for parameter in vae.parameters():
+        parameter.normal_(0, 0.2)
+    z = torch.randn(3, 8, 1, 2, 5)
+    wanted = vae.decode(z)
+    pack_decoder(vae)
+    assert wanted.shape == (3, 3, 1, 16, 40) and wanted.std() > 0.1
+    assert torch.allclose(vae.decode(z), wanted, atol=1e-4 * float(wanted.std()))
 
 
 def test_a_tuned_world_dreams_the_same_and_can_no_longer_be_saved(tmp_path):

@@ -8,15 +8,17 @@ torch's own product does not promise.
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from drivedit.models import World
 from drivedit.models.student import Block
-from drivedit.models.vae import CausalConv3d, ResBlock
+from drivedit.models.vae import VAE3D, CausalConv3d, ResBlock, ToFrame, Up
 
 
 class PackedLinear(nn.Module):
@@ -77,6 +79,60 @@ class PackedResBlock(nn.Module):
         return self.conv2.plus(self.conv1(x.relu()), x)
 
 
+class PackedUp(nn.Module):
+    """An `Up` on channels-last pictures: its pixels move as whole rows of channels.
+
+    Args:
+        up: The layer, whose type is kept.
+        last: Whether `FoldedFrame` follows, which takes the positive part of the four pixels side by side.
+    """
+
+    def __init__(self, up: Up, last: bool = False) -> None:
+        super().__init__()
+        conv, self.last = up.conv, last
+        linear = nn.Linear(conv.in_channels, conv.out_channels, dtype=conv.weight.dtype)
+        for mine, theirs in ((linear.weight, conv.weight), (linear.bias, conv.bias)):
+            assert theirs is not None
+            mine.data = rearrange(theirs.detach(), "(c r s) ... -> (r s c) ...", r=2, s=2).reshape(mine.shape)
+        self.linear = PackedLinear(linear, "relu" if last else "none")
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """Transforms `[B, C, H, W]` to `[B, C', 2 H, 2 W]`, or to `[B, 4 C', H, W]` before the last convolution."""
+        y = self.linear(x.permute(0, 2, 3, 1))
+        if not self.last:
+            y = rearrange(y, "b h w (r s c) -> b (h r) (w s) c", r=2, s=2)
+        return y.permute(0, 3, 1, 2)
+
+
+class FoldedFrame(nn.Module):
+    """The 3x3 convolution to the frame, on pixels that still lie four by four in the channels: the same sums.
+
+    The widest picture is never laid out: at full size moving it costs more than convolving it.
+
+    Args:
+        frame: The convolution, whose type is kept.
+    """
+
+    def __init__(self, frame: ToFrame) -> None:
+        super().__init__()
+        weight = frame.conv.weight.detach()
+        colours, channels = weight.shape[:2]
+        folded = weight.new_zeros(2, 2, colours, 2, 2, channels, 3, 3)
+        for a, b, i, j in product(range(2), range(2), range(3), range(3)):  # pixel of the cell; place in the kernel
+            y, x = a + i - 1, b + j - 1
+            folded[a, b, :, y % 2, x % 2, :, y // 2 + 1, x // 2 + 1] += weight[:, :, i, j]
+        conv = nn.Conv2d(4 * channels, 4 * colours, 3, padding=1, dtype=weight.dtype)
+        conv.weight.data = folded.reshape(conv.weight.shape).contiguous(memory_format=torch.channels_last)
+        bias: Any = frame.conv.bias
+        conv.bias = nn.Parameter(bias.detach().repeat(4), False)
+        self.conv = PackedConv(conv)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """Transforms `[B, 4 C, H, W]` to the frame `[B, 3, 2 H, 2 W]`."""
+        y = self.conv(x).permute(0, 2, 3, 1)
+        return rearrange(y, "b h w (r s c) -> b (h r) (w s) c", r=2, s=2).permute(0, 3, 1, 2)
+
+
 def tune(world: World) -> World:
     """Converts a world in place, for dreaming only: it can no longer be trained or saved.
 
@@ -95,8 +151,7 @@ def tune(world: World) -> World:
         _pack(world.dynamics)
         _pack(world.heads)
         if world.config.vae.temporal_kernel == 1:
-            for layer in (world.vae.decoder, world.vae):
-                _pack_convolutions(layer, skip=("encoder", "to_moments", "decoder"))
+            pack_decoder(world.vae)
     world.requires_grad_(False)
     world.tuned = True
     return world.eval()
@@ -130,13 +185,15 @@ def _pack(module: nn.Module) -> None:
         module.activate = torch.Tensor.square_
 
 
-def _pack_convolutions(module: nn.Module, skip: tuple[str, ...] = ()) -> None:
-    for name, child in module.named_children():
-        if name in skip:
-            continue
-        if isinstance(child, ResBlock):
-            setattr(module, name, PackedResBlock(child))
-        elif isinstance(child, CausalConv3d):
-            setattr(module, name, PackedConv(child.conv))
-        else:
-            _pack_convolutions(child)
+def pack_decoder(vae: VAE3D) -> None:
+    """Packs the decoder of an autoencoder that codes every frame by itself, in place."""
+    layers: Any = vae.decoder
+    for number, layer in enumerate(layers):
+        if isinstance(layer, ResBlock):
+            layers[number] = PackedResBlock(layer)
+        elif isinstance(layer, Up):
+            layers[number] = PackedUp(layer, last=number == len(layers) - 1)
+        elif isinstance(layer, CausalConv3d):
+            layers[number] = PackedConv(layer.conv)
+    if isinstance(layers[-1], PackedUp):
+        vae.to_frame = FoldedFrame(vae.to_frame)  # type: ignore[assignment]

@@ -17,6 +17,9 @@ from drivedit.agents.load import load_agent
 from drivedit.agents.policies import POLICIES
 from drivedit.utils import write_atomically
 
+if typing.TYPE_CHECKING:
+    from drivedit.agents.scores import Scores
+
 DREAM, REAL = "drivedit_env:DriveDiT-v0", "drivedit_env:CarRacingTwin-v0"
 AGENT = "a name (see `judge --help`), PATH.safetensors (trained), PATH.zip (Stable-Baselines3), or module:callable"
 
@@ -66,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--futures", type=int, default=32, help="futures tried at once")
     command.add_argument("--act", type=int, default=5, help="steps driven before the next plan is made")
     command.add_argument("--compile", action="store_true", help="compile the dream's steps first")
+    command.add_argument("--out", type=Path, default=None, help="JSON file for the scores of every episode")
     command.add_argument("--seed", type=int, default=0)
     command.set_defaults(run=_plan)
 
@@ -135,10 +139,14 @@ def _test(options: argparse.Namespace) -> None:
     env = gym.make(options.env)
     scores = score(env, load_agent(options.agent), options.episodes, options.seed)
     env.close()
+    _tell(scores, options, agent=options.agent)
+
+
+def _tell(scores: Scores, options: argparse.Namespace, **who: Any) -> None:
+    """Prints scores, and writes them where `--out` says."""
     print(scores)
     if options.out is not None:
-        told = {"agent": options.agent, "env": options.env, **scores.to_dict()}
-        text = json.dumps(told, indent=2) + "\n"
+        text = json.dumps({**who, "env": options.env, **scores.to_dict()}, indent=2) + "\n"
         write_atomically(options.out, lambda file: file.write(text.encode()))
 
 
@@ -170,7 +178,7 @@ def _plan(options: argparse.Namespace) -> None:
     if options.episodes:
         from drivedit.agents.scores import score
 
-        print(score(env, planner, options.episodes, options.seed))
+        _tell(score(env, planner, options.episodes, options.seed), options, search=dataclasses.asdict(search))
     else:
         print(drive(env, planner, options.steps, options.seed))
     print(f"{'seconds per plan':<18} {planner.seconds / max(planner.plans, 1):.2f} ({planner.plans} plans)")

@@ -1,4 +1,4 @@
-"""Drivers by name: 28 scripted ones of widely different skill, and one that learned in the shipped dream.
+"""Drivers by name: 28 scripted ones of widely different skill, and one that learned in the dream.
 
 They see frames only, so they drive a dream and the simulator alike. Together they span what a judge of policies has to
 tell apart: from fast and clean, over slow, late, shaky and lopsided, to standing still.
@@ -86,7 +86,7 @@ def _keeper(skill: Skill) -> Callable[[int], Agent]:
 
 
 def _learned(seed: int) -> Agent:
-    """The agent that learned in the shipped world; it leaves nothing to chance."""
+    """The agent that learned in the first shipped world (docs/agents.md); it leaves nothing to chance."""
     return Policy.load(Path(__file__).parent / "weights" / "carracing.safetensors")
 
 

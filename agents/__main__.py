@@ -1,4 +1,4 @@
-"""Command line of the agents: `python -m drivedit.agents drive | plan | train | test | record | judge`."""
+"""Command line of the agents: `python -m drivedit.agents drive | plan | train | test | judge`."""
 
 from __future__ import annotations
 
@@ -51,14 +51,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=1_000_000, help="of the first track; 1,000,000 and on: held out")
     command.add_argument("--out", type=Path, default=None, help="JSON file for the scores of every episode")
     command.set_defaults(run=_test)
-
-    command = commands.add_parser("record", help="agents drive in the twin, as recordings that a world learns from")
-    command.add_argument("--policies", nargs="+", default=["learned"], metavar="NAME", help=AGENT)
-    command.add_argument("--out", type=Path, required=True, help="folder; an interrupted run there goes on")
-    command.add_argument("--steps", type=int, default=50_000, help="steps, rounded up to whole shards")
-    command.add_argument("--workers", type=int, default=2, help="processes")
-    command.add_argument("--seed", type=int, default=0, help="of the recording")
-    command.set_defaults(run=_record)
 
     command = commands.add_parser("plan", help="a planner drives that tries futures in the dream")
     command.add_argument("--env", default=DREAM, help="id of what it drives: the dream itself, or a real environment")
@@ -148,18 +140,6 @@ def _tell(scores: Scores, options: argparse.Namespace, **who: Any) -> None:
     if options.out is not None:
         text = json.dumps({**who, "env": options.env, **scores.to_dict()}, indent=2) + "\n"
         write_atomically(options.out, lambda file: file.write(text.encode()))
-
-
-def _record(options: argparse.Namespace) -> None:
-    from drivedit.agents.record import AgentDrivers
-    from drivedit.data import collect_recordings
-
-    policies = tuple(options.policies)
-    for name in policies:
-        load_agent(name)
-    collect_recordings(
-        options.out, options.steps, options.workers, options.seed, policies=policies, make=AgentDrivers(policies)
-    )
 
 
 def _plan(options: argparse.Namespace) -> None:

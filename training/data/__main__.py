@@ -21,6 +21,10 @@ def _parser() -> argparse.ArgumentParser:
     collect.add_argument("--episode-steps", type=int, default=300, help="steps per episode at most")
     collect.add_argument("--shard-steps", type=int, default=None, help="steps per shard (20 episodes)")
     collect.add_argument("--held-out", action="store_true", help="tracks kept for judging; trainers refuse the folder")
+    collect.add_argument(
+        "--policies", nargs="+", default=(), metavar="NAME",
+        help="agents that drive instead of the scripted drivers, as `python -m drivedit.agents` knows them",
+    )  # fmt: skip
 
     filmed = commands.add_parser(
         "import",

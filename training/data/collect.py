@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from drivedit.data.agent_drivers import AgentDriver, AgentDrivers
 from drivedit.data.carracing import FIRST_HELD_OUT_SEED, CarRacingTwin
 from drivedit.data.drivers import make_driver
 from drivedit.data.geometry import CentreLine
@@ -119,7 +120,6 @@ def collect_shard(
     index: int,
     recipe: Recipe,
     tell: Callable[[int], Any] | None = None,
-    make: Make = make_driver,
 ) -> None:
     """Records and writes one shard.
 
@@ -128,9 +128,8 @@ def collect_shard(
         index: number of the shard.
         recipe: what to record.
         tell: called with the number of steps after each episode.
-        make: as for `record_episode`.
     """
-    env = CarRacingTwin()
+    env, make = CarRacingTwin(), AgentDrivers(recipe.policies) if recipe.policies else make_driver
     episodes: list[Episode] = []
     left = recipe.shard_steps
     while left > 0:
@@ -152,8 +151,7 @@ def collect_recordings(
     episode_steps: int = 300,
     shard_steps: int | None = None,
     held_out: bool = False,
-    policies: tuple[str, ...] = (),
-    make: Make = make_driver,
+    policies: Sequence[str] = (),
     progress: bool = True,
 ) -> list[Path]:
     """Fills a folder with recordings; run it again to go on after a stop.
@@ -166,8 +164,7 @@ def collect_recordings(
         episode_steps: steps after which an episode is cut (0.06 s each).
         shard_steps: steps per shard; 20 episodes unless given.
         held_out: record tracks that are kept for judging; trainers refuse such a folder.
-        policies: names of the agents that drive, for the recipe.
-        make: as for `record_episode`; it must pickle where several processes record.
+        policies: names of the agents that drive, see `drivedit.agents.load_agent`; none: the scripted drivers.
         progress: show a progress bar.
 
     Returns:
@@ -175,7 +172,9 @@ def collect_recordings(
     """
     if steps < 1 or workers < 1:
         raise ValueError(f"steps and workers must be at least 1, got steps={steps}, workers={workers}")
-    recipe = Recipe(seed, episode_steps, shard_steps or 20 * episode_steps, held_out, policies)
+    recipe = Recipe(seed, episode_steps, shard_steps or 20 * episode_steps, held_out, tuple(policies))
+    for policy in recipe.policies:
+        AgentDriver(policy, 0.0, np.random.default_rng(0))  # is it there?
     paths = [shard_path(out, index) for index in range(-(-steps // recipe.shard_steps))]
     missing = [index for index, path in enumerate(paths) if not _is_done(path, recipe)]
     total = len(paths) * recipe.shard_steps
@@ -183,19 +182,19 @@ def collect_recordings(
     with tqdm(total=total, initial=done, unit="frame", disable=not progress, smoothing=0.05) as bar:
         if workers == 1:
             for index in missing:
-                collect_shard(out, index, recipe, bar.update, make)
+                collect_shard(out, index, recipe, bar.update)
         elif missing:
-            _collect_parallel(out, missing, recipe, workers, bar, make)
+            _collect_parallel(out, missing, recipe, workers, bar)
     return paths
 
 
-def _collect_parallel(out: str | Path, missing: list[int], recipe: Recipe, workers: int, bar: tqdm, make: Make) -> None:
+def _collect_parallel(out: str | Path, missing: list[int], recipe: Recipe, workers: int, bar: tqdm) -> None:
     """Records the missing shards with a pool of processes."""
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
     start = bar.n
     with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(counter,)) as pool:
-        pending: set[Future[None]] = {pool.submit(_work, str(out), index, recipe, make) for index in missing}
+        pending: set[Future[None]] = {pool.submit(_work, str(out), index, recipe) for index in missing}
         try:
             while pending:
                 finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -214,9 +213,9 @@ def _begin(counter: Any) -> None:
     torch.set_num_threads(1)
 
 
-def _work(out: str, index: int, recipe: Recipe, make: Make) -> None:
+def _work(out: str, index: int, recipe: Recipe) -> None:
     """One shard, in a worker."""
-    collect_shard(out, index, recipe, _count, make)
+    collect_shard(out, index, recipe, _count)
 
 
 def _count(steps: int) -> None:

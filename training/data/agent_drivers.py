@@ -7,13 +7,15 @@ world learns from its drives, the agent learns in the better world.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
 
-from drivedit.agents.load import load_agent
-from drivedit.data import CentreLine, draw_start
+from drivedit.data.drivers import draw_start
+from drivedit.data.geometry import CentreLine
 
+LOADER = "drivedit.agents.load:load_agent"  # by name: recordings are made without agents, too
 NOISE = (0.0, 0.0, 0.1, 0.3)  # sizes of the noise on both controls, one drawn per episode
 
 
@@ -21,14 +23,14 @@ class AgentDriver:
     """An agent that sees frames, as the driver of a recorded episode.
 
     Args:
-        name: Its name, see `load_agent`.
+        name: Its name, see `drivedit.agents.load_agent`.
         noise: Standard deviation of the noise on both controls.
         rng: The only source of chance.
     """
 
     def __init__(self, name: str, noise: float, rng: np.random.Generator) -> None:
         self.name, self._noise, self._rng = name, noise, rng
-        self._agent = load_agent(name, int(rng.integers(2**31)))
+        self._agent = resolve_name(LOADER)(name, int(rng.integers(2**31)))
         getattr(self._agent, "reset", lambda: None)()
 
     def act(self, pose: np.ndarray, telemetry: dict[str, float], line: CentreLine, frame: np.ndarray) -> np.ndarray:
@@ -42,17 +44,10 @@ class AgentDrivers:
     """Draws an agent, its noise and the start of its episode.
 
     Attributes:
-        policies: Names of the agents, see `load_agent`.
-
-    Raises:
-        ValueError: There is none.
+        policies: Names of the agents, see `drivedit.agents.load_agent`.
     """
 
     policies: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if not self.policies:
-            raise ValueError("at least one policy is needed, got none")
 
     def __call__(self, rng: np.random.Generator) -> tuple[AgentDriver, dict[str, Any]]:
         """A driver, and reset options of the twin."""

@@ -59,6 +59,21 @@ def test_the_command_line_records_and_names_an_agent_that_is_not_there(tmp_path,
     assert "nobody" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("answer", [(np.nan, 0.0), (0.0, 0.0, 0.0), 0.5])
+def test_an_answer_that_is_no_action_is_named(answer, monkeypatch):
+    monkeypatch.setattr("drivedit.agents.load.load_agent", lambda name, seed: lambda frame: answer)
+    with pytest.raises(ValueError, match="'broken' must answer with two finite numbers"):
+        record_episode(CarRacingTwin(), np.random.default_rng(0), 5, make=AgentDrivers(("broken",)))
+
+
+def test_folders_with_spaces_are_unpacked_once(tmp_path):
+    collect_recordings(tmp_path / "my agents", workers=1, policies=AGENTS, **SMALL)
+    Drives.open(tmp_path)
+    unpacked = (tmp_path / "unpacked").stat().st_ino
+    Drives.open(tmp_path)
+    assert (tmp_path / "unpacked").stat().st_ino == unpacked
+
+
 def test_shards_say_who_drove(recording):
     drivers = {episode.driver for path in shard_paths(recording) for episode in read_shard(path)}
     assert drivers and drivers <= set(AGENTS)

@@ -34,9 +34,15 @@ class AgentDriver:
         getattr(self._agent, "reset", lambda: None)()
 
     def act(self, pose: np.ndarray, telemetry: dict[str, float], line: CentreLine, frame: np.ndarray) -> np.ndarray:
-        """The agent's controls with noise, float32 [2] inside [-1, 1]; it looks at the frame alone."""
-        controls = np.asarray(self._agent(frame)) + self._noise * self._rng.standard_normal(2)
-        return np.clip(controls, -1.0, 1.0).astype(np.float32)
+        """The agent's controls with noise, float32 [2] inside [-1, 1]; it looks at the frame alone.
+
+        Raises:
+            ValueError: The agent answered with anything else than two finite numbers.
+        """
+        answer = np.asarray(self._agent(frame))
+        if answer.shape != (2,) or not np.isfinite(answer).all():
+            raise ValueError(f"policy {self.name!r} must answer with two finite numbers, got {answer!r}")
+        return np.clip(answer + self._noise * self._rng.standard_normal(2), -1.0, 1.0).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class Drives:
             raise ValueError(f"the shards of {root} have different frame rates {rates}; keep them in different folders")
         folder = Path(root) / "unpacked"
         names = [path.relative_to(root).as_posix() for path in shards]
-        if not folder.exists() or (folder / "shards.txt").read_text().split() != names:
+        if not folder.exists() or (folder / "shards.txt").read_text().splitlines() != names:
             _unpack(Path(root), folder, names, held_out)
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
         index = np.load(folder / "index.npz")

@@ -49,6 +49,7 @@ class PolicySpec(BaseConfig):
         stack: Observations that the policy sees at once.
         activation: Of the perceptron, `tanh` or `relu`.
         squash: Whether actions pass through tanh (SAC); else they are clipped to the box.
+        repeat: Steps that every decision lasts.
     """
 
     shape: list[int]
@@ -56,10 +57,13 @@ class PolicySpec(BaseConfig):
     stack: int = 1
     activation: str = "tanh"
     squash: bool = False
+    repeat: int = 1
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {list(ACTIVATIONS)}, got {self.activation!r}")
+        if self.repeat < 1:
+            raise ValueError(f"repeat must be at least 1, got {self.repeat}")
         if len(self.shape) != 3:
             raise ValueError(f"an observation has three axes, got {self.shape}")
 
@@ -140,7 +144,7 @@ class Policy:
     def reset(self) -> None:
         """Forgets the last episode."""
         self._state: Any = None
-        self._fresh = True
+        self._fresh, self._left = True, 0
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
         """Chooses the controls.
@@ -158,13 +162,17 @@ class Policy:
         if observation.shape != space.shape or observation.dtype != space.dtype:
             wanted, got = f"{space.dtype} {list(space.shape)}", f"{observation.dtype} {list(observation.shape)}"
             raise ValueError(f"this policy sees observations {wanted}, got {got}; open the environment accordingly")
+        if self._left:
+            self._left -= 1
+            return self._action.copy()
         row = observation[None]
         seen = self._memory.begin(row, np.ones(1, bool)) if self._fresh else self._memory.push(row)
         self._fresh = False
         x = torch.from_numpy(seen).float()
         mean, self._state = self._actor(x / 255.0 if self._memory.frames else x, self._state)
         mean = mean.tanh() if self.spec.squash else mean.clamp(-1.0, 1.0)
-        return mean[0].numpy().astype(np.float32)
+        self._action, self._left = mean[0].numpy().astype(np.float32), self.spec.repeat - 1
+        return self._action.copy()
 
     def save(self, path: str | Path) -> None:
         """Writes the policy to one safetensors file, whole or not at all."""

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from drivedit.agents.policy import Policy, PolicySpec, actor_weights
 from drivedit.agents.scores import score
-from drivedit.agents.wrappers import Patience, Pessimism, RandomLook, Remember, ResetWith
+from drivedit.agents.wrappers import OffRoad, Patience, Pessimism, RandomLook, Remember, Repeat, ResetWith
 from drivedit.config.base import BaseConfig
 from drivedit.utils import generator, write_atomically
 
@@ -36,12 +36,12 @@ log = logging.getLogger(__name__)
 CHECKPOINT, AGENT, CURVE, CONFIG = "checkpoint.pt", "agent.safetensors", "curve.jsonl", "config.json"
 REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
-_ON_POLICY = {"gamma": 0.99, "gae_lambda": 0.95, "batch_size": 128, "n_epochs": 8, "target_kl": 0.03}
+_ON_POLICY = {"gamma": 0.99, "gae_lambda": 0.95, "batch_size": 128, "n_epochs": 5, "target_kl": 0.03}
 _NETWORK = {"net_arch": [128, 128]}
 _EYES = {"features_extractor_kwargs": {"features_dim": 128}}
 # Settings of the algorithms that are not SB3's defaults.
 PRESETS: dict[str, dict[str, Any]] = {
-    "ppo": _ON_POLICY | {"policy_kwargs": _NETWORK | {"log_std_init": -1.0}},
+    "ppo": _ON_POLICY | {"policy_kwargs": _NETWORK | {"log_std_init": -2.0}},
     "recurrent_ppo": _ON_POLICY | {"policy_kwargs": _NETWORK | {"log_std_init": -1.0, "lstm_hidden_size": 128}},
     "sac": {"gamma": 0.99, "batch_size": 256, "learning_starts": 2000, "policy_kwargs": _NETWORK},
 }
@@ -59,17 +59,19 @@ class TrainConfig(BaseConfig):
         eval_env: Id of the environment in which the curve is drawn; None: no curve. It chooses nothing.
         eval_episodes: Episodes of every point of the curve.
         num_envs: Worlds that are stepped together.
-        steps: Environment steps in all.
-        segment: Environment steps between checkpoints; rounded up to whole rollouts.
+        steps: Steps in all, as the algorithm counts them: decisions of all worlds.
+        segment: Steps between checkpoints; rounded up to whole rollouts.
         rollout: Steps of every world between two updates (PPO; SAC learns after every step).
         horizon: Steps after which an episode is cut off, with bootstrapping; short ones start from many scenes.
         gray: Whether frames are made grey.
         stack: Observations that the policy sees at once.
+        repeat: Steps that every decision lasts.
         lr: Learning rate.
         reward_scale: Factor on the rewards that the algorithm learns from.
         buffer: Transitions that SAC remembers; the checkpoint holds them.
         random_routes: Whether every episode of a dream has a new road; else those of the world's scenes.
         patience: Steps without a positive reward after which an episode ends; 0: any number.
+        off_road: Steps in a row with all wheels off the road after which an episode ends; 0: any number.
         penalty: Reward taken away at confidence 0, see `Pessimism`.
         floor: Confidence below which an episode ends.
         cost: Reward taken away when it does.
@@ -89,14 +91,16 @@ class TrainConfig(BaseConfig):
     steps: int = 1_000_000
     segment: int = 50_000
     rollout: int = 128
-    horizon: int = 200
+    horizon: int = 400
     gray: bool = False
     stack: int = 2
+    repeat: int = 1
     lr: float = 3e-4
-    reward_scale: float = 0.1
+    reward_scale: float = 0.02
     buffer: int = 20_000
     random_routes: bool = False
     patience: int = 0
+    off_road: int = 0
     penalty: float = 0.0
     floor: float = 0.0
     cost: float = 0.0
@@ -114,7 +118,17 @@ class TrainConfig(BaseConfig):
             raise ValueError("gray and random_look change frames: they need obs='pixels'")
         if self.obs == "latent" and self.eval_env not in (None, self.env):
             raise ValueError(f"an agent that sees latents can be judged in {self.env!r} or not at all (eval_env: none)")
-        for name in ("eval_episodes", "num_envs", "steps", "segment", "rollout", "horizon", "stack", "buffer"):
+        for name in (
+            "eval_episodes",
+            "num_envs",
+            "steps",
+            "segment",
+            "rollout",
+            "horizon",
+            "stack",
+            "repeat",
+            "buffer",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
@@ -131,10 +145,14 @@ def open_env(config: TrainConfig) -> VecEnv:
         env = ResetWith(env, {"route": "random"})
     if config.patience:
         env = Patience(env, config.patience)
+    if config.off_road:
+        env = OffRoad(env, config.off_road)
     if config.penalty or config.floor or config.cost:
         env = Pessimism(env, config.penalty, config.floor, config.cost)
     if config.random_look:
         env = RandomLook(env)
+    if config.repeat > 1:
+        env = Repeat(env, config.repeat)
     env = Remember(env, config.gray, config.stack)
     return ScaledReward(VecMonitor(SB3VecEnv(env)), config.reward_scale)
 
@@ -186,7 +204,7 @@ def export(model: BaseAlgorithm, config: TrainConfig) -> Policy:
     space = gym_space(config)
     squash = config.algorithm == "sac"
     activation = "relu" if squash else "tanh"  # SB3's defaults
-    spec = PolicySpec(list(space.shape or ()), config.gray, config.stack, activation, squash)
+    spec = PolicySpec(list(space.shape or ()), config.gray, config.stack, activation, squash, config.repeat)
     return Policy(spec, actor_weights(model.policy.state_dict()))
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
+NONE_ON_ROAD = 0.125  # share of the wheels on the road below which all four are off it: half of one
 Seeds = int | Sequence[int | None] | None
 
 
@@ -68,6 +69,40 @@ class Pessimism(VectorWrapper):
         return observations, rewards, np.asarray(terminated) | lost, truncated, infos
 
 
+class OffRoad(VectorWrapper):
+    """Ends an episode when the car has left the road, as a crash would.
+
+    Args:
+        env: Tells `info["telemetry"]["wheels_on_road"]`, the share of the wheels that are on the road, in [0, 1].
+        steps: Steps in a row with all wheels off the road after which an episode ends.
+    """
+
+    def __init__(self, env: VectorEnv, steps: int) -> None:
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        super().__init__(env)
+        self.steps = steps
+        self._off = np.zeros(self.num_envs, int)
+
+    def reset(self, *, seed: Seeds = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Resets some worlds."""
+        self._off[reset_mask(options, self.num_envs)] = 0
+        return self.env.reset(seed=seed, options=None if options is None else dict(options))  # type: ignore[arg-type]
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Steps, and looks where the wheels are.
+
+        Raises:
+            ValueError: The environment does not tell.
+        """
+        observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        wheels = infos.get("telemetry", {}).get("wheels_on_road")
+        if wheels is None:
+            raise ValueError(f"leaving the road is told by info['telemetry']['wheels_on_road'], got {sorted(infos)}")
+        self._off = np.where(np.asarray(wheels) < NONE_ON_ROAD, self._off + 1, 0)
+        return observations, rewards, np.asarray(terminated) | (self._off >= self.steps), truncated, infos
+
+
 class Patience(VectorWrapper):
     """Ends an episode that goes nowhere, so that no time is spent on learning how to stand in the grass.
 
@@ -93,6 +128,33 @@ class Patience(VectorWrapper):
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
         self._without = np.where(np.asarray(rewards) > 0, 0, self._without + 1)
         return observations, rewards, np.asarray(terminated) | (self._without >= self.steps), truncated, infos
+
+
+class Repeat(VectorWrapper):
+    """Takes every action several times, as agents for fast games do: a decision then shows in what comes of it.
+
+    When the episode of one world ends, the next decision of all worlds comes early.
+
+    Args:
+        env: The environment.
+        times: How often an action is taken.
+    """
+
+    def __init__(self, env: VectorEnv, times: int) -> None:
+        if times < 1:
+            raise ValueError(f"times must be at least 1, got {times}")
+        super().__init__(env)
+        self.times = times
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Steps up to `times` times; rewards are sums."""
+        total = np.zeros(self.num_envs)
+        for _ in range(self.times):
+            observations, rewards, terminated, truncated, infos = self.env.step(actions)
+            total += rewards
+            if np.any(terminated) or np.any(truncated):
+                break
+        return observations, total, terminated, truncated, infos
 
 
 class RandomLook(VectorWrapper):

@@ -214,5 +214,7 @@ def test_the_examples_run(saved, tmp_path):
     assert example("go_back").main(["--world", saved, "--steps", "3"]) >= 0
     model = example("train_ppo").main(["--world", saved, "--num-envs", "2", "--steps", "16", "--rollout", "8"])
     assert model.num_timesteps == 16
-    returns = example("beside_the_simulator").main(["--world", saved, "--steps", "3"])
+    out = tmp_path / "beside.mp4"
+    returns = example("beside_the_simulator").main(["--world", saved, "--steps", "3", "--out", str(out)])
+    assert [frame.shape for frame in videos_frames(out)] == [(360, 640, 3)] * 3
     assert returns.keys() == {"simulator", "dream"} and all(np.isfinite(r) for r in returns.values())

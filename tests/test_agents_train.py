@@ -1,7 +1,8 @@
-"""Agents learn, resume exactly, drive as they learned, and are scored by the real simulator; pessimism and masks."""
+"""Agents learn, resume exactly, drive as they learned, and are scored by the real simulator."""
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from steering import Flicker, Steer
 
 pytest.importorskip("stable_baselines3")
 
@@ -17,47 +18,10 @@ import drivedit_env  # noqa: F401  (registers the environments)
 from drivedit.agents.__main__ import main
 from drivedit.agents.load import load_agent
 from drivedit.agents.policy import Policy, PolicySpec
-from drivedit.agents.sb3 import open_vector
 from drivedit.agents.scores import Scores, score
 from drivedit.agents.train import TrainConfig, _model, export, open_env, train
-from drivedit.agents.wrappers import Memory, Patience, Pessimism, RandomLook, Remember, ResetWith
 
 SMALL: dict[str, Any] = {"num_envs": 2, "rollout": 8, "segment": 16, "steps": 32, "horizon": 5, "buffer": 24}
-
-
-class Steer(gym.Env):
-    """One latent tells which way to steer; the reward is how well it was done."""
-
-    observation_space = gym.spaces.Box(-np.inf, np.inf, (1, 2, 2), np.float32)
-    action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
-    metadata = {"render_modes": []}
-
-    def __init__(self, obs_type: str = "latent") -> None:
-        self._way = 0.0
-
-    def _see(self) -> np.ndarray:
-        self._way = float(self.np_random.choice([-1.0, 1.0]))
-        return np.full((1, 2, 2), self._way, np.float32)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        super().reset(seed=seed)
-        return self._see(), {}
-
-    def step(self, action: np.ndarray) -> Any:
-        reward = 1.0 - abs(0.5 * self._way - float(action[0]))
-        return self._see(), reward, False, False, {"confidence": 0.5 + 0.5 * float(action[1])}
-
-
-class Flicker(Steer):
-    """The same, seen as coloured noise."""
-
-    observation_space = gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)
-
-    def __init__(self) -> None:
-        super().__init__()
-
-    def _see(self) -> np.ndarray:
-        return self.np_random.integers(0, 256, (64, 64, 3), np.uint8)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,10 +43,6 @@ def saved(tiny_world, tmp_path_factory) -> str:
 
 def latent_run(**changes: Any) -> TrainConfig:
     return TrainConfig(**{**SMALL, "env": "Steer-v0", "obs": "latent", "eval_env": None, **changes})
-
-
-def vector(kind: type[gym.Env], count: int = 2) -> SyncVectorEnv:
-    return SyncVectorEnv([kind] * count, autoreset_mode=AutoresetMode.DISABLED)
 
 
 # -- learning ------------------------------------------------------------------------------------------------------
@@ -230,114 +190,18 @@ def test_wrong_agents_are_named(tmp_path):
         Policy(PolicySpec([1, 2, 2]), {"out.weight": torch.ones(2, 5), "out.bias": torch.zeros(2)})
 
 
-# -- wrappers ------------------------------------------------------------------------------------------------------
-
-
-def test_a_new_road_in_every_episode(tiny_world):
-    env: Any = ResetWith(open_vector("DriveDiT-v0", 2, world=tiny_world), {"route": "random"})
-    env.reset(seed=1)
-    first = env.unwrapped.get_state().world.route.points.clone()
-    env.reset(options={"reset_mask": np.array([True, False])})
-    second = env.unwrapped.get_state().world.route.points
-    rows = [torch.equal(a[: len(b)], b[: len(a)]) for a, b in zip(first, second, strict=True)]
-    assert rows == [False, True]
-
-
-def test_patience_ends_episodes_that_go_nowhere():
-    env = Patience(vector(Steer), 3)
-    plain = vector(Steer)
-    env.reset(seed=0)
-    plain.reset(seed=0)
-    without, ended = np.zeros(2, int), 0
-    for turn in range(40):
-        actions = np.full((2, 2), 0.9 if turn % 7 else 0.0, np.float32)  # reward -0.4 or 0.6, as the way is
-        _, rewards, terminated, _, _ = env.step(actions)
-        assert plain.step(actions)[1] == pytest.approx(rewards)
-        without = np.where(rewards > 0, 0, without + 1)
-        assert terminated.tolist() == (without >= 3).tolist()
-        ended += int(terminated.sum())
-        without[terminated] = 0
-        for one in (env, plain):
-            if terminated.any():
-                one.reset(options={"reset_mask": terminated})
-    assert ended > 2
-    with pytest.raises(ValueError, match="at least 1"):
-        Patience(plain, 0)
-
-
-def test_pessimism_takes_from_the_unsure_and_ends_the_lost():
-    env, plain = Pessimism(vector(Steer), penalty=2.0, floor=0.3, cost=7.0), vector(Steer)
-    env.reset(seed=0)
-    plain.reset(seed=0)
-    actions = np.array([[0.0, 0.0], [0.0, -0.8]], np.float32)  # confidence 0.5 and 0.1
-    _, rewards, terminated, _, infos = env.step(actions)
-    expected = plain.step(actions)[1] - 2.0 * (1.0 - infos["confidence"]) - [0.0, 7.0]
-    assert rewards == pytest.approx(expected) and terminated.tolist() == [False, True]
-    with pytest.raises(ValueError, match="floor in"):
-        Pessimism(vector(Steer), floor=1.5)
-
-
-def test_pessimism_needs_a_world_that_tells_confidence(monkeypatch):
-    monkeypatch.setattr(Steer, "step", lambda self, action: (self._see(), 0.0, False, False, {}))
-    env = Pessimism(vector(Steer), penalty=1.0)
-    env.reset(seed=0)
-    with pytest.raises(ValueError, match="confidence"):
-        env.step(np.zeros((2, 2), np.float32))
-
-
-def test_a_random_look_shifts_and_brightens_whole_episodes():
-    picture = np.zeros((64, 64, 3), np.uint8)
-    picture[30:34, 20:24] = 200
-
-    class Still(Flicker):
-        def _see(self) -> np.ndarray:
-            return picture
-
-    class Two(Still):
-        def __init__(self) -> None:
-            super().__init__()
-
-    env = RandomLook(vector(Two, 40), brightness=0.0, noise=0.0, shift=3)
-    first, _ = env.reset(seed=1)
-    centres = np.array([np.argwhere(f[..., 0]).mean(0) - [31.5, 21.5] for f in first])
-    assert np.array_equal(np.unique(centres), np.arange(-3, 4)), "whole pixels, both ways, up to 3"
-    later, *_ = env.step(np.zeros((40, 2), np.float32))
-    assert np.array_equal(first, later)
-    again, _ = env.reset(seed=1)
-    assert np.array_equal(first, again) and not np.array_equal(first, env.reset()[0])
-    mask = np.arange(40) < 20
-    begun, _ = env.reset(options={"reset_mask": mask})
-    assert np.array_equal(begun[20:], env.step(np.zeros((40, 2), np.float32))[0][20:])
-
-    bright = RandomLook(vector(Two, 40), brightness=0.2, noise=0.0, shift=0).reset(seed=1)[0]
-    black = bright[:, 0, 0, 0].astype(float)
-    assert black.max() > 30 and (black <= 0.2 * 255 + 0.2 * 128 + 1).all()
-    noisy = RandomLook(vector(Two, 4), brightness=0.0, noise=5.0, shift=0)
-    noisy.reset(seed=1)
-    errors = noisy.step(np.zeros((4, 2), np.float32))[0][:, 30:34, 20:24].astype(float) - 200.0
-    assert 3.5 < errors.std() < 6.5  # 192 draws: 5 +- 1.5 is six standard errors
-    with pytest.raises(ValueError, match="must be uint8"):
-        RandomLook(vector(Steer))
-
-
-def test_memory_begins_with_the_first_frame_and_forgets_by_rows():
-    space = gym.spaces.Box(0, 255, (4, 4, 3), np.uint8)
-    frames = np.random.default_rng(0).integers(0, 256, (3, 2, 4, 4, 3), np.uint8)
-    memory = Memory(space, gray=False, stack=2)
-    first = [f.transpose(0, 3, 1, 2) for f in frames]
-    assert memory.space.shape == (6, 4, 4)
-    everyone, second = np.ones(2, bool), np.array([False, True])
-    assert np.array_equal(memory.begin(frames[0], everyone), np.concatenate([first[0], first[0]], 1))
-    assert np.array_equal(memory.push(frames[1]), np.concatenate([first[0], first[1]], 1))
-    seen = memory.begin(frames[2], second)
-    assert np.array_equal(seen[0], np.concatenate([first[0][0], first[1][0]]))
-    assert np.array_equal(seen[1], np.concatenate([first[2][1], first[2][1]]))
-    gray = Memory(space, gray=True, stack=1).begin(frames[0], everyone)
-    assert np.abs(gray[:, 0] - frames[0] @ [0.299, 0.587, 0.114]).max() <= 2.0
-    white = np.full((1, 4, 4, 3), 255, np.uint8)
-    assert (Memory(space, True, 1).begin(white, np.ones(1, bool)) == 255).all()
-    with pytest.raises(ValueError, match="made grey"):
-        Remember(vector(Steer), gray=True)
+def test_a_policy_keeps_to_its_decisions():
+    run = TrainConfig(**{**SMALL, "env": "Flicker-v0", "eval_env": None, "stack": 2, "repeat": 3})
+    policy = export(_model(run, open_env(run)), run)
+    every = Policy(replace(policy.spec, repeat=1), policy.weights)
+    frames = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), np.uint8)
+    decided = [every(frames[0]), every(frames[3])]
+    for _ in range(2):
+        policy.reset()
+        actions = [policy(frame) for frame in frames]
+        assert all(np.array_equal(action, decided[i // 3]) for i, action in enumerate(actions))
+    with pytest.raises(ValueError, match="repeat"):
+        replace(policy.spec, repeat=0)
 
 
 # -- scores --------------------------------------------------------------------------------------------------------

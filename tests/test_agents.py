@@ -12,6 +12,7 @@ import av
 import gymnasium as gym
 import numpy as np
 import pytest
+from PIL import Image
 
 import drivedit_env  # noqa: F401  (registers the environments)
 from drivedit.agents.__main__ import main
@@ -149,6 +150,18 @@ def test_a_video_holds_what_was_written(tmp_path):
     read = videos_frames(tmp_path / "new" / "clip.mp4")
     assert len(read) == 3 and [r.mean() for r in read] == pytest.approx([20, 120, 220], abs=4)
     assert os.listdir(tmp_path / "new") == ["clip.mp4"]
+
+
+def test_a_moving_picture_for_pages_repeats(tmp_path):
+    with VideoWriter(tmp_path / "clip.webp", 20) as video:
+        for level in (20, 120, 220):
+            video.write(np.full((64, 96, 3), level, np.uint8))
+    with Image.open(tmp_path / "clip.webp") as picture:
+        assert (picture.format, picture.n_frames, picture.size) == ("WEBP", 3, (96, 64))  # type: ignore[attr-defined]
+        assert picture.info["loop"] == 0, "for ever"
+        assert np.asarray(picture.convert("RGB")).mean() == pytest.approx(20, abs=4)
+    with pytest.raises(ValueError, match="mp4"):
+        VideoWriter(tmp_path / "clip.webp", 20, live=True)
 
 
 def test_a_failed_video_leaves_the_older_one(tmp_path):

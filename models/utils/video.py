@@ -12,30 +12,36 @@ import av
 import numpy as np
 from av.container import Flags
 
+WEBP_QUALITY = 60  # of 100
+
 
 class VideoWriter:
-    """Writes frames to an mp4 file (H.264, yuv420p, which every player shows).
+    """Writes frames to an mp4 file (H.264, yuv420p, which every player shows) or, for pages, an animated WebP.
 
     The file appears under its name only when it is complete: a `with` block that ends in an error leaves no file, and
     an older one stays. A live film is there at once instead, and whatever ends the program, all of it but the last
     second or two can be played.
 
     Args:
-        path: The file.
+        path: The file; a name that ends in `.webp` makes a WebP, which repeats for ever.
         fps: Frames per second.
-        crf: Quality of H.264; lower is better.
+        crf: Quality of H.264; lower is better. A WebP has its own.
         live: Whether to write a live film: in fragments of a second, encoded fast.
     """
 
     def __init__(self, path: str | Path, fps: float, crf: int = 18, live: bool = False) -> None:
         self.path, self.fps, self.crf, self.live = Path(path), Fraction(fps).limit_denominator(1000), crf, live
+        self._format = "webp" if self.path.suffix == ".webp" else "mp4"
+        if live and self._format != "mp4":
+            raise ValueError(f"only an mp4 can be written live, got {self.path.name}")
         self._part = self.path if live else self.path.with_name(f".{self.path.name}.part")
         self._stream: av.VideoStream | None = None
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"} if self.live else {}
-        self._container = av.open(str(self._part), "w", format="mp4", options=options)
+        options |= {"loop": "0"} if self._format == "webp" else {}
+        self._container = av.open(str(self._part), "w", format=self._format, options=options)
         if self.live:
             self._container.flags |= Flags.flush_packets.value
         return self
@@ -65,7 +71,9 @@ class VideoWriter:
         self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
 
     def _open(self, width: int, height: int) -> av.VideoStream:
-        if "libx264" in av.codecs_available:
+        if self._format == "webp":
+            stream = self._container.add_stream("libwebp_anim", rate=self.fps, options={"quality": str(WEBP_QUALITY)})
+        elif "libx264" in av.codecs_available:
             fast = {"preset": "superfast", "tune": "zerolatency", "g": str(round(self.fps))} if self.live else {}
             stream = self._container.add_stream("libx264", rate=self.fps, options={"crf": str(self.crf), **fast})
         else:  # builds of PyAV without H.264

@@ -11,6 +11,7 @@ from drivedit.evaluation.dreams import Dream
 from drivedit.evaluation.open_loop import Curves
 from drivedit.evaluation.sources import Arrays
 from drivedit.evaluation.twin_drives import CONTEXT
+from drivedit.utils.video import VideoWriter
 
 SHEET_HORIZONS = (1, 5, 10, 20, 50)
 ZOOM = 2
@@ -49,36 +50,23 @@ def write_plot(curve: Curves, path: Path) -> None:
 
 def write_film(frames: np.ndarray, path: Path, fps: float) -> None:
     """Writes uint8 frames `[T, H, W, 3]` as an mp4."""
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=round(fps))
-        stream.width, stream.height = frames.shape[2] * FILM_ZOOM, frames.shape[1] * FILM_ZOOM
-        stream.pix_fmt = "yuv420p"
+    with VideoWriter(path, fps) as video:
         for frame in frames:
-            large = frame.repeat(FILM_ZOOM, 0).repeat(FILM_ZOOM, 1)
-            for packet in stream.encode(av.VideoFrame.from_ndarray(large, format="rgb24")):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
+            video.write(frame.repeat(FILM_ZOOM, 0).repeat(FILM_ZOOM, 1))
 
 
 def write_beside(
     clips: Arrays, dreamed: Dream, path: Path, columns: int = 4, frames: int = 60, fps: float = 16.7
 ) -> None:
     """Writes a moving picture (WebP): well-driven clips beside each other, true above and dreamed below."""
-    from PIL import Image
-
     rows, zoom = range(0, min(2 * columns, len(dreamed.frames)), 2), 3
     label = _label(["the simulator above, the dream below: same start, same controls"], (64 * zoom + 4) * len(rows))
     true, dream = clips["frames"][:, CONTEXT + 1 :], dreamed.frames
-    pictures = []
-    for step in range(min(frames, dream.shape[1])):
-        large = [source[rows, step].repeat(zoom, 1).repeat(zoom, 2) for source in (true, dream)]
-        framed = [np.pad(part, ((0, 0), (0, 4), (0, 4), (0, 0))) for part in large]
-        pictures.append(Image.fromarray(np.concatenate([label, *(np.concatenate(list(part), 1) for part in framed)])))
-    options = {"save_all": True, "append_images": pictures[1:], "duration": round(1000 / fps), "loop": 0}
-    pictures[0].save(path, quality=60, method=6, **options)
+    with VideoWriter(path, fps) as video:
+        for step in range(min(frames, dream.shape[1])):
+            large = [source[rows, step].repeat(zoom, 1).repeat(zoom, 2) for source in (true, dream)]
+            framed = [np.pad(part, ((0, 0), (0, 4), (0, 4), (0, 0))) for part in large]
+            video.write(np.concatenate([label, *(np.concatenate(list(part), 1) for part in framed)]))
 
 
 def _label(texts: list[str], width: int) -> np.ndarray:

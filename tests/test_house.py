@@ -40,7 +40,6 @@ MAY_IMPORT: dict[str, set[str]] = {
 IMPORT_NAME = {
     "opencv-python": "cv2",
     "pyyaml": "yaml",
-    "pillow": "PIL",
     "pygame-ce": "pygame",
     "stable-baselines3": "stable_baselines3",
 }

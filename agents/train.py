@@ -67,6 +67,7 @@ class TrainConfig(BaseConfig):
         stack: Observations that the policy sees at once.
         repeat: Steps that every decision lasts.
         lr: Learning rate.
+        cooldown: Share of the run at its end over which the learning rate falls to 0, in proportion.
         reward_scale: Factor on the rewards that the algorithm learns from.
         buffer: Transitions that SAC remembers; the checkpoint holds them.
         random_routes: Whether every episode of a dream has a new road; else those of the world's scenes.
@@ -96,6 +97,7 @@ class TrainConfig(BaseConfig):
     stack: int = 2
     repeat: int = 1
     lr: float = 3e-4
+    cooldown: float = 0.5
     reward_scale: float = 0.02
     buffer: int = 20_000
     random_routes: bool = False
@@ -180,6 +182,7 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True) -> Policy
     _claim(config, out)
     env = open_env(config)
     model = _model(config, env)
+    model.lr_schedule = lambda _: config.lr * warmth(model.num_timesteps / config.steps, config.cooldown)
     _load(out / CHECKPOINT, model)
     model.set_logger(configure(str(out), ["tensorboard"]))
     rollout = config.num_envs * (1 if config.algorithm == "sac" else config.rollout)
@@ -197,6 +200,11 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True) -> Policy
             _draw(config, policy, model, out / CURVE)
     env.close()
     return policy
+
+
+def warmth(done: float, cooldown: float) -> float:
+    """The share of the learning rate that is left at a share of the run."""
+    return min((1.0 - done) / cooldown, 1.0) if cooldown and done < 1.0 else float(done < 1.0)
 
 
 def export(model: BaseAlgorithm, config: TrainConfig) -> Policy:

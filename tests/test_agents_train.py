@@ -19,7 +19,7 @@ from drivedit.agents.__main__ import main
 from drivedit.agents.load import load_agent
 from drivedit.agents.policy import Policy, PolicySpec
 from drivedit.agents.scores import Scores, score
-from drivedit.agents.train import TrainConfig, _model, export, open_env, train
+from drivedit.agents.train import TrainConfig, _model, export, open_env, train, warmth
 
 SMALL: dict[str, Any] = {"num_envs": 2, "rollout": 8, "segment": 16, "steps": 32, "horizon": 5, "buffer": 24}
 
@@ -55,7 +55,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(algorithm, tmp_path, monkeypatch
         monkeypatch.setitem(train.__globals__["PRESETS"], algorithm, presets[algorithm])
     run = latent_run(algorithm=algorithm, steps=48)
     whole = train(run, tmp_path / "whole", progress=False)
-    train(latent_run(algorithm=algorithm, steps=16), tmp_path / "parts", progress=False)
+    draw = train.__globals__["_draw"]
+
+    def interrupted(*arguments: Any) -> None:
+        draw(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setitem(train.__globals__, "_draw", interrupted)
+        train(run, tmp_path / "parts", progress=False)
     np.random.seed(99)
     torch.manual_seed(99)
     parts = train(run, tmp_path / "parts", progress=False)
@@ -64,6 +72,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(algorithm, tmp_path, monkeypatch
     assert (tmp_path / "whole" / "curve.jsonl").read_text() == (tmp_path / "parts" / "curve.jsonl").read_text()
     other = train(latent_run(algorithm=algorithm, steps=48, seed=1), tmp_path / "other", progress=False)
     assert any(not torch.equal(value, other.weights[name]) for name, value in whole.weights.items())
+
+
+def test_the_learning_rate_cools_down(tmp_path):
+    shares = [warmth(done, 0.5) for done in (0.0, 0.5, 0.75, 0.9, 1.0, 1.5)]
+    assert shares == pytest.approx([1.0, 1.0, 0.5, 0.2, 0.0, 0.0])
+    assert [warmth(done, 0.0) for done in (0.0, 0.99, 1.0)] == [1.0, 1.0, 0.0]
+    train(latent_run(steps=48, cooldown=1.0, lr=3e-3), tmp_path, progress=False)
+    optimizer = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["networks"]["policy.optimizer"]
+    assert optimizer["param_groups"][0]["lr"] == 0.0
 
 
 def test_ppo_learns_to_steer(tmp_path):

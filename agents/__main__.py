@@ -1,4 +1,4 @@
-"""Command line of the agents: `python -m drivedit.agents drive | plan | train | test | judge`."""
+"""Command line of the agents: `python -m drivedit.agents drive | train | curves | test | plan | judge`."""
 
 from __future__ import annotations
 
@@ -43,6 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, default=Path("runs/agent"), help="folder of the run")
     _add_fields(command)
     command.set_defaults(run=_train)
+
+    command = commands.add_parser("curves", help="draws the learning curves of runs of `train`")
+    command.add_argument("runs", nargs="+", type=Path, help="their folders")
+    command.add_argument("--out", type=Path, default=Path("curves.png"), help="the picture")
+    command.set_defaults(run=_curves)
 
     command = commands.add_parser("test", help="whole episodes of CarRacing-v3: 1,000 ticks, its own reward")
     command.add_argument("--agent", default="learned", help=AGENT)
@@ -123,6 +128,13 @@ def _train(options: argparse.Namespace) -> None:
     values: dict[str, Any] = {field.name: getattr(options, field.name) for field in dataclasses.fields(TrainConfig)}
     train(TrainConfig.from_dict(values), options.out)
     print(f"{'agent':<18} {options.out / FILE}")
+
+
+def _curves(options: argparse.Namespace) -> None:
+    from drivedit.agents.curves import draw_curves
+
+    draw_curves(options.runs, options.out)
+    print(f"{'curves':<18} {options.out}")
 
 
 def _test(options: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -92,6 +93,20 @@ def test_ppo_learns_to_steer(tmp_path):
     assert [point["steps"] for point in curve] == [2048, 4096]
     assert curve[-1]["learned_in"] > curve[0]["learned_in"] + 1.0
     assert [f for f in tmp_path.iterdir() if f.name.startswith("events.out")]
+
+
+def test_curves_of_runs_are_drawn(tmp_path, capsys):
+    for seed in (0, 1):
+        train(latent_run(seed=seed), tmp_path / str(seed), progress=False)
+    folders = [str(tmp_path / str(seed)) for seed in (0, 1)]
+    assert main(["curves", *folders, "--out", str(tmp_path / "curves.png")]) == 0
+    one = cv2.imread(str(tmp_path / "curves.png"))
+    assert one is not None and one.std() > 5
+    assert main(["curves", folders[0], "--out", str(tmp_path / "curves.png")]) == 0
+    other = cv2.imread(str(tmp_path / "curves.png"))
+    assert other is not None and not np.array_equal(one, other), "a line for each run"
+    assert main(["curves", str(tmp_path), "--out", str(tmp_path / "none.png")]) == 1
+    assert "holds no curve.jsonl" in capsys.readouterr().err and not (tmp_path / "none.png").exists()
 
 
 def test_a_run_in_the_dream_is_judged_in_the_twin(saved, tmp_path, capsys):

@@ -1,0 +1,49 @@
+"""The curves of several runs of `train` in one picture."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from drivedit.agents.train import CURVE
+from drivedit.utils import write_atomically
+
+PANELS = {
+    "learned_in": "return of an episode as it learns, with exploration",
+    "judged": "return in the environment that judges",
+}
+
+
+def draw_curves(runs: Sequence[str | Path], path: str | Path) -> None:
+    """Draws the learning curves of runs, one line each; runs that no environment judged have one panel.
+
+    Args:
+        runs: Folders of `drivedit.agents.train.train`.
+        path: The PNG file.
+
+    Raises:
+        FileNotFoundError: A folder holds no curve.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    curves = {}
+    for run in map(Path, runs):
+        if not (run / CURVE).is_file():
+            raise FileNotFoundError(f"{run} holds no {CURVE}; a run of `train` writes it at its first checkpoint")
+        curves[run.name] = [json.loads(line) for line in (run / CURVE).read_text().splitlines()]
+    panels = [key for key in PANELS if any(key in point for points in curves.values() for point in points)]
+    figure = Figure(figsize=(6.4, 3.6 * len(panels)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, key in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+        for name, points in curves.items():
+            told = [point for point in points if key in point]
+            axes.plot([p["steps"] for p in told], [p[key] for p in told], marker="o", markersize=3, label=name)
+        axes.set(xlabel="steps", ylabel=PANELS[key])
+        axes.grid(alpha=0.3)
+        axes.legend()
+    data = io.BytesIO()
+    figure.savefig(data, dpi=110, format="png")
+    write_atomically(path, lambda file: file.write(data.getvalue()))

@@ -11,8 +11,8 @@ from drivedit.agents.train import CURVE
 from drivedit.utils import write_atomically
 
 PANELS = {
-    "learned_in": "return of an episode as it learns, with exploration",
-    "judged": "return in the environment that judges",
+    "learned_in": "return of an episode while learning",
+    "judged": "return where it is judged",
 }
 
 
@@ -40,7 +40,8 @@ def draw_curves(runs: Sequence[str | Path], path: str | Path) -> None:
     for axes, key in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
         for name, points in curves.items():
             told = [point for point in points if key in point]
-            axes.plot([p["steps"] for p in told], [p[key] for p in told], marker="o", markersize=3, label=name)
+            if told:
+                axes.plot([p["steps"] for p in told], [p[key] for p in told], marker="o", markersize=3, label=name)
         axes.set(xlabel="steps", ylabel=PANELS[key])
         axes.grid(alpha=0.3)
         axes.legend()

@@ -21,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from drivedit.agents.agreement import MEASURES, Estimate, agreement, better_half, mean, mean_score
+from drivedit.agents.policies import LEARNED
 from drivedit.agents.trials import (
     SIDES,
     Contest,
@@ -225,7 +226,8 @@ def _claim(contest: Contest, out: Path) -> None:
 
 def _file(out: Path, side: str, policy: str) -> Path:
     """Where a policy's drives are kept; a policy that is a file has another place when its content changes."""
-    content = Path(policy).read_bytes() if Path(policy).is_file() else b""
+    path = LEARNED if policy == "learned" else Path(policy)
+    content = path.read_bytes() if path.is_file() else b""
     digest = hashlib.sha256(policy.encode() + b"\0" + content).hexdigest()[:8]
     return out / "drives" / f"{side}-{re.sub(r'[^A-Za-z0-9_.]+', '_', policy)}-{digest}.npz"
 

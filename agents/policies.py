@@ -16,6 +16,7 @@ from drivedit.agents.lane_keeper import LaneKeeper, Skill
 from drivedit.agents.policy import Policy
 
 Agent = Callable[[np.ndarray], Any]
+LEARNED = Path(__file__).parent / "weights" / "carracing.safetensors"
 
 SKILLS: dict[str, Skill] = {
     "lane_keeper": Skill(),
@@ -86,8 +87,8 @@ def _keeper(skill: Skill) -> Callable[[int], Agent]:
 
 
 def _learned(seed: int) -> Agent:
-    """The agent that learned in the first shipped world (docs/agents.md); it leaves nothing to chance."""
-    return Policy.load(Path(__file__).parent / "weights" / "carracing.safetensors")
+    """The agent that learned in the dream (docs/agents.md); it leaves nothing to chance."""
+    return Policy.load(LEARNED)
 
 
 POLICIES: dict[str, Callable[[int], Agent]] = {

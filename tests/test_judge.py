@@ -345,3 +345,14 @@ def test_the_command_judges_in_two_processes_and_writes_a_page(saved, tmp_path, 
     assert re.findall(r"(?:src|href)\s*=\s*['\"](?!data:)", page) == []  # nothing beside the page is needed
     assert main([*arguments[:4], "nobody", *arguments[4:]]) == 1
     assert "'nobody'" in capsys.readouterr().err
+
+
+def test_drives_of_other_weights_are_never_taken_for_these(tmp_path, monkeypatch):
+    weights = tmp_path / "agent.safetensors"
+    monkeypatch.setattr(judging, "LEARNED", weights)
+    for name in (str(weights), "learned"):
+        places = set()
+        for content in (b"one", b"other", b"one"):
+            weights.write_bytes(content)
+            places.add(judging._file(tmp_path, "real", name))
+        assert len(places) == 2

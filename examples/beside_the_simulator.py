@@ -14,7 +14,7 @@ import numpy as np
 from drivedit.agents import load_agent
 from drivedit.utils.video import VideoWriter
 
-ZOOM = 5
+ZOOM = 4
 RUN_UP = 20  # steps that the lane keeper drives before the dream begins where the simulator stands
 
 
@@ -22,7 +22,7 @@ def picture(name: str, frame: np.ndarray, said: str) -> np.ndarray:
     """A frame, enlarged, under its name and figures."""
     line = np.zeros((40, frame.shape[1] * ZOOM, 3), np.uint8)
     for text, row in ((name, 16), (said, 34)):
-        cv2.putText(line, text, (6, row), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+        cv2.putText(line, text, (6, row), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (255, 255, 255), 1, cv2.LINE_AA)
     return np.concatenate([line, frame.repeat(ZOOM, 0).repeat(ZOOM, 1)])
 
 

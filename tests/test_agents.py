@@ -228,5 +228,5 @@ def test_the_examples_run(saved, tmp_path):
     assert model.num_timesteps == 16
     out = tmp_path / "beside.mp4"
     returns = example("beside_the_simulator").main(["--world", saved, "--steps", "3", "--out", str(out)])
-    assert [frame.shape for frame in videos_frames(out)] == [(360, 640, 3)] * 3
+    assert [frame.shape for frame in videos_frames(out)] == [(296, 512, 3)] * 3
     assert returns.keys() == {"simulator", "dream"} and all(np.isfinite(r) for r in returns.values())

@@ -1,6 +1,8 @@
 """Few-step students: the losses have the known optimum where there is one, and the stage makes a world."""
 
 import copy
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -153,6 +155,18 @@ def test_every_method_makes_a_world(run, method):
     assert torch.equal(made.vae.to_frame.conv.weight, before.vae.to_frame.conv.weight)
     _, out = made.step(made.start(made.scenes[:1], [0]), torch.zeros(1, 2))
     assert torch.isfinite(out.latent).all()
+
+
+def test_rollouts_may_be_longer_than_what_the_world_was_trained_on(run):
+    folder, loop, data = run
+    start = folder / "student" / "world"
+    limit = World.from_pretrained(start, device="cpu").dynamics
+    frames = limit.max_seq_len // limit.tokens_per_frame + 4
+    loss = DistillConfig(clip_frames=frames, rollout=frames, method="energy")
+    shutil.copytree(folder / "vae", folder / "long" / "vae")
+    distill(str(start), replace(loop, steps=1), data, loss, str(folder / "long"), "cpu")
+    made = World.from_pretrained(folder / "long" / "energy" / "world", device="cpu")
+    assert made.config.student.max_seq_len == limit.max_seq_len
 
 
 def test_a_world_of_another_autoencoder_is_refused(run, tmp_path):

@@ -96,6 +96,9 @@ def distill(
     theirs = coder.vae.state_dict()
     if any(not torch.equal(value, theirs[name]) for name, value in result.vae.state_dict().items() if name in theirs):
         raise ValueError(f"{teacher} has another autoencoder than {run}/vae/world, which made the latents")
+    if result.dynamics.window is not None:  # its length bounds clips only, and long rollouts need long clips
+        needed = loss.clip_frames * result.dynamics.tokens_per_frame
+        result.dynamics.max_seq_len = max(result.dynamics.max_seq_len, needed)
     drives = _open(data, result.device)
     return _train_dynamics(result, DistillStage(result, loss), drives, train_, data, run, loss.method)
 

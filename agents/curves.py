@@ -38,10 +38,10 @@ def draw_curves(runs: Sequence[str | Path], path: str | Path) -> None:
     figure = Figure(figsize=(6.4, 3.6 * len(panels)), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, key in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
-        for name, points in curves.items():
-            told = [point for point in points if key in point]
+        for number, (name, points) in enumerate(curves.items()):
+            told = [(point["steps"], point[key]) for point in points if key in point]
             if told:
-                axes.plot([p["steps"] for p in told], [p[key] for p in told], marker="o", markersize=3, label=name)
+                axes.plot(*zip(*told, strict=True), "o-", color=f"C{number}", markersize=3, label=name)
         axes.set(xlabel="steps", ylabel=PANELS[key])
         axes.grid(alpha=0.3)
         axes.legend()

@@ -69,12 +69,12 @@ class Pessimism(VectorWrapper):
         return observations, rewards, np.asarray(terminated) | lost, truncated, infos
 
 
-class OffRoad(VectorWrapper):
-    """Ends an episode when the car has left the road, as a crash would.
+class _Streak(VectorWrapper):
+    """Ends an episode after some bad steps in a row.
 
     Args:
-        env: Tells `info["telemetry"]["wheels_on_road"]`, the share of the wheels that are on the road, in [0, 1].
-        steps: Steps in a row with all wheels off the road after which an episode ends.
+        env: The environment.
+        steps: How many.
     """
 
     def __init__(self, env: VectorEnv, steps: int) -> None:
@@ -82,28 +82,25 @@ class OffRoad(VectorWrapper):
             raise ValueError(f"steps must be at least 1, got {steps}")
         super().__init__(env)
         self.steps = steps
-        self._off = np.zeros(self.num_envs, int)
+        self._streak = np.zeros(self.num_envs, int)
+
+    def _bad(self, rewards: Any, infos: dict[str, Any]) -> np.ndarray:
+        """Which worlds had a bad step, bool `[N]`."""
+        raise NotImplementedError
 
     def reset(self, *, seed: Seeds = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Resets some worlds."""
-        self._off[reset_mask(options, self.num_envs)] = 0
+        self._streak[reset_mask(options, self.num_envs)] = 0
         return self.env.reset(seed=seed, options=None if options is None else dict(options))  # type: ignore[arg-type]
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Steps, and looks where the wheels are.
-
-        Raises:
-            ValueError: The environment does not tell.
-        """
+        """Steps, and counts."""
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
-        wheels = infos.get("telemetry", {}).get("wheels_on_road")
-        if wheels is None:
-            raise ValueError(f"leaving the road is told by info['telemetry']['wheels_on_road'], got {sorted(infos)}")
-        self._off = np.where(np.asarray(wheels) < NONE_ON_ROAD, self._off + 1, 0)
-        return observations, rewards, np.asarray(terminated) | (self._off >= self.steps), truncated, infos
+        self._streak = np.where(self._bad(rewards, infos), self._streak + 1, 0)
+        return observations, rewards, np.asarray(terminated) | (self._streak >= self.steps), truncated, infos
 
 
-class Patience(VectorWrapper):
+class Patience(_Streak):
     """Ends an episode that goes nowhere, so that no time is spent on learning how to stand in the grass.
 
     Args:
@@ -111,23 +108,24 @@ class Patience(VectorWrapper):
         steps: Steps in a row without a positive reward after which an episode ends.
     """
 
-    def __init__(self, env: VectorEnv, steps: int) -> None:
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
-        super().__init__(env)
-        self.steps = steps
-        self._without = np.zeros(self.num_envs, int)
+    def _bad(self, rewards: Any, infos: dict[str, Any]) -> np.ndarray:
+        return np.asarray(rewards) <= 0
 
-    def reset(self, *, seed: Seeds = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Resets some worlds."""
-        self._without[reset_mask(options, self.num_envs)] = 0
-        return self.env.reset(seed=seed, options=None if options is None else dict(options))  # type: ignore[arg-type]
 
-    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Steps, and counts."""
-        observations, rewards, terminated, truncated, infos = self.env.step(actions)
-        self._without = np.where(np.asarray(rewards) > 0, 0, self._without + 1)
-        return observations, rewards, np.asarray(terminated) | (self._without >= self.steps), truncated, infos
+class OffRoad(_Streak):
+    """Ends an episode when the car has left the road, as a crash would.
+
+    Args:
+        env: Tells `info["telemetry"]["wheels_on_road"]`, the share of the wheels that are on the road; else a
+            step raises ValueError.
+        steps: Steps in a row with all wheels off the road after which an episode ends.
+    """
+
+    def _bad(self, rewards: Any, infos: dict[str, Any]) -> np.ndarray:
+        wheels = infos.get("telemetry", {}).get("wheels_on_road")
+        if wheels is None:
+            raise ValueError(f"leaving the road is told by info['telemetry']['wheels_on_road'], got {sorted(infos)}")
+        return np.asarray(wheels) < NONE_ON_ROAD
 
 
 class Repeat(VectorWrapper):

@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--world", default=None, help="name, folder or hub id of the dream's world")
     command.add_argument(
         "--policies", nargs="+", default=list(POLICIES), metavar="NAME",
-        help=f"module:callable, or of {', '.join(POLICIES)} (default: all of these)",
+        help=f"module:callable, planner, or of {', '.join(POLICIES)} (default: all of these)",
     )  # fmt: skip
     command.add_argument("--starts", type=int, default=16)
     command.add_argument("--horizon", type=int, default=300, help="steps of a drive")

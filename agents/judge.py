@@ -10,6 +10,7 @@ Legend: P policies, S starts, H steps (the horizon).
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from drivedit.agents.agreement import MEASURES, Estimate, agreement, better_half, mean, mean_score
 from drivedit.agents.policies import LEARNED
 from drivedit.agents.trials import (
+    PLANNER,
     SIDES,
     Contest,
     Drives,
@@ -113,11 +115,11 @@ def judge(
         missing = [policy for policy in policies if policy not in failed and not _file(out, side, policy).exists()]
         steps = len(missing) * len(starts) * contest.horizon
         with tqdm(total=steps, desc=side, unit="step", disable=not progress, mininterval=1.0) as bar:
-            if missing and side == "dream" and together:
-                results = drive_together(contest, missing, starts)
-            else:
-                results = drive_apart(contest, side, missing, starts, workers)
-            for count, outcome in results:
+            at_once = [policy for policy in missing if policy != PLANNER] if side == "dream" and together else []
+            alone = [policy for policy in missing if policy not in at_once]
+            results = [drive_together(contest, at_once, starts)] if at_once else []
+            results += [drive_apart(contest, side, alone, starts, workers)] if alone else []
+            for count, outcome in itertools.chain(*results):
                 bar.update(count)
                 if outcome is None:
                     continue

@@ -20,10 +20,12 @@ import numpy as np
 import torch
 
 from drivedit.agents.load import load_agent
+from drivedit.agents.planner import Planner
 
 SIDES = ("dream", "real")
 START_RANGES = {"CarRacingTwin-v0": {"track_position": (0.0, 1.0), "speed": (20.0, 40.0)}}  # reset options, uniform
 RUN_UP_POLICY = "lane_keeper"
+PLANNER = "planner"  # this policy tries futures in the dream, on both sides; it asks the environment where it is
 BATCH = 32  # dreams that step together, at most (at least one policy's)
 
 
@@ -58,11 +60,11 @@ class Contest:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
-    def open(self, side: str) -> gym.Env:
+    def open(self, side: str, **settings: Any) -> gym.Env:
         """A new environment of one side, without a limit of steps."""
         chosen = {"world": self.world} if side == "dream" and self.world is not None else {}
         name = self.dream if side == "dream" else self.real
-        return gym.make(name, disable_env_checker=True, max_episode_steps=-1, **chosen)
+        return gym.make(name, disable_env_checker=True, max_episode_steps=-1, **chosen, **settings)
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields, for JSON, with the name of the dream's weights (empty for a dream without)."""
@@ -122,15 +124,16 @@ class Pilot:
         name: Its name, see `load_agent`.
         space: The actions that there are.
         seed: Seed of its own chance.
+        agent: What it is, if the name alone does not tell.
 
     Raises:
         PolicyError: It cannot be made.
     """
 
-    def __init__(self, name: str, space: gym.Space, seed: int) -> None:
+    def __init__(self, name: str, space: gym.Space, seed: int, agent: Any = None) -> None:
         self.name, self.space = name, space
         try:
-            self.agent = load_agent(name, seed)
+            self.agent = load_agent(name, seed) if agent is None else agent
             getattr(self.agent, "reset", lambda: None)()
         except Exception as error:  # a policy is anybody's code: whatever it raises is its own failure
             raise PolicyError(f"policy {name!r} cannot be made: {type(error).__name__}: {error}") from error
@@ -170,10 +173,13 @@ def check(contest: Contest, policies: Sequence[str], start: Start) -> None:
         dream, real = (getattr(envs[side], name) for side in SIDES)
         if dream != real:
             raise ValueError(f"dream and reality need the same {name}, got {dream} and {real}")
+    needs = ((envs["dream"], "fork"), (envs["real"], "scene"))
+    if PLANNER in policies and not all(hasattr(env.unwrapped, name) for env, name in needs):
+        raise ValueError(f"the planner needs a dream that can fork and a reality that tells its scene, got {contest}")
     wrong = []
     for side, env in envs.items():
         observation = place(env, start, side)
-        for policy in policies:
+        for policy in (policy for policy in policies if policy != PLANNER):
             try:
                 Pilot(policy, env.action_space, start.number)(observation)
             except PolicyError as error:
@@ -227,9 +233,15 @@ def drive_alone(contest: Contest, side: str, policy: str, start: Start) -> Drive
     Raises:
         PolicyError: It failed.
     """
-    env, drives = contest.open(side), Drives.empty(1, contest.horizon)
+    latent = {"obs_type": "latent"} if policy == PLANNER else {}  # it looks at no picture
+    env, drives = contest.open(side, **(latent if side == "dream" else {})), Drives.empty(1, contest.horizon)
     try:
-        pilot = Pilot(policy, env.action_space, start.number)
+        agent = None
+        if policy == PLANNER and side == "dream":
+            agent = Planner.in_dream(env, seed=start.number)
+        elif policy == PLANNER:
+            agent = Planner.in_reality(env, contest.open("dream", **latent), seed=start.number)
+        pilot = Pilot(policy, env.action_space, start.number, agent)
         observation = place(env, start, side)
         for step in range(contest.horizon):
             observation, reward, terminated, truncated, info = env.step(pilot(observation))

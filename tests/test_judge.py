@@ -26,6 +26,7 @@ from drivedit.agents.agreement import (
 from drivedit.agents.judge import compare, judge, trusted_scores, trusted_steps
 from drivedit.agents.lane_keeper import BAR_AT_REST, BAR_PER_SPEED, SPEED_BAR
 from drivedit.agents.load import load_agent
+from drivedit.agents.planner import Planner, Search
 from drivedit.agents.policies import POLICIES
 from drivedit.agents.report import write_report
 from drivedit.agents.trials import Contest, Drives, Pilot, PolicyError
@@ -332,6 +333,24 @@ def test_dreams_in_a_batch_are_the_dreams_alone(saved):
         assert one.rewards == pytest.approx(other.rewards, abs=1e-3) and (one.steps == other.steps).all()
         assert one.confidence == pytest.approx(other.confidence, abs=1e-3) and np.isfinite(one.confidence).any()
     assert isinstance(together[names[1]], PolicyError) and "out of petrol" in str(together[names[1]])
+
+
+def test_a_planner_is_judged_on_both_sides(saved, tmp_path, monkeypatch):
+    dream, real = "drivedit_env:DriveDiT-v0", "drivedit_env:CarRacingTwin-v0"
+    search = Search(futures=3, elites=1, rounds=1, knots=1, hold=2, act=2)
+    monkeypatch.setattr("drivedit.agents.planner.Search", lambda: search)
+    contest = Contest(dream, real, saved, starts=1, horizon=4, run_up=3)
+    verdict = judge(contest, ["planner", "parked", "wild"], tmp_path, workers=1, progress=False)
+    assert verdict.failed == {} and {"planner", "parked", "wild"} == set(verdict.returns)
+    start = trials.find_starts(contest)[0]
+    env = contest.open("dream", obs_type="latent")
+    trials.place(env, start, "dream")
+    planner, total = Planner.in_dream(env, search, start.number), 0.0
+    for _ in range(contest.horizon):
+        total += float(env.step(planner())[1])
+    assert verdict.returns["planner"]["dream"].value == pytest.approx(total, abs=1e-4)
+    with pytest.raises(ValueError, match="tells its scene"):
+        judge(Contest(dream, dream, saved, starts=1, horizon=4), ["planner", "parked", "wild"], tmp_path / "other")
 
 
 def test_the_command_judges_in_two_processes_and_writes_a_page(saved, tmp_path, capsys):

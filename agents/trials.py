@@ -20,12 +20,13 @@ import numpy as np
 import torch
 
 from drivedit.agents.load import load_agent
-from drivedit.agents.planner import Planner
+from drivedit.agents.planner import Planner, Search
 
 SIDES = ("dream", "real")
 START_RANGES = {"CarRacingTwin-v0": {"track_position": (0.0, 1.0), "speed": (20.0, 40.0)}}  # reset options, uniform
 RUN_UP_POLICY = "lane_keeper"
 PLANNER = "planner"  # this policy tries futures in the dream, on both sides; it asks the environment where it is
+EFFORT = Search(futures=16, act=10)  # of the planner: thirty plans in 300 steps, a quarter of a minute
 BATCH = 32  # dreams that step together, at most (at least one policy's)
 
 
@@ -238,9 +239,9 @@ def drive_alone(contest: Contest, side: str, policy: str, start: Start) -> Drive
     try:
         agent = None
         if policy == PLANNER and side == "dream":
-            agent = Planner.in_dream(env, seed=start.number)
+            agent = Planner.in_dream(env, EFFORT, start.number)
         elif policy == PLANNER:
-            agent = Planner.in_reality(env, contest.open("dream", **latent), seed=start.number)
+            agent = Planner.in_reality(env, contest.open("dream", **latent), EFFORT, start.number)
         pilot = Pilot(policy, env.action_space, start.number, agent)
         observation = place(env, start, side)
         for step in range(contest.horizon):

@@ -338,7 +338,7 @@ def test_dreams_in_a_batch_are_the_dreams_alone(saved):
 def test_a_planner_is_judged_on_both_sides(saved, tmp_path, monkeypatch):
     dream, real = "drivedit_env:DriveDiT-v0", "drivedit_env:CarRacingTwin-v0"
     search = Search(futures=3, elites=1, rounds=1, knots=1, hold=2, act=2)
-    monkeypatch.setattr("drivedit.agents.planner.Search", lambda: search)
+    monkeypatch.setattr(trials, "EFFORT", search)
     contest = Contest(dream, real, saved, starts=1, horizon=4, run_up=3)
     verdict = judge(contest, ["planner", "parked", "wild"], tmp_path, workers=1, progress=False)
     assert verdict.failed == {} and {"planner", "parked", "wild"} == set(verdict.returns)

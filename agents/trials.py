@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from typing import Any
@@ -235,13 +236,15 @@ def drive_alone(contest: Contest, side: str, policy: str, start: Start) -> Drive
         PolicyError: It failed.
     """
     latent = {"obs_type": "latent"} if policy == PLANNER else {}  # it looks at no picture
-    env, drives = contest.open(side, **(latent if side == "dream" else {})), Drives.empty(1, contest.horizon)
-    try:
+    drives = Drives.empty(1, contest.horizon)
+    with ExitStack() as stack:
+        env = stack.enter_context(closing(contest.open(side, **(latent if side == "dream" else {}))))
         agent = None
         if policy == PLANNER and side == "dream":
             agent = Planner.in_dream(env, EFFORT, start.number)
         elif policy == PLANNER:
-            agent = Planner.in_reality(env, contest.open("dream", **latent), EFFORT, start.number)
+            dream = stack.enter_context(closing(contest.open("dream", **latent)))
+            agent = Planner.in_reality(env, dream, EFFORT, start.number)
         pilot = Pilot(policy, env.action_space, start.number, agent)
         observation = place(env, start, side)
         for step in range(contest.horizon):
@@ -250,8 +253,6 @@ def drive_alone(contest: Contest, side: str, policy: str, start: Start) -> Drive
             drives.confidence[0, step] = info.get("confidence", np.nan)
             if terminated or truncated:
                 break
-    finally:
-        env.close()
     return drives
 
 

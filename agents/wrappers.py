@@ -6,6 +6,7 @@ Legend: N worlds, H x W the frame, C channels of one observation, K observations
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,7 +70,7 @@ class Pessimism(VectorWrapper):
         return observations, rewards, np.asarray(terminated) | lost, truncated, infos
 
 
-class _Streak(VectorWrapper):
+class _Streak(VectorWrapper, ABC):
     """Ends an episode after some bad steps in a row.
 
     Args:
@@ -84,9 +85,9 @@ class _Streak(VectorWrapper):
         self.steps = steps
         self._streak = np.zeros(self.num_envs, int)
 
+    @abstractmethod
     def _bad(self, rewards: Any, infos: dict[str, Any]) -> np.ndarray:
         """Which worlds had a bad step, bool `[N]`."""
-        raise NotImplementedError
 
     def reset(self, *, seed: Seeds = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Resets some worlds."""

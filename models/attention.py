@@ -52,21 +52,24 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: floa
     """
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-    bias = q.new_zeros(1)
+    keys = k.flatten(0, 1).transpose(1, 2)
+    score = torch.bmm(q.flatten(0, 1) * (scale or q.shape[-1] ** -0.5), keys)
     if mask is not None:
-        bias = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -1e4)
-        bias = bias.expand(*q.shape[:2], -1, -1).flatten(0, 1) if mask.ndim == 4 else bias
-    keys, alpha = k.flatten(0, 1).transpose(1, 2), scale or q.shape[-1] ** -0.5
-    score = torch.baddbmm(bias, q.flatten(0, 1), keys, beta=0 if mask is None else 1, alpha=alpha)
+        bias = mask.to(q.dtype).log()
+        score = score + (bias.expand(*q.shape[:2], -1, -1).flatten(0, 1) if mask.ndim == 4 else bias)
     return torch.bmm(score.softmax(-1), v.flatten(0, 1)).unflatten(0, q.shape[:2])
 
 
 def rotations(time: Tensor, width: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and signed sines `[B, F, 1, 1, 1, E]` of frame times `[B, F]`, exact however long a drive is."""
+    """Cosines and signed sines `[B, F, 1, 1, 1, E]` of frame times `[B, F]`, exact however long a drive is.
+
+    As complex numbers they are made once also in a compiled graph, which would else compute them for every token.
+    """
     half = width // 2
     rate = base ** -(torch.arange(half, device=time.device, dtype=torch.float64) / half)
     angle = (time.double()[..., None] * rate)[:, :, None, None, None]
-    cos, sin = angle.cos(), angle.sin()
+    turn = torch.polar(torch.ones_like(angle), angle)
+    cos, sin = torch.view_as_real(turn).unbind(-1)
     return torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype)
 
 

@@ -8,9 +8,12 @@ holds the weights, and is kept in `DRIVEDIT_CACHE` (else `~/.cache/drivedit`), s
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import tempfile
+import warnings
+from contextlib import redirect_stderr
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,8 @@ from drivedit.models.world import StepOutput
 logger = logging.getLogger(__name__)
 
 CHANGED = ("latents", "motion", "pose", "arc")  # the graph gives these anew; keys, values and clock it writes in place
+CHOICES = {"freezing": True}  # weights are constants
+TRIALS = {"max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}  # products of one row, twice as fast
 READ = ("latent", "ended", "ended_probability", "telemetry", "confidence")
 
 
@@ -127,9 +132,10 @@ def _compile(world: World, rows: int, steps: int, library: Path) -> bool:
         try:
             get_cpp_compiler()
             graph = torch.export.export(_Step(world, steps), example, strict=False)
-            made: Any = torch._inductor.aoti_compile_and_package(
-                graph, package_path=f"{work}/step.pt2", inductor_configs={"freezing": True}
-            )
+            with warnings.catch_warnings(action="ignore"), redirect_stderr(io.StringIO()):  # it tells every trial
+                made: Any = torch._inductor.aoti_compile_and_package(
+                    graph, package_path=f"{work}/step.pt2", inductor_configs=CHOICES | (TRIALS if rows == 1 else {})
+                )
         except (CppCompileError, InductorError, InvalidCxxCompiler) as error:
             logger.warning("no step was compiled, the world goes on without: %s", str(error).split("\n")[0])
             return False

@@ -19,13 +19,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import nn
 
 from drivedit.agents.wrappers import Memory
 from drivedit.config.base import BaseConfig
-from drivedit.utils import write_atomically
+from drivedit.utils import read_tensors, write_tensors
 
 FORMAT = "drivedit-agent-1"
 STRIDES = (4, 2, 1)
@@ -176,9 +174,7 @@ class Policy:
 
     def save(self, path: str | Path) -> None:
         """Writes the policy to one safetensors file, whole or not at all."""
-        header = {"format": FORMAT, "spec": json.dumps(self.spec.to_dict())}
-        data = save(self.weights, header)
-        write_atomically(path, lambda file: file.write(data))
+        write_tensors(path, self.weights, FORMAT, self.spec.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> Policy:
@@ -189,19 +185,10 @@ class Policy:
             ValueError: The file is damaged, or holds something else.
         """
         path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no agent {path}")
-        if path.suffix == ".zip":
+        if path.suffix == ".zip" and path.is_file():
             return _from_zip(path)
-        try:
-            with safe_open(path, "pt") as file:
-                header = file.metadata() or {}
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({error}); copy it again") from error
-        if header.get("format") != FORMAT:
-            raise ValueError(f"{path} has format {header.get('format')!r}, this package reads {FORMAT!r}")
-        return cls(PolicySpec.from_dict(json.loads(header["spec"])), weights)
+        weights, spec = read_tensors(path, FORMAT)
+        return cls(PolicySpec.from_dict(spec), weights)
 
 
 def actor_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -13,6 +13,7 @@ Legend: B clips, F frames, P tokens per frame, N = F * P, D token width, K diffu
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,9 @@ from torch import Tensor, nn
 
 from drivedit.config import TeacherConfig
 from drivedit.models.student import DiTStudent
+from drivedit.utils import read_tensors, write_tensors
 
+FORMAT = "drivedit-teacher-1"
 DROP_CONTROL = 0.1  # share of clips that train the prediction without controls
 
 
@@ -40,6 +43,9 @@ class DiTTeacher(nn.Module):
         dropout: On both branches of a block.
         tokens_per_frame: Tokens P that share a time and a control.
         control_dim: Width of the controls; 0: none.
+        history: Clean frames from before the clip that each of its frames gets as input channels.
+        route_dim: Width of the route code; 0: none.
+        map_dim: Values at the end of the route code that each token gets for itself.
 
     Raises:
         ValueError: The schedule is unknown, or the widths do not fit.
@@ -61,6 +67,9 @@ class DiTTeacher(nn.Module):
         dropout: float = 0.0,
         tokens_per_frame: int = 1,
         control_dim: int = 0,
+        history: int = 0,
+        route_dim: int = 0,
+        map_dim: int = 0,
     ) -> None:
         super().__init__()
         self.num_diffusion_steps, self.control_dim = num_diffusion_steps, control_dim
@@ -68,12 +77,34 @@ class DiTTeacher(nn.Module):
         self.trunk = _BothWays(
             latent_dim, d_model, n_layers, n_heads, d_ff, max_seq_len, dropout, tokens_per_frame=tokens_per_frame,
             control_dim=control_dim + 1 if control_dim else 0,  # the last one: whether the control is told
+            history=history, route_dim=route_dim, map_dim=map_dim,
+        )  # fmt: skip
+        self.config = TeacherConfig(
+            latent_dim, d_model, n_layers, n_heads, d_ff, num_diffusion_steps, beta_schedule, max_seq_len, dropout,
+            tokens_per_frame, control_dim, history, route_dim, map_dim,
         )  # fmt: skip
 
     @classmethod
     def from_config(cls, config: TeacherConfig) -> DiTTeacher:
         """Builds the network that a configuration describes."""
         return cls(**config.to_dict())
+
+    def save(self, path: str | Path) -> None:
+        """Writes the network to one safetensors file, whole or not at all."""
+        write_tensors(path, self.state_dict(), FORMAT, self.config.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> DiTTeacher:
+        """Reads a network that `save` wrote, in evaluation mode.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is damaged, or holds something else.
+        """
+        weights, spec = read_tensors(path, FORMAT)
+        teacher = cls.from_config(TeacherConfig.from_dict(spec))
+        teacher.load_state_dict(weights)
+        return teacher.eval()
 
     # -- the chain -----------------------------------------------------------------------------------------------
 
@@ -93,32 +124,51 @@ class DiTTeacher(nn.Module):
         signal, spread = self._scales(x, timesteps)
         return signal * x + spread * noise
 
-    def forward(self, x: Tensor, timesteps: Tensor, control: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        control: Tensor | None = None,
+        *,
+        route: Tensor | None = None,
+        past: Tensor | None = None,
+    ) -> Tensor:
         """Predicts the noise `[B, N, D]` in a state of the chain.
 
         Args:
             x: States `[B, N, D]` (variance preserving, see `add_noise`).
             timesteps: `[B]` whole numbers in [0, K - 1].
             control: `[B, F, control_dim]`, what led to each frame; None: not told.
+            route: `[B, F, route_dim]`; None: zeros, which means no route.
+            past: `[B, N, history * D]` clean frames before the clip, the latest first; None: zeros.
 
         Raises:
             ValueError: A shape does not fit or an index is out of range.
         """
         frames = x.shape[1] // self.trunk.tokens_per_frame
         signal, spread = self._scales(x, timesteps)
-        if control is None:
-            return spread * x + signal * self._predict(x, timesteps, None)
-        if control.shape != (len(x), frames, self.control_dim):
-            raise ValueError(f"control must be {[len(x), frames, self.control_dim]}, got {tuple(control.shape)}")
-        return spread * x + signal * self._predict(x, timesteps, F.pad(control, (0, 1), value=1.0))
+        if control is not None:
+            if control.shape != (len(x), frames, self.control_dim):
+                raise ValueError(f"control must be {[len(x), frames, self.control_dim]}, got {tuple(control.shape)}")
+            control = F.pad(control, (0, 1), value=1.0)
+        return spread * x + signal * self._predict(x, timesteps, control, route, past)
 
-    def _predict(self, x: Tensor, timesteps: Tensor, told: Tensor | None) -> Tensor:
+    def _predict(
+        self, x: Tensor, timesteps: Tensor, told: Tensor | None, route: Tensor | None, past: Tensor | None
+    ) -> Tensor:
         """The angular velocity under controls that end in 1 where they are told, and are zeros where not."""
         sigma = self.sigma(timesteps)[:, None].expand(-1, x.shape[1] // self.trunk.tokens_per_frame).to(x)
-        return self.trunk(x, sigma=sigma, control=told)[0]
+        hidden, modulation, _ = self.trunk.features(x, sigma=sigma, control=told, route=route, past=past)
+        return self.trunk.read(hidden, modulation, None)
 
     def loss(
-        self, x: Tensor, control: Tensor | None = None, *, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        control: Tensor | None = None,
+        *,
+        route: Tensor | None = None,
+        past: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of the angular velocity at random steps for clean clips `[B, N, D]`.
 
@@ -131,7 +181,7 @@ class DiTTeacher(nn.Module):
         if control is not None:
             kept = torch.rand(len(x), 1, 1, generator=generator) >= DROP_CONTROL
             told = F.pad(control, (0, 1), value=1.0) * kept.to(control)
-        guess = self._predict(signal * x + spread * noise, timesteps, told)
+        guess = self._predict(signal * x + spread * noise, timesteps, told, route, past)
         loss = F.mse_loss(guess.float(), (signal * noise - spread * x).float())
         return loss, {"velocity_mse": loss.detach()}
 
@@ -143,6 +193,8 @@ class DiTTeacher(nn.Module):
         guidance_scale: float = 1.0,
         *,
         control: Tensor | None = None,
+        route: Tensor | None = None,
+        past: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draws clean clips with deterministic DDIM.
@@ -152,6 +204,8 @@ class DiTTeacher(nn.Module):
             num_steps: Network passes, from 1 to K (twice as many with guidance).
             guidance_scale: Weight w of `u + w (c - u)`: 1 is plain conditional; needs controls otherwise.
             control: `[B, F, control_dim]` or None.
+            route: As in `forward`.
+            past: As in `forward`.
             generator: Of the first noise; None: torch's own.
 
         Returns:
@@ -169,9 +223,9 @@ class DiTTeacher(nn.Module):
         steps = torch.linspace(self.num_diffusion_steps - 1, 0, num_steps).round().long().to(place.device)
         for index, step in enumerate(steps):
             timesteps = step.expand(len(x))
-            noise = self(x, timesteps, control)
+            noise = self(x, timesteps, control, route=route, past=past)
             if guidance_scale != 1:
-                plain = self(x, timesteps)
+                plain = self(x, timesteps, route=route, past=past)
                 noise = plain + guidance_scale * (noise - plain)
             signal, spread = self._scales(x, timesteps)
             clean = (x - spread * noise) / signal
@@ -185,20 +239,30 @@ class DiTTeacher(nn.Module):
         ratio = ((1 - self.alphas) / self.alphas).sqrt()[timesteps]
         return ratio / (1 + ratio)
 
-    def velocity(self, x: Tensor, timesteps: Tensor, control: Tensor | None = None) -> Tensor:
+    def velocity(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        control: Tensor | None = None,
+        *,
+        route: Tensor | None = None,
+        past: Tensor | None = None,
+    ) -> Tensor:
         """The velocity `n - x0` that the teacher predicts for a state of the package's path.
 
         Args:
             x: `(1 - sigma) x0 + sigma n`, `[B, N, D]`, at `sigma(timesteps)`.
             timesteps: `[B]` whole numbers in [0, K - 1].
             control: As in `forward`.
+            route: As in `forward`.
+            past: As in `forward`.
 
         Returns:
             `[B, N, D]`.
         """
         signal, spread = self._scales(x, timesteps)
         state = x * (signal + spread)  # as sqrt(a) (1 + s) = sqrt(a) + sqrt(1 - a)
-        noise = self(state, timesteps, control)
+        noise = self(state, timesteps, control, route=route, past=past)
         return noise - (state - spread * noise) / signal
 
     def _scales(self, x: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:

@@ -47,12 +47,19 @@ class ToFrame(CausalConv3d):
 
 
 class ResBlock(nn.Module):
-    """Two convolutions around an identity, without norms: those cost as much time as the convolutions here."""
+    """Two convolutions around an identity, without norms: those cost as much time as the convolutions here.
 
-    def __init__(self, channels: int, kernel_t: int) -> None:
+    Args:
+        channels: Width of the identity.
+        kernel_t: Frames that the first convolution sees.
+        inner: Width between the two; None: that of the identity.
+    """
+
+    def __init__(self, channels: int, kernel_t: int, inner: int | None = None) -> None:
         super().__init__()
-        self.conv1 = CausalConv3d(channels, channels, kernel_t)
-        self.conv2 = CausalConv3d(channels, channels, 1)
+        inner = inner or channels
+        self.conv1 = CausalConv3d(channels, inner, kernel_t)
+        self.conv2 = CausalConv3d(inner, channels, 1)
         nn.init.zeros_(self.conv2.conv.weight)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
@@ -90,9 +97,10 @@ class VAE3D(nn.Module):
         temporal_kernel: Frames that a convolution sees, the present one included.
         decoder_dims: Width of the decoder at the same four sizes, without residual blocks at full size, for worlds that
             decode far more often than they encode; None: a mirror of the encoder.
+        decoder_inner: Width inside the residual blocks of the decoder at the same four sizes; None: as outside.
 
     Raises:
-        ValueError: `hidden_dims` or `decoder_dims` has not four entries.
+        ValueError: `hidden_dims`, `decoder_dims` or `decoder_inner` has not four entries.
     """
 
     def __init__(
@@ -106,11 +114,13 @@ class VAE3D(nn.Module):
         *,
         temporal_kernel: int = 3,
         decoder_dims: Sequence[int] | None = None,
+        decoder_inner: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         dims = list(hidden_dims)
         out = list(decoder_dims or dims)
-        for name, widths in (("hidden_dims", dims), ("decoder_dims", out)):
+        inner = list(decoder_inner or out)
+        for name, widths in (("hidden_dims", dims), ("decoder_dims", out), ("decoder_inner", inner)):
             if len(widths) != 4:
                 raise ValueError(f"{name} must have 4 entries (three halvings make the 8x grid), got {widths}")
         self.in_channels, self.latent_dim, self.beta = in_channels, latent_dim, beta
@@ -123,16 +133,18 @@ class VAE3D(nn.Module):
         down += middle + ([SpatialAttention(dims[-1])] if use_attention else [])
         up: list[nn.Module] = [CausalConv3d(latent_dim, out[-1], kt)]
         up += [SpatialAttention(out[-1])] if use_attention else []
-        up += [ResBlock(out[-1], kt) for _ in range(num_res_blocks)]
+        up += [ResBlock(out[-1], kt, inner[-1]) for _ in range(num_res_blocks)]
         for size in (2, 1, 0):
             up += [Up(out[size + 1], out[size])]
             if size or decoder_dims is None:
-                up += [ResBlock(out[size], kt) for _ in range(num_res_blocks)]
+                up += [ResBlock(out[size], kt, inner[size]) for _ in range(num_res_blocks)]
         self.encoder, self.decoder = nn.ModuleList(down), nn.ModuleList(up)
         self.to_moments = nn.Conv2d(dims[-1], 2 * latent_dim, 1)
         self.to_frame = ToFrame(out[0], in_channels, 1)
-        narrow = None if decoder_dims is None else out
-        self.config = VAEConfig(in_channels, latent_dim, dims, num_res_blocks, use_attention, beta, kt, narrow)
+        self.config = VAEConfig(
+            in_channels, latent_dim, dims, num_res_blocks, use_attention, beta, kt,
+            None if decoder_dims is None else out, None if decoder_inner is None else inner,
+        )  # fmt: skip
 
     @classmethod
     def from_config(cls, config: VAEConfig) -> VAE3D:

@@ -9,12 +9,13 @@ import torch
 from test_training import make_episode
 from test_world import make_world
 
-from drivedit.config import DataConfig, DistillConfig, LoopConfig, StudentStageConfig, VAEStageConfig
+from drivedit.config import ClipConfig, DataConfig, DistillConfig, LoopConfig, StudentStageConfig, VAEStageConfig
 from drivedit.data.recordings import write_shard
-from drivedit.models import World
+from drivedit.models import DiTTeacher, World
 from drivedit.training.distillation import DistillStage, step_towards
-from drivedit.training.stages import distill, student, vae
-from drivedit.training.student_stage import Draw
+from drivedit.training.stages import distill, student, teacher, vae
+from drivedit.training.student_stage import MOTION, Draw
+from drivedit.training.teacher_stage import BothWaysStage, TeacherStage, before_clip, teacher_figures
 
 MEAN, SPREAD = 0.7, 0.5  # of the teacher's Gaussian
 
@@ -174,3 +175,113 @@ def test_a_world_of_another_autoencoder_is_refused(run, tmp_path):
     make_world().save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="another autoencoder"):
         distill(str(tmp_path / "other"), loop, data, DistillConfig(), str(folder), "cpu")
+
+
+# -- a bidirectional teacher -----------------------------------------------------------------------------------------
+
+
+def make_teacher(frames: int = 4) -> DiTTeacher:
+    torch.manual_seed(0)
+    net = DiTTeacher(
+        16, 16, 1, 2, max_seq_len=16 * frames, tokens_per_frame=16, control_dim=7, history=2, route_dim=321, map_dim=16
+    )  # fmt: skip
+    for weight in net.parameters():
+        weight.data.add_(0.05 * torch.randn(weight.shape))
+    return net
+
+
+def make_batch(frames: int, rows: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    shapes = {"control": (frames, 7), "route": (frames, 321), "motion": (frames, 3), "telemetry": (frames, 4)}
+    batch = {name: 0.1 * torch.randn(rows, *shape, generator=g) for name, shape in shapes.items()}
+    batch |= {name: torch.zeros(rows, frames) for name in ("reward", "ended")}
+    return batch | {"latents": torch.randn(rows, 2 + frames, 4, 8, 8, generator=g)}
+
+
+def test_a_bidirectional_network_is_told_nothing_that_comes_later():
+    control, past = torch.randn(2, 4, 7), torch.randn(2, 4, 16, 32)
+    told, before = before_clip(control, past)
+    later, other = control.clone(), past.clone()
+    later[:, 1:, MOTION] += 1  # each frame's motion shows what the frame before it was
+    other[:, 1:] += 1
+    assert all(torch.equal(*pair) for pair in zip((told, before), before_clip(later, other), strict=True))
+    assert torch.equal(told[..., : MOTION.start], control[..., : MOTION.start])
+    assert before.shape == (2, 64, 32) and torch.equal(before[:, 48:], past[:, 0])
+
+
+def test_whole_clips_are_rollouts():
+    """The frames that are judged stand on each other: as a past they give themselves again."""
+    stage = BothWaysStage(make_world(), DistillConfig(clip_frames=4, context_noise=0.0, drop_past=0.0), make_teacher())
+    batch = make_batch(4)
+    tokens, route = stage.to_tokens(batch["latents"]), batch["route"]
+    past, moved, noise = stage._own_rollout(tokens, batch["control"], route, draws())
+    sample, readings = stage.run(noise, torch.ones(2, 4), moved, route, past)
+    assert torch.allclose(stage._past(torch.cat([tokens[:, :2], sample], 1)), past, atol=1e-5)
+    assert torch.allclose(readings.motion[:, :-1], moved[:, 1:, MOTION], atol=1e-5)
+    assert not torch.allclose(sample, tokens[:, 2:], atol=0.1)
+
+
+def test_whole_clips_are_pulled_to_the_teachers_mean_and_spread():
+    stage, draw = BothWaysStage(make_world(), DistillConfig(clip_frames=4), make_teacher()), draws()
+    samples = -0.5 + 1.2 * torch.randn(128, 4, 1, 16, generator=draw.rng)
+    for _ in range(400):
+        own = samples.mean().item(), samples.std().item()
+
+        def clean(net, noisy, chosen, *_, own=own):
+            sigma = stage.real.sigma(chosen).float()[:, None].expand(noisy.shape[:2])
+            return posterior(noisy, sigma, *((MEAN, SPREAD) if net is stage.real else own))
+
+        stage._clean = clean  # type: ignore[assignment]
+        empty = torch.zeros(0)
+        samples = samples - 0.02 * stage._difference_of_scores(samples, empty, empty, empty, draw)
+    assert abs(samples.mean().item() - MEAN) < 0.05 and abs(samples.std().item() - SPREAD) < 0.08
+
+
+def test_its_clean_estimate_is_exact_where_it_knows_the_noise():
+    stage = BothWaysStage(make_world(), DistillConfig(clip_frames=4), make_teacher())
+    truth, draw = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(0)), draws()
+    noisy, chosen = stage._noised(truth, draw)
+    sigma = stage.real.sigma(chosen)
+    assert ((sigma >= 0.02) & (sigma <= 0.98)).all() and len(chosen.unique()) > 1
+    wanted = (noisy - truth) / sigma.float()[:, None, None, None]
+    stage.real.velocity = lambda *_, **__: wanted.flatten(1, 2)  # type: ignore[method-assign]
+    out = stage._clean(
+        stage.real, noisy, chosen, torch.zeros(3, 4, 7), torch.zeros(3, 4, 321), torch.zeros(3, 4, 16, 32)
+    )
+    assert torch.allclose(out, truth, atol=1e-4)
+
+
+def test_a_teacher_of_clips_learns_what_is_before_them():
+    """Clips that stand still: who knows the frame before can tell them from noise, and only then."""
+    stage = TeacherStage(make_world(), make_teacher(), ClipConfig(4, drop_past=0.0, context_noise=0.0))
+    optimizer = torch.optim.Adam(stage.teacher.parameters(), 3e-3)
+    for step in range(150):
+        batch = make_batch(4, rows=8, seed=step)
+        batch["latents"] = batch["latents"][:, :1].expand(-1, 6, -1, -1, -1)
+        loss, _ = stage(batch, 0.0, torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    apart = batch["latents"].clone()
+    apart[:, :2] = apart[:, :2].roll(1, 0)  # another clip's frames before
+    still, other = (teacher_figures(stage, {**batch, "latents": x})["mse_0.75"] for x in (batch["latents"], apart))
+    assert still < 0.5 * other
+
+
+def test_a_student_is_distilled_from_whole_clips(run, tmp_path):
+    folder, loop, data = run
+    shutil.copytree(folder / "vae", tmp_path / "vae")
+    start, path = folder / "student" / "world", tmp_path / "teacher" / "teacher.safetensors"
+    made = teacher(str(start), loop, data, ClipConfig(clip_frames=6), str(tmp_path), "cpu")
+    assert made.config == DiTTeacher.load(path).config and made.config.route_dim == 321
+    curve = (tmp_path / "teacher" / "curve.jsonl").read_text()
+    assert "velocity_mse" in curve and "val/mse_0.5" in curve
+    loss = DistillConfig(clip_frames=6)
+    distill(str(start), loop, data, loss, str(tmp_path), "cpu", str(path))
+    world, before = (World.from_pretrained(f, device="cpu") for f in (tmp_path / "matching" / "world", start))
+    assert not torch.equal(world.dynamics.position, before.dynamics.position)
+    for wrong in (dict(clip_frames=7), dict(method="energy"), dict(exits=2)):
+        with pytest.raises(ValueError, match="needs method = matching, exits = 1 and clip_frames of at most 6"):
+            distill(str(start), loop, data, replace(loss, **wrong), str(tmp_path), "cpu", str(path))
+    with pytest.raises(FileNotFoundError, match="no file"):
+        distill(str(start), loop, data, loss, str(tmp_path), "cpu", str(tmp_path / "none"))

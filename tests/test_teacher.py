@@ -25,7 +25,7 @@ class Oracle(DiTTeacher):
         super().__init__(6, 16, 1, 2, **changes)
         self.clean = clean
 
-    def forward(self, x: Tensor, timesteps: Tensor, control: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, timesteps: Tensor, control: Tensor | None = None, **told) -> Tensor:
         signal, spread = self._scales(x, timesteps)
         return (x - signal * self.clean) / spread
 
@@ -131,6 +131,30 @@ def test_a_trained_teacher_draws_the_data():
     assert drawn.mean().item() == pytest.approx(1, abs=0.15) and drawn.std().item() == pytest.approx(0.3, abs=0.12)
     both = net.sample((500, 1, 1), 20, generator=g)  # untold: both kinds
     assert both.mean().abs() < 0.5 and both.std() > 0.7
+
+
+def test_the_route_and_the_frames_before_the_clip_are_heard(tmp_path):
+    net = teacher(history=2, route_dim=5 + 4 * 3, map_dim=3)
+    x, steps = torch.randn(2, 12, 6), torch.tensor([200, 800])
+    route, past, control = torch.randn(2, 3, 17), torch.randn(2, 12, 12), torch.zeros(2, 3, 2)
+    out = net(x, steps, control, route=route, past=past)
+    assert not torch.allclose(out, net(x, steps, control, route=route), atol=1e-3)
+    assert not torch.allclose(out, net(x, steps, control, past=past), atol=1e-3)
+    turned = route.clone()
+    turned[:, 2] += 1  # of the last frame: a bidirectional network tells it to the first one
+    assert not torch.allclose(
+        out[:, :4], net(x, steps, torch.zeros(2, 3, 2), route=turned, past=past)[:, :4], atol=1e-3
+    )
+    net.save(tmp_path / "teacher.safetensors")
+    again = DiTTeacher.load(tmp_path / "teacher.safetensors")
+    assert again.config == net.config and torch.equal(again(x, steps, route=route), net(x, steps, route=route))
+    g = [torch.Generator().manual_seed(0) for _ in range(2)]
+    assert not torch.equal(
+        net.sample((2, 12, 6), 2, past=past, generator=g[0]), net.sample((2, 12, 6), 2, generator=g[1])
+    )
+    (tmp_path / "bad").write_bytes((tmp_path / "teacher.safetensors").read_bytes()[:50])
+    with pytest.raises(ValueError, match="bad is damaged"):
+        DiTTeacher.load(tmp_path / "bad")
 
 
 # -- the student's sampler ---------------------------------------------------------------------------------------

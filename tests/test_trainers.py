@@ -136,7 +136,7 @@ def test_a_student_that_is_the_teacher_has_no_soft_loss():
     net = student()
 
     class Mirror(DiTTeacher):
-        def velocity(self, x, timesteps, control=None):
+        def velocity(self, x, timesteps, control=None, **told):
             level = self.sigma(timesteps)[:, None].expand(-1, 4).to(x)
             clean, _ = net(x, sigma=level, control=control)
             return (x - clean) / level[:, :1, None]

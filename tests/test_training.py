@@ -164,13 +164,9 @@ def test_a_dream_over_a_clip_equals_the_world_stepping(recordings):
     drawn = torch.stack([noise([3], "frame", [i], world.latent_shape()) for i in range(3)], 1)
     control = torch.cat([controls, torch.cat([previous, controls[:-1]]), motion.expand(3, 3)], -1)[None]
 
-    class Fixed:
-        def normal(self, *shape):
-            return world.tokens(drawn)
-
     clip = torch.cat([first, torch.zeros(1, 3, *world.latent_shape())], 1)
     with torch.no_grad():
-        dreamed, _ = stage.dream(world.tokens(clip), control, route, 3, Fixed())  # type: ignore[arg-type]
+        dreamed, _ = stage.dream(world.tokens(clip), control, route, 3, world.tokens(drawn))
     assert torch.allclose(world.untokens(dreamed)[:, 2:], torch.stack(frames, 1), atol=1e-4)
 
 

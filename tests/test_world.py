@@ -231,13 +231,16 @@ def test_starts_need_one_seed_per_scene(world):
         world.start([], [])
 
 
-@pytest.mark.parametrize("widths", [None, (6, 8, 10, 16)], ids=["mirror", "lean"])
+@pytest.mark.parametrize(
+    ("widths", "inner"), [(None, None), ((6, 8, 10, 16), None), ((6, 8, 10, 16), (2, 4, 6, 8))],
+    ids=["mirror", "lean", "narrow"],
+)  # fmt: skip
 @torch.no_grad()
-def test_a_packed_decoder_makes_the_same_picture(widths):
+def test_a_packed_decoder_makes_the_same_picture(widths, inner):
     if not can_pack():
         pytest.skip("this torch has no packed layers")
     torch.manual_seed(0)
-    vae = VAE3D(3, 8, (8, 8, 16, 16), 1, False, temporal_kernel=1, decoder_dims=widths).eval()
+    vae = VAE3D(3, 8, (8, 8, 16, 16), 1, False, temporal_kernel=1, decoder_dims=widths, decoder_inner=inner).eval()
     for parameter in vae.parameters():
         parameter.normal_(0, 0.2)
     z = torch.randn(3, 8, 1, 2, 5)

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from drivedit.config import (
+    ClipConfig,
     DataConfig,
     DistillConfig,
     LoopConfig,
@@ -25,7 +26,11 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = ArgumentParser(prog="python -m drivedit.training", description=__doc__)
     stages = parser.add_subcommands(required=True, dest="stage")
-    for name, loss in (("vae", VAEStageConfig), ("student", StudentStageConfig), ("distill", DistillConfig)):
+    losses = {
+        "vae": VAEStageConfig, "student": StudentStageConfig, "teacher": ClipConfig, "distill": DistillConfig,
+        "decoder": VAEStageConfig,
+    }  # fmt: skip
+    for name, loss in losses.items():
         sub = ArgumentParser(description=f"The stage `{name}`; without options it trains as the defaults say.")
         sub.add_argument(
             "--config", action="config", help="YAML file, or the name of a shipped preset (carracing.yaml)"
@@ -36,8 +41,13 @@ def main(argv: list[str] | None = None) -> None:
         sub.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
         if name == "distill":
             sub.add_argument("--teacher", type=str, default="runs/base/student/world", help="folder of its world")
+            sub.add_argument("--real_score", type=str | None, help="file of a bidirectional teacher, for `matching`")
+        elif name in ("teacher", "decoder"):
+            sub.add_argument("--world", type=str, default="runs/carracing/student/world", help="folder of its world")
         else:
             sub.add_class_arguments(WorldConfig, "world")
+        if name == "decoder":
+            sub.add_argument("--inner", type=list[int], help="widths inside its residual blocks, at the four sizes")
         sub.add_class_arguments(LoopConfig, "train")
         sub.add_class_arguments(DataConfig, "data")
         sub.add_class_arguments(loss, "loss")
@@ -71,7 +81,11 @@ def main(argv: list[str] | None = None) -> None:
 
     rest = options.train, options.data, options.loss, options.out, options.device
     if arguments.stage == "distill":
-        run.distill(options.teacher, *rest)
+        run.distill(options.teacher, *rest, options.real_score)
+    elif arguments.stage == "decoder":
+        run.decoder(options.world, options.inner, *rest)
+    elif arguments.stage == "teacher":
+        run.teacher(options.world, *rest)
     else:
         {"vae": run.vae, "student": run.student}[arguments.stage](options.world, *rest)
 

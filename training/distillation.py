@@ -4,8 +4,8 @@ Causal consistency (Song et al. 2023; Causal Forcing, arXiv 2602.02214): from a 
 teacher goes one step towards data, and the student's estimate before that step has to agree with its averaged self
 after it. Self-forcing with distribution matching (Self-Forcing, arXiv 2506.08009; DMD2, arXiv 2405.14867): the student
 makes frames on its own rollouts, and moves them along the difference of two scores, the teacher's and that of a critic
-which learns by flow matching what the student makes. The teacher is never bidirectional: a causal student that starts
-from one learns a conditional mean.
+which learns by flow matching what the student makes. The student never starts from a bidirectional network, for then it
+would learn a conditional mean; but one may tell the score of whole clips (`drivedit.training.teacher_stage`).
 
 Legend: B clips, T frames, P tokens per frame, D token width.
 """
@@ -93,10 +93,10 @@ class DistillStage(StudentStage):
     def _matching(
         self, tokens: Tensor, truth: Tensor, control: Tensor, route: Tensor, batch: dict[str, Tensor], draw: Draw
     ) -> tuple[Tensor, Logs]:
-        past, moved = self._own_past(tokens, control, route, draw)
+        past, moved, noisy = self._own_rollout(tokens, control, route, draw)
         exits = self.distill.exits
         last = draw.alike(exits)
-        noisy, sigma = draw.normal(*truth.shape), truth.new_ones(truth.shape[:2])
+        sigma = truth.new_ones(truth.shape[:2])
         with torch.no_grad():
             for _ in range(last):
                 clean, _ = self.run(noisy, sigma, moved, route, past)
@@ -110,8 +110,8 @@ class DistillStage(StudentStage):
         if self._critic_alone():
             untouched = torch.stack([weight.sum() for weight in self._students_weights()]).sum()
             return critic + 0 * untouched, logs  # data-parallel training wants a gradient for every weight
-        pull = self._difference_of_scores(sample.detach(), moved, route, past, draw)
-        matching = 0.5 * (sample - (sample - pull).detach()).square().mean()
+        difference = self._difference_of_scores(sample.detach(), moved, route, past, draw)
+        matching = 0.5 * (sample - (sample - difference).detach()).square().mean()
         heads, read = self._head_losses(readings, error, batch)
         loss = matching + critic + self.config.head_weight * heads
         if self.distill.consistency:
@@ -120,14 +120,18 @@ class DistillStage(StudentStage):
         self._track(error)
         return loss, {**logs, "matching": matching.detach(), **read}
 
+    def _own_rollout(self, tokens: Tensor, control: Tensor, route: Tensor, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
+        """The past of the frames to be made, their controls, and the noise to make them from."""
+        past, moved = self._own_past(tokens, control, route, draw)
+        return past, moved, draw.normal(*tokens[:, self.history :].shape)
+
     @torch.no_grad()
     def _difference_of_scores(self, sample: Tensor, control: Tensor, route: Tensor, past: Tensor, draw: Draw) -> Tensor:
         """Where the teacher would have the samples differ from where they are, per unit of its own disagreement."""
         noisy, sigma = self._renoise(sample, draw)
         real, _ = self.score(self.teacher, noisy, sigma, control, route, past)
         fake, _ = self.score(self.critic, noisy, sigma, control, route, past)
-        size = (sample - real).abs().mean((2, 3), keepdim=True).clamp(min=1e-2)
-        return (fake - real) / size
+        return pull(sample, real, fake)
 
     def _critic_loss(self, sample: Tensor, control: Tensor, route: Tensor, past: Tensor, draw: Draw) -> Tensor:
         noisy, sigma = self._renoise(sample, draw)
@@ -146,6 +150,11 @@ class DistillStage(StudentStage):
         self.turn += 1
         for mean, now in zip(self.target.parameters(), self.dynamics.parameters(), strict=True):
             mean.lerp_(now, 1 - self.distill.target_ema)
+
+
+def pull(sample: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+    """The difference of two clean estimates `[B, T, P, D]`, per unit of the real one's distance to each frame."""
+    return (fake - real) / (sample - real).abs().mean((2, 3), keepdim=True).clamp(min=1e-2)
 
 
 def step_towards(noisy: Tensor, clean: Tensor, sigma: Tensor, lower: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -77,7 +78,10 @@ def train(
     optimizers = make_optimizers(stage, config)
     step = load_checkpoint(out / "last.pt", stage, ema, optimizers)
     for name in getattr(stage, "hot", ()) if config.compile else ():
-        setattr(stage, name, torch.compile(getattr(stage, name)))
+        part, _, method = name.rpartition(".")
+        owner = stage.get_submodule(part)
+        setattr(owner, method, torch.compile(getattr(owner, method)))
+        warnings.filterwarnings("ignore", "Torchinductor does not support code generation for complex")  # rotations
     wrapped = stage if config.shard else accelerator.prepare(stage)
     writer = None
     if main:

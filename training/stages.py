@@ -1,4 +1,4 @@
-"""The stages that make a world: `vae`, then `student`, and `distill` for fewer passes.
+"""The stages that make a world: `vae`, then `student`; `teacher` and `distill` for fewer passes, `decoder` for speed.
 
 Each trains in a folder of the run and leaves a world there.
 """
@@ -6,6 +6,8 @@ Each trains in a folder of the run and leaves a world there.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +15,24 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from drivedit.config import DataConfig, DistillConfig, LoopConfig, StudentStageConfig, VAEStageConfig, WorldConfig
+from drivedit.config import (
+    ClipConfig,
+    DataConfig,
+    DistillConfig,
+    LoopConfig,
+    StudentStageConfig,
+    VAEStageConfig,
+    WorldConfig,
+)
 from drivedit.data.clips import Drives, clip_starts, suit
 from drivedit.data.recordings import TELEMETRY
-from drivedit.models import World
+from drivedit.models import DiTTeacher, World
 from drivedit.training.distillation import DistillStage
 from drivedit.training.loop import train
 from drivedit.training.scenes import pick_scenes
 from drivedit.training.student_stage import StudentStage, student_figures
-from drivedit.training.vae_stage import VAEStage, vae_figures
+from drivedit.training.teacher_stage import BothWaysStage, TeacherStage, teacher_figures
+from drivedit.training.vae_stage import DecoderStage, VAEStage, narrowed, vae_figures
 from drivedit.utils import resolve_device
 
 log = logging.getLogger(__name__)
@@ -45,18 +56,64 @@ def vae(
     stage = VAEStage(World(world).vae, loss)
     where = resolve_device(device)
     best = train(
-        stage, batch, train_, Path(run) / "vae", validate=lambda s: vae_figures(s, held.to(where)), device=where
-    )
+        stage, batch, train_, Path(run) / "vae", device=where,
+        validate=lambda s: vae_figures(s.vae, held.to(where)),  # type: ignore[arg-type]
+    )  # fmt: skip
     assert isinstance(best, VAEStage)
     result = World(world)
     result.vae.load_state_dict(best.vae.state_dict())
     result.to(where).eval()
     sample = np.sort(np.random.default_rng(0).choice(states, min(4096, states), replace=False))
-    mean, spread = _moments(result, drives, sample)
+    mean, spread, _ = _moments(result, drives, sample)
     result.latent_mean.copy_(mean)
     result.latent_std.copy_(spread)
     result.save_pretrained(Path(run) / "vae" / "world")
-    log.info("autoencoder: %s", vae_figures(best, held.to(where)))
+    log.info("autoencoder: %s", vae_figures(best.vae, held.to(where)))
+    return result
+
+
+def decoder(
+    folder: str, inner: list[int], train_: LoopConfig, data: DataConfig, loss: VAEStageConfig, run: str,
+    device: str = "auto",
+) -> World:  # fmt: skip
+    """Gives a trained world a narrower decoder for the same latents; writes `run/decoder/world`.
+
+    Args:
+        folder: Of the trained world.
+        inner: Widths inside the decoder's residual blocks (`drivedit.models.VAE3D`).
+        train_: The loop.
+        data: The recordings.
+        loss: The loss.
+        run: Folder of the run.
+        device: auto, cpu, cuda, ...
+    """
+    torch.manual_seed(train_.seed)
+    world = World.from_pretrained(folder, device=resolve_device(device))
+    drives = _open(data, world.device)
+    latents = encode_drives(world, drives, Path(run) / "latents.npy")
+    chosen, checked = drives.split(data.validation_fraction)
+    states = int(drives.first[chosen[-1] + 1])
+    held = _frames(drives, np.linspace(drives.first[checked[0]], drives.first[-1] - 1, 256).astype(int))
+    sample = np.sort(np.random.default_rng(0).choice(states, min(1024, states), replace=False))
+    uncertain = _moments(world, drives, sample)[2]
+    known = torch.from_numpy(latents[sample].astype(np.float32)).to(world.device)
+    small = narrowed(world.vae, inner, known * world.latent_std + world.latent_mean)
+
+    def batch(rng: torch.Generator) -> dict[str, Tensor]:
+        index = np.sort(torch.randint(states, (train_.batch_size,), generator=rng).numpy())
+        return {"latents": torch.from_numpy(latents[index].astype(np.float32)), "frames": _frames(drives, index)}
+
+    best = train(
+        DecoderStage(small, loss, (world.latent_mean, world.latent_std, uncertain)), batch, train_,
+        Path(run) / "decoder", device=world.device,
+        validate=lambda s: vae_figures(s.vae, held.to(world.device)),  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert isinstance(best, DecoderStage)
+    log.info("decoder: %s, before: %s", *(vae_figures(vae, held.to(world.device)) for vae in (best.vae, world.vae)))
+    result = World(replace(world.config, vae=small.config), world.scenes, world.card)
+    rest = {name: value for name, value in world.state_dict().items() if not name.startswith("vae.")}
+    result.load_state_dict(rest | {f"vae.{name}": value for name, value in best.vae.state_dict().items()})
+    result.save_pretrained(Path(run) / "decoder" / "world")
     return result
 
 
@@ -78,8 +135,9 @@ def student(
 
 
 def distill(
-    teacher: str, train_: LoopConfig, data: DataConfig, loss: DistillConfig, run: str, device: str = "auto"
-) -> World:
+    teacher: str, train_: LoopConfig, data: DataConfig, loss: DistillConfig, run: str, device: str = "auto",
+    real_score: str | None = None,
+) -> World:  # fmt: skip
     """Makes a student that is right in few passes out of a trained world; writes `run/METHOD/world`.
 
     Args:
@@ -89,6 +147,7 @@ def distill(
         loss: The loss, and with it the method.
         run: Folder of the run.
         device: auto, cpu, cuda, ...
+        real_score: File of a bidirectional teacher that tells the real score under `matching`; None: the trained world.
     """
     torch.manual_seed(train_.seed)
     result = World.from_pretrained(teacher, device=resolve_device(device))
@@ -100,7 +159,11 @@ def distill(
         needed = loss.clip_frames * result.dynamics.tokens_per_frame
         result.dynamics.max_seq_len = max(result.dynamics.max_seq_len, needed)
     drives = _open(data, result.device)
-    return _train_dynamics(result, DistillStage(result, loss), drives, train_, data, run, loss.method)
+    if real_score is None:
+        stage = DistillStage(result, loss)
+    else:
+        stage = BothWaysStage(result, loss, DiTTeacher.load(real_score).to(result.device))
+    return _train_dynamics(result, stage, drives, train_, data, run, loss.method)
 
 
 def _open(data: DataConfig, device: torch.device) -> Drives:
@@ -111,17 +174,71 @@ def _open(data: DataConfig, device: torch.device) -> Drives:
         return Drives.open(data.root)
 
 
+def teacher(
+    folder: str, train_: LoopConfig, data: DataConfig, loss: ClipConfig, run: str, device: str = "auto"
+) -> DiTTeacher:
+    """Trains a bidirectional teacher of whole clips; writes `run/teacher/teacher.safetensors`.
+
+    Args:
+        folder: Of a trained world, whose tokens it learns and whose student it is as wide and deep as.
+        train_: The loop.
+        data: The recordings.
+        loss: The clips.
+        run: Folder of the run.
+        device: auto, cpu, cuda, ...
+    """
+    from accelerate import PartialState
+
+    torch.manual_seed(train_.seed)
+    world = World.from_pretrained(folder, device=resolve_device(device))
+    drives = _open(data, world.device)
+    sizes = world.config.student
+    network = DiTTeacher(
+        sizes.latent_dim, sizes.d_model, sizes.n_layers, sizes.n_heads, sizes.d_ff,
+        max_seq_len=loss.clip_frames * sizes.tokens_per_frame, tokens_per_frame=sizes.tokens_per_frame,
+        control_dim=sizes.control_dim, history=sizes.history, route_dim=sizes.route_dim, map_dim=sizes.map_dim,
+    ).to(world.device)  # fmt: skip
+    batch, held = _batches(world, drives, train_, data, run, loss.clip_frames)
+    best = train(
+        TeacherStage(world, network, loss), batch, train_, Path(run) / "teacher", device=world.device,
+        validate=lambda s: teacher_figures(s, held),
+    )  # fmt: skip
+    assert isinstance(best, TeacherStage)
+    if PartialState(cpu=world.device.type == "cpu").is_main_process:
+        best.teacher.save(Path(run) / "teacher" / "teacher.safetensors")
+    return best.teacher
+
+
 def _train_dynamics(
     world: World, stage: StudentStage, drives: Drives, train_: LoopConfig, data: DataConfig, run: str, name: str
 ) -> World:
     """Trains a stage on clips of latents; writes `run/NAME/world`."""
     from accelerate import PartialState
 
-    processes = PartialState(cpu=world.device.type == "cpu")
-    with processes.main_process_first():
+    batch, held = _batches(world, drives, train_, data, run, stage.config.clip_frames)
+    best = train(
+        stage, batch, train_, Path(run) / name, device=world.device,
+        validate=lambda s: student_figures(s, held),
+    )  # fmt: skip
+    assert isinstance(best, StudentStage)
+    for part, module in best.trained().items():
+        getattr(world, part).load_state_dict(module.state_dict())
+    world.error_range.copy_(best.error_range)
+    world.scenes = pick_scenes(drives, drives.split(data.validation_fraction)[1], world.config)
+    if PartialState().is_main_process:
+        world.eval().save_pretrained(Path(run) / name / "world")
+    return world
+
+
+def _batches(
+    world: World, drives: Drives, train_: LoopConfig, data: DataConfig, run: str, frames: int
+) -> tuple[Callable[[torch.Generator], dict[str, Tensor]], dict[str, Tensor]]:
+    """What draws batches of clips of latents, and a batch of clips that are only looked at."""
+    from accelerate import PartialState
+
+    with PartialState(cpu=world.device.type == "cpu").main_process_first():
         latents = encode_drives(world, drives, Path(run) / "latents.npy")
-    frames, history = stage.config.clip_frames, world.config.student.history
-    clips = Clips(drives, latents, world.config, frames)
+    history, clips = world.config.student.history, Clips(drives, latents, world.config, frames)
     chosen, checked = drives.split(data.validation_fraction)
     starts, ends = clip_starts(drives, chosen, frames, history)
     held, _ = clip_starts(drives, checked, frames, history)
@@ -134,18 +251,7 @@ def _train_dynamics(
             index = np.where(rare, ends[torch.randint(len(ends), (len(index),), generator=rng).numpy()], index)
         return clips.batch(index)
 
-    best = train(
-        stage, batch, train_, Path(run) / name, device=world.device,
-        validate=lambda s: student_figures(s, {k: v.to(world.device) for k, v in held_batch.items()}),
-    )  # fmt: skip
-    assert isinstance(best, StudentStage)
-    for part, module in best.trained().items():
-        getattr(world, part).load_state_dict(module.state_dict())
-    world.error_range.copy_(best.error_range)
-    world.scenes = pick_scenes(drives, checked, world.config)
-    if processes.is_main_process:
-        world.eval().save_pretrained(Path(run) / name / "world")
-    return world
+    return batch, {name: value.to(world.device) for name, value in held_batch.items()}
 
 
 class Clips:
@@ -200,6 +306,7 @@ def encode_drives(world: World, drives: Drives, path: Path) -> np.ndarray:
         if latents.shape == shape:
             return latents
         raise ValueError(f"{path} holds {latents.shape}, the recordings need {shape}; delete it to encode again")
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp.npy")
     latents = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
     for at in tqdm(range(0, shape[0], 256), desc="encoding", mininterval=5):
@@ -211,8 +318,8 @@ def encode_drives(world: World, drives: Drives, path: Path) -> np.ndarray:
 
 
 @torch.no_grad()
-def _moments(world: World, drives: Drives, sample: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per latent channel, the encoder's own uncertainty included."""
+def _moments(world: World, drives: Drives, sample: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and standard deviation per latent channel, the encoder's own uncertainty included, and the latter alone."""
     means, variances = [], []
     for part in np.array_split(sample, max(1, len(sample) // 256)):
         x = _frames(drives, part).to(world.device).float()[:, :, None] / 127.5 - 1
@@ -221,8 +328,9 @@ def _moments(world: World, drives: Drives, sample: np.ndarray) -> tuple[Tensor, 
         variances.append(logvar.exp().mean((0, 2, 3, 4)))
     every = torch.cat(means)
     mean = every.mean((0, 2, 3))
-    spread = (every.var((0, 2, 3)) + torch.stack(variances).mean(0)).sqrt()
-    return mean[None, :, None, None], spread[None, :, None, None]
+    uncertain = torch.stack(variances).mean(0)
+    spread = (every.var((0, 2, 3)) + uncertain).sqrt()
+    return mean[None, :, None, None], spread[None, :, None, None], uncertain.sqrt()[None, :, None, None]
 
 
 def _frames(drives: Drives, index: np.ndarray) -> Tensor:

@@ -13,13 +13,14 @@ Legend: B clips, T frames, P tokens per frame, D token width.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drivedit.config import StudentStageConfig
+from drivedit.config import ClipConfig, StudentStageConfig
 from drivedit.models import DiTStudent, Readings, World
 from drivedit.utils import generator
 
@@ -27,7 +28,58 @@ Logs = dict[str, Tensor]
 MOTION = slice(4, 7)  # of the controls: steering and throttle now and before come first
 
 
-class StudentStage(nn.Module):
+class ClipStage(nn.Module, ABC):
+    """Trains a network on clips of a world's latents, with their past, their controls and their route.
+
+    Args:
+        world: Gives the tokens.
+        config: How the clips are blurred.
+    """
+
+    hot: tuple[str, ...] = ()  # methods that the loop may compile
+
+    def __init__(self, world: World, config: ClipConfig) -> None:
+        super().__init__()
+        self.clips, self.history = config, world.config.student.history
+        self.to_tokens = world.tokens
+
+    def forward(self, batch: dict[str, Tensor], progress: float, rng: torch.Generator) -> tuple[Tensor, Logs]:
+        """Loss of a batch of `drivedit.training.stages.Clips`."""
+        draw = Draw(rng, batch["latents"].device, generator(0, "alike", int(progress * 2**31)))
+        tokens = self.to_tokens(batch["latents"])  # [B, history + T, P, D]
+        truth = tokens[:, self.history :]
+        route = batch["route"] * (draw.uniform(len(truth), 1, 1) >= self.clips.drop_route)
+        control = self._blur_motion(batch["control"], draw)
+        return self.objective(progress)(tokens, truth, control, route, batch, draw)
+
+    @abstractmethod
+    def objective(self, progress: float) -> Callable[..., tuple[Tensor, Logs]]:
+        """The loss at a share of the run."""
+
+    def _blur_motion(self, control: Tensor, draw: Draw) -> Tensor:
+        """Noise on the ego-motion that a clip is told; none is told in `drop_motion` of the clips."""
+        motion = control[..., MOTION]
+        told = draw.uniform(len(control), 1, 1) >= self.clips.drop_motion
+        motion = (motion + self.clips.motion_noise * draw.normal(*motion.shape)) * told
+        return torch.cat([control[..., : MOTION.start], motion], -1)
+
+    def _past(self, tokens: Tensor) -> Tensor:
+        """The clean frames before each target, the latest first, as channels `[B, T, P, history * D]`."""
+        frames = tokens.shape[1] - self.history
+        return torch.cat(
+            [tokens[:, self.history - lag : self.history - lag + frames] for lag in range(1, self.history + 1)], -1
+        )
+
+    def _corrupt(self, tokens: Tensor, draw: Draw) -> Tensor:
+        """The clips' past with noise of a half-Cauchy size: mostly little, sometimes so much that the route must do."""
+        rows = (len(tokens), 1, 1, 1)
+        scale = self.clips.context_noise * (torch.pi / 2 * draw.uniform(*rows)).tan()
+        noise = draw.normal(*tokens.shape)
+        lost = draw.uniform(*rows) < self.clips.drop_past
+        return torch.where(lost, noise, tokens + scale.clamp(max=1) * noise)
+
+
+class StudentStage(ClipStage):
     """Trains the dynamics and the heads of a world.
 
     Args:
@@ -35,13 +87,12 @@ class StudentStage(nn.Module):
         config: The loss.
     """
 
-    hot = ("run",)  # methods that the loop may compile
+    hot = ("run",)
 
     def __init__(self, world: World, config: StudentStageConfig) -> None:
-        super().__init__()
-        self.config, self.history = config, world.config.student.history
+        super().__init__(world, config)
+        self.config = config
         self.dynamics, self.heads = world.dynamics, world.heads
-        self.to_tokens = world.tokens
         self.error_range: Tensor
         self.register_buffer("error_range", world.error_range.clone())
 
@@ -52,15 +103,6 @@ class StudentStage(nn.Module):
     def matrices(self) -> list[nn.Parameter]:
         """The weight matrices inside the blocks, which Muon trains."""
         return [p for p in self.dynamics.blocks.parameters() if p.ndim == 2]
-
-    def forward(self, batch: dict[str, Tensor], progress: float, rng: torch.Generator) -> tuple[Tensor, Logs]:
-        """Loss of a batch of `drivedit.training.stages.Clips`."""
-        draw = Draw(rng, batch["latents"].device, generator(0, "alike", int(progress * 2**31)))
-        tokens = self.to_tokens(batch["latents"])  # [B, history + T, P, D]
-        truth = tokens[:, self.history :]
-        route = batch["route"] * (draw.uniform(len(truth), 1, 1) >= self.config.drop_route)
-        control = self._blur_motion(batch["control"], draw)
-        return self.objective(progress)(tokens, truth, control, route, batch, draw)
 
     def objective(self, progress: float) -> Callable[..., tuple[Tensor, Logs]]:
         """The loss at a share of the run."""
@@ -99,7 +141,8 @@ class StudentStage(nn.Module):
     def _own_past(self, tokens: Tensor, control: Tensor, route: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         """A past of 0 to `rollout` frames of the model's own, and the controls with the ego-motion that it dreamed."""
         passes = draw.alike(self.config.rollout + 1)
-        context, control = self.dream(self._corrupt(tokens, draw), control, route, passes, draw)
+        noise = draw.normal(*tokens[:, self.history :].shape)
+        context, control = self.dream(self._corrupt(tokens, draw), control, route, passes, noise)
         return self._past(context), control
 
     def run(
@@ -109,41 +152,21 @@ class StudentStage(nn.Module):
         out, hidden = estimate(self.dynamics, noisy, sigma, control, route, past)
         return out, self.heads(hidden)
 
-    def dream(self, tokens: Tensor, control: Tensor, route: Tensor, passes: int, draw: Draw) -> tuple[Tensor, Tensor]:
+    def dream(
+        self, tokens: Tensor, control: Tensor, route: Tensor, passes: int, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Replaces the targets in `[B, history + T, P, D]` by the model's frames, each on the pass before's past.
 
-        The ego-motion among the controls is replaced by the model's as well.
+        They are made from the `noise` `[B, T, P, D]`, in every pass the same: after n passes the first n frames are
+        those of a rollout. The ego-motion among the controls is replaced by the model's as well.
         """
-        truth = tokens[:, self.history :]
-        noise, sigma = draw.normal(*truth.shape), truth.new_ones(truth.shape[:2])
+        sigma = noise.new_ones(noise.shape[:2])
         for _ in range(passes):
             out, readings = self.run(noise, sigma, control, route, self._past(tokens))
             tokens = torch.cat([tokens[:, : self.history], out], 1)
             motion = torch.cat([control[:, :1, MOTION], readings.motion[:, :-1]], 1)
             control = torch.cat([control[..., : MOTION.start], motion.to(control)], -1)
         return tokens, control
-
-    def _blur_motion(self, control: Tensor, draw: Draw) -> Tensor:
-        """Noise on the ego-motion that a clip is told; none is told in `drop_motion` of the clips."""
-        motion = control[..., MOTION]
-        told = draw.uniform(len(control), 1, 1) >= self.config.drop_motion
-        motion = (motion + self.config.motion_noise * draw.normal(*motion.shape)) * told
-        return torch.cat([control[..., : MOTION.start], motion], -1)
-
-    def _past(self, tokens: Tensor) -> Tensor:
-        """The clean frames before each target, the latest first, as channels `[B, T, P, history * D]`."""
-        frames = tokens.shape[1] - self.history
-        return torch.cat(
-            [tokens[:, self.history - lag : self.history - lag + frames] for lag in range(1, self.history + 1)], -1
-        )
-
-    def _corrupt(self, tokens: Tensor, draw: Draw) -> Tensor:
-        """The clips' past with noise of a half-Cauchy size: mostly little, sometimes so much that the route must do."""
-        rows = (len(tokens), 1, 1, 1)
-        scale = self.config.context_noise * (torch.pi / 2 * draw.uniform(*rows)).tan()
-        noise = draw.normal(*tokens.shape)
-        lost = draw.uniform(*rows) < self.config.drop_past
-        return torch.where(lost, noise, tokens + scale.clamp(max=1) * noise)
 
     def _head_losses(self, readings: Readings, error: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Logs]:
         losses = {
@@ -212,7 +235,7 @@ def student_figures(stage: nn.Module, batch: dict[str, Tensor]) -> dict[str, flo
     truth = tokens[:, stage.history :]
     ahead = min(8, truth.shape[1])
     control, route = batch["control"], batch["route"]
-    context, moved = stage.dream(tokens, control, route, ahead - 1, draw)
+    context, moved = stage.dream(tokens, control, route, ahead - 1, draw.normal(*truth.shape))
     out, _ = stage.run(draw.normal(*truth.shape), truth.new_ones(truth.shape[:2]), control, route, stage._past(tokens))
     far, readings = stage.run(
         draw.normal(*truth.shape), truth.new_ones(truth.shape[:2]), moved, route, stage._past(context)

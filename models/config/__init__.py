@@ -5,6 +5,7 @@ from drivedit.config.inference import InferenceConfig
 from drivedit.config.models import StudentConfig, TeacherConfig, VAEConfig, WorldConfig
 from drivedit.config.presets import ModelConfig, get_large_config, get_small_config
 from drivedit.config.training import (
+    ClipConfig,
     DataConfig,
     DistillConfig,
     LoopConfig,
@@ -16,6 +17,7 @@ from drivedit.config.training import (
 
 __all__ = [
     "BaseConfig",
+    "ClipConfig",
     "DataConfig",
     "DistillConfig",
     "InferenceConfig",

@@ -19,6 +19,7 @@ class VAEConfig(BaseConfig):
     beta: float = 4.0
     temporal_kernel: int = 3
     decoder_dims: list[int] | None = None
+    decoder_inner: list[int] | None = None
 
 
 @dataclass
@@ -57,6 +58,9 @@ class TeacherConfig(BaseConfig):
     dropout: float = 0.0
     tokens_per_frame: int = 1
     control_dim: int = 0
+    history: int = 0
+    route_dim: int = 0
+    map_dim: int = 0
 
 
 @dataclass

@@ -82,29 +82,38 @@ class VAEStageConfig(BaseConfig):
 
 
 @dataclass
-class StudentStageConfig(BaseConfig):
-    """Loss of the `student` stage: diffusion forcing first, then few-step training on the model's own rollouts.
+class ClipConfig(BaseConfig):
+    """Clips and what is told about them, blurred: dreams are less exact than recordings.
 
     Attributes:
         clip_frames: Frames of a clip.
-        pure_noise: Share of frames whose noise level is 1.
         context_noise: Scale of the half-Cauchy noise put on a clip's history, at most 1.
         drop_past: Share of clips whose history is noise altogether, so that the route has to tell everything.
         drop_route: Share of clips that dream without a route.
         drop_motion: Share of clips that are not told their ego-motion.
         motion_noise: Standard deviation of the noise on the ego-motion that a clip is told, in its units.
-        few_step_from: Share of the run after which few-step training begins.
-        rollout: Frames of a few-step rollout (the model's own frames are its context).
-        head_weight: Weight of the heads' losses.
     """
 
     clip_frames: int = 16
-    pure_noise: float = 0.4
     context_noise: float = 0.1
     drop_past: float = 0.15
     drop_route: float = 0.1
     drop_motion: float = 0.05
     motion_noise: float = 0.05
+
+
+@dataclass
+class StudentStageConfig(ClipConfig):
+    """Loss of the `student` stage: diffusion forcing first, then few-step training on the model's own rollouts.
+
+    Attributes:
+        pure_noise: Share of frames whose noise level is 1.
+        few_step_from: Share of the run after which few-step training begins.
+        rollout: Frames of a few-step rollout (the model's own frames are its context).
+        head_weight: Weight of the heads' losses.
+    """
+
+    pure_noise: float = 0.4
     few_step_from: float = 0.55
     rollout: int = 6
     head_weight: float = 0.3

@@ -1,7 +1,7 @@
 """Small helpers: tensors, modules, mathematics, geometry, randomness, devices, files."""
 
 from drivedit.utils.device import resolve_device
-from drivedit.utils.files import write_atomically
+from drivedit.utils.files import read_tensors, write_atomically, write_tensors
 from drivedit.utils.math_utils import (
     cosine_similarity_matrix,
     finite_difference_gradient,
@@ -65,6 +65,7 @@ __all__ = [
     "normalize_tensor",
     "pad_sequence",
     "pairwise_distance_matrix",
+    "read_tensors",
     "resolve_device",
     "route_code",
     "safe_cat",
@@ -75,4 +76,5 @@ __all__ = [
     "tensor_memory_usage",
     "truncate",
     "write_atomically",
+    "write_tensors",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from drivedit.inference import compile_step
+from drivedit.inference import compile_decoder, compile_step
 from drivedit.models import World, WorldState
 from drivedit.models.world import StepOutput
 from drivedit_env.shipped import load_world
@@ -58,6 +58,8 @@ class DreamSettings:
         self.reward_weights = {name: float((reward_weights or {}).get(name, 1.0)) for name in terms}
         self.compile = compile
         self._compiled = compile_step(self.world, rows, sampling_steps) if compile else None
+        pictures = self._compiled is not None and obs_type == "pixels"
+        self._decoder = (compile_decoder(self.world, rows) if pictures else None) or self.world.decode
         self._fingerprint = self.world.fingerprint
         self._warned: set[str] = set()
         if obs_type == "pixels":
@@ -73,11 +75,15 @@ class DreamSettings:
             return self._compiled(state, controls)
         return self.world.step(state, controls, self.sampling_steps)
 
+    @torch.no_grad()
+    def _decode(self, latents: torch.Tensor) -> np.ndarray:
+        """Frames uint8 `[B, H, W, 3]` of latents `[B, C, h, w]`."""
+        return self._decoder(latents)
+
     def _observations(self, latents: torch.Tensor) -> np.ndarray:
         """Observations `[B, ...]` of latents `[B, C, h, w]`, the caller's to keep."""
         if self.obs_type == "pixels":
-            with torch.no_grad():
-                return self.world.decode(latents)
+            return self._decode(latents)
         return latents.float().cpu().numpy().copy()
 
     def _rewards(self, out: StepOutput) -> np.ndarray:

@@ -8,7 +8,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 
 from drivedit.models import World, WorldState
 from drivedit.models.world import StepOutput
@@ -224,8 +223,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
         """The frame of this moment, uint8 [H, W, 3], decoded when first asked for."""
         state, frame = self._need_state(caller), self._frame
         if frame is None:
-            with torch.no_grad():
-                frame = self._frame = self.world.decode(state.latents[:, 0])[0]
+            frame = self._frame = self._decode(state.latents[:, 0])[0]
         return frame
 
     def _observe(self) -> np.ndarray:

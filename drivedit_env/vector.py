@@ -159,8 +159,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
         if self.render_mode is None:
             gym.logger.warn("render() needs a render mode: gym.make_vec(..., render_mode='rgb_array')")
             return None
-        with torch.no_grad():
-            frames = self.world.decode(self._need_state("render").latents[:, 0])
+        frames = self._decode(self._need_state("render").latents[:, 0])
         return tuple(self._enlarge(frame) for frame in frames)
 
     @property

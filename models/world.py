@@ -121,9 +121,13 @@ class World(WorldStorage):
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """Decodes latents `[B, C, h, w]` to uint8 frames `[B, H, W, 3]`."""
+        return self.picture(latents).cpu().numpy()
+
+    def picture(self, latents: Tensor) -> Tensor:
+        """`decode` to a tensor where the world is."""
         z = (latents * self.latent_std + self.latent_mean)[:, :, None]
         x = self.vae.decode(z.to(next(self.vae.to_frame.parameters()).dtype))[:, :, 0]
-        return ((x + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        return ((x + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
     def tokens(self, latents: Tensor) -> Tensor:
         """Latents `[..., C, h, w]` to tokens `[..., P, D]`."""

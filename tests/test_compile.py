@@ -7,10 +7,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from test_world import make_world
 from torch._inductor import config as inductor
 
 from drivedit.agents.train import TrainConfig, open_env
-from drivedit.inference import CompiledStep, compile_step
+from drivedit.inference import CompiledStep, compile_decoder, compile_step, tune
 from drivedit.models import Scene, World, WorldState
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.vector import DriveDiTVectorEnv
@@ -83,6 +84,30 @@ def test_states_of_it_are_complete_and_equal_rows_are_equal(fast_world, compiled
         forks, forked = compiled(forks, torch.tensor([[0.3, 0.1], [0.3, 0.1], [0.0, 0.0]]))
         assert torch.equal(forked.latent[0], forked.latent[1]) and torch.equal(forked.telemetry[0], forked.telemetry[1])
         assert not torch.equal(forked.latent[1], forked.latent[2])
+
+
+@needs_compiler
+def test_the_decoder_draws_the_same_bits(monkeypatch):
+    world = tune(make_world())
+    ordinary = DriveDiTEnv(world)
+    decoder = compile_decoder(world, 1)
+    assert decoder is not None
+    latents = 2 * torch.randn(2, *world.latent_shape())
+    wanted = world.decode(latents)
+    assert wanted.std() > 1 and np.array_equal(decoder(latents), wanted)  # not the number it is made for
+    monkeypatch.setattr("drivedit_env.base.compile_step", lambda world, rows, steps: world.step)
+    env = DriveDiTEnv(world, compile=True)  # the decoder's library is there: at once
+    action = np.array([0.1, 0.2], np.float32)
+    ordinary.reset(seed=0)
+    after = ordinary.step(action)[0]
+    monkeypatch.setattr(World, "decode", lambda *args: pytest.fail("the ordinary decoder"))
+    assert np.array_equal(decoder(latents[1:]), wanted[1:]) and decoder(latents[1:]).dtype == np.uint8
+    env.reset(seed=0)
+    assert np.array_equal(env.step(action)[0], after)
+
+
+def test_a_decoder_that_is_not_packed_is_left_as_it_is(tiny_world):
+    assert compile_decoder(tiny_world, 1) is None
 
 
 @needs_compiler

@@ -88,8 +88,8 @@ class DreamSettings:
 
     def _rewards(self, out: StepOutput) -> np.ndarray:
         """Weighted sums of the reward terms, float64 `[B]`."""
-        terms = [weight * out.reward_terms[name].double() for name, weight in self.reward_weights.items()]
-        return torch.stack(terms).sum(0).cpu().numpy()
+        terms = ((weight, out.reward_terms[name].cpu().numpy()) for name, weight in self.reward_weights.items())
+        return np.sum([weight * term.astype(np.float64) for weight, term in terms], axis=0)
 
     def _infos(self, out: StepOutput) -> dict[str, Any]:
         """Info of all worlds: arrays `[B]`, in dictionaries where info has dictionaries."""
@@ -109,12 +109,14 @@ class DreamSettings:
     def _check_actions(self, actions: Any, shape: tuple[int, ...]) -> np.ndarray:
         """Clean float32 actions inside the box, or ValueError."""
         actions = np.asarray(actions, dtype=np.float32)
-        if actions.shape != shape or np.isnan(actions).any():
+        largest = np.abs(actions).max() if actions.shape == shape else np.nan
+        if np.isnan(largest):
             wanted = "an action is 2 numbers" if len(shape) == 1 else f"actions are an array {list(shape)}, rows of"
             got = repr(actions) if actions.size <= 8 else f"shape {list(actions.shape)}, NaN {np.isnan(actions).any()}"
             raise ValueError(f"{wanted} [steering, throttle] in [-1, 1], got {got}")
-        if np.abs(actions).max() > 1.0:
-            self._warn_once("an action lies outside [-1, 1] and is clipped (said once)")
+        if largest <= 1.0:
+            return actions
+        self._warn_once("an action lies outside [-1, 1] and is clipped (said once)")
         return np.clip(actions, -1.0, 1.0)
 
     def _check_state(self, state: EnvState | bytes) -> EnvState:

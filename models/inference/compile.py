@@ -13,6 +13,7 @@ import logging
 import os
 import tempfile
 import warnings
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from functools import lru_cache
 from pathlib import Path
@@ -94,9 +95,14 @@ def compile_step(world: World, rows: int, sampling_steps: int | None = None) -> 
     if world.config.student.window is None:
         raise ValueError("a step can be compiled for worlds with a window, this one attends to all frames")
     steps = sampling_steps or world.config.sampling_steps
-    state = world.start([_blank(world)], [0]).select([0] * rows)
-    example = (world.draw(state), torch.zeros(rows, 2), *(value.clone() for value in _by_layer(state.tensors())))
-    library = _compile(world, f"step-{rows}-{steps}", _Step(world, steps), example)
+
+    def example() -> tuple[Tensor, ...]:
+        height, width = world.config.image_size
+        blank = Scene(np.zeros((2, height, width, 3), np.uint8), np.zeros((1, 2), np.float32))
+        state = world.start([blank], [0]).select([0] * rows)
+        return world.draw(state), torch.zeros(rows, 2), *(value.clone() for value in _by_layer(state.tensors()))
+
+    library = _compile(world, f"step-{rows}-{steps}", _Step(world, steps), example, trials=rows == 1)
     return None if library is None else CompiledStep(world, library)
 
 
@@ -112,8 +118,9 @@ def compile_decoder(world: World, rows: int) -> CompiledDecoder | None:
     """
     if not isinstance(world.vae.decoder[0], PackedConv):
         return None
-    example = (torch.zeros(rows, *world.latent_shape()),)
-    library = _compile(world, f"decoder-{rows}", _Decoder(world), example)
+    library = _compile(
+        world, f"decoder-{rows}", _Decoder(world), lambda: (torch.zeros(rows, *world.latent_shape()),)
+    )  # fmt: skip
     return None if library is None else CompiledDecoder(world, rows, library)
 
 
@@ -150,11 +157,6 @@ def _by_layer(tensors: dict[str, Tensor]) -> list[Tensor]:
     return [*tensors["k"].unbind(), *tensors["v"].unbind(), *rest]
 
 
-def _blank(world: World) -> Scene:
-    height, width = world.config.image_size
-    return Scene(np.zeros((2, height, width, 3), np.uint8), np.zeros((1, 2), np.float32))
-
-
 def _library(world: World, name: str) -> Path:
     """Where a compiled part lies: the name tells weights, code, torch, processor and threads."""
     place = Path(os.environ.get("DRIVEDIT_CACHE", "~/.cache/drivedit")).expanduser()
@@ -166,10 +168,12 @@ def _library(world: World, name: str) -> Path:
 
 
 @torch.no_grad()
-def _compile(world: World, name: str, part: nn.Module, example: tuple[Tensor, ...]) -> Path | None:
+def _compile(
+    world: World, name: str, part: nn.Module, example: Callable[[], tuple[Tensor, ...]], trials: bool = False
+) -> Path | None:
     """The library of a part of a world, written in one move unless it is there; None, after a warning, if it cannot be.
 
-    For one world the compiler tries its own products too: where there is a single row they are many times faster.
+    In `trials` the compiler measures its own products too: where there is a single row they are many times faster.
     """
     if world.device.type != "cpu":
         logger.warning("only on a CPU is a step compiled: the world on %s goes on without", world.device)
@@ -181,13 +185,13 @@ def _compile(world: World, name: str, part: nn.Module, example: tuple[Tensor, ..
     from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
 
     choices: dict[str, Any] = {"freezing": True}
-    if name.startswith("step-1-"):
+    if trials:
         choices |= {"max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as work:
         try:
             get_cpp_compiler()
-            graph = torch.export.export(part, example, strict=False)
+            graph = torch.export.export(part, example(), strict=False)
             with warnings.catch_warnings(action="ignore"), redirect_stderr(io.StringIO()):  # it tells every trial
                 made: Any = torch._inductor.aoti_compile_and_package(
                     graph, package_path=f"{work}/part.pt2", inductor_configs=choices

@@ -114,9 +114,8 @@ class DreamSettings:
             wanted = "an action is 2 numbers" if len(shape) == 1 else f"actions are an array {list(shape)}, rows of"
             got = repr(actions) if actions.size <= 8 else f"shape {list(actions.shape)}, NaN {np.isnan(actions).any()}"
             raise ValueError(f"{wanted} [steering, throttle] in [-1, 1], got {got}")
-        if largest <= 1.0:
-            return actions
-        self._warn_once("an action lies outside [-1, 1] and is clipped (said once)")
+        if largest > 1.0:
+            self._warn_once("an action lies outside [-1, 1] and is clipped (said once)")
         return np.clip(actions, -1.0, 1.0)
 
     def _check_state(self, state: EnvState | bytes) -> EnvState:

@@ -70,6 +70,16 @@ def test_it_dreams_what_the_ordinary_step_dreams(fast_world, compiled):
 
 
 @needs_compiler
+def test_one_world_for_which_the_compiler_tries_its_own_products(fast_world, own_cache):
+    step, state = compile_step(fast_world, 1), starts(fast_world).select([0])
+    assert step is not None
+    action = torch.tensor([[0.3, 0.2]])
+    (after, out), (wanted, expected) = step(state.clone(), action), fast_world.step(state.clone(), action)
+    assert torch.allclose(out.latent, expected.latent, atol=0.05) and torch.allclose(after.k, wanted.k, atol=0.3)
+    assert torch.equal(step(state.clone(), action)[1].latent, out.latent)
+
+
+@needs_compiler
 def test_states_of_it_are_complete_and_equal_rows_are_equal(fast_world, compiled):
     state, outs = dream(compiled, starts(fast_world), 5)
     for out in outs:  # what a step gave is the caller's

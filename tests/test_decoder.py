@@ -94,3 +94,5 @@ def test_the_world_around_it_stays(tmp_path):
     words += ["--data.root", data.root, "--data.validation_fraction", "0.5", "--device", "cpu"]
     main([*words, "--train.steps", "1", "--train.batch_size", "2", "--train.bf16", "false"])
     assert (tmp_path / "decoder" / "world" / "model.safetensors").is_file()
+    with pytest.raises(SystemExit):
+        main(["decoder", "--world", f"{tmp_path}/vae/world"])  # without widths, before anything is read

@@ -13,7 +13,7 @@ from drivedit.config import ClipConfig, DataConfig, DistillConfig, LoopConfig, S
 from drivedit.data.recordings import write_shard
 from drivedit.models import DiTTeacher, World
 from drivedit.training.distillation import DistillStage, step_towards
-from drivedit.training.stages import distill, student, teacher, vae
+from drivedit.training.stages import decoder, distill, student, teacher, vae
 from drivedit.training.student_stage import MOTION, Draw
 from drivedit.training.teacher_stage import BothWaysStage, TeacherStage, before_clip, teacher_figures
 
@@ -170,10 +170,19 @@ def test_rollouts_may_be_longer_than_what_the_world_was_trained_on(run):
     assert made.config.student.max_seq_len == limit.max_seq_len
 
 
-def test_a_world_of_another_autoencoder_is_refused(run, tmp_path):
+def test_a_world_may_have_got_another_decoder_since(run, tmp_path):
+    folder, loop, data = run
+    shutil.copytree(folder / "vae", tmp_path / "vae")
+    decoder(str(folder / "student" / "world"), [4, 4, 8, 8], loop, data, VAEStageConfig(), str(tmp_path), "cpu")
+    start = tmp_path / "decoder" / "world"
+    made = distill(str(start), loop, data, DistillConfig(clip_frames=6, method="forcing"), str(tmp_path), "cpu")
+    assert made.config.vae.decoder_inner == [4, 4, 8, 8]
+
+
+def test_a_world_of_another_encoder_is_refused(run, tmp_path):
     folder, loop, data = run
     make_world().save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="another autoencoder"):
+    with pytest.raises(ValueError, match="another encoder"):
         distill(str(tmp_path / "other"), loop, data, DistillConfig(), str(folder), "cpu")
 
 
@@ -283,5 +292,9 @@ def test_a_student_is_distilled_from_whole_clips(run, tmp_path):
     for wrong in (dict(clip_frames=7), dict(method="energy"), dict(exits=2)):
         with pytest.raises(ValueError, match="needs method = matching, exits = 1 and clip_frames of at most 6"):
             distill(str(start), loop, data, replace(loss, **wrong), str(tmp_path), "cpu", str(path))
+    other = DiTTeacher(16, 16, 1, 2, max_seq_len=16 * 6, tokens_per_frame=16, control_dim=7, history=2)
+    other.save(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"must have the student's .*'route_dim': 321.* got .*'route_dim': 0"):
+        distill(str(start), loop, data, loss, str(tmp_path), "cpu", str(tmp_path / "other.safetensors"))
     with pytest.raises(FileNotFoundError, match="no file"):
         distill(str(start), loop, data, loss, str(tmp_path), "cpu", str(tmp_path / "none"))

@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> None:
         else:
             sub.add_class_arguments(WorldConfig, "world")
         if name == "decoder":
-            sub.add_argument("--inner", type=list[int], help="widths inside its residual blocks, at the four sizes")
+            sub.add_argument(
+                "--inner", type=list[int], required=True, help="widths inside its residual blocks, at the four sizes"
+            )
         sub.add_class_arguments(LoopConfig, "train")
         sub.add_class_arguments(DataConfig, "data")
         sub.add_class_arguments(loss, "loss")

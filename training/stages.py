@@ -87,10 +87,12 @@ def decoder(
         run: Folder of the run.
         device: auto, cpu, cuda, ...
     """
+    from accelerate import PartialState
+
     torch.manual_seed(train_.seed)
     world = World.from_pretrained(folder, device=resolve_device(device))
     drives = _open(data, world.device)
-    latents = encode_drives(world, drives, Path(run) / "latents.npy")
+    latents = _latents(world, drives, run)
     chosen, checked = drives.split(data.validation_fraction)
     states = int(drives.first[chosen[-1] + 1])
     held = _frames(drives, np.linspace(drives.first[checked[0]], drives.first[-1] - 1, 256).astype(int))
@@ -113,7 +115,8 @@ def decoder(
     result = World(replace(world.config, vae=small.config), world.scenes, world.card)
     rest = {name: value for name, value in world.state_dict().items() if not name.startswith("vae.")}
     result.load_state_dict(rest | {f"vae.{name}": value for name, value in best.vae.state_dict().items()})
-    result.save_pretrained(Path(run) / "decoder" / "world")
+    if PartialState(cpu=world.device.type == "cpu").is_main_process:
+        result.save_pretrained(Path(run) / "decoder" / "world")
     return result
 
 
@@ -152,9 +155,9 @@ def distill(
     torch.manual_seed(train_.seed)
     result = World.from_pretrained(teacher, device=resolve_device(device))
     coder = World.from_pretrained(Path(run) / "vae" / "world", device=result.device)
-    theirs = coder.vae.state_dict()
-    if any(not torch.equal(value, theirs[name]) for name, value in result.vae.state_dict().items() if name in theirs):
-        raise ValueError(f"{teacher} has another autoencoder than {run}/vae/world, which made the latents")
+    mine, theirs = ({**w.vae.encoder.state_dict(), **w.vae.to_moments.state_dict()} for w in (result, coder))
+    if mine.keys() != theirs.keys() or any(not torch.equal(value, theirs[name]) for name, value in mine.items()):
+        raise ValueError(f"{teacher} has another encoder than {run}/vae/world, which made the latents")
     if result.dynamics.window is not None:  # its length bounds clips only, and long rollouts need long clips
         needed = loss.clip_frames * result.dynamics.tokens_per_frame
         result.dynamics.max_seq_len = max(result.dynamics.max_seq_len, needed)
@@ -234,11 +237,8 @@ def _batches(
     world: World, drives: Drives, train_: LoopConfig, data: DataConfig, run: str, frames: int
 ) -> tuple[Callable[[torch.Generator], dict[str, Tensor]], dict[str, Tensor]]:
     """What draws batches of clips of latents, and a batch of clips that are only looked at."""
-    from accelerate import PartialState
-
-    with PartialState(cpu=world.device.type == "cpu").main_process_first():
-        latents = encode_drives(world, drives, Path(run) / "latents.npy")
-    history, clips = world.config.student.history, Clips(drives, latents, world.config, frames)
+    history = world.config.student.history
+    clips = Clips(drives, _latents(world, drives, run), world.config, frames)
     chosen, checked = drives.split(data.validation_fraction)
     starts, ends = clip_starts(drives, chosen, frames, history)
     held, _ = clip_starts(drives, checked, frames, history)
@@ -252,6 +252,14 @@ def _batches(
         return clips.batch(index)
 
     return batch, {name: value.to(world.device) for name, value in held_batch.items()}
+
+
+def _latents(world: World, drives: Drives, run: str) -> np.ndarray:
+    """Latents of all states, made by one process while the others wait."""
+    from accelerate import PartialState
+
+    with PartialState(cpu=world.device.type == "cpu").main_process_first():
+        return encode_drives(world, drives, Path(run) / "latents.npy")
 
 
 class Clips:

@@ -23,6 +23,8 @@ from drivedit.training.distillation import LEVELS, DistillStage, pull
 from drivedit.training.student_stage import MOTION, ClipStage, Draw, Logs
 from drivedit.utils import generator
 
+SHARED = ("latent_dim", "tokens_per_frame", "control_dim", "history", "route_dim", "map_dim")  # with the student
+
 
 class TeacherStage(ClipStage):
     """Trains a bidirectional teacher.
@@ -63,7 +65,8 @@ class BothWaysStage(DistillStage):
         teacher: The network that `TeacherStage` trained.
 
     Raises:
-        ValueError: The method is not `matching`, the clips are longer than the teacher's, or there are several exits.
+        ValueError: The method is not `matching`, the clips are longer than the teacher's, there are several exits, or
+            the teacher learned other tokens or conditions than the student's.
     """
 
     hot = ("run", "score", "real._predict", "critic._predict")
@@ -76,6 +79,10 @@ class BothWaysStage(DistillStage):
                 f"a bidirectional score needs method = matching, exits = 1 and clip_frames of at most {longest}, "
                 f"got {config.method}, {config.exits} and {config.clip_frames}"
             )
+        told = {name: getattr(teacher.config, name) for name in SHARED}
+        wanted = {name: getattr(world.config.student, name) for name in SHARED}
+        if told != wanted:
+            raise ValueError(f"the bidirectional teacher must have the student's {wanted}, got {told}")
         self.real = copy.deepcopy(teacher).requires_grad_(False)
         self.critic = copy.deepcopy(teacher).requires_grad_(True)
         every = teacher.sigma(torch.arange(teacher.num_diffusion_steps))

@@ -39,9 +39,8 @@ class DreamSettings:
         reward_weights: dict[str, float] | None,
         device: str,
         compile: bool,
-        rows: int,
     ) -> tuple[spaces.Box, spaces.Box]:
-        """Checks and keeps the settings of `rows` worlds; returns the spaces of observations and actions of one."""
+        """Checks and keeps the settings; returns the spaces of observations and actions of one."""
         if render_mode not in (None, *self.render_modes):
             raise ValueError(f"render_mode must be None or one of {list(self.render_modes)}, got {render_mode!r}")
         if obs_type not in OBS_TYPES:
@@ -57,9 +56,9 @@ class DreamSettings:
         self.render_mode, self.obs_type, self.sampling_steps = render_mode, obs_type, sampling_steps
         self.reward_weights = {name: float((reward_weights or {}).get(name, 1.0)) for name in terms}
         self.compile = compile
-        self._compiled = compile_step(self.world, rows, sampling_steps) if compile else None
+        self._compiled = compile_step(self.world, sampling_steps) if compile else None
         pictures = self._compiled is not None and obs_type == "pixels"
-        self._decoder = (compile_decoder(self.world, rows) if pictures else None) or self.world.decode
+        self._decoder = (compile_decoder(self.world) if pictures else None) or self.world.decode
         self._fingerprint = self.world.fingerprint
         self._warned: set[str] = set()
         if obs_type == "pixels":

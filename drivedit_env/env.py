@@ -80,7 +80,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
     - `sampling_steps`: passes of the network for one frame; `None` is the world's own number.
     - `reward_weights`: a dictionary with some of the names of the reward terms.
     - `device`: `"auto"`, `"cpu"`, `"cuda"`, ...; a `World` object stays where it is.
-    - `compile`: steps faster on a CPU; needs a C++ compiler, and a minute the first time (see `compile_step`).
+    - `compile`: steps faster on a CPU; needs a C++ compiler, and some seconds the first time (see `compile_step`).
       Without a compiler there is a warning, and the world goes on uncompiled.
 
     ## Reset Arguments
@@ -115,7 +115,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
         compile: bool = False,
     ) -> None:
         self.observation_space, self.action_space = self._configure(
-            world, render_mode, obs_type, sampling_steps, reward_weights, device, compile, rows=1
+            world, render_mode, obs_type, sampling_steps, reward_weights, device, compile
         )
         self.metadata = {**type(self).metadata, "render_fps": self.world.config.fps}
         self._state: WorldState | None = None

@@ -37,7 +37,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
         sampling_steps: Passes of the network for one frame.
         reward_weights: Weights of the reward terms.
         device: Where the worlds live.
-        compile: As in `DriveDiTEnv`; every number of worlds is compiled for itself, that of a fork too.
+        compile: As in `DriveDiTEnv`.
         max_episode_steps: Steps after which an episode is truncated; None: never. `gym.make_vec` gives 1000.
         autoreset_mode: `"NextStep"` (a step after an ending resets), `"SameStep"` (the ending step resets; the last
             observation and info are `info["final_obs"]`, `info["final_info"]`) or `"Disabled"` (the caller resets
@@ -67,7 +67,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
         self.num_envs, self.max_episode_steps = int(num_envs), max_episode_steps
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.single_observation_space, self.single_action_space = self._configure(
-            world, render_mode, obs_type, sampling_steps, reward_weights, device, compile, self.num_envs
+            world, render_mode, obs_type, sampling_steps, reward_weights, device, compile
         )
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)

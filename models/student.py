@@ -204,7 +204,7 @@ class DiTStudent(nn.Module):
         if past is None:
             past = x.new_zeros(rows, x.shape[1], self.history * self.latent_dim)
         y = self.embed(torch.cat([x, past], -1)).unflatten(1, (frames, -1)) + self.position
-        condition = self.of_sigma(_waves(sigma.float()).to(sigma.dtype))
+        condition = self.of_sigma(waves(sigma.float()).to(sigma.dtype))
         if self.of_control is not None:
             control = x.new_zeros(rows, frames, self.control_dim) if control is None else control
             condition = condition + self.of_control(control)
@@ -389,7 +389,7 @@ def _mlp(inputs: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width))
 
 
-def _waves(sigma: Tensor) -> Tensor:
+def waves(sigma: Tensor) -> Tensor:
     """Sixteen smooth functions of the noise level: cosines and sines of its multiples."""
     angle = sigma[..., None] * (math.pi * torch.arange(8, device=sigma.device) / 2 + 0.5)
     return torch.cat([angle.cos(), angle.sin()], -1)

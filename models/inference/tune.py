@@ -12,7 +12,6 @@ from itertools import product
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -36,9 +35,6 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The product `[..., out]` of `[..., in]`."""
-        if torch.compiler.is_compiling():  # the compiler packs by itself
-            y = F.linear(x, self.weight, self.bias)
-            return y.relu() if self.activation == "relu" else y
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, self.activation, [], "")
 
 
@@ -58,15 +54,10 @@ class PackedConv(nn.Module):
 
     def forward(self, x: Tensor, frames: int = 1) -> Tensor:
         """Convolves `[B, C, H, W]`."""
-        if torch.compiler.is_compiling():
-            y = F.conv2d(x, self.weight, self.bias, self.shape[1], self.shape[0])
-            return y.relu() if self.activation == "relu" else y
         return torch.ops.mkldnn._convolution_pointwise(x, self.packed, self.bias, *self.shape, self.activation, [], "")
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """The convolution of `x`, added to `other`."""
-        if torch.compiler.is_compiling():
-            return self(x) + other
         return torch.ops.mkldnn._convolution_pointwise.binary(
             x, other, self.packed, self.bias, *self.shape, "add", None, None, [], None
         )
@@ -130,7 +121,7 @@ class FoldedFrame(nn.Module):
         conv.weight.data = folded.reshape(conv.weight.shape).contiguous(memory_format=torch.channels_last)
         bias: Any = frame.conv.bias
         conv.bias = nn.Parameter(bias.detach().repeat(4), False)
-        self.conv = PackedConv(conv)
+        self.conv, self.frame = PackedConv(conv), frame
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """Transforms `[B, 4 C, H, W]` to the frame `[B, 3, 2 H, 2 W]`."""

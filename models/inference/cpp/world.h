@@ -1,0 +1,93 @@
+// A world, its states and what a step of it writes on, as drivedit.inference.compile hands them over.
+
+#pragma once
+
+#include "route.h"
+
+// The networks and the settings of a world.
+struct Model {
+    long layers, width, heads, tokens, depth, history, capacity;
+    long controls, channels, rows, columns, patch, telemetry, passes, terms;
+    Coder coder;
+    Linear embed, control1, control2, route1, route2, map1, map2, modulation, squeeze, read1, read2, head;
+    const Linear* blocks;                // [layers, 4]: qkv, out, up, down
+    const float *position, *sigma;       // [tokens, width], [passes, width]
+    const float* levels;                 // [passes, 2]: noise level of a pass, and the next one
+    const double* turns;                 // [width / heads / 2] angles of rotary positions from frame to frame
+    const float *motion_scale, *telemetry_scale;
+    const float *each_step, *at_end;     // [terms] of the reward
+    float reward_scale, end_threshold, least_error, most_error;
+};
+
+// States of worlds, as drivedit.models.WorldState; written in place.
+struct State {
+    void *k, *v;
+    int64_t* clock;
+    float *latents, *control, *motion, *pose, *arc;
+    const float* points;
+    const int64_t* count;
+    const float* spacing;
+    const bool* closed;
+    const float* bounds;
+    long route_width;
+};
+
+// What a step gives, for `worlds` worlds.
+struct Output {
+    float *latent, *telemetry;  // [worlds, channels, rows, columns], [worlds, telemetry]
+    float* columns;             // [2 + terms, worlds]: probability of the end, confidence, terms of the reward
+    bool* ended;
+};
+
+constexpr long GROUP = 8;  // worlds whose weights are read together
+
+// Hands out memory in pieces; without memory it counts.
+struct Arena {
+    char* memory;
+    long used = 0;
+
+    template <class T> T* take(long count) {
+        T* piece = reinterpret_cast<T*>(memory + used);
+        used += whole(count * sizeof(T), 64);
+        return piece;
+    }
+};
+
+// What a team writes on. The inputs of products are filled up with zeros, which stay.
+template <class T> struct Scratch {
+    long rows, wide, inner, code_width;
+    float *x, *qkv, *modulation, *condition, *clean, *code, *scores, *readings, *latent, *turn;
+    T *tokens, *narrow, *middle, *hidden, *codes, *mapped, *told, *flat, *query, *share, *values, *none;
+
+    Scratch(const Model& m, Arena& arena, const Team& team) {
+        long keys = whole(m.capacity * m.tokens, 2), head = whole(m.width / m.heads, LANES);
+        long lanes = whole(m.tokens, LANES);
+        rows = GROUP * m.tokens;
+        wide = whole(m.width, 32), inner = m.blocks[3].inputs;
+        code_width = whole(4 * m.coder.offset_count + 5 + m.coder.cell_count, 32);
+        x = arena.take<float>(rows * wide);
+        qkv = arena.take<float>(rows * m.blocks[0].outputs);
+        modulation = arena.take<float>(GROUP * m.modulation.outputs);
+        condition = arena.take<float>(GROUP * wide);
+        clean = arena.take<float>(rows * m.head.outputs);
+        latent = arena.take<float>(rows * m.depth);
+        turn = arena.take<float>(GROUP * m.width / m.heads);
+        code = arena.take<float>(GROUP * code_width);
+        readings = arena.take<float>(GROUP * m.read2.outputs);
+        tokens = arena.take<T>(rows * m.embed.inputs);
+        narrow = arena.take<T>(rows * wide);
+        middle = arena.take<T>(rows * wide);
+        hidden = arena.take<T>(rows * inner);
+        codes = arena.take<T>(GROUP * code_width);
+        mapped = arena.take<T>(rows * m.map1.inputs);
+        told = arena.take<T>(GROUP * m.control1.inputs);
+        flat = arena.take<T>(GROUP * m.read1.inputs);
+        none = arena.take<T>(head);
+        for (long member = 0; member <= team.member; ++member) {  // each its own
+            scores = arena.take<float>(keys * lanes);
+            query = arena.take<T>(lanes * head * 2);
+            share = arena.take<T>(keys * lanes);
+            values = arena.take<T>(keys * head);
+        }
+    }
+};

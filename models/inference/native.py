@@ -1,0 +1,272 @@
+"""The C++ library behind `compile_step` and `compile_decoder`: its compilation, and worlds as it reads them.
+
+The structures here are those of `cpp/*.h` and `cpp/decoder.cpp`, field by field.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from ctypes import POINTER, Structure, c_float, c_long, c_void_p
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drivedit.inference.tune import FoldedFrame, PackedConv, PackedResBlock, PackedUp
+from drivedit.models import World
+from drivedit.models.student import waves
+
+logger = logging.getLogger(__name__)
+
+SOURCES = Path(__file__).parent / "cpp"
+OPTIONS = ("-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic", "-march=native", "-std=c++17", "-fPIC", "-fopenmp")
+UNIT = 32  # inputs of the dynamics' layers are filled up to a multiple of it
+FIRST, INNER, OUTER, UP, FRAME = range(5)  # kinds of the decoder's layers
+
+
+def library() -> ctypes.CDLL | None:
+    """The library for this processor, compiled unless it is there; None, after a warning, if that cannot be done."""
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), "g++")
+    sources = sorted(SOURCES.iterdir())
+    told = [compiler, OPTIONS, _processor(), *(source.read_text() for source in sources)]
+    place = Path(os.environ.get("DRIVEDIT_CACHE", "~/.cache/drivedit")).expanduser()
+    file = place / f"native-{hashlib.sha256(repr(told).encode()).hexdigest()[:24]}.so"
+    if not file.is_file():
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place) as work:
+            parts = [(str(source), f"{work}/{source.stem}.o") for source in sources if source.suffix == ".cpp"]
+            try:
+                with ThreadPoolExecutor() as pool:
+                    list(pool.map(lambda part: _call(compiler, *OPTIONS, "-c", part[0], "-o", part[1]), parts))
+                _call(compiler, *OPTIONS, "-shared", *(made for _, made in parts), "-o", f"{work}/made")
+            except (OSError, subprocess.CalledProcessError) as error:
+                reason = (getattr(error, "stderr", "") or str(error)).strip().split("\n")[0]
+                logger.warning("no step was compiled, the world goes on without: the compiler %s: %s", compiler, reason)
+                return None
+            os.replace(f"{work}/made", file)
+    return _load(str(file))
+
+
+def _call(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+@lru_cache(maxsize=4)
+def _load(file: str) -> ctypes.CDLL:
+    native = ctypes.CDLL(file)
+    for name in ("lanes", "step_memory", "decoder_memory"):
+        getattr(native, name).restype = c_long
+    return native
+
+
+def _processor() -> str:
+    """What the machine's code depends on: the abilities of the processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.is_file():
+        return platform.machine() + platform.processor()
+    return repr({line for line in cpuinfo.read_text().splitlines() if line.lower().startswith(("flags", "features"))})
+
+
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names.split()]
+
+
+class Linear(Structure):
+    """A layer with packed weights."""
+
+    _fields_ = [*_fields(c_void_p, "weight bias"), *_fields(c_long, "inputs outputs")]
+
+
+class Coder(Structure):
+    """How a world is told its place: the arrays of `RouteCoder`."""
+
+    _fields_ = [
+        *_fields(c_void_p, "offsets arcs cells"),
+        *_fields(c_long, "offset_count arc_count cell_count"),
+        *_fields(c_float, "scale half_width bounds_reach"),
+    ]
+
+
+class Model(Structure):
+    """The networks and the settings of a world."""
+
+    _fields_ = [
+        *_fields(c_long, "layers width heads tokens depth history capacity"),
+        *_fields(c_long, "controls channels rows columns patch telemetry passes terms"),
+        ("coder", Coder),
+        *_fields(Linear, "embed control1 control2 route1 route2 map1 map2 modulation squeeze read1 read2 head"),
+        ("blocks", POINTER(Linear)),
+        *_fields(c_void_p, "position sigma levels turns motion_scale telemetry_scale each_step at_end"),
+        *_fields(c_float, "reward_scale end_threshold least_error most_error"),
+    ]
+
+
+STATE = "k v clock latents control motion pose arc points count spacing closed bounds"
+
+
+class State(Structure):
+    """Where the tensors of a `WorldState` lie."""
+
+    _fields_ = [*_fields(c_void_p, STATE), ("route_width", c_long)]
+
+
+class Output(Structure):
+    """Where the results of a step go."""
+
+    _fields_ = _fields(c_void_p, "latent telemetry columns ended")
+
+
+class Layer(Structure):
+    """A layer of the decoder."""
+
+    _fields_ = [*_fields(c_long, "kind rows columns into out"), ("weights", Linear)]
+
+
+class Decoder(Structure):
+    """The decoder of a world."""
+
+    _fields_ = [
+        ("layers", POINTER(Layer)),
+        *_fields(c_long, "count channels colours"),
+        *_fields(c_void_p, "mean deviation"),
+    ]
+
+
+class Parts:
+    """Parts of a world as the library reads them; keeps alive what they point to.
+
+    Args:
+        world: The world.
+        lanes: Outputs that the library computes at once.
+    """
+
+    def __init__(self, world: World, lanes: int) -> None:
+        self.world, self.lanes = world, lanes
+        self._kept: list[Any] = []
+
+    def model(self, steps: int) -> Model:
+        """The dynamics, the heads and the settings, for a number of sampling steps."""
+        world, config, student = self.world, self.world.config, self.world.config.student
+        network, coder, heads = world.dynamics, world.coder, world.heads
+        layers: Any = network.blocks
+        blocks = [self.linear(part) for block in layers for part in (block.qkv, block.out, block.up, block.down)]
+        named: dict[str, Any] = {
+            "embed": network.embed, "modulation": network.modulation, "head": network.head,
+            "squeeze": heads.squeeze, "read1": heads.mlp[0], "read2": heads.mlp[2],
+        }  # fmt: skip
+        for name, mlp in (("control", network.of_control), ("route", network.of_route), ("map", network.of_map)):
+            if mlp is not None:
+                named |= {f"{name}1": mlp[0], f"{name}2": mlp[2]}
+        levels = torch.linspace(1, 0, steps + 1)
+        levels = torch.stack([levels[:-1], levels[1:]], 1)
+        if config.clean_cache:
+            levels = torch.cat([levels, torch.zeros(1, 2)])
+        sigma = network.of_sigma(waves(levels[:, 0]).to(world.dtype)).float()
+        half = student.d_model // student.n_heads // 2
+        turns = student.use_rope * student.rope_base ** -(torch.arange(half, dtype=torch.float64) / half)
+        terms = ("progress", *config.constant_reward, *config.end_reward)
+        rewards = [
+            torch.tensor([of.get(name, 0.0) for name in terms]) for of in (config.constant_reward, config.end_reward)
+        ]
+        channels, rows, columns = world.latent_shape()
+        routed, mapped = network.of_route is not None, network.of_map is not None
+        least, most = world.error_range.tolist()
+        return Model(
+            layers=len(layers), width=student.d_model, heads=student.n_heads, tokens=student.tokens_per_frame,
+            depth=student.latent_dim, history=student.history, capacity=network.capacity,
+            controls=network.control_dim, channels=channels, rows=rows, columns=columns, patch=config.patch,
+            telemetry=len(config.telemetry), passes=len(levels), terms=len(terms),
+            coder=Coder(
+                self.keep(coder.offsets), self.keep(coder.arcs), self.keep(coder.cells.T),
+                len(coder.offsets) if routed else 0, len(coder.arcs), len(coder.cells) if mapped else 0, coder.scale,
+                 coder.half_width, coder.bounds_reach or 0.0,
+            ),
+            blocks=self.array(Linear, blocks), position=self.keep(_filled(network.position.float(), 1, UNIT)),
+            sigma=self.keep(_filled(sigma, 1, UNIT)), levels=self.keep(levels), turns=self.keep(turns),
+            motion_scale=self.keep(world.motion_scale), telemetry_scale=self.keep(world.telemetry_scale),
+            each_step=self.keep(rewards[0]), at_end=self.keep(rewards[1]), reward_scale=config.reward_scale,
+            end_threshold=config.end_threshold, least_error=least, most_error=most,
+            **{name: self.linear(part) for name, part in named.items()},
+        )  # fmt: skip
+
+    def decoder(self) -> Decoder:
+        """The decoder, which must be packed."""
+        world, layers = self.world, []
+        channels, rows, columns = world.latent_shape()
+
+        def add(kind: int, weights: Linear, channels: int, out: int) -> None:
+            layers.append(Layer(kind, rows, columns, channels, out, weights))
+
+        for part in world.vae.decoder:
+            if isinstance(part, PackedConv):
+                add(FIRST, *self.convolution(part))
+            elif isinstance(part, PackedResBlock):
+                add(INNER, *self.convolution(part.conv1))
+                add(OUTER, *self.convolution(part.conv2))
+            elif isinstance(part, PackedUp):
+                weight, bias = (
+                    _filled(value.unflatten(0, (4, -1)), 1, self.lanes).flatten(0, 1)
+                    for value in (part.linear.weight, part.linear.bias)
+                )
+                weights = self.packed(weight, bias, self.lanes)
+                add(UP, weights, weights.inputs, weights.outputs // 4)
+                rows, columns = 2 * rows, 2 * columns
+        frame: Any = world.vae.to_frame
+        add(FRAME, *self.squares(frame.frame.conv if isinstance(frame, FoldedFrame) else frame.conv))
+        mean, deviation = self.keep(world.latent_mean), self.keep(world.latent_std)
+        return Decoder(self.array(Layer, layers), len(layers), channels, world.config.vae.in_channels, mean, deviation)
+
+    def linear(self, layer: Any) -> Linear:
+        """A linear layer of the dynamics."""
+        return self.packed(layer.weight, layer.bias, UNIT)
+
+    def convolution(self, conv: Any) -> tuple[Linear, int, int]:
+        """A 3x3 convolution as a layer of nine pixels; and the channels of what it reads and writes."""
+        weight = _filled(conv.weight, 1, self.lanes).permute(0, 2, 3, 1)
+        weights = self.packed(weight.flatten(1), conv.bias, self.lanes)
+        return weights, weight.shape[-1], weights.outputs
+
+    def squares(self, conv: Any) -> tuple[Linear, int, int]:
+        """A 3x3 convolution to squares of 2x2 pixels, as a layer of the sixteen pixels that they see."""
+        weight = _filled(conv.weight, 1, self.lanes).permute(0, 2, 3, 1)
+        colours, *_, channels = weight.shape
+        seen = weight.new_zeros(2, 2, colours, 4, 4, channels)
+        for y, x in product(range(2), range(2)):
+            seen[y, x, :, y : y + 3, x : x + 3] = weight
+        return self.packed(seen.flatten(3).flatten(0, 2), conv.bias.repeat(4), self.lanes), channels, 4 * colours
+
+    def packed(self, weight: Tensor, bias: Tensor, unit: int) -> Linear:
+        """Weights `[out, in]`: outputs in panels, in each of which the inputs follow (two by two in bfloat16)."""
+        weight = _filled(_filled(weight, 0, self.lanes), 1, unit)
+        outputs, inputs = weight.shape
+        pair = 2 if weight.dtype == torch.bfloat16 else 1
+        panels = weight.reshape(outputs // self.lanes, self.lanes, inputs // pair, pair).transpose(1, 2)
+        return Linear(self.keep(panels), self.keep(_filled(bias.float(), 0, self.lanes)), inputs, outputs)
+
+    def array(self, kind: type[Structure], values: list[Any]) -> Any:
+        """An array of structures; it is kept."""
+        self._kept.append((kind * len(values))(*values))
+        return self._kept[-1]
+
+    def keep(self, value: Tensor) -> int:
+        """Where a tensor lies; it is kept."""
+        self._kept.append(value.detach().contiguous())
+        return self._kept[-1].data_ptr()
+
+
+def _filled(value: Tensor, axis: int, unit: int) -> Tensor:
+    """The tensor with zeros at the end of an axis, up to a multiple of `unit`."""
+    missing = list(value.shape)
+    missing[axis] = -value.shape[axis] % unit
+    return torch.cat([value.detach(), value.new_zeros(missing)], axis)

@@ -87,8 +87,10 @@ class DreamSettings:
 
     def _rewards(self, out: StepOutput) -> np.ndarray:
         """Weighted sums of the reward terms, float64 `[B]`."""
-        terms = ((weight, out.reward_terms[name].cpu().numpy()) for name, weight in self.reward_weights.items())
-        return np.sum([weight * term.astype(np.float64) for weight, term in terms], axis=0)
+        rewards = np.zeros(len(out.ended))
+        for name, weight in self.reward_weights.items():
+            rewards += weight * out.reward_terms[name].cpu().numpy().astype(np.float64)
+        return rewards
 
     def _infos(self, out: StepOutput) -> dict[str, Any]:
         """Info of all worlds: arrays `[B]`, in dictionaries where info has dictionaries."""

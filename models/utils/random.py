@@ -19,8 +19,10 @@ def noise(seeds: list[int], stream: str, steps: list[int], shape: tuple[int, ...
     Returns:
         Float tensor `[B, *shape]` on the CPU.
     """
-    rows = [torch.randn(shape, generator=generator(s, stream, t)) for s, t in zip(seeds, steps, strict=True)]
-    return torch.stack(rows)
+    drawn = torch.empty(len(seeds), *shape)
+    for row, seed, step in zip(drawn.unbind(), seeds, steps, strict=True):
+        row.normal_(generator=generator(seed, stream, step))
+    return drawn
 
 
 def truncate(normal: torch.Tensor, top_p: float | None) -> torch.Tensor:

@@ -132,14 +132,20 @@ private:
 
     // Every pixel becomes four.
     void grow(const Team& team, const Layer& layer) {
-        const long width = 2 * layer.columns, out = layer.out;
+        const long width = 2 * layer.columns, out = layer.out, panels = layer.weights.outputs / LANES;
+        long plain[panels], bordered[panels];  // where the outputs of a panel go
+        for (long panel = 0; panel < panels; ++panel) {
+            const long part = panel * LANES / out, channel = panel * LANES % out;
+            plain[panel] = (part / 2 * width + part % 2) * out + channel;
+            bordered[panel] = ((part / 2 + 1) * (width + 2) + part % 2 + 1) * out + channel;
+        }
         border(team, next.positive, 2 * layer.rows, width, out);
         for (long y = team.begin(layer.rows); y < team.end(layer.rows); ++y) {
             Rows<T> pixels{now.plain + y * layer.columns * layer.in, layer.columns, layer.in};
+            T *first = next.plain + 2 * y * width * out, *other = next.positive + 2 * y * (width + 2) * out;
             row(pixels, layer, [&](long x, long c, Vector value) {
-                long part = c / out, down = 2 * y + part / 2, right = 2 * x + part % 2;
-                store(next.plain + (down * width + right) * out + c % out, value);
-                store(next.positive + ((down + 1) * (width + 2) + right + 1) * out + c % out, positive(value));
+                store(first + 2 * x * out + plain[c / LANES], value);
+                store(other + 2 * x * out + bordered[c / LANES], positive(value));
             });
         }
     }
@@ -153,9 +159,12 @@ private:
                 level = most(level, Vector{});
                 level = level > 255.0f ? all(255.0f) : level;
                 Whole rounded = __builtin_convertvector(level + 12582912.0f - 12582912.0f, Whole);
-                uint8_t* to = frame + 2 * y * below + x * line;
-                for (long i = c; i < std::min(c + LANES, 2 * line); ++i) {
-                    to[i / line * below + i % line] = rounded[i - c];
+                uint8_t bytes[LANES], *to = frame + 2 * y * below + x * line;
+                for (long i = 0; i < LANES; ++i) bytes[i] = rounded[i];
+                for (long start : {0L, line}) {  // the upper pixels, then the lower ones
+                    long from = std::max(c, start), until = std::min(c + LANES, start + line);
+                    uint8_t* place = to + (start ? below : 0) + from - start;
+                    if (from < until) std::memcpy(place, bytes + from - c, until - from);
                 }
             });
         }

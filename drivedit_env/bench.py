@@ -164,7 +164,9 @@ def curves(config: WorldConfig, quiet: bool = False) -> dict[str, Any]:
     return found
 
 
-def endurance(world: World, steps: int, worlds: int = 64, quiet: bool = False) -> dict[str, float]:
+def endurance(
+    world: World, steps: int, worlds: int = 64, quiet: bool = False, compile: bool = False
+) -> dict[str, float]:
     """Steps many worlds for long, resetting random ones, and looks whether memory or time per step grow.
 
     Args:
@@ -172,13 +174,14 @@ def endurance(world: World, steps: int, worlds: int = 64, quiet: bool = False) -
         steps: Steps of all worlds together.
         worlds: Worlds in the batch.
         quiet: Show no progress.
+        compile: Whether the steps are compiled.
 
     Raises:
         FloatingPointError: An observation or a reward is not finite.
     """
     import resource  # there is none on Windows
 
-    envs = DriveDiTVectorEnv(worlds, world, obs_type="latent", autoreset_mode="SameStep")
+    envs = DriveDiTVectorEnv(worlds, world, obs_type="latent", autoreset_mode="SameStep", compile=compile)
     envs.reset(seed=0)
     rng, times, resident = np.random.default_rng(0), [], []
     for _ in trange(max(steps // worlds, 20), desc="endurance", disable=quiet):
@@ -237,7 +240,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     report = measure(options.world, options.rounds, options.seconds, compile=options.compile)
     if options.endurance:
-        report["endurance"] = endurance(load_world(options.world), options.endurance)
+        report["endurance"] = endurance(load_world(options.world), options.endurance, compile=options.compile)
     print(as_text(report))
     Path(options.out).write_text(json.dumps(report, indent=2) + "\n")
 

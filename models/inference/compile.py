@@ -34,28 +34,32 @@ class CompiledStep:
     """
 
     def __init__(self, world: World, sampling_steps: int, native: ctypes.CDLL) -> None:
-        self.world, self._parts, self._threads = world, Parts(world, native.lanes()), torch.get_num_threads()
+        self.world, self._parts, self._threads = world, Parts(world, native), torch.get_num_threads()
         self._model = self._parts.model(sampling_steps)
         self._terms = ("progress", *world.config.constant_reward, *world.config.end_reward)
         self._run = native.step_bfloat16 if world.dtype == torch.bfloat16 else native.step_float
         self._memory = torch.zeros(native.step_memory(byref(self._model), self._threads), dtype=torch.uint8)
 
     def __call__(self, state: WorldState, controls: Tensor) -> tuple[WorldState, StepOutput]:
-        """Dreams one frame of every world; see `World.step`. The state is written in place."""
+        """Dreams one frame of every world; see `World.step`."""
         worlds, noise, controls = len(state), self.world.draw(state), controls.contiguous()
         tensors = {name: value.contiguous() for name, value in state.tensors().items()}
-        latent, telemetry = torch.empty_like(noise), torch.empty(worlds, self._model.telemetry)
+        tensors |= {name: tensors[name].clone() for name in ("control", "motion", "pose", "arc")}
+        latent, latents = torch.empty_like(noise), torch.empty_like(tensors["latents"])
+        telemetry = torch.empty(worlds, self._model.telemetry)
         columns, ended = torch.empty(2 + len(self._terms), worlds), torch.empty(worlds, dtype=torch.bool)
         self._run(
             byref(self._model),
             byref(State(*(tensors[name].data_ptr() for name in STATE.split()), tensors["points"].shape[1])),
-            byref(Output(latent.data_ptr(), telemetry.data_ptr(), columns.data_ptr(), ended.data_ptr())),
+            byref(Output(*(value.data_ptr() for value in (latent, latents, telemetry, columns, ended)))),
             c_void_p(noise.data_ptr()), c_void_p(controls.data_ptr()), c_long(worlds), self._threads,
             c_void_p(self._memory.data_ptr()),
         )  # fmt: skip
         probability, confidence, *terms = columns.unbind()
         named = dict(zip(self._terms, terms, strict=True))
-        return WorldState(**tensors), StepOutput(latent, named, ended, probability, telemetry, confidence)
+        return WorldState(**tensors | {"latents": latents}), StepOutput(
+            latent, named, ended, probability, telemetry, confidence
+        )
 
 
 class CompiledDecoder:
@@ -67,7 +71,7 @@ class CompiledDecoder:
     """
 
     def __init__(self, world: World, native: ctypes.CDLL) -> None:
-        self.world, self._parts, self._threads = world, Parts(world, native.lanes()), torch.get_num_threads()
+        self.world, self._parts, self._threads = world, Parts(world, native), torch.get_num_threads()
         self._decoder = self._parts.decoder()
         first = world.vae.decoder[0]
         self._run = native.decode_bfloat16 if first.weight.dtype == torch.bfloat16 else native.decode_float

@@ -65,7 +65,7 @@ def _call(*command: str) -> None:
 @lru_cache(maxsize=4)
 def _load(file: str) -> ctypes.CDLL:
     native = ctypes.CDLL(file)
-    for name in ("lanes", "step_memory", "decoder_memory"):
+    for name in ("lanes", "heavy_bytes", "step_memory", "decoder_memory"):
         getattr(native, name).restype = c_long
     return native
 
@@ -85,7 +85,7 @@ def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
 class Linear(Structure):
     """A layer with packed weights."""
 
-    _fields_ = [*_fields(c_void_p, "weight bias"), *_fields(c_long, "inputs outputs")]
+    _fields_ = [*_fields(c_void_p, "weight bias unit surplus"), *_fields(c_long, "inputs outputs")]
 
 
 class Coder(Structure):
@@ -124,7 +124,7 @@ class State(Structure):
 class Output(Structure):
     """Where the results of a step go."""
 
-    _fields_ = _fields(c_void_p, "latent telemetry columns ended")
+    _fields_ = _fields(c_void_p, "latent latents telemetry columns ended")
 
 
 class Layer(Structure):
@@ -148,11 +148,12 @@ class Parts:
 
     Args:
         world: The world.
-        lanes: Outputs that the library computes at once.
+        native: The library.
     """
 
-    def __init__(self, world: World, lanes: int) -> None:
-        self.world, self.lanes = world, lanes
+    def __init__(self, world: World, native: ctypes.CDLL) -> None:
+        self.world, self.lanes = world, native.lanes()
+        self.heavy_bytes = bool(native.heavy_bytes()) and world.dtype == torch.bfloat16
         self._kept: list[Any] = []
 
     def model(self, steps: int) -> Model:
@@ -160,9 +161,11 @@ class Parts:
         world, config, student = self.world, self.world.config, self.world.config.student
         network, coder, heads = world.dynamics, world.coder, world.heads
         layers: Any = network.blocks
-        blocks = [self.linear(part) for block in layers for part in (block.qkv, block.out, block.up, block.down)]
+        blocks = []
+        for block in layers:
+            blocks += [self.heavy(block.qkv), self.linear(block.out), self.heavy(block.up), self.heavy(block.down)]
         named: dict[str, Any] = {
-            "embed": network.embed, "modulation": network.modulation, "head": network.head,
+            "embed": network.embed, "head": network.head,
             "squeeze": heads.squeeze, "read1": heads.mlp[0], "read2": heads.mlp[2],
         }  # fmt: skip
         for name, mlp in (("control", network.of_control), ("route", network.of_route), ("map", network.of_map)):
@@ -197,7 +200,7 @@ class Parts:
             motion_scale=self.keep(world.motion_scale), telemetry_scale=self.keep(world.telemetry_scale),
             each_step=self.keep(rewards[0]), at_end=self.keep(rewards[1]), reward_scale=config.reward_scale,
             end_threshold=config.end_threshold, least_error=least, most_error=most,
-            **{name: self.linear(part) for name, part in named.items()},
+            modulation=self.heavy(network.modulation), **{name: self.linear(part) for name, part in named.items()},
         )  # fmt: skip
 
     def decoder(self) -> Decoder:
@@ -231,6 +234,18 @@ class Parts:
         """A linear layer of the dynamics."""
         return self.packed(layer.weight, layer.bias, UNIT)
 
+    def heavy(self, layer: Any) -> Linear:
+        """A linear layer with many weights: in bytes, of one unit for each output, where the library wants them so."""
+        if not self.heavy_bytes:
+            return self.linear(layer)
+        weight = layer.weight.float()
+        unit = weight.abs().amax(1) / 127
+        whole = (weight / unit.clamp(min=torch.finfo().tiny)[:, None]).round().to(torch.int8)
+        linear = self.packed(whole, layer.bias, UNIT)
+        linear.unit = self.keep(_filled(unit, 0, self.lanes))
+        linear.surplus = self.keep(_filled(128 * whole.sum(1, dtype=torch.int32), 0, self.lanes))
+        return linear
+
     def convolution(self, conv: Any) -> tuple[Linear, int, int]:
         """A 3x3 convolution as a layer of nine pixels; and the channels of what it reads and writes."""
         weight = _filled(conv.weight, 1, self.lanes).permute(0, 2, 3, 1)
@@ -247,12 +262,13 @@ class Parts:
         return self.packed(seen.flatten(3).flatten(0, 2), conv.bias.repeat(4), self.lanes), channels, 4 * colours
 
     def packed(self, weight: Tensor, bias: Tensor, unit: int) -> Linear:
-        """Weights `[out, in]`: outputs in panels, in each of which the inputs follow (two by two in bfloat16)."""
+        """Weights `[out, in]`: outputs in panels, in each of which the inputs follow, in pairs or fours of 32 bits."""
         weight = _filled(_filled(weight, 0, self.lanes), 1, unit)
         outputs, inputs = weight.shape
-        pair = 2 if weight.dtype == torch.bfloat16 else 1
+        pair = 4 // weight.itemsize
         panels = weight.reshape(outputs // self.lanes, self.lanes, inputs // pair, pair).transpose(1, 2)
-        return Linear(self.keep(panels), self.keep(_filled(bias.float(), 0, self.lanes)), inputs, outputs)
+        shift = self.keep(_filled(bias.float(), 0, self.lanes))
+        return Linear(weight=self.keep(panels), bias=shift, inputs=inputs, outputs=outputs)
 
     def array(self, kind: type[Structure], values: list[Any]) -> Any:
         """An array of structures; it is kept."""

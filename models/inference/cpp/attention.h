@@ -79,7 +79,7 @@ void attend(const Model& m, const State& state, Scratch<T>& s, long worlds, long
     }
 
     // Scores [keys, queries]: a softmax over keys then goes over rows, for all queries at once.
-    product(Rows<T>{k, keys, size}, Linear{s.query, nullptr, size, lanes}, 0, lanes / LANES,
+    product(Rows<T>{k, keys, size}, Linear{s.query, nullptr, nullptr, nullptr, size, lanes}, 0, lanes / LANES,
             [&](long row, long column, Vector y) { store(s.scores + row * lanes + column, y); });
     const float scale = 1 / std::sqrt(static_cast<float>(size));
     float over[lanes];
@@ -114,7 +114,7 @@ void attend(const Model& m, const State& state, Scratch<T>& s, long worlds, long
     }
     const long wide = whole(size, LANES);
     const Rows<T> shares{s.share, m.tokens, PAIR, 1, 0, lanes * PAIR};
-    product(shares, Linear{s.values, nullptr, even, wide}, 0, wide / LANES,
+    product(shares, Linear{s.values, nullptr, nullptr, nullptr, even, wide}, 0, wide / LANES,
             [&](long row, long column, Vector y) {
                 T* to = s.narrow + (i * m.tokens + row) * s.wide + head * size + column;
                 store_some(to, y * over[row], std::min(LANES, size - column));

@@ -158,7 +158,7 @@ private:
                 Vector level = (value + 1.0f) * 127.5f;
                 level = most(level, Vector{});
                 level = level > 255.0f ? all(255.0f) : level;
-                Whole rounded = __builtin_convertvector(level + 12582912.0f - 12582912.0f, Whole);
+                Whole rounded = nearest(level);
                 uint8_t bytes[LANES], *to = frame + 2 * y * below + x * line;
                 for (long i = 0; i < LANES; ++i) bytes[i] = rounded[i];
                 for (long start : {0L, line}) {  // the upper pixels, then the lower ones

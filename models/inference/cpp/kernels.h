@@ -33,13 +33,16 @@ INLINE void store(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) =
 INLINE Vector all(float value) { return Vector{} + value; }
 INLINE Vector most(Vector a, Vector b) { return a > b ? a : b; }
 INLINE Vector positive(Vector x) { return most(x, Vector{}); }
+INLINE Whole nearest(Vector x) { return __builtin_convertvector(x + 12582912.0f - 12582912.0f, Whole); }  // below 2^22
 
 // What inputs and weights of products are made of. `add`: the product of PAIR inputs at once, each lane of `weight`
 // times the same inputs, added to `sum`. `wide`: as float. `pair`: lays LANES inputs and the next ones side by side.
+// Heavy: what the layers with many weights are made of.
 template <class T> struct Kind;
 
 template <> struct Kind<float> {
     static constexpr long PAIR = 1;
+    typedef float Heavy;
     static INLINE Vector add(Vector sum, const float* weight, const float* input) {
         return sum + load(weight) * *input;
     }
@@ -58,8 +61,29 @@ INLINE void store(bfloat16* to, Vector value) {
     std::memcpy(to, &narrow, sizeof narrow);
 }
 
+#if defined(__AVX512VNNI__)
+struct Byte {
+    int8_t bits;  // of weights; inputs are unsigned, 128 more than they stand for
+};
+
+template <> struct Kind<Byte> {
+    static constexpr long PAIR = 4;
+    static INLINE Vector add(Vector sum, const Byte* weight, const Byte* input) {  // the lanes are whole numbers
+        int32_t four;
+        std::memcpy(&four, input, sizeof four);
+        __m512i inputs = _mm512_set1_epi32(four), weights = _mm512_loadu_si512(weight);
+        return reinterpret_cast<Vector>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), inputs, weights));
+    }
+};
+#endif
+
 template <> struct Kind<bfloat16> {
     static constexpr long PAIR = 2;
+#if defined(__AVX512VNNI__)
+    typedef Byte Heavy;
+#else
+    typedef bfloat16 Heavy;
+#endif
     static INLINE Vector add(Vector sum, const bfloat16* weight, const bfloat16* input) {
         int32_t two;
         std::memcpy(&two, input, sizeof two);
@@ -108,24 +132,25 @@ INLINE float total(Vector v) {
 
 INLINE Vector exponential(Vector x) {  // to a few units in the last place, for x up to 88
     x = x < -87.0f ? all(-87.0f) : x;
-    Vector shifted = x * 1.44269504f + 12582912.0f;  // rounds to whole numbers
-    Vector n = shifted - 12582912.0f;
+    Whole power = nearest(x * 1.44269504f);
+    Vector n = __builtin_convertvector(power, Vector);
     Vector r = x - n * 0.693359375f + n * 2.12194440e-4f;
     Vector y = all(1.9875691500e-4f) * r + 1.3981999507e-3f;
     y = ((y * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r + 1.6666665459e-1f;
     y = (y * r + 5.0000001201e-1f) * r * r + r + 1.0f;
-    Whole power = (__builtin_convertvector(n, Whole) + 127) << 23;
-    return y * reinterpret_cast<Vector>(power);
+    return y * reinterpret_cast<Vector>((power + 127) << 23);
 }
 
 INLINE Vector silu(Vector x) { return x / (1.0f + exponential(-most(x, all(-80.0f)))); }
 
 INLINE long whole(long count, long unit) { return (count + unit - 1) / unit * unit; }
 
-// A linear layer: weights [outputs / LANES, inputs / PAIR, LANES, PAIR], filled up with zeros; a bias, or none.
+// A linear layer: weights [outputs / LANES, inputs / PAIR, LANES, PAIR], filled up with zeros; a bias, or none. Where
+// they are bytes, one unit of each output, and what it has too much because inputs are 128 more than they stand for.
 struct Linear {
     const void* weight;
-    const float* bias;
+    const float *bias, *unit;
+    const int32_t* surplus;
     long inputs, outputs;
 };
 
@@ -135,7 +160,42 @@ template <class T> struct Rows {
     long count, stride;
     long segments = 1, segment = 0;
     long step = Kind<T>::PAIR;  // from one pair of inputs to the next
+    const float* unit = nullptr;  // of each row, where inputs are bytes
 };
+
+// The rows as bytes, each with a unit of its own; of wider types as they are. `count` is a multiple of LANES.
+template <class From, class To> INLINE void narrowed(const From* from, long count, To* to, float*) {
+    for (long i = 0; i < count; i += LANES) store(to + i, Kind<From>::wide(from + i));
+}
+
+template <class T> INLINE Vector output(Vector sum, const Rows<T>&, long, const Linear& w, long column) {
+    return w.bias ? sum + load(w.bias + column) : sum;
+}
+
+#if defined(__AVX512VNNI__) && defined(__AVX512BF16__)
+template <class From> INLINE void narrowed(const From* from, long count, Byte* to, float* unit) {
+    Vector top{};
+    for (long i = 0; i < count; i += LANES) {
+        Vector x = Kind<From>::wide(from + i);
+        top = most(top, most(x, -x));
+    }
+    const float largest = _mm512_reduce_max_ps(reinterpret_cast<__m512>(top));
+    *unit = largest / 127;
+    const float by = largest > 0 ? 127 / largest : 0;
+    for (long i = 0; i < count; i += LANES) {
+        Whole rounded = nearest(Kind<From>::wide(from + i) * by) + 128;
+        __m128i bytes = _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(rounded));
+        std::memcpy(to + i, &bytes, sizeof bytes);
+    }
+}
+
+INLINE Vector output(Vector sum, const Rows<Byte>& a, long row, const Linear& w, long column) {
+    Whole surplus;
+    std::memcpy(&surplus, w.surplus + column, sizeof surplus);
+    Vector exact = __builtin_convertvector(reinterpret_cast<Whole>(sum) - surplus, Vector);
+    return exact * load(w.unit + column) * a.unit[row] + load(w.bias + column);
+}
+#endif
 
 template <class T, int M, int N>
 __attribute__((noinline)) void
@@ -171,8 +231,7 @@ INLINE void strips(const Rows<T>& a, long& row, const Linear& w, long panel, Out
         for (int m = 0; m < M; ++m) {
             for (int n = 0; n < N; ++n) {
                 long column = (panel + n) * LANES;
-                Vector sum = load(sums + (m * N + n) * LANES);
-                out(row + m, column, w.bias ? sum + load(w.bias + column) : sum);
+                out(row + m, column, output(load(sums + (m * N + n) * LANES), a, row + m, w, column));
             }
         }
     }

@@ -51,6 +51,10 @@ private:
 
     static Rows<T> rows(const T* data, long count, long stride) { return {data, count, stride}; }
 
+    static Rows<typename Kind<T>::Heavy> heavy(const Scratch<T>& s, long count, long stride) {
+        return {s.heavy, count, stride, 1, 0, Kind<typename Kind<T>::Heavy>::PAIR, s.unit};
+    }
+
     Route route(long b) const {
         return {state.points + 2 * state.route_width * b, state.route_width, state.count[b], state.spacing[b],
                 state.closed[b], state.bounds + 4 * b};
@@ -140,11 +144,15 @@ private:
             store(s.x + row * wide + column, y + load(m.position + row % m.tokens * wide + column));
         });
         if (mapped) product(team, rows(s.middle, count, wide), m.map2, onto(s.x, wide));
-        for (long i = team.begin(n * wide / LANES) * LANES; i < team.end(n * wide / LANES) * LANES; i += LANES) {
-            store(s.narrow + i, silu(load(s.condition + i) + load(m.sigma + pass * wide + i % wide)));
+        for (long i = team.begin(n); i < team.end(n); ++i) {
+            float told[wide];
+            for (long j = 0; j < wide; j += LANES) {
+                store(told + j, silu(load(s.condition + i * wide + j) + load(m.sigma + pass * wide + j)));
+            }
+            narrowed(told, wide, s.heavy + i * wide, s.unit + i);
         }
         team.wait();
-        product(team, rows(s.narrow, n, wide), m.modulation, into(s.modulation, m.modulation.outputs));
+        product(team, heavy(s, n, wide), m.modulation, into(s.modulation, m.modulation.outputs));
         team.wait();
     }
 
@@ -152,17 +160,21 @@ private:
         return s.modulation + row / m.tokens * m.modulation.outputs + part * m.width;
     }
 
-    // A row under the scale and the shift of its world.
-    void modulated(Scratch<T>& s, long row, long part) const {
+    // The norm of a row under the scale and the shift of its world.
+    template <class To> void modulated(const Scratch<T>& s, long row, long part, To* to) const {
         const float *scale = modulation(s, row, part), *shift = modulation(s, row, part + 1);
-        normed(s.x + row * s.wide, m.width, s.narrow + row * s.wide, scale, shift);
+        normed(s.x + row * s.wide, m.width, to, scale, shift);
     }
 
     void block(const Team& team, Scratch<T>& s, long first, long n, long layer) {
         const Linear* linear = m.blocks + 4 * layer;
         const long count = n * m.tokens, wide = s.wide;
         auto norms = [&](long part) {
-            for (long row = team.begin(count); row < team.end(count); ++row) modulated(s, row, part);
+            for (long row = team.begin(count); row < team.end(count); ++row) {
+                float y[wide] = {};
+                modulated(s, row, part, y);
+                narrowed(y, wide, s.heavy + row * wide, s.unit + row);
+            }
             team.wait();
         };
         auto gated = [&](long part) {
@@ -173,7 +185,7 @@ private:
             };
         };
         norms(6 * layer);
-        product(team, rows(s.narrow, count, wide), linear[0], into(s.qkv, linear[0].outputs));
+        product(team, heavy(s, count, wide), linear[0], into(s.qkv, linear[0].outputs));
         team.wait();
         for (long i = team.begin(n * m.heads); i < team.end(n * m.heads); ++i) {
             attend(m, state, s, worlds, first + i / m.heads, i / m.heads, i % m.heads, layer);
@@ -182,12 +194,16 @@ private:
         product(team, rows(s.narrow, count, wide), linear[1], gated(6 * layer + 2));
         team.wait();
         norms(6 * layer + 3);
-        product(team, rows(s.narrow, count, wide), linear[2], [&](long row, long column, Vector y) {
+        product(team, heavy(s, count, wide), linear[2], [&](long row, long column, Vector y) {
             y = positive(y);
             store(s.hidden + row * s.inner + column, y * y);
         });
         team.wait();
-        product(team, rows(s.hidden, count, s.inner), linear[3], gated(6 * layer + 5));
+        for (long row = team.begin(count); row < team.end(count); ++row) {
+            narrowed(s.hidden + row * s.inner, s.inner, s.heavy + row * s.inner, s.unit + row);
+        }
+        team.wait();
+        product(team, heavy(s, count, s.inner), linear[3], gated(6 * layer + 5));
         team.wait();
     }
 
@@ -196,7 +212,7 @@ private:
         const long count = n * m.tokens, wide = s.wide, size = m.channels * m.rows * m.columns;
         const bool last = pass == m.passes - 1;
         for (long row = team.begin(count); row < team.end(count); ++row) {
-            modulated(s, row, 6 * m.layers);
+            modulated(s, row, 6 * m.layers, s.narrow + row * wide);
             if (last) normed(s.x + row * wide, m.width, s.middle + row * wide);
         }
         team.wait();
@@ -231,12 +247,12 @@ private:
         const long size = m.channels * m.rows * m.columns;
         const float *readings = s.readings + i * m.read2.outputs, *told = readings + 3;
         const float* rest = told + std::max(m.telemetry, 1L);
-        float *latents = state.latents + b * m.history * size, *pose = state.pose + 3 * b;
-        const float* latent = s.latent + i * size;
+        const float *latent = s.latent + i * size, *before = state.latents + b * m.history * size;
+        float *latents = out.latents + b * m.history * size, *pose = state.pose + 3 * b;
         std::copy(latent, latent + size, out.latent + b * size);
         if (m.history) {
-            std::memmove(latents + size, latents, (m.history - 1) * size * sizeof(float));
             std::copy(latent, latent + size, latents);
+            std::copy(before, before + (m.history - 1) * size, latents + size);
         }
         std::copy(controls + 2 * b, controls + 2 * b + 2, state.control + 2 * b);
         std::copy(readings, readings + 3, state.motion + 3 * b);
@@ -279,6 +295,15 @@ void step(const Model& model, const State& state, const Output& out, const float
 extern "C" {
 
 long lanes() { return LANES; }
+
+// Whether the layers with many weights of worlds in bfloat16 are made of bytes.
+long heavy_bytes() {
+#if defined(__AVX512BF16__)
+    return sizeof(Kind<bfloat16>::Heavy) == 1;
+#else
+    return 0;
+#endif
+}
 
 // Bytes of zeros that `step` needs to write on.
 long step_memory(const Model* model, int threads) {

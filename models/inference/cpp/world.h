@@ -19,11 +19,12 @@ struct Model {
     float reward_scale, end_threshold, least_error, most_error;
 };
 
-// States of worlds, as drivedit.models.WorldState; written in place.
+// States of worlds, as drivedit.models.WorldState; all but `latents` are written in place.
 struct State {
     void *k, *v;
     int64_t* clock;
-    float *latents, *control, *motion, *pose, *arc;
+    const float* latents;
+    float *control, *motion, *pose, *arc;
     const float* points;
     const int64_t* count;
     const float* spacing;
@@ -34,8 +35,9 @@ struct State {
 
 // What a step gives, for `worlds` worlds.
 struct Output {
-    float *latent, *telemetry;  // [worlds, channels, rows, columns], [worlds, telemetry]
-    float* columns;             // [2 + terms, worlds]: probability of the end, confidence, terms of the reward
+    float *latent, *latents;  // [worlds, channels, rows, columns]; and with those before, [worlds, history, ...]
+    float* telemetry;         // [worlds, telemetry]
+    float* columns;           // [2 + terms, worlds]: probability of the end, confidence, terms of the reward
     bool* ended;
 };
 
@@ -57,6 +59,8 @@ struct Arena {
 template <class T> struct Scratch {
     long rows, wide, inner, code_width;
     float *x, *qkv, *modulation, *condition, *clean, *code, *scores, *readings, *latent, *turn;
+    typename Kind<T>::Heavy* heavy;
+    float* unit;  // of each row of `heavy`
     T *tokens, *narrow, *middle, *hidden, *codes, *mapped, *told, *flat, *query, *share, *values, *none;
 
     Scratch(const Model& m, Arena& arena, const Team& team) {
@@ -78,6 +82,8 @@ template <class T> struct Scratch {
         narrow = arena.take<T>(rows * wide);
         middle = arena.take<T>(rows * wide);
         hidden = arena.take<T>(rows * inner);
+        heavy = arena.take<typename Kind<T>::Heavy>(rows * std::max(wide, inner));
+        unit = arena.take<float>(rows);
         codes = arena.take<T>(GROUP * code_width);
         mapped = arena.take<T>(rows * m.map1.inputs);
         told = arena.take<T>(GROUP * m.control1.inputs);

@@ -1,7 +1,7 @@
 """The streaming rollout, and what makes worlds fast."""
 
 from drivedit.config import InferenceConfig
-from drivedit.inference.compile import CompiledDecoder, CompiledStep, compile_decoder, compile_step
+from drivedit.inference.compile import CompiledDecoder, CompiledStep, compile_decoder, compile_step, compiled
 from drivedit.inference.rollout import StreamingRollout
 from drivedit.inference.tune import tune
 
@@ -12,5 +12,6 @@ __all__ = [
     "StreamingRollout",
     "compile_decoder",
     "compile_step",
+    "compiled",
     "tune",
 ]

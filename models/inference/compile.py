@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ctypes import byref, c_long, c_void_p
 
 import numpy as np
@@ -35,14 +37,29 @@ class CompiledStep:
 
     def __init__(self, world: World, sampling_steps: int, native: ctypes.CDLL) -> None:
         self.world, self._parts, self._threads = world, Parts(world, native), torch.get_num_threads()
-        self._model = self._parts.model(sampling_steps)
+        self.sampling_steps, self._model = sampling_steps, self._parts.model(sampling_steps)
         self._terms = ("progress", *world.config.constant_reward, *world.config.end_reward)
         self._run = native.step_bfloat16 if world.dtype == torch.bfloat16 else native.step_float
         self._memory = torch.zeros(native.step_memory(byref(self._model), self._threads), dtype=torch.uint8)
 
-    def __call__(self, state: WorldState, controls: Tensor) -> tuple[WorldState, StepOutput]:
-        """Dreams one frame of every world; see `World.step`."""
-        worlds, noise, controls = len(state), self.world.draw(state), controls.contiguous()
+    def __call__(
+        self,
+        state: WorldState,
+        controls: Tensor,
+        sampling_steps: int | None = None,
+        *,
+        temperature: float | None = None,
+        top_p: float | None = None,
+    ) -> tuple[WorldState, StepOutput]:
+        """Dreams one frame of every world; see `World.step`.
+
+        Raises:
+            ValueError: It was made for another number of sampling steps.
+        """
+        if sampling_steps not in (None, self.sampling_steps):
+            raise ValueError(f"this step was made for {self.sampling_steps} sampling steps, got {sampling_steps}")
+        worlds, noise = len(state), self.world.draw(state, temperature, top_p)
+        controls = controls.contiguous()
         tensors = {name: value.contiguous() for name, value in state.tensors().items()}
         tensors |= {name: tensors[name].clone() for name in ("control", "motion", "pose", "arc")}
         latent, latents = torch.empty_like(noise), torch.empty_like(tensors["latents"])
@@ -112,6 +129,18 @@ def compile_step(world: World, sampling_steps: int | None = None) -> CompiledSte
         return None
     native = library()
     return None if native is None else CompiledStep(world, sampling_steps or world.config.sampling_steps, native)
+
+
+@contextmanager
+def compiled(world: World, sampling_steps: int | None = None) -> Iterator[World]:
+    """Within it `step` of the world is its compiled one, if there is a compiler; arguments as in `compile_step`."""
+    step = compile_step(world, sampling_steps)
+    try:
+        if step is not None:
+            vars(world)["step"] = step
+        yield world
+    finally:
+        vars(world).pop("step", None)
 
 
 def compile_decoder(world: World) -> CompiledDecoder | None:

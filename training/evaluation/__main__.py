@@ -22,6 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     world.add_argument("--driver", help='who drives in closed loop, "module:name" ("drivedit.agents:LaneKeeper")')
     world.add_argument("--seed", type=int, help="seed of everything drawn (0)")
     world.add_argument("--workers", type=int, help="processes that drive the simulator (2)")
+    world.add_argument("--compile", action="store_true", help="judge the world as it is stepped when compiled")
     world.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     ablation = commands.add_parser("ablation", help="several worlds at several numbers of sampling steps: one table")
     ablation.add_argument("--worlds", nargs="+", required=True, metavar="NAME=FOLDER", help="names and folders")
@@ -72,6 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
             sizes=sizes,
             sources=sources,
             sampling_steps=options.sampling_steps,
+            compile=options.compile,
         )
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)

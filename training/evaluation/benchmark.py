@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from drivedit.evaluation.twin_drives import (
     record_ending,
     scenes,
 )
-from drivedit.inference import tune
+from drivedit.inference import compiled, tune
 from drivedit.models import World
 from drivedit.utils import Route
 
@@ -85,6 +85,7 @@ def evaluate_world(
     sizes: Sizes | None = None,
     sources: Sources | None = None,
     sampling_steps: int | None = None,
+    compile: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Measures all figures; writes report.json and .txt, sheet.png, horizon.png, beside.webp and dream.mp4 to `out`.
@@ -97,6 +98,7 @@ def evaluate_world(
         sizes: How much is measured.
         sources: Who drives what.
         sampling_steps: Network passes per frame; None: the world's own number.
+        compile: Judge the world as it is stepped in environments with `compile=True`.
         quiet: Show no progress.
 
     Returns:
@@ -117,23 +119,25 @@ def evaluate_world(
         with _timed("true drives", seconds):
             truth = true_drives(out / "true", sizes, sources, held_out, quiet)
         figures: dict[str, float] = {}
-        with _timed("open loop", seconds):
-            curve, calibration = _open_loop(world, truth, sizes, out, figures, options)
-        with _timed("control", seconds):
-            true = control.Branches.true(truth["branches"])
-            dreamed = control.dream_branches(world, truth["branches"], **options)
-            figures |= control.steering_figures(true, dreamed) | control.speed_figures(true, dreamed)
-        with _timed("closed loop", seconds):
-            _closed_loop(world, truth, sizes, sources, out, figures, options)
+        with compiled(world, sampling_steps) if compile else nullcontext():
+            with _timed("open loop", seconds):
+                curve, calibration = _open_loop(world, truth, sizes, out, figures, options)
+            with _timed("control", seconds):
+                true = control.Branches.true(truth["branches"])
+                dreamed = control.dream_branches(world, truth["branches"], **options)
+                figures |= control.steering_figures(true, dreamed) | control.speed_figures(true, dreamed)
+            with _timed("closed loop", seconds):
+                _closed_loop(world, truth, sizes, sources, out, figures, options)
         with _timed("speed", seconds):
             scene = scenes(truth["drives"])[0]
-            figures |= speed.speed_figures(world, scene, sources, sizes.rounds, sampling_steps)
+            figures |= speed.speed_figures(world, scene, sources, sizes.rounds, sampling_steps, compile)
     finally:
         cv2.setNumThreads(cv_threads)
     report = {
         "world": name,
         "fingerprint": getattr(world, "fingerprint", ""),
         "sampling_steps": sampling_steps or world.config.sampling_steps,
+        "compiled": compile,
         "sizes": asdict(sizes),
         "sources": asdict(sources),
         "held_out": str(held_out or "driven on the fly"),

@@ -20,7 +20,12 @@ STOCK = "CarRacing-v3"
 
 
 def speed_figures(
-    world: World, scene: dict[str, Any], sources: Sources, rounds: int, sampling_steps: int | None = None
+    world: World,
+    scene: dict[str, Any],
+    sources: Sources,
+    rounds: int,
+    sampling_steps: int | None = None,
+    compile: bool = False,
 ) -> dict[str, float]:
     """Medians over the rounds; the environment of one dream, pictures decoded; the simulators in this process.
 
@@ -30,9 +35,10 @@ def speed_figures(
         sources: Names the simulator.
         rounds: Turns of each.
         sampling_steps: Network passes per frame; None: the world's own number.
+        compile: Whether the environment compiles its steps.
     """
     runners: dict[str, Callable[[np.ndarray], Any]] = {
-        "dream": _dreamer(world, scene, sources, sampling_steps),
+        "dream": _dreamer(world, scene, sources, sampling_steps, compile),
         "twin": _simulator(sources),
         "stock": _stock(),
     }
@@ -68,9 +74,9 @@ def _rate(run: Callable[[np.ndarray], Any], actions: Sequence[np.ndarray] | np.n
 
 
 def _dreamer(
-    world: World, scene: dict[str, Any], sources: Sources, sampling_steps: int | None
+    world: World, scene: dict[str, Any], sources: Sources, sampling_steps: int | None, compile: bool = False
 ) -> Callable[[np.ndarray], Any]:
-    env = sources.make_dream(world, sampling_steps=sampling_steps)
+    env = sources.make_dream(world, sampling_steps=sampling_steps, compile=compile)
     env.reset(seed=0, options={"scene": scene})
 
     def run(action: np.ndarray) -> None:

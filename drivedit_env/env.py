@@ -80,8 +80,8 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
     - `sampling_steps`: passes of the network for one frame; `None` is the world's own number.
     - `reward_weights`: a dictionary with some of the names of the reward terms.
     - `device`: `"auto"`, `"cpu"`, `"cuda"`, ...; a `World` object stays where it is.
-    - `compile`: steps faster on a CPU; needs a C++ compiler, and some seconds the first time (see `compile_step`).
-      Without a compiler there is a warning, and the world goes on uncompiled.
+    - `compile`: steps several times faster on a CPU; needs a C++ compiler, and some seconds the first time (see
+      `compile_step`). Without a compiler there is a warning, and the world goes on uncompiled.
 
     ## Reset Arguments
     `seed` decides which scene is drawn and how the dream goes on: the same seed, options and actions give the same

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,12 +193,11 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
         rows = self._check_rows(range(self.num_envs) if rows is None else rows)
         if len(state) != len(rows):
             raise ValueError(f"{len(rows)} worlds are to be set, but the state holds {len(state)}")
-        if len(rows) == self.num_envs and rows == list(range(self.num_envs)):
-            self._state, self._rngs = state.world.clone(), [restored(random) for random in state.random]
-        else:
-            self._need_state("set_state with some rows").write(rows, state.world)
-            for row, random in zip(rows, state.random, strict=True):
-                self._rngs[row] = restored(random)
+        if rows == list(range(self.num_envs)):
+            return self._become(replace(state, world=state.world.clone()))
+        self._need_state("set_state with some rows").write(rows, state.world)
+        for row, random in zip(rows, state.random, strict=True):
+            self._rngs[row] = restored(random)
         self._scenes[rows], self._done[rows], self._elapsed[rows] = state.scene, state.ended, state.elapsed
         self._seen = None
 
@@ -213,6 +213,12 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
         return fork(self, self.get_state([index]), n, seeds)
 
     # -- inside --------------------------------------------------------------------------------------------------
+
+    def _become(self, state: EnvState) -> None:
+        """Takes over a state of all worlds, which is not copied."""
+        self._state, self._rngs = state.world, [restored(random) for random in state.random]
+        self._scenes[:], self._done[:], self._elapsed[:] = state.scene, state.ended, state.elapsed
+        self._seen = None
 
     def _begin(self, starts: dict[int, Start]) -> Infos:
         """Puts worlds to their starts; returns their info, in arrays of just these worlds."""
@@ -300,7 +306,7 @@ def fork(env: DreamSettings, state: EnvState, n: int, seeds: Sequence[int] | Non
     state = state.select([0] * n)
     if seeds is not None:
         state.world.seeds.copy_(torch.tensor([int(seed) for seed in seeds]))
-    branches.set_state(state)
+    branches._become(state)
     return branches
 
 

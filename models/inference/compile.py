@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import byref, c_long, c_void_p
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -25,6 +27,9 @@ from drivedit.models.world import StepOutput
 
 logger = logging.getLogger(__name__)
 
+ALIGNMENT = 64  # bytes
+_parts: WeakKeyDictionary[World, dict[Any, Any]] = WeakKeyDictionary()  # of worlds whose weights stay
+
 
 class CompiledStep:
     """`World.step` in one call; made by `compile_step`.
@@ -36,11 +41,13 @@ class CompiledStep:
     """
 
     def __init__(self, world: World, sampling_steps: int, native: ctypes.CDLL) -> None:
-        self.world, self._parts, self._threads = world, Parts(world, native), torch.get_num_threads()
-        self.sampling_steps, self._model = sampling_steps, self._parts.model(sampling_steps)
+        self.world, self.sampling_steps, self._threads = world, sampling_steps, torch.get_num_threads()
+        self._model, self._parts = _known(
+            world, native, lambda parts: parts.model(world, sampling_steps), sampling_steps
+        )
         self._terms = ("progress", *world.config.constant_reward, *world.config.end_reward)
         self._run = native.step_bfloat16 if world.dtype == torch.bfloat16 else native.step_float
-        self._memory = torch.zeros(native.step_memory(byref(self._model), self._threads), dtype=torch.uint8)
+        self._memory = np.zeros(native.step_memory(byref(self._model), self._threads) + ALIGNMENT, np.uint8)
 
     def __call__(
         self,
@@ -69,8 +76,8 @@ class CompiledStep:
             byref(self._model),
             byref(State(*(tensors[name].data_ptr() for name in STATE.split()), tensors["points"].shape[1])),
             byref(Output(*(value.data_ptr() for value in (latent, latents, telemetry, columns, ended)))),
-            c_void_p(noise.data_ptr()), c_void_p(controls.data_ptr()), c_long(worlds), self._threads,
-            c_void_p(self._memory.data_ptr()),
+            c_void_p(noise.data_ptr()), c_void_p(controls.data_ptr()), c_long(worlds),
+            min(self._threads, torch.get_num_threads()), _aligned(self._memory),
         )  # fmt: skip
         probability, confidence, *terms = columns.unbind()
         named = dict(zip(self._terms, terms, strict=True))
@@ -88,19 +95,19 @@ class CompiledDecoder:
     """
 
     def __init__(self, world: World, native: ctypes.CDLL) -> None:
-        self.world, self._parts, self._threads = world, Parts(world, native), torch.get_num_threads()
-        self._decoder = self._parts.decoder()
+        self.world, self._threads = world, torch.get_num_threads()
+        self._decoder, self._parts = _known(world, native, lambda parts: parts.decoder(world), "decoder")
         first = world.vae.decoder[0]
         self._run = native.decode_bfloat16 if first.weight.dtype == torch.bfloat16 else native.decode_float
-        self._memory = torch.empty(native.decoder_memory(byref(self._decoder), self._threads), dtype=torch.uint8)
+        self._memory = np.empty(native.decoder_memory(byref(self._decoder), self._threads) + ALIGNMENT, np.uint8)
 
     def __call__(self, latents: Tensor) -> np.ndarray:
         """Decodes latents `[B, C, h, w]` to uint8 frames `[B, H, W, 3]`."""
         latents = latents.float().contiguous()
         frames = np.empty((len(latents), *self.world.config.image_size, 3), np.uint8)
         self._run(
-            byref(self._decoder), c_void_p(latents.data_ptr()), c_long(len(latents)), self._threads,
-            c_void_p(self._memory.data_ptr()), c_void_p(frames.ctypes.data),
+            byref(self._decoder), c_void_p(latents.data_ptr()), c_long(len(latents)),
+            min(self._threads, torch.get_num_threads()), _aligned(self._memory), c_void_p(frames.ctypes.data),
         )  # fmt: skip
         return frames
 
@@ -155,3 +162,16 @@ def compile_decoder(world: World) -> CompiledDecoder | None:
     """
     native = library() if isinstance(world.vae.decoder[0], PackedConv) else None
     return None if native is None else CompiledDecoder(world, native)
+
+
+def _known(world: World, native: ctypes.CDLL, make: Callable[[Parts], Any], what: Any) -> Any:
+    """A part of a world and what keeps it alive; environments of a tuned world share it."""
+    known = _parts.setdefault(world, {}) if world.tuned else {}
+    if (native, what) not in known:
+        parts = Parts(native)
+        known[native, what] = make(parts), parts
+    return known[native, what]
+
+
+def _aligned(memory: np.ndarray) -> c_void_p:
+    return c_void_p(-(-memory.ctypes.data // ALIGNMENT) * ALIGNMENT)

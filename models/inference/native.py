@@ -144,21 +144,19 @@ class Decoder(Structure):
 
 
 class Parts:
-    """Parts of a world as the library reads them; keeps alive what they point to.
+    """Makes parts of a world as the library reads them; keeps alive what they point to, but not the world.
 
     Args:
-        world: The world.
         native: The library.
     """
 
-    def __init__(self, world: World, native: ctypes.CDLL) -> None:
-        self.world, self.lanes = world, native.lanes()
-        self.heavy_bytes = bool(native.heavy_bytes()) and world.dtype == torch.bfloat16
+    def __init__(self, native: ctypes.CDLL) -> None:
+        self.lanes, self.heavy_bytes = native.lanes(), bool(native.heavy_bytes())
         self._kept: list[Any] = []
 
-    def model(self, steps: int) -> Model:
+    def model(self, world: World, steps: int) -> Model:
         """The dynamics, the heads and the settings, for a number of sampling steps."""
-        world, config, student = self.world, self.world.config, self.world.config.student
+        config, student = world.config, world.config.student
         network, coder, heads = world.dynamics, world.coder, world.heads
         layers: Any = network.blocks
         blocks = []
@@ -203,9 +201,9 @@ class Parts:
             modulation=self.heavy(network.modulation), **{name: self.linear(part) for name, part in named.items()},
         )  # fmt: skip
 
-    def decoder(self) -> Decoder:
+    def decoder(self, world: World) -> Decoder:
         """The decoder, which must be packed."""
-        world, layers = self.world, []
+        layers = []
         channels, rows, columns = world.latent_shape()
 
         def add(kind: int, weights: Linear, channels: int, out: int) -> None:
@@ -236,7 +234,7 @@ class Parts:
 
     def heavy(self, layer: Any) -> Linear:
         """A linear layer with many weights: in bytes, of one unit for each output, where the library wants them so."""
-        if not self.heavy_bytes:
+        if not self.heavy_bytes or layer.weight.dtype != torch.bfloat16:
             return self.linear(layer)
         weight = layer.weight.float()
         unit = weight.abs().amax(1) / 127

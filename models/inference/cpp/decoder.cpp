@@ -176,8 +176,8 @@ void decode(const Decoder& decoder, const float* latents, long count, int thread
     const Layer &first = decoder.layers[0], &last = decoder.layers[decoder.count - 1];
     const long latent = decoder.channels * first.rows * first.columns;
     const long frame = last.rows * last.columns * decoder.colours;
-    share(count, 1, threads, [&](const Team& team, long place, long i, long) {
-        Picture<T>(decoder, memory, place).draw(team, latents + i * latent, frames + i * frame);
+    share(count, 1, threads, [&](const Team& team, long i, long) {
+        Picture<T>(decoder, memory, team.place).draw(team, latents + i * latent, frames + i * frame);
     });
 }
 

@@ -256,7 +256,7 @@ struct Meeting {
 };
 
 struct Team {
-    long size, member;
+    long size, member, place, thread;  // members, which one this is; number of the team, and of this thread
     Meeting* meeting;
 
     void wait() const {
@@ -285,6 +285,8 @@ template <class T, class Out> void product(const Team& team, const Rows<T>& a, c
     product(a, w, team.begin(panels), team.end(panels), out);
 }
 
+constexpr long MEMBERS = 8;  // with more the shares of a product become too small
+
 // Calls work(team, first, last) for worlds from `first` to `last`, until all `count` are done: in groups of up to
 // `most` worlds, with as many teams as there are groups and threads.
 template <class Work> void share(long count, long most, int threads, Work work) {
@@ -293,11 +295,11 @@ template <class Work> void share(long count, long most, int threads, Work work) 
 #pragma omp parallel num_threads(threads)
     {
         long all = omp_get_num_threads(), me = omp_get_thread_num();
-        long teams = std::min(groups, all), each = all / teams, mine = me / each;
-        if (mine < teams) {
-            Team team{each, me % each, &meetings[mine]};
-            for (long group = mine; group < groups; group += teams) {
-                work(team, mine, group * size, std::min(count, (group + 1) * size));
+        long teams = std::min(groups, all), each = std::min(all / teams, MEMBERS), place = me / each;
+        if (place < teams) {
+            Team team{each, me % each, place, me, &meetings[place]};
+            for (long group = place; group < groups; group += teams) {
+                work(team, group * size, std::min(count, (group + 1) * size));
                 team.wait();
             }
         }

@@ -27,9 +27,8 @@ public:
         : m(model), state(state), out(out), noise(noise), controls(controls), worlds(worlds) {}
 
     // One frame of the worlds from `first` to `last`.
-    void run(const Team& team, char* memory, long first, long last) {
-        Arena arena{memory};
-        Scratch<T> s(m, arena, team);
+    void run(const Team& team, Arena arena, Arena own, long first, long last) {
+        Scratch<T> s(m, arena, own);
         const long n = last - first;
         tell(team, s, first, n);
         for (long pass = 0; pass < m.passes; ++pass) {
@@ -274,19 +273,20 @@ private:
     }
 };
 
-template <class T> long memory_of(const Model& model, long threads) {
-    Arena arena{nullptr};
-    Scratch<T>(model, arena, {threads, threads - 1, nullptr});
-    return arena.used;
+// Bytes that a team needs, and each of its members.
+template <class T> std::pair<long, long> memory_of(const Model& model) {
+    Arena arena{nullptr}, own{nullptr};
+    Scratch<T>(model, arena, own);
+    return {arena.used, own.used};
 }
 
 template <class T>
 void step(const Model& model, const State& state, const Output& out, const float* noise, const float* controls,
           long worlds, int threads, char* memory) {
     Step<T> run(model, state, out, noise, controls, worlds);
-    const long each = memory_of<T>(model, threads);
-    share(worlds, GROUP, threads, [&](const Team& team, long place, long first, long last) {
-        run.run(team, memory + place * each, first, last);
+    const auto [each, own] = memory_of<T>(model);
+    share(worlds, GROUP, threads, [&, each = each, own = own](const Team& team, long first, long last) {
+        run.run(team, {memory + team.place * each}, {memory + threads * each + team.thread * own}, first, last);
     });
 }
 
@@ -307,7 +307,8 @@ long heavy_bytes() {
 
 // Bytes of zeros that `step` needs to write on.
 long step_memory(const Model* model, int threads) {
-    return threads * memory_of<float>(*model, threads);
+    const auto [each, own] = memory_of<float>(*model);
+    return threads * (each + own);
 }
 
 void step_float(const Model* model, const State* state, const Output* out, const float* noise, const float* controls,

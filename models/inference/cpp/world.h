@@ -63,7 +63,8 @@ template <class T> struct Scratch {
     float* unit;  // of each row of `heavy`
     T *tokens, *narrow, *middle, *hidden, *codes, *mapped, *told, *flat, *query, *share, *values, *none;
 
-    Scratch(const Model& m, Arena& arena, const Team& team) {
+    // `own` is what each member has for itself.
+    Scratch(const Model& m, Arena& arena, Arena& own) {
         long keys = whole(m.capacity * m.tokens, 2), head = whole(m.width / m.heads, LANES);
         long lanes = whole(m.tokens, LANES);
         rows = GROUP * m.tokens;
@@ -89,11 +90,9 @@ template <class T> struct Scratch {
         told = arena.take<T>(GROUP * m.control1.inputs);
         flat = arena.take<T>(GROUP * m.read1.inputs);
         none = arena.take<T>(head);
-        for (long member = 0; member <= team.member; ++member) {  // each its own
-            scores = arena.take<float>(keys * lanes);
-            query = arena.take<T>(lanes * head * 2);
-            share = arena.take<T>(keys * lanes);
-            values = arena.take<T>(keys * head);
-        }
+        scores = own.take<float>(keys * lanes);
+        query = own.take<T>(lanes * head * 2);
+        share = own.take<T>(keys * lanes);
+        values = own.take<T>(keys * head);
     }
 };

@@ -17,6 +17,7 @@ from torch import nn
 from drivedit.agents.train import TrainConfig, open_env
 from drivedit.config import StudentConfig, VAEConfig, WorldConfig
 from drivedit.inference import CompiledStep, compile_decoder, compile_step, native, tune
+from drivedit.inference import compiled as compiled_within
 from drivedit.inference.tune import can_pack, fast_dtype, pack_decoder
 from drivedit.models import Scene, World, WorldState
 from drivedit_env.env import DriveDiTEnv
@@ -250,6 +251,35 @@ def test_the_decoder_draws_the_same_pictures(make):
 
 def test_a_decoder_that_is_not_packed_is_left_as_it_is(tiny_world):
     assert compile_decoder(tiny_world) is None
+    attentive = replace(make_world().config.vae, use_attention=True)
+    assert compile_decoder(tune(other_world(vae=attentive))) is None
+
+
+@needs_compiler
+def test_what_does_not_fit_is_refused(fast_world, compiled):
+    state, controls = starts(fast_world), torch.zeros(3, 2)
+    with pytest.raises(ValueError, match=r"\[3, 2\], got \[2, 2\]"):
+        compiled(state, controls[:2])
+    with pytest.raises(ValueError, match="1 sampling steps, got 3"):
+        compiled(state, controls, 3)
+    with pytest.raises(ValueError, match="another world"):
+        compiled(starts(plain_world()), controls)
+    decode = compile_decoder(tune(make_world()))
+    assert decode is not None
+    with pytest.raises(ValueError, match="latents must be"):
+        decode(torch.zeros(1, 4, 8, 4))
+    state, out = compiled(state, controls.double())
+    assert out.latent.isfinite().all() and len(state) == 3
+
+
+@needs_compiler
+def test_within_compiled_a_world_steps_so(fast_world, compiled):
+    state, action = starts(fast_world), torch.full((3, 2), 0.2)
+    wanted = compiled(state.clone(), action)[1]
+    with compiled_within(fast_world) as world:
+        assert isinstance(world.step, CompiledStep)
+        assert torch.equal(world.step(state.clone(), action, 1)[1].latent, wanted.latent)
+    assert not isinstance(fast_world.step, CompiledStep)
 
 
 @needs_compiler

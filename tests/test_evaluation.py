@@ -313,15 +313,16 @@ def test_marks_of_the_table():
     assert report.mark(rows["psnr_50"], 20.0) == ""
 
 
-def test_an_evaluation_from_end_to_end(tmp_path, here, world_folder, capsys):
+def test_an_evaluation_from_end_to_end(tmp_path, here, world_folder, capsys, monkeypatch):
+    monkeypatch.setenv("DRIVEDIT_CACHE", str(tmp_path / "cache"))
     arguments = ["world", "--world", str(world_folder), "--out", str(tmp_path), "--quick", "--workers", "1"]
-    assert command.main([*arguments, "--driver", here.driver]) == 0
+    assert command.main([*arguments, "--driver", here.driver, "--compile"]) == 0
     text = capsys.readouterr().out
     written = json.loads((tmp_path / "report.json").read_text())
     assert (tmp_path / "report.txt").read_text().strip() in text
     assert "PSNR after 1 frame" in text and "below" in text
     assert {row.key for row in report.TABLE} <= set(written["figures"])
-    assert written["figures"]["steering_probe_correlation"] > 0.99 and written["sizes"]["clips"] == 4
+    assert written["figures"]["steering_probe_correlation"] > 0.99 and written["sizes"]["clips"] == 4 and written["compiled"]
     for name in ("sheet.png", "horizon.png"):
         assert cv2.imread(str(tmp_path / name)) is not None
     film = cv2.VideoCapture(str(tmp_path / "dream.mp4"))

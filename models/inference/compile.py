@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from drivedit.inference.native import STATE, Output, Parts, State, library
-from drivedit.inference.tune import PackedConv
+from drivedit.inference.tune import PackedConv, PackedResBlock, PackedUp
 from drivedit.models import World, WorldState
 from drivedit.models.world import StepOutput
 
@@ -45,6 +45,8 @@ class CompiledStep:
         self._model, self._parts = _known(
             world, native, lambda parts: parts.model(world, sampling_steps), sampling_steps
         )
+        ring = world.dynamics.empty_cache(0)["k"].shape
+        self._ring = (*ring[:1], *ring[2:])  # layers, heads, frames, tokens, width: of any number of worlds
         self._terms = ("progress", *world.config.constant_reward, *world.config.end_reward)
         self._run = native.step_bfloat16 if world.dtype == torch.bfloat16 else native.step_float
         self._memory = np.zeros(native.step_memory(byref(self._model), self._threads) + ALIGNMENT, np.uint8)
@@ -61,12 +63,17 @@ class CompiledStep:
         """Dreams one frame of every world; see `World.step`.
 
         Raises:
-            ValueError: It was made for another number of sampling steps.
+            ValueError: It was made for another number of sampling steps, the state is of another world, or there are
+                not two controls for each world.
         """
+        worlds, ring = len(state), tuple(state.k.shape)
         if sampling_steps not in (None, self.sampling_steps):
             raise ValueError(f"this step was made for {self.sampling_steps} sampling steps, got {sampling_steps}")
-        worlds, noise = len(state), self.world.draw(state, temperature, top_p)
-        controls = controls.contiguous()
+        if (*ring[:1], *ring[2:]) != self._ring or state.k.dtype != self.world.dtype:
+            raise ValueError(f"the state is of another world: its keys are {state.k.dtype} {list(ring)}")
+        if controls.shape != (worlds, 2):
+            raise ValueError(f"controls must be [{worlds}, 2], got {list(controls.shape)}")
+        noise, controls = self.world.draw(state, temperature, top_p), controls.float().contiguous()
         tensors = {name: value.contiguous() for name, value in state.tensors().items()}
         tensors |= {name: tensors[name].clone() for name in ("control", "motion", "pose", "arc")}
         latent, latents = torch.empty_like(noise), torch.empty_like(tensors["latents"])
@@ -102,7 +109,13 @@ class CompiledDecoder:
         self._memory = np.empty(native.decoder_memory(byref(self._decoder), self._threads) + ALIGNMENT, np.uint8)
 
     def __call__(self, latents: Tensor) -> np.ndarray:
-        """Decodes latents `[B, C, h, w]` to uint8 frames `[B, H, W, 3]`."""
+        """Decodes latents `[B, C, h, w]` to uint8 frames `[B, H, W, 3]`.
+
+        Raises:
+            ValueError: The latents have another shape.
+        """
+        if latents.shape[1:] != self.world.latent_shape():
+            raise ValueError(f"latents must be [B, {self.world.latent_shape()}], got {list(latents.shape)}")
         latents = latents.float().contiguous()
         frames = np.empty((len(latents), *self.world.config.image_size, 3), np.uint8)
         self._run(
@@ -115,8 +128,8 @@ class CompiledDecoder:
 def compile_step(world: World, sampling_steps: int | None = None) -> CompiledStep | None:
     """Makes the step of a world one call into the library, which is compiled if it is not there.
 
-    What it computes differs from `World.step` by rounding only, and is the same for a world alone and in a batch, bit
-    for bit.
+    What it computes differs from `World.step` by rounding only: the layers with most weights are multiplied in bytes
+    where the processor can and the world is in bfloat16. A world alone and in a batch has the same bits.
 
     Args:
         world: The world, with its weights as they are now.
@@ -158,9 +171,10 @@ def compile_decoder(world: World) -> CompiledDecoder | None:
 
     Returns:
         The decoder, for any number of latents, whose pictures differ by rounding only; None where there is no compiler
-        or the decoder is not packed (`drivedit.inference.tune`).
+        or the decoder is not packed (`drivedit.inference.tune`) or has attention.
     """
-    native = library() if isinstance(world.vae.decoder[0], PackedConv) else None
+    packed = all(isinstance(layer, (PackedConv, PackedResBlock, PackedUp)) for layer in world.vae.decoder)
+    native = library() if packed else None
     return None if native is None else CompiledDecoder(world, native)
 
 

@@ -4,7 +4,7 @@
 
 #include "kernels.h"
 
-// A layer, by what it reads and writes; of drivedit.inference.compile, which fills it in.
+// A layer, by what it reads and writes; drivedit.inference.native fills it in.
 struct Layer {
     enum Kind : long { FIRST, INNER, OUTER, UP, FRAME } kind;
     long rows, columns, in, out;  // size of the picture that it reads; channels of a pixel there, and where it writes

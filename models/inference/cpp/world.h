@@ -1,4 +1,4 @@
-// A world, its states and what a step of it writes on, as drivedit.inference.compile hands them over.
+// A world, its states and what a step of it writes on, as drivedit.inference.native hands them over.
 
 #pragma once
 
@@ -57,7 +57,7 @@ struct Arena {
 
 // What a team writes on. The inputs of products are filled up with zeros, which stay.
 template <class T> struct Scratch {
-    long rows, wide, inner, code_width;
+    long wide, inner, code_width;  // of rows
     float *x, *qkv, *modulation, *condition, *clean, *code, *scores, *readings, *latent, *turn;
     typename Kind<T>::Heavy* heavy;
     float* unit;  // of each row of `heavy`
@@ -67,7 +67,7 @@ template <class T> struct Scratch {
     Scratch(const Model& m, Arena& arena, Arena& own) {
         long keys = whole(m.capacity * m.tokens, 2), head = whole(m.width / m.heads, LANES);
         long lanes = whole(m.tokens, LANES);
-        rows = GROUP * m.tokens;
+        long rows = GROUP * m.tokens;
         wide = whole(m.width, 32), inner = m.blocks[3].inputs;
         code_width = whole(4 * m.coder.offset_count + 5 + m.coder.cell_count, 32);
         x = arena.take<float>(rows * wide);

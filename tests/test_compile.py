@@ -3,6 +3,7 @@
 import copy
 import platform
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +45,16 @@ def made(world: World, steps: int | None = None) -> CompiledStep:
     step = compile_step(world, steps)
     assert step is not None
     return step
+
+
+@contextmanager
+def threads(count: int):
+    """Torch's threads, and so those of a compiled step that is made and called within."""
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(1)
 
 
 def dream(step, state: WorldState, steps: int, seed: int = 0):
@@ -131,13 +142,12 @@ def test_bits_do_not_depend_on_the_batch_nor_on_threads(fast_world):
     scenes = [make_scene(n, route=n != 3, seed=n) for n in range(1, 22)]
     state = fast_world.start(scenes, list(range(21)))
     futures = []
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        try:
+    for count in (1, 2, 3):
+        with threads(count):
             step = made(fast_world)
-        finally:
-            torch.set_num_threads(1)
-        futures.append(dream(step, state.clone(), 3)[1])
+            futures.append(dream(step, state.clone(), 3)[1])
+            alone = step(state.select([4]), torch.rand(21, 2, generator=torch.Generator().manual_seed(0))[4:5] * 2 - 1)
+            assert torch.equal(alone[1].latent, futures[0][0].latent[4:5]), "threads share one world"
     for outs in zip(*futures, strict=True):
         assert all(torch.equal(out.latent, outs[0].latent) and torch.equal(out.reward, outs[0].reward) for out in outs)
     for rows in ([4], [20, 0], [7, 8, 9, 10]):
@@ -238,15 +248,13 @@ def test_the_decoder_draws_the_same_pictures(make):
     assert wanted.std() > 1 and frames.dtype == np.uint8 and frames.shape == wanted.shape
     apart = np.abs(frames.astype(int) - wanted)
     assert apart.max() <= 2 and apart.mean() < 0.1
-    torch.set_num_threads(2)
-    try:
+    with threads(2):
         shared = compile_decoder(world)
-    finally:
-        torch.set_num_threads(1)
-    assert shared is not None
+        assert shared is not None
+        assert all(np.array_equal(shared(latents[row : row + 1])[0], frames[row]) for row in range(5))
+        assert np.array_equal(shared(latents), frames)
     for row in range(5):
         assert np.array_equal(decode(latents[row : row + 1])[0], frames[row])
-        assert np.array_equal(shared(latents[row : row + 1])[0], frames[row])
 
 
 def test_a_decoder_that_is_not_packed_is_left_as_it_is(tiny_world):

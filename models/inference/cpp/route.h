@@ -34,7 +34,7 @@ inline Pose advance(Pose pose, Motion by) {
 // One row of `drivedit.utils.Route`.
 struct Route {
     const float* points;
-    long width, count;
+    long count;
     float spacing;
     bool closed;
     const float* bounds;

@@ -55,7 +55,7 @@ private:
     }
 
     Route route(long b) const {
-        return {state.points + 2 * state.route_width * b, state.route_width, state.count[b], state.spacing[b],
+        return {state.points + 2 * state.route_width * b, state.count[b], state.spacing[b],
                 state.closed[b], state.bounds + 4 * b};
     }
 

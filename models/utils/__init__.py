@@ -1,7 +1,7 @@
 """Small helpers: tensors, modules, mathematics, geometry, randomness, devices, files."""
 
 from drivedit.utils.device import resolve_device
-from drivedit.utils.files import read_tensors, write_atomically, write_tensors
+from drivedit.utils.files import code_fingerprint, fingerprint, locked, read_tensors, write_atomically, write_tensors
 from drivedit.utils.math_utils import (
     cosine_similarity_matrix,
     finite_difference_gradient,
@@ -44,10 +44,12 @@ __all__ = [
     "advance_pose",
     "chunk_tensor",
     "clip_gradients",
+    "code_fingerprint",
     "cosine_similarity_matrix",
     "count_parameters",
     "exponential_moving_average",
     "finite_difference_gradient",
+    "fingerprint",
     "freeze_parameters",
     "gaussian_kernel",
     "generator",
@@ -59,6 +61,7 @@ __all__ = [
     "initialize_weights",
     "laplacian",
     "load_checkpoint",
+    "locked",
     "motion_between",
     "move_to_device",
     "noise",

@@ -1,13 +1,17 @@
-"""Files that are whole or not there at all, and one of tensors with what else must be known about them."""
+"""Files that are whole or not there, know what they were made from, and are written by one process at a time."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -63,3 +67,62 @@ def read_tensors(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict
     if header.get("format") != format:
         raise ValueError(f"{path} has format {header.get('format')!r}, this package reads {format!r}")
     return tensors, json.loads(header["spec"])
+
+
+def fingerprint(*parts: Any) -> str:
+    """A name for what something was made from, 16 hexadecimal digits.
+
+    Args:
+        parts: Bytes, paths of files (their contents count), or what JSON can say; the order counts.
+
+    Raises:
+        FileNotFoundError: There is no file of a path.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            with open(part, "rb") as file:
+                part = hashlib.file_digest(file, "sha256").digest()
+        elif not isinstance(part, bytes):
+            part = json.dumps(part, sort_keys=True).encode()
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()[:16]
+
+
+def code_fingerprint(*modules: str) -> str:
+    """A name for the source text of modules, given by their import names.
+
+    Raises:
+        ModuleNotFoundError: There is no such module, or it has no source file.
+    """
+    sources = []
+    for name in modules:
+        spec = importlib.util.find_spec(name)
+        if spec is None or not spec.has_location or spec.origin is None:
+            raise ModuleNotFoundError(f"there is no module {name} with a source file", name=name)
+        sources.append(Path(spec.origin))
+    return fingerprint(*sources)
+
+
+@contextmanager
+def locked(path: str | Path, purpose: str, wait_s: float = -1) -> Iterator[None]:
+    """Keeps other processes from the same block meanwhile; a process that dies lets go by itself.
+
+    Args:
+        path: The lock's file, which is made and stays; its folder is made.
+        purpose: What the lock is for, as the error says it: "training in runs/mine".
+        wait_s: Seconds to wait for another process; negative: as long as it takes.
+
+    Raises:
+        RuntimeError: Another process still holds it.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=wait_s)
+    except Timeout:
+        raise RuntimeError(f"another process is {purpose} ({path} is locked); wait for it to end, or end it") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,52 @@
+"""What the files' helpers promise: names that follow contents, and locks that die with their process."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from drivedit.utils import code_fingerprint, fingerprint, locked
+
+
+def test_a_fingerprint_follows_contents_and_order(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_bytes(b"abc")
+    other.write_bytes(b"abc")
+    assert fingerprint(one) == fingerprint(other) == fingerprint(one)
+    assert len({fingerprint(one), fingerprint(one, {"a": 1}), fingerprint({"a": 1}, one), fingerprint("abc")}) == 4
+    assert fingerprint(b"ab", b"c") != fingerprint(b"a", b"bc")
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    before = fingerprint(one)
+    one.write_bytes(b"abd")
+    assert fingerprint(one) != before
+
+
+def test_code_is_named_by_its_text(tmp_path, monkeypatch):
+    (tmp_path / "some_code.py").write_text("A = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = code_fingerprint("some_code")
+    assert code_fingerprint("some_code") == before
+    (tmp_path / "some_code.py").write_text("A = 2\n")
+    assert code_fingerprint("some_code") != before
+    with pytest.raises(ModuleNotFoundError, match="no_such_code"):
+        code_fingerprint("no_such_code")
+
+
+def test_one_process_at_a_time_and_the_dead_hold_nothing(tmp_path):
+    held = textwrap.dedent(f"""
+        import time
+        from drivedit.utils import locked
+        with locked({str(tmp_path / "lock")!r}, "at work"):
+            print("held", flush=True)
+            time.sleep(60)
+    """)
+    with subprocess.Popen([sys.executable, "-c", held], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(RuntimeError, match="another process is training here"):
+            with locked(tmp_path / "lock", "training here", wait_s=0):
+                pass
+        other.kill()
+        other.wait()
+        with locked(tmp_path / "lock", "training here", wait_s=5):
+            pass

@@ -144,6 +144,20 @@ def test_held_out_recordings_are_refused(tmp_path):
         Drives.open(tmp_path)
 
 
+def test_arrays_follow_the_shards_they_were_unpacked_from(tmp_path, monkeypatch):
+    shard = tmp_path / "shard-00000.h5"
+    write_shard(shard, [make_episode(20, 0), make_episode(20, 1)])
+    first = Drives.open(tmp_path)
+    assert Drives.open(tmp_path).fingerprint == first.fingerprint and len(first.frames) == 42
+    write_shard(shard, [make_episode(40, 2), make_episode(30, 3)])
+    second = Drives.open(tmp_path)
+    assert second.fingerprint != first.fingerprint and len(second.frames) == 72
+    made = (tmp_path / "unpacked").stat().st_ino
+    monkeypatch.setattr("drivedit.data.clips.code_fingerprint", lambda *names: "other code")
+    assert Drives.open(tmp_path).fingerprint != second.fingerprint
+    assert (tmp_path / "unpacked").stat().st_ino != made
+
+
 def test_a_dream_over_a_clip_equals_the_world_stepping(recordings):
     """Parallel passes over a clip give the frames that the cached, sequential world gives."""
     world = make_world()

@@ -19,9 +19,18 @@ from tqdm import tqdm
 
 from drivedit.config import WorldConfig
 from drivedit.data.recordings import TELEMETRY, iter_episodes, read_attrs, shard_paths
-from drivedit.utils import UNBOUNDED, Route, RouteCoder, advance_pose, motion_between
+from drivedit.utils import (
+    UNBOUNDED,
+    Route,
+    RouteCoder,
+    advance_pose,
+    code_fingerprint,
+    fingerprint,
+    motion_between,
+)
 
 ARRAYS = ("frames", "control", "progress", "ended", "telemetry", "pose")
+MADE_FROM = "made_from.txt"
 PER_STATE = ((2,), (), (), (4,), (3,))  # of all arrays but the frames
 
 log = logging.getLogger(__name__)
@@ -44,6 +53,7 @@ class Drives:
         seeds: Track seed of every drive.
         bounds: float32 `[E, 4]`, the playfield of every drive, infinite where it is not known.
         fps: Frames per second.
+        fingerprint: Name of what the arrays were made from: the shards' contents, and the code that read them.
     """
 
     frames: np.ndarray
@@ -58,10 +68,11 @@ class Drives:
     seeds: np.ndarray
     bounds: np.ndarray
     fps: float
+    fingerprint: str
 
     @classmethod
     def open(cls, root: str | Path, held_out: bool = False) -> Drives:
-        """Opens a recording folder, unpacking it to `root/unpacked` when that is missing or older than a shard.
+        """Opens a recording folder, unpacking it to `root/unpacked` when that was made from other shards or code.
 
         Raises:
             FileNotFoundError: There is no shard.
@@ -76,13 +87,14 @@ class Drives:
             raise ValueError(f"the shards of {root} have different frame rates {rates}; keep them in different folders")
         folder = Path(root) / "unpacked"
         names = [path.relative_to(root).as_posix() for path in shards]
-        if not folder.exists() or (folder / "shards.txt").read_text().splitlines() != names:
-            _unpack(Path(root), folder, names, held_out)
+        source = fingerprint(names, *shards, code_fingerprint(__name__, iter_episodes.__module__))
+        if not (folder / MADE_FROM).exists() or (folder / MADE_FROM).read_text() != source:
+            _unpack(Path(root), folder, source, held_out)
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
         index = np.load(folder / "index.npz")
         routes = np.split(index["routes"], index["route_first"][1:-1])
         rest = {name: index[name] for name in ("first", "closed", "seeds", "bounds")}
-        return cls(**arrays, **rest, routes=routes, fps=rates[0])
+        return cls(**arrays, **rest, routes=routes, fps=rates[0], fingerprint=source)
 
     def __len__(self) -> int:
         return len(self.first) - 1
@@ -202,7 +214,7 @@ def clip_starts(drives: Drives, chosen: np.ndarray, frames: int, history: int) -
     return np.concatenate(parts), ends
 
 
-def _unpack(root: Path, folder: Path, names: list[str], held_out: bool) -> None:
+def _unpack(root: Path, folder: Path, source: str, held_out: bool) -> None:
     work = Path(tempfile.mkdtemp(prefix=".unpacked-", dir=root))
     try:
         index: dict[str, list] = {"length": [], "routes": [], "closed": [], "seeds": [], "bounds": []}
@@ -247,7 +259,7 @@ def _unpack(root: Path, folder: Path, names: list[str], held_out: bool) -> None:
             route_first=route_first, closed=np.array(index["closed"]), seeds=np.array(index["seeds"]),
             bounds=np.array(index["bounds"], np.float32),
         )  # fmt: skip
-        (work / "shards.txt").write_text("\n".join(names) + "\n")
+        (work / MADE_FROM).write_text(source)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(work, folder)
     except OSError as error:

@@ -231,12 +231,16 @@ def as_text(report: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m drivedit_env.bench", description=__doc__)
-    parser.add_argument("--world", default="carracing", help="name or folder of a world")
-    parser.add_argument("--out", default="bench.json", help="where to save the figures")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of every contender")
-    parser.add_argument("--seconds", type=float, default=0.4, help="length of a turn")
-    parser.add_argument("--endurance", type=int, default=0, help="also step 64 worlds for so many steps in all")
-    parser.add_argument("--compile", action="store_true", help="compile the dream's steps first")
+    parser.add_argument("--world", default="carracing", help="name or folder of a world (default: %(default)s)")
+    parser.add_argument("--out", default="bench.json", help="where to save the figures (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of every contender (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.4, help="seconds of a turn (default: %(default)s)")
+    parser.add_argument(
+        "--endurance", type=int, default=0, help="also step 64 worlds for so many steps in all (default: none)"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the dream's steps first (default: they are not)"
+    )
     options = parser.parse_args(argv)
     report = measure(options.world, options.rounds, options.seconds, compile=options.compile)
     if options.endurance:

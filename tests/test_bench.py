@@ -62,3 +62,10 @@ def test_the_whole_table_at_a_tiny_size(tiny_world: World, tmp_path, monkeypatch
     assert report["endurance"]["steps of all worlds"] == 120
     text = bench.as_text(report)
     assert all(words in text for words in ("dream, 1, pixels / twin", "GFLOP/s", "forks per second", "exponent"))
+
+
+def test_every_option_says_its_default(capsys):
+    with pytest.raises(SystemExit):
+        bench.main(["--help"])
+    told = capsys.readouterr().out.partition("options:")[2].split("\n  -")
+    assert len(told) >= 8 and [text for text in told[2:] if "default:" not in text] == []

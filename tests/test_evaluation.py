@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import cv2
@@ -11,7 +12,17 @@ import torch
 
 from drivedit.config import StudentConfig, VAEConfig, WorldConfig
 from drivedit.evaluation import __main__ as command
-from drivedit.evaluation import closed_loop, control, open_loop, pages, pictures, report, sources, twin_drives
+from drivedit.evaluation import (
+    benchmark,
+    closed_loop,
+    control,
+    open_loop,
+    pages,
+    pictures,
+    report,
+    sources,
+    twin_drives,
+)
 from drivedit.evaluation.dreams import Dream
 from drivedit.evaluation.metrics import (
     BEST_PSNR,
@@ -365,5 +376,21 @@ def test_an_ablation_is_one_row_per_world_and_number_of_passes(monkeypatch, tmp_
         ablation.ablate({"a": "runs/a", "b": "runs/b"}, [1, 2, 4], tmp_path)
     assert asked == [("runs/a", "drives", 1), ("runs/a", "drives", 2), ("runs/a", "drives", 4)]
     rows = json.loads((tmp_path / "ablation.json").read_text())
-    assert [(row["world"], row["passes"], row["psnr_1"]) for row in rows] == [("a", 1, 31.0), ("a", 2, 32.0)]
+    assert [(row["world"], row["sampling_steps"], row["psnr_1"]) for row in rows] == [("a", 1, 31.0), ("a", 2, 32.0)]
     assert "| a | 2 | 32 |" in (tmp_path / "ablation.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["world", "ablation"])
+def test_every_option_says_its_default(name, capsys):
+    with pytest.raises(SystemExit):
+        command.main([name, "--help"])
+    told = capsys.readouterr().out.partition("options:")[2].split("\n  -")
+    assert len(told) >= 7 and [text for text in told[2:] if not re.search("default:|needed", text)] == []
+
+
+def test_a_name_means_the_world_that_its_environment_plays(world_folder, tmp_path, monkeypatch, here):
+    """A folder that happens to be called like a shipped world changes nothing; its path does."""
+    (tmp_path / "carracing").symlink_to(world_folder)
+    monkeypatch.chdir(tmp_path)
+    named, folder = (benchmark.load_world(name, here) for name in ("carracing", "./carracing"))
+    assert named is here.make_dream("carracing").world and named.config != folder.config

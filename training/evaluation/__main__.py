@@ -8,35 +8,61 @@ import logging
 import sys
 from pathlib import Path
 
+from drivedit.evaluation.sizes import Sizes
+from drivedit.evaluation.sources import Sources
+
 
 def _parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     parser = argparse.ArgumentParser(prog="python -m drivedit.evaluation", description="Judge a world.")
     commands = parser.add_subparsers(dest="command", required=True)
+    full = Sizes()
     world = commands.add_parser("world", help="a dreamed world against its simulator on held-out tracks")
-    world.add_argument("--world", default="carracing", help="name of a shipped world, or a folder")
-    world.add_argument("--out", type=Path, default=Path("runs/evaluation"), help="folder of the report")
-    world.add_argument("--held-out", type=Path, help="held-out recording to take the clips from; else driven now")
-    world.add_argument("--clips", type=int, help="held-out clips (48)")
-    world.add_argument("--sampling-steps", type=int, help="network passes per frame; else the world's own number")
-    world.add_argument("--driver", help='who drives in closed loop, "module:name" ("drivedit.agents:LaneKeeper")')
-    world.add_argument("--seed", type=int, help="seed of everything drawn (0)")
-    world.add_argument("--workers", type=int, help="processes that drive the simulator (2)")
-    world.add_argument("--compile", action="store_true", help="judge the world as it is stepped when compiled")
-    world.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    world.add_argument("--world", default="carracing", help="name of a shipped world, or a folder (default: carracing)")
+    world.add_argument(
+        "--out", type=Path, default=Path("runs/evaluation"), help="folder of the report (default: %(default)s)"
+    )
+    world.add_argument("--held-out", type=Path, help="recording to take the clips from (default: they are driven now)")
+    world.add_argument("--clips", type=int, help=f"held-out clips (default: {full.clips}; with --quick 4)")
+    world.add_argument("--sampling-steps", type=int, help="network passes per frame (default: the world's own number)")
+    world.add_argument(
+        "--driver", default=Sources.driver, help='who drives in closed loop, "module:name" (default: %(default)s)'
+    )
+    world.add_argument("--seed", type=int, default=0, help="seed of everything drawn (default: %(default)s)")
+    world.add_argument(
+        "--workers", type=int, default=Sources.workers, help="processes that drive the simulator (default: %(default)s)"
+    )
+    world.add_argument(
+        "--compile", action="store_true", help="judge the world as it is stepped when compiled (default: as it is not)"
+    )
+    world.add_argument(
+        "--quick",
+        action="store_true",
+        help="tiny sizes, to see that everything runs (default: sizes that mean something)",
+    )
     ablation = commands.add_parser("ablation", help="several worlds at several numbers of sampling steps: one table")
-    ablation.add_argument("--worlds", nargs="+", required=True, metavar="NAME=FOLDER", help="names and folders")
-    ablation.add_argument("--passes", nargs="+", type=int, default=[1, 2, 4], help="network passes per frame")
-    ablation.add_argument("--out", type=Path, default=Path("runs/ablation"), help="folder of the report")
-    ablation.add_argument("--drives", type=int, help="long drives of each, of 1,000 steps (16)")
-    ablation.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    ablation.add_argument(
+        "--worlds", nargs="+", required=True, metavar="NAME=FOLDER", help="names for the table, and folders (needed)"
+    )
+    ablation.add_argument(
+        "--sampling-steps", nargs="+", type=int, default=[1, 2, 4], metavar="STEPS",
+        help="network passes per frame (default: 1 2 4)",
+    )  # fmt: skip
+    ablation.add_argument(
+        "--out", type=Path, default=Path("runs/ablation"), help="folder of the report (default: %(default)s)"
+    )
+    ablation.add_argument("--drives", type=int, help=f"long drives of each (default: {full.drives}; with --quick 2)")
+    ablation.add_argument(
+        "--quick",
+        action="store_true",
+        help="tiny sizes, to see that everything runs (default: sizes that mean something)",
+    )
     return parser
 
 
 def _ablation(options: argparse.Namespace) -> int:
     """Runs the command `ablation`."""
     from drivedit.evaluation.ablation import ablate, as_table
-    from drivedit.evaluation.benchmark import Sizes
 
     pairs = [pair.partition("=") for pair in options.worlds]
     if not all(name and folder for name, _, folder in pairs):
@@ -45,7 +71,7 @@ def _ablation(options: argparse.Namespace) -> int:
     sizes = Sizes.quick() if options.quick else Sizes()
     if options.drives is not None:
         sizes = dataclasses.replace(sizes, drives=options.drives)
-    print(as_table(ablate(worlds, options.passes, options.out, sizes)))
+    print(as_table(ablate(worlds, options.sampling_steps, options.out, sizes)))
     return 0
 
 
@@ -56,15 +82,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "ablation":
             return _ablation(options)
-        from drivedit.evaluation.benchmark import Sizes, evaluate_world, load_world
+        from drivedit.evaluation.benchmark import evaluate_world, load_world
         from drivedit.evaluation.report import as_text
-        from drivedit.evaluation.sources import Sources
 
         sizes = Sizes.quick() if options.quick else Sizes()
         if options.clips is not None:
             sizes = dataclasses.replace(sizes, clips=options.clips)
-        given = {name: getattr(options, name) for name in ("driver", "seed", "workers")}
-        sources = Sources(**{name: value for name, value in given.items() if value is not None})
+        sources = Sources(driver=options.driver, seed=options.seed, workers=options.workers)
         report = evaluate_world(
             load_world(options.world, sources),
             options.out,

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from drivedit.evaluation import closed_loop, control, open_loop
-from drivedit.evaluation.benchmark import Sizes, load_world, true_drives
+from drivedit.evaluation.benchmark import load_world, true_drives
 from drivedit.evaluation.drift import drift_figures
+from drivedit.evaluation.sizes import Sizes
 from drivedit.evaluation.sources import Arrays, Sources
 from drivedit.evaluation.speed import dream_rate
 from drivedit.evaluation.twin_drives import scenes
@@ -23,13 +24,13 @@ COLUMNS = {
 
 
 def ablate(
-    worlds: dict[str, str], passes: Sequence[int], out: Path, sizes: Sizes | None = None, quiet: bool = False
+    worlds: dict[str, str], sampling_steps: Sequence[int], out: Path, sizes: Sizes | None = None, quiet: bool = False
 ) -> list[dict[str, Any]]:
     """Measures every world at every number of sampling steps; writes ablation.json and ablation.md to `out`.
 
     Args:
         worlds: Names for the table, and the folders (or names) of the worlds.
-        passes: Sampling steps per frame.
+        sampling_steps: Network passes per frame.
         out: Folder of the report; true drives are kept there for the next time.
         sizes: How much is measured.
         quiet: Show no progress.
@@ -43,19 +44,19 @@ def ablate(
     rows = []
     for name, folder in worlds.items():
         world = load_world(folder, sources)
-        for count in passes:
+        for count in sampling_steps:
             figures = figures_of(world, truth, sources, sizes, count, quiet)
-            rows.append({"world": name, "passes": count, **figures})
+            rows.append({"world": name, "sampling_steps": count, **figures})
             (out / "ablation.json").write_text(json.dumps(rows, indent=1) + "\n")
             (out / "ablation.md").write_text(as_table(rows) + "\n")
     return rows
 
 
 def figures_of(
-    world: World, truth: dict[str, Arrays], sources: Sources, sizes: Sizes, passes: int, quiet: bool = False
+    world: World, truth: dict[str, Arrays], sources: Sources, sizes: Sizes, sampling_steps: int, quiet: bool = False
 ) -> dict[str, float]:
     """The figures of one row."""
-    options: dict[str, Any] = {"sampling_steps": passes, "quiet": quiet}
+    options: dict[str, Any] = {"sampling_steps": sampling_steps, "quiet": quiet}
     clips = truth["clips"]
     dreamed = open_loop.dream_clips(world, clips, **options)
     figures = open_loop.picture_figures(clips, dreamed, open_loop.curves(clips, dreamed, world))
@@ -65,7 +66,7 @@ def figures_of(
     starts = closed_loop.scene_starts(world, scenes(truth["drives"]))
     long = closed_loop.drive_dream(world, starts, sources, sizes.drive_steps, **options)
     figures |= drift_figures(world, true.seen, long.seen, sizes.drive_steps)
-    figures["steps_per_second"] = dream_rate(world, scenes(truth["drives"])[0], sources, sizes.rounds, passes)
+    figures["steps_per_second"] = dream_rate(world, scenes(truth["drives"])[0], sources, sizes.rounds, sampling_steps)
     return figures
 
 
@@ -74,5 +75,5 @@ def as_table(rows: Sequence[dict[str, Any]]) -> str:
     lines = ["| world | steps | " + " | ".join(COLUMNS.values()) + " |", "|---|---|" + "---|" * len(COLUMNS)]
     for row in rows:
         cells = [f"{row[name]:.3g}" if name in row else "" for name in COLUMNS]
-        lines.append(f"| {row['world']} | {row['passes']} | " + " | ".join(cells) + " |")
+        lines.append(f"| {row['world']} | {row['sampling_steps']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

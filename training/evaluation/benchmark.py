@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 
 from drivedit.evaluation import closed_loop, control, drift, open_loop, pages, pictures, speed
 from drivedit.evaluation.report import as_text, write_json
+from drivedit.evaluation.sizes import Sizes
 from drivedit.evaluation.sources import Arrays, Sources, cached, stack, work
 from drivedit.evaluation.twin_drives import (
     CONTEXT,
@@ -28,52 +29,16 @@ from drivedit.evaluation.twin_drives import (
     record_ending,
     scenes,
 )
-from drivedit.inference import compiled, tune
+from drivedit.inference import compiled
 from drivedit.models import World
 from drivedit.utils import Route
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """How much is driven and dreamed.
-
-    Attributes:
-        clips: Held-out clips, half of them well driven.
-        horizon: Frames dreamed of each.
-        short_dreams: Ten-frame dreams from each clip.
-        states: States that steering and throttle are branched from.
-        endings: Drives out of the playfield.
-        ending_steps: Frames dreamed of each, up to the ending.
-        drives: Closed-loop drives.
-        drive_steps: Steps of each.
-        drawn: Drives on each hand-drawn route.
-        drawn_steps: Steps of each.
-        rounds: Turns of the speed measurement.
-    """
-
-    clips: int = 48
-    horizon: int = 100
-    short_dreams: int = 4
-    states: int = 24
-    endings: int = 32
-    ending_steps: int = 16
-    drives: int = 16
-    drive_steps: int = 1000
-    drawn: int = 4
-    drawn_steps: int = 300
-    rounds: int = 7
-
-    @classmethod
-    def quick(cls) -> Sizes:
-        """Just enough to see that everything runs; the figures mean nothing."""
-        return cls(4, 20, 1, 2, 2, 10, 2, 40, 1, 20, 1)
-
-
 def load_world(name: str, sources: Sources) -> World:
-    """Loads a world from a folder, or by a name that its environment knows, as fast as it is played."""
-    return tune(World.from_pretrained(name)) if Path(name).is_dir() else sources.make_dream(name).world
+    """Loads the world that its environment would play under this name, and as fast as it is played there."""
+    return sources.make_dream(name).world
 
 
 def evaluate_world(

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 from drivedit.models import WorldState
+from drivedit.models.state import seal, unseal
 
-VERSION = 2
+VERSION = 3
+LISTS = ("random", "scene", "ended", "elapsed")  # what there is beside the world's state, one per row
 
 
 @dataclass
@@ -54,9 +56,9 @@ class EnvState:
         )
 
     def to_bytes(self) -> bytes:
-        """Serialises the state; no pickle."""
-        lists = {name: getattr(self, name) for name in ("random", "scene", "ended", "elapsed")}
-        head = json.dumps({"version": VERSION, **lists}).encode()
+        """Serialises the state; no pickle, and every bit is covered by a digest."""
+        lists = {name: getattr(self, name) for name in LISTS}
+        head = seal(json.dumps({"version": VERSION, **lists}).encode())
         return len(head).to_bytes(8, "little") + head + self.world.to_bytes(self.fingerprint)
 
     @classmethod
@@ -69,18 +71,21 @@ class EnvState:
             device: Where to put the state.
 
         Raises:
-            ValueError: The bytes are damaged, of another version, or belong to another world.
+            ValueError: A bit of the bytes is not what was written, or they are of another version or another world.
         """
         size = int.from_bytes(data[:8], "little")
         try:
-            head = json.loads(data[8 : 8 + size])
-            version = head.pop("version")
+            head = json.loads(unseal(data[8 : 8 + size]))
+            version, lists = head["version"], [head[name] for name in LISTS]
             if version != VERSION:
                 raise ValueError(f"version {version}, this package reads {VERSION}")
-            state = cls(WorldState.from_bytes(data[8 + size :], fingerprint, device), fingerprint, **head)
-            if {len(state.world), len(state.scene), len(state.ended), len(state.elapsed)} != {len(state)}:
-                raise ValueError("its parts have different numbers of worlds")
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            state = cls(WorldState.from_bytes(data[8 + size :], fingerprint, device), fingerprint, *lists)
+            for name, kind, values in zip(LISTS, (dict, int, bool, int), lists, strict=True):
+                if type(values) is not list or [type(value) for value in values] != [kind] * len(state.world):
+                    raise ValueError(f"{name} must be {len(state.world)} of {kind.__name__}, got {values!r:.80}")
+            for random in state.random:
+                restored(random)
+        except (LookupError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"these {len(data)} bytes are no state of this environment ({error})") from None
         return state
 
@@ -92,5 +97,8 @@ def restored(random: dict[str, Any]) -> np.random.Generator:
         ValueError: It is none of numpy's default generator.
     """
     generator = np.random.Generator(np.random.PCG64(0))
-    generator.bit_generator.state = random
+    try:
+        generator.bit_generator.state = random
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"this is no state of numpy's PCG64 ({error}): {random!r:.200}") from None
     return generator

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Self
 
@@ -14,7 +15,12 @@ from torch import Tensor
 
 from drivedit.utils import Route
 
-STATE_VERSION = 2
+STATE_VERSION = 3
+DIGEST = 16  # bytes
+LARGEST = 1e9  # of all numbers but seeds and clocks: their squares still fit into float32
+FRAMES = 2**53  # most frames that a clock counts, exact in float64
+
+Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 @dataclass
@@ -94,34 +100,103 @@ class WorldState:
         """An independent copy."""
         return type(self)(**{name: value.clone() for name, value in self.tensors().items()})
 
+    def check_layout(self, layout: Layout, device: torch.device) -> None:
+        """Checks all that memory depends on: types, shapes, places, and the values that say where to read and write.
+
+        Args:
+            layout: Type and shape of each field's part of one world.
+            device: Where the fields must be.
+
+        Raises:
+            ValueError: A field is none of a world with this layout.
+        """
+        rows = self.clock.shape[0] if isinstance(self.clock, Tensor) and self.clock.ndim == 1 else 0
+        if not rows:
+            raise ValueError("a state holds at least one world; its clock must be int64 [B >= 1]")
+        for name, axis in _AXES.items():
+            value, (dtype, shape) = getattr(self, name), layout[name]
+            wanted = (*shape[:axis], rows, *shape[axis:])
+            if not isinstance(value, Tensor) or (value.shape, value.dtype, value.device) != (wanted, dtype, device):
+                got = repr(value)
+                if isinstance(value, Tensor):
+                    got = f"{value.dtype} {list(value.shape)} on {value.device}"
+                raise ValueError(f"the state's {name} must be {dtype} {list(wanted)} on {device}, got {got}")
+        for name, most in (("clock", FRAMES), ("count", self.points.shape[1])):
+            values = getattr(self, name).tolist()
+            if min(values) < 0 or max(values) > most:
+                raise ValueError(f"the state's {name} must be from 0 to {most}, got {values}")
+
+    def check_values(self) -> None:
+        """Checks the ranges of all fields, whose layout has been checked.
+
+        Raises:
+            ValueError: A value cannot be part of a world's present moment.
+        """
+        for name in ("k", "v", "latents", "control", "motion", "pose", "arc", "points", "spacing"):
+            value, most = getattr(self, name), 1.0 if name == "control" else LARGEST
+            largest = value.abs().amax().item() if value.numel() else 0.0
+            if not largest <= most:
+                raise ValueError(f"the state's {name} must be finite, from {-most:g} to {most:g}, got {largest:g}")
+        for name, wanted, good in (
+            ("count", "0 or at least 2 points", self.count != 1),
+            ("spacing", "more than 0 m", self.spacing > 0),
+            ("closed", "True or False", self.closed.view(torch.uint8) < 2),
+            ("bounds", "[x_min, y_min, x_max, y_max]", (self.bounds[:, :2] < self.bounds[:, 2:]).all(1)),
+        ):
+            if not good.all():
+                row = int((~good).nonzero()[0])
+                raise ValueError(f"the state's {name} must be {wanted}, got {getattr(self, name)[row].tolist()}")
+
     def to_bytes(self, world: str) -> bytes:
-        """Serialises the state (safetensors) together with the fingerprint of its world."""
+        """Serialises the state (safetensors, after a digest of it) together with the fingerprint of its world."""
         meta = {"drivedit": json.dumps({"version": STATE_VERSION, "world": world})}
-        return save({name: value.contiguous().cpu() for name, value in self.tensors().items()}, metadata=meta)
+        return seal(save({name: value.contiguous().cpu() for name, value in self.tensors().items()}, metadata=meta))
 
     @classmethod
     def from_bytes(cls, data: bytes, world: str, device: torch.device | str = "cpu") -> Self:
-        """Restores what `to_bytes` wrote.
+        """Restores what `to_bytes` wrote; whether it fits the world is for `World.check_state` to say.
 
         Raises:
-            ValueError: The bytes are damaged, of another version or of another world.
+            ValueError: A bit of the bytes is not what was written, or they are of another version or of another world.
         """
         try:
-            size = int.from_bytes(data[:8], "little")
-            meta = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["drivedit"])
-            tensors = load(data)
-        except (SafetensorError, ValueError, KeyError, MemoryError) as error:
-            raise ValueError(f"these {len(data)} bytes are no state of a world, or cut off ({error})") from None
-        if meta.get("version") != STATE_VERSION:
-            raise ValueError(f"the state has version {meta.get('version')}, this package reads {STATE_VERSION}")
-        if meta.get("world") != world:
-            raise ValueError(f"the state belongs to world {meta.get('world')}, this is {world}")
+            stored = unseal(data)
+            size = int.from_bytes(stored[:8], "little")
+            meta = json.loads(json.loads(stored[8 : 8 + size])["__metadata__"]["drivedit"])
+            version, name = meta["version"], meta["world"]
+            tensors = load(stored)
+        except (SafetensorError, ValueError, LookupError, TypeError, MemoryError, RecursionError) as error:
+            raise ValueError(f"these {len(data)} bytes are no state of a world ({error})") from None
+        if version != STATE_VERSION:
+            raise ValueError(f"the state has version {version}, this package reads {STATE_VERSION}")
+        if name != world:
+            raise ValueError(f"the state belongs to world {name}, this is {world}")
         names = {f.name for f in fields(cls)}
         if set(tensors) != names:
             raise ValueError(f"the state holds {sorted(tensors)}, expected {sorted(names)}")
         return cls(**{name: value.to(device) for name, value in tensors.items()})
 
 
+def seal(data: bytes) -> bytes:
+    """The bytes after their digest."""
+    return hashlib.blake2b(data, digest_size=DIGEST).digest() + data
+
+
+def unseal(data: bytes) -> bytes:
+    """The bytes that `seal` was given.
+
+    Raises:
+        ValueError: They are not those, to the bit.
+    """
+    digest, rest = data[:DIGEST], data[DIGEST:]
+    if hashlib.blake2b(rest, digest_size=DIGEST).digest() != digest:
+        raise ValueError("their digest differs: damaged, cut off, or of another version")
+    return rest
+
+
 def _axis(of: Field) -> int:
     """Which axis of a field counts the worlds."""
     return of.metadata.get("rows", 0)
+
+
+_AXES = {f.name: _axis(f) for f in fields(WorldState)}

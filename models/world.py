@@ -27,6 +27,7 @@ from drivedit.models.student import DiTStudent
 from drivedit.models.tokens import FrameTokenizer
 from drivedit.models.vae import VAE3D
 from drivedit.utils import Route, RouteCoder, advance_pose, motion_between, noise, truncate
+from drivedit.utils.route import CAPACITY
 
 Scenes = Sequence[Scene | Mapping[str, Any]]
 
@@ -110,6 +111,27 @@ class World(WorldStorage):
         """Channels, height and width of a latent."""
         height, width = self.config.image_size
         return self.config.vae.latent_dim, height // 8, width // 8
+
+    def check_state(self, state: WorldState) -> None:
+        """Checks that a state could be one of this world: types, shapes, place and ranges of all fields.
+
+        Raises:
+            ValueError: A field could not; it is named, with what was expected and what was got.
+        """
+        state.check_layout(self.state_layout(), self.device)
+        state.check_values()
+
+    def state_layout(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Type and shape of what each field of a state holds for one world."""
+        layers, _, *ring = self.dynamics.empty_cache(0)["k"].shape
+        shapes = {
+            "clock": (), "seeds": (), "latents": (self.config.student.history, *self.latent_shape()), "control": (2,),
+            "motion": (3,), "pose": (3,), "arc": (), "points": (CAPACITY, 2), "count": (), "spacing": (), "closed": (),
+            "bounds": (4,),
+        }  # fmt: skip
+        types = {"clock": torch.long, "seeds": torch.long, "count": torch.long, "closed": torch.bool}
+        layout = {name: (types.get(name, torch.float32), shape) for name, shape in shapes.items()}
+        return layout | dict.fromkeys(("k", "v"), (self.dtype, (layers, *ring)))
 
     # -- pictures ------------------------------------------------------------------------------------------------
 
@@ -202,8 +224,8 @@ class World(WorldStorage):
             motion = motion_between(poses[-2:-1], poses[-1:]) / self.motion_scale
         out = self._output(clean, readings, readings.telemetry * self.telemetry_scale)
         return WorldState(
-            cache["k"], cache["v"], cache["clock"], torch.tensor([seed]), latents[None, :history].clone(),
-            control[-1:].clone(), motion, poses[-1:], arc, **vars(route),
+            cache["k"], cache["v"], cache["clock"], torch.tensor([seed], device=self.device),
+            latents[None, :history].clone(), control[-1:].clone(), motion, poses[-1:], arc, **vars(route),
         ), out  # fmt: skip
 
     @torch.no_grad()

@@ -21,6 +21,7 @@ help:
 
 drive: $(STAMP)
 	$(BIN)/python -m drivedit.agents drive --env drivedit_env:DriveDiT-v0 --steps 300 --out drive.mp4
+	@echo "To go on: source $(VENV)/bin/activate, then for instance drivedit-play"
 
 test: lint docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup

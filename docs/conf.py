@@ -29,3 +29,13 @@ for name, environment in (("dream", DriveDiTEnv), ("twin", CarRacingTwin)):
 # The keys are those of the window's own help; docs/drive.md includes them.
 keys = "".join(f"| {key} | {text} |\n" for key, text in HELP)
 Path(__file__).with_name("_keys.md").write_text(f"| key | what it does |\n|---|---|\n{keys}")
+
+
+def setup(app):
+    """Of the environments, whose docstrings are Markdown, the API page shows the first paragraph alone."""
+
+    def shorten(_app, _what, _name, thing, _options, lines):
+        if thing in (DriveDiTEnv, CarRacingTwin):
+            lines[lines.index("") :] = ["", "See :doc:`environment` for the whole specification."]
+
+    app.connect("autodoc-process-docstring", shorten, priority=100)

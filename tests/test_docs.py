@@ -3,6 +3,7 @@
 import importlib
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,13 @@ def test_there_are_documents_and_commands():
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#:\s]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_every_package_has_a_heading_and_every_extra_a_row():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    headings = re.findall(r"^## (\S+)$", (ROOT / "docs" / "api.md").read_text(), re.M)
+    assert sorted(headings) == sorted(project["tool"]["setuptools"]["packages"])
+    rows = re.findall(r"^\| .* \| (.*) \|$", (ROOT / "docs" / "install.md").read_text(), re.M)
+    assert {
+        extra for extra in project["project"]["optional-dependencies"] for row in rows if f"`{extra}" in row
+    } == set(project["project"]["optional-dependencies"])

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from drivedit.config import LoopConfig
+from drivedit.training.averaging import averaged, better, measure_both, swap
 from drivedit.training.checkpoints import load_checkpoint, save_checkpoint, shard, whole_state
 from drivedit.utils import generator
 
@@ -40,6 +40,7 @@ def train(
     out: str | Path,
     *,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    judge: str | None = None,
     device: torch.device | str = "cpu",
 ) -> nn.Module:
     """Trains a stage, resuming from `out/last.pt` if it is there.
@@ -50,11 +51,13 @@ def train(
         make_batch: Draws one batch with the generator that it is given.
         config: The loop's configuration.
         out: Folder of the run: `last.pt`, `loop.json`, `curve.jsonl`, tensorboard events.
-        validate: Figures of the averaged stage, computed at every checkpoint.
+        validate: Figures of the averaged stage, computed at every checkpoint; in the end also with the last weights.
+        judge: Name of the figure by which the better weights are returned, after a minus where less is better; None:
+            the averaged ones are.
         device: Device of a single process; several processes choose theirs by rank.
 
     Returns:
-        The stage with averaged weights.
+        The stage with averaged weights, or with the last ones where `judge` finds them better.
 
     Raises:
         FloatingPointError: The loss is not finite.
@@ -70,7 +73,7 @@ def train(
     out = Path(out)
     main = accelerator.is_main_process
     stage.to(accelerator.device)
-    ema = AveragedModel(stage, multi_avg_fn=_averaging(config.ema), use_buffers=True)
+    ema = averaged(stage, config.ema)
     whole = copy.deepcopy(stage) if config.shard else None
     if config.shard:
         shard(stage)
@@ -136,7 +139,7 @@ def train(
         if due:
             saved = time.monotonic() - started
             save_checkpoint(out / "last.pt", stage, ema, optimizers, step)
-            if validate is not None and (main or config.shard):
+            if validate is not None and step < config.steps and not stop and (main or config.shard):
                 figures = validate(ema.module)
                 if main:
                     write_curve(out, writer, step, {f"val/{k}": v for k, v in figures.items()})
@@ -144,6 +147,15 @@ def train(
         if stop:
             break
     bar.close()
+    if validate is not None:
+        keep, raw = True, {}
+        if main or config.shard:
+            figures, raw = measure_both(ema.module, stage, validate)
+            keep = judge is None or better(judge, figures, raw)
+        if main:
+            tell(out, writer, step, figures, raw, judge, keep)
+        if not _agreed(accelerator, keep):
+            swap(ema.module, stage)
     accelerator.wait_for_everyone()
     if whole is None:
         return ema.module
@@ -151,20 +163,16 @@ def train(
     return whole
 
 
-def _averaging(decay: float) -> Callable[..., None]:
-    """How averaged weights follow the weights, in whole or in shards."""
-
-    def follow(means: Any, values: Any, _count: Any) -> None:
-        for mean, value in zip(means, values, strict=True):
-            mean.lerp_(value, 1 - decay)
-
-    return follow
-
-
 def _mean_over_processes(accelerator: Any, values: dict[str, float]) -> dict[str, float]:
     """The same figures on every process; each process has the same names in the same order."""
     stacked = torch.tensor(list(values.values()), device=accelerator.device)
     return dict(zip(values, accelerator.reduce(stacked, "mean").tolist(), strict=True))
+
+
+def _agreed(accelerator: Any, decision: bool) -> bool:
+    """What the first process decided, told to all."""
+    told = torch.tensor(float(decision and accelerator.is_main_process), device=accelerator.device)
+    return bool(accelerator.reduce(told, "sum"))
 
 
 def make_optimizers(stage: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
@@ -202,3 +210,15 @@ def write_curve(out: Path, writer: Any, step: int, values: dict[str, float]) -> 
         file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
     for name, value in values.items():
         writer.add_scalar(name, value, step)
+
+
+def tell(
+    out: Path, writer: Any, step: int, averaged: dict[str, float], raw: dict[str, float], judge: str | None, keep: bool
+) -> None:
+    """Notes the figures of averaged and last weights in the curve, and says which are kept and why."""
+    both = {f"val/{k}": v for k, v in averaged.items()} | {f"raw/{k}": v for k, v in raw.items()}
+    write_curve(out, writer, step, {**both, "kept_averaged": float(keep)})
+    name = judge.removeprefix("-") if judge else None
+    shown = [f"{k} {averaged[k]:.4g} averaged, {raw[k]:.4g} last" for k in ([name] if name else averaged)]
+    why = "the better ones" if judge else "as in every run of this stage"
+    log.info("step %d: kept the %s weights, %s (%s)", step, "averaged" if keep else "last", why, "; ".join(shown))

@@ -57,7 +57,7 @@ def vae(
     where = resolve_device(device)
     best = train(
         stage, batch, train_, Path(run) / "vae", device=where,
-        validate=lambda s: vae_figures(s.vae, held.to(where)),  # type: ignore[arg-type]
+        validate=lambda s: vae_figures(s.vae, held.to(where)), judge="psnr",  # type: ignore[arg-type]
     )  # fmt: skip
     assert isinstance(best, VAEStage)
     result = World(world)
@@ -108,7 +108,7 @@ def decoder(
     best = train(
         DecoderStage(small, loss, (world.latent_mean, world.latent_std, uncertain)), batch, train_,
         Path(run) / "decoder", device=world.device,
-        validate=lambda s: vae_figures(s.vae, held.to(world.device)),  # type: ignore[arg-type]
+        validate=lambda s: vae_figures(s.vae, held.to(world.device)), judge="psnr",  # type: ignore[arg-type]
     )  # fmt: skip
     assert isinstance(best, DecoderStage)
     log.info("decoder: %s, before: %s", *(vae_figures(vae, held.to(world.device)) for vae in (best.vae, world.vae)))
@@ -204,7 +204,7 @@ def teacher(
     batch, held = _batches(world, drives, train_, data, run, loss.clip_frames)
     best = train(
         TeacherStage(world, network, loss), batch, train_, Path(run) / "teacher", device=world.device,
-        validate=lambda s: teacher_figures(s, held),
+        validate=lambda s: teacher_figures(s, held), judge="-mse_0.5",
     )  # fmt: skip
     assert isinstance(best, TeacherStage)
     if PartialState(cpu=world.device.type == "cpu").is_main_process:

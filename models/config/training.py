@@ -35,7 +35,7 @@ class LoopConfig(BaseConfig):
         accumulate: Batches whose gradients are averaged before a step.
         weight_decay: AdamW's, on matrices only.
         clip: Largest norm of the gradient.
-        ema: Decay of the averaged weights.
+        ema: Decay of the averaged weights, once there were many steps; before, the last tenth of them counts.
         compile: Compile the stage's hot methods (a C++ compiler is needed; a minute at first, then a fifth faster).
         bf16: Autocast to bfloat16 (networks only; losses stay in float32).
         shard: Spread the weights over the processes (FSDP2) instead of copying them to each (DDP).

@@ -13,10 +13,12 @@ import pytest
 from drivedit.config import StudentConfig, VAEConfig, WorldConfig
 from drivedit.data import __main__ as data_commands
 from drivedit.data.clips import Drives, suit
+from drivedit.data.control_table import ControlTable
 from drivedit.data.import_drives import Plan, import_drives
+from drivedit.data.pictures import fitted
 from drivedit.data.recordings import TELEMETRY, iter_episodes, read_attrs, shard_paths, write_shard
 from drivedit.data.sheet import write_sheet
-from drivedit.data.video import ControlTable, Video
+from drivedit.data.video import Video
 from drivedit.training import __main__ as training_commands
 from drivedit.utils.video import VideoWriter
 
@@ -32,15 +34,21 @@ def shade(frame: int) -> int:
     return 20 + 2 * frame
 
 
-def write_video(path: Path, numbers: range | list[int], size: int = 96) -> Path:
-    """Frame `i` is grey of `shade(i)` and shown at second i / FPS; numbers that are left out are a hole."""
+def write_video(
+    path: Path, numbers: range | list[int], size: tuple[int, int] = (96, 96), fps: int = FPS, pixel: int = 1
+) -> Path:
+    """Frame `i` is grey of `shade(i)` and shown at second i / fps; numbers that are left out are a hole.
+
+    Pixels are `pixel` times as wide as high.
+    """
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=FPS, bit_rate=2_000_000)
+        stream = container.add_stream("mpeg4", rate=fps, bit_rate=2_000_000)
         assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt = size, size, "yuv420p"
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(pixel)
         for number in numbers:
-            picture = av.VideoFrame.from_ndarray(np.full((size, size, 3), shade(number), np.uint8), format="rgb24")
-            picture.pts, picture.time_base = number, Fraction(1, FPS)
+            picture = av.VideoFrame.from_ndarray(np.full((*size, 3), shade(number), np.uint8), format="rgb24")
+            picture.pts, picture.time_base = number, Fraction(1, fps)
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
     return path
@@ -78,7 +86,7 @@ def test_three_commands_from_a_video_to_a_world_that_steps(film, tmp_path):
 
     env = gym.make("drivedit_env:DriveDiT-v0", world=f"{run}/student/world", device="cpu")
     obs, info = env.reset(seed=0)
-    assert info["telemetry"] == {} and env.metadata["render_fps"] == 10.0
+    assert info["telemetry"] == {} and env.metadata["render_fps"] == FPS
     for _ in range(3):
         obs, reward, terminated, truncated, info = env.step(np.array([0.3, 0.2], np.float32))
         assert obs.shape == (64, 64, 3) and reward == 0 and not terminated and not truncated
@@ -92,7 +100,8 @@ def test_three_commands_from_a_video_to_a_world_that_steps(film, tmp_path):
 
 def test_frames_are_taken_at_equal_times_and_controls_are_means(film, tmp_path):
     video, table = film
-    paths = import_drives(tmp_path / "mine", [video], [table], plan=Plan(episode_steps=100), progress=False)
+    plan = Plan(fps=10, episode_steps=100)
+    paths = import_drives(tmp_path / "mine", [video], [table], plan=plan, progress=False)
     (episode,) = list(iter_episodes(tmp_path / "mine"))
     assert read_attrs(paths[0])["fps"] == 10 and episode.frames.shape == (46, 64, 64, 3)
     seen = episode.frames[:, 8:-8, 8:-8].mean((1, 2, 3))
@@ -116,10 +125,13 @@ def test_means_of_a_step_and_of_a_coarse_table(tmp_path):
 
 def test_holes_and_lengths_cut_a_drive(tmp_path):
     video = write_video(tmp_path / "drive.mp4", [i for i in range(STEPS + 1) if not 40 < i < 60])
-    numbers = [number for number, _ in Video(video).frames(10, (16, 32))]
+    assert Video(video).rate == FPS and Video(video).left_out == pytest.approx(1.0)
+    numbers = [number for number, _, _ in Video(video).frames(10, (16, 32))]
     assert numbers == [*range(21), *range(30, 46)]
+    numbers = [number for number, _, _ in Video(video).frames(FPS, (16, 32))]
+    assert numbers == [*range(41), *range(60, 91)]
     table = write_table(tmp_path / "drive.csv")
-    plan = Plan(size=(16, 32), episode_steps=9)
+    plan = Plan(fps=10, size=(16, 32), episode_steps=9)
     import_drives(tmp_path / "mine", [video, video], [table, table], plan=plan, progress=False)
     episodes = list(iter_episodes(tmp_path / "mine"))
     assert [len(e) for e in episodes] == [9, 10, 9, 5] * 2 and episodes[0].frames.shape[1:] == (16, 32, 3)
@@ -138,7 +150,7 @@ def test_positions_give_poses_a_route_and_speed_is_telemetry(film, tmp_path):
         y=lambda t: radius * np.cos(speed * t / radius) - radius,  # from the origin along +x, to the right
         speed=lambda t: np.full(len(t), speed),
     )
-    plan = Plan(offset=100.0, episode_steps=20)
+    plan = Plan(fps=10, offset=100.0, episode_steps=20)
     import_drives(tmp_path / "mine", [film[0]], [table], plan=plan, progress=False)
     drives = Drives.open(tmp_path / "mine")
     assert len(drives) == 2 and drives.fps == 10
@@ -158,6 +170,109 @@ def test_positions_give_poses_a_route_and_speed_is_telemetry(film, tmp_path):
     world = suit(WORLD, drives)
     assert world.telemetry == ["speed"] and world.telemetry_scale == [20.0] and world.student.route_dim == 61
     assert np.abs(drives.codes(world)).max() > 0.1
+
+
+def test_the_films_rate_and_aspect_are_kept_and_what_is_done_is_said(tmp_path, caplog):
+    caplog.set_level("INFO")
+    video = write_video(tmp_path / "wide.mp4", range(31), (90, 160), fps=30)
+    table = write_table(tmp_path / "wide.csv", 1.1)
+    out = tmp_path / "mine"
+    assert data_commands.main(["import", "--video", str(video), "--controls", str(table), "--out", str(out)]) == 0
+    (episode,) = iter_episodes(out)
+    assert episode.frames.shape == (31, 64, 112, 3) and read_attrs(shard_paths(out)[0])["fps"] == 30
+    assert np.abs(episode.frames.mean((1, 2, 3)) - [shade(k) for k in range(31)]).max() < 3
+    assert "90 x 160 (height x width) at 30 frames/s for 1.0 s -> 64 x 112, every frame" in caplog.text
+    assert "crop keeps 100% of the height, 98% of the width" in caplog.text
+    caplog.clear()
+    import_drives(tmp_path / "slow", [video], [table], plan=Plan(15, (96, 160), "letterbox"), progress=False)
+    (episode,) = iter_episodes(tmp_path / "slow")
+    assert episode.frames.shape == (16, 96, 160, 3), "larger than the film when asked for"
+    assert not episode.frames[0, :2].any() and episode.frames[0, 4:-4].min() > 10, "bars above and below"
+    assert "15 frames/s (of 30)" in caplog.text and "black bars of 6%" in caplog.text
+    sizes = {(720, 16 / 9): (64, 112), (1080, 4 / 3): (64, 80), (1280, 9 / 16): (112, 64), (48, 2.0): (48, 96)}
+    assert {film: Plan().size_of(*film) for film in sizes} == sizes
+    with pytest.raises(ValueError, match="16 pixels high and wide at least, got 8 x 32"):
+        Plan().size_of(8, 4.0)
+
+
+def test_pixels_that_are_not_square_and_the_slowest_of_several_films(film, tmp_path):
+    video = write_video(tmp_path / "wide.mp4", range(16), (96, 64), fps=10, pixel=3)
+    assert Video(video).aspect == 2 and Video(video).size == (96, 64)
+    tables = [film[1], write_table(tmp_path / "wide.csv", 1.6)]
+    paths = import_drives(tmp_path / "mine", [film[0], video], tables, progress=False)
+    first, second = iter_episodes(tmp_path / "mine")
+    assert read_attrs(paths[0])["fps"] == 10 and (len(first), len(second)) == (45, 15)
+    assert first.frames.shape[1:] == second.frames.shape[1:] == (64, 64, 3)
+
+
+def test_pictures_are_cropped_boxed_or_stretched():
+    picture = np.zeros((20, 60, 3), np.uint8)
+    picture[:, 20:40] = 200  # the middle third is bright
+    assert (fitted(picture, (16, 16), "crop") == 200).all()
+    stretched = fitted(picture, (20, 30), "stretch")
+    assert (stretched[:, 10:20] == 200).all() and not stretched[:, :10].any()
+    boxed = fitted(picture, (60, 60), "letterbox")
+    assert np.array_equal(boxed[20:40], picture) and not boxed[:20].any() and not boxed[40:].any()
+    tall = fitted(picture.transpose(1, 0, 2), (60, 60), "letterbox", aspect=1 / 3)
+    assert np.array_equal(tall, boxed.transpose(1, 0, 2))
+    assert (fitted(picture, (16, 32), "crop", aspect=6.0)[:, 1:-1] == 200).all(), "pixels twice as wide as high"
+
+
+def test_rewards_and_endings_of_a_table(tmp_path):
+    """Each line's reward was earned since the line before: sums over the frames' intervals lose none of it."""
+    video = write_video(tmp_path / "drive.mp4", range(21), fps=10)
+    time = np.round(np.arange(43) / 20, 3)
+    ended = (time == 1.0) | (time == 1.7)
+    lines = [f"{t},0,0,{k},{int(e)}" for k, (t, e) in enumerate(zip(time, ended, strict=True))]
+    table = tmp_path / "drive.csv"
+    table.write_text("\n".join(["time,steering,throttle,reward,terminated", *lines]) + "\n")
+    import_drives(tmp_path / "mine", [video], [table], progress=False)
+    first, second, third = iter_episodes(tmp_path / "mine")
+    assert [len(e) for e in (first, second, third)] == [10, 6, 2]
+    assert np.allclose(first.reward, [(2 * k + 1) + (2 * k + 2) for k in range(10)])
+    assert np.array_equal(first.reward, first.progress)
+    assert second.start["second"] == pytest.approx(1.1) and np.allclose(second.reward[0], 23 + 24)
+    assert first.terminated.nonzero()[0].tolist() == [9] and second.terminated.nonzero()[0].tolist() == [5]
+    assert not third.terminated.any(), "the film ends, the drive does not"
+    coarse = tmp_path / "coarse.csv"
+    coarse.write_text("time,steering,throttle,reward\n0,0,0,7\n1,0,0,10\n2.5,0,0,-3\n")
+    earned = ControlTable(coarse).reward(np.array([0.0, 0.25, 1.0, 2.0, 2.5]))
+    assert np.allclose(earned, [2.5, 7.5, -2, -1]), "evenly between the lines; before the first one nothing is known"
+
+
+def test_holes_of_a_table_cut_the_drive_and_are_counted(film, tmp_path, caplog):
+    path = write_table(tmp_path / "drive.csv", x=lambda t: 10 * t, y=lambda t: 0 * t)
+    head, *lines = path.read_text().splitlines()
+    kept = [line for line in lines if not 1.0 < float(line.split(",")[0]) < 2.5]
+    path.write_text("\n".join([head, *kept]) + "\n")
+    import_drives(tmp_path / "mine", [film[0]], [path], progress=False)
+    before, after = iter_episodes(tmp_path / "mine")
+    assert (len(before), len(after)) == (20, 40), "20 frames/s, to second 1 and from second 2.5"
+    assert after.start["second"] == 2.5 and f"{path} has no lines for 1.50 s in all" in caplog.text
+    assert before.route[:, 0].max() <= 10 and after.route[:, 0].min() >= 25, "no route leads across a hole"
+    caplog.clear()
+    kept = [line for line in lines if not 1.0 < float(line.split(",")[0]) < 1.05]
+    path.write_text("\n".join([head, *kept]) + "\n")
+    import_drives(tmp_path / "whole", [film[0]], [path], progress=False)
+    assert [len(e) for e in iter_episodes(tmp_path / "whole")] == [90] and "no lines" not in caplog.text
+
+
+def test_a_wide_film_with_rewards_becomes_a_world_that_earns(tmp_path):
+    """5:3 at 15 frames/s, no positions, through both stages with the shipped preset at a tiny size."""
+    video = write_video(tmp_path / "drive.mp4", range(61), (96, 160), fps=15)
+    table = write_table(tmp_path / "drive.csv", 4.2, reward=lambda t: 1 + np.sin(t))
+    mine, run, tiny = str(tmp_path / "mine"), str(tmp_path / "run"), tmp_path / "tiny.yaml"
+    small = {"vae": WORLD.vae.to_dict(), "student": {**WORLD.student.to_dict(), "route_dim": 61}}
+    tiny.write_text(json.dumps({"world": small, "train": {"bf16": False, "batch_size": 2}}))
+    source = ["--video", str(video), "--controls", str(table), "--out", mine, "--size", "48", "80"]
+    assert data_commands.main(["import", *source, "--episode-steps", "15"]) == 0
+    common = ["--config", "video.yaml", "--config", str(tiny), "--data.root", mine, "--out", run, "--device", "cpu"]
+    training_commands.main(["vae", *common, "--train.steps", "2"])
+    training_commands.main(["student", *common, "--train.steps", "2", "--loss.clip_frames", "4", "--loss.rollout", "1"])
+    env = gym.make("drivedit_env:DriveDiT-v0", world=f"{run}/student/world", device="cpu")
+    assert env.reset(seed=0)[0].shape == (48, 80, 3) and env.metadata["render_fps"] == 15
+    _, reward, _, _, info = env.step(np.array([0.3, 0.2], np.float32))
+    assert info["reward_terms"] == {"progress": pytest.approx(reward)} and reward != 0
 
 
 def write_pictures(folder: Path, count: int = 8, controls: bool = True) -> np.ndarray:
@@ -185,7 +300,8 @@ def test_pictures_are_imported_without_loss(tmp_path):
 
 
 def test_a_world_is_suited_to_what_recordings_know(film, tmp_path):
-    import_drives(tmp_path / "a", [film[0]], [film[1]], plan=Plan(size=(32, 64), episode_steps=20), progress=False)
+    plan = Plan(fps=10, size=(32, 64), episode_steps=20)
+    import_drives(tmp_path / "a", [film[0]], [film[1]], plan=plan, progress=False)
     drives = Drives.open(tmp_path / "a")
     world = suit(WORLD, drives, clip_frames=40)
     assert world.image_size == (32, 64) and world.student.tokens_per_frame == 8 and world.fps == 10
@@ -205,6 +321,12 @@ def test_a_world_is_suited_to_what_recordings_know(film, tmp_path):
     drives.progress = np.ones(len(drives.frames))
     known = suit(WORLD, drives)
     assert known.telemetry == WORLD.telemetry and known.constant_reward == {"time": -0.3} and known.reward_scale == 3.5
+    unitless = WorldConfig.from_dict({**WORLD.to_dict(), "reward_scale": 0.0, "constant_reward": {}, "end_reward": {}})
+    drives.progress = np.where(np.arange(len(drives.frames)) % 4 == 0, 10.0, 0.0)
+    world = suit(unitless, drives)
+    assert world.reward_scale == pytest.approx(5, rel=0.03) and not world.constant_reward, "the root mean square"
+    drives.progress[:] = 0
+    assert suit(unitless, drives).reward_scale == 0
     with pytest.raises(ValueError, match="multiples of 24"):
         suit(WorldConfig(patch=3), drives)
     with pytest.raises(ValueError, match="fuel"):
@@ -213,7 +335,7 @@ def test_a_world_is_suited_to_what_recordings_know(film, tmp_path):
 
 def test_recordings_that_do_not_belong_together_are_refused(film, tmp_path):
     for number, (fps, size) in enumerate([(10, 64), (5, 64), (10, 32)]):
-        plan = Plan(fps, (size, size), 20)
+        plan = Plan(fps, (size, size), episode_steps=20)
         import_drives(tmp_path / str(number), [film[0]], [film[1]], plan=plan, progress=False)
     episodes = [list(iter_episodes(tmp_path / str(number))) for number in range(3)]
     write_shard(tmp_path / "0" / "shard-00001.h5", episodes[1], {"fps": 5.0})

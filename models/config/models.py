@@ -80,7 +80,8 @@ class WorldConfig(BaseConfig):
         motion_scale: Unit of (forward, right, turn) of the ego-motion head.
         constant_reward: Reward terms that every step gets.
         end_reward: The term and the value that an ending adds.
-        reward_scale: Unit of the learned reward term `progress`; 0 where recordings had no reward.
+        reward_scale: Unit of the learned reward term `progress`; 0 where recordings had no reward, and before training
+            where their root mean square shall be it.
         end_threshold: Probability beyond which the dream ends; 1: never.
         route_offsets: Arc lengths (m) at which the route is told, seen from the car's foot point.
         route_scale: Metres for one unit of the route code.

@@ -31,16 +31,33 @@ def _parser() -> argparse.ArgumentParser:
         help="write videos with tables of controls, or folders of pictures, as a recording",
         description="Writes filmed drives as a recording: --video and --controls, or --images. A table is a CSV file "
         "with the columns time (s), steering and throttle in [-1, 1] (+1: right, -1: full brake), and where known "
-        "speed (m/s), x and y (m), yaw (rad). Pictures lie in <images>/<drive>/*.png with controls.json beside them.",
+        "speed (m/s), x and y (m), yaw (rad), reward (earned since the line before) and terminated (1 where a drive "
+        "ended). Pictures lie in <images>/<drive>/*.png with controls.json beside them. What is done to the film is "
+        "said in one line.",
     )
     filmed.add_argument("--video", type=Path, nargs="+", default=[], help="video files (their loss stays)")
     filmed.add_argument("--controls", type=Path, nargs="+", default=[], help="CSV files, one per video")
-    filmed.add_argument("--images", type=Path, default=None, help="folder of drives as pictures")
+    filmed.add_argument("--images", type=Path, default=None, help="folder of drives as pictures, instead of videos")
     filmed.add_argument("--out", type=Path, required=True, help="folder of the recording, new or empty")
-    filmed.add_argument("--fps", type=float, default=10.0, help="frames per second of the recording, and of pictures")
-    filmed.add_argument("--size", type=int, nargs=2, default=(64, 64), help="height and width, multiples of 16")
-    filmed.add_argument("--episode-steps", type=int, default=300, help="steps of an episode, about")
-    filmed.add_argument("--offset", type=float, default=0.0, help="time in the table at the first frame, in seconds")
+    filmed.add_argument(
+        "--fps", type=float, default=None,
+        help="frames per second of the recording (default: every frame of the film); 10 to 20 are enough to drive by, "
+        "more make a world slower; of pictures, the rate at which they were taken (default: 10)",
+    )  # fmt: skip
+    filmed.add_argument(
+        "--size", type=int, nargs=2, default=None, metavar=("HEIGHT", "WIDTH"),
+        help="pixels of the recording's pictures, multiples of 16 (default: 64 for the shorter side, the longer one "
+        "by the film's aspect, so 64 x 112 for a film of 16:9)",
+    )  # fmt: skip
+    filmed.add_argument(
+        "--fit", choices=("crop", "letterbox", "stretch"), default="crop",
+        help="what happens to a film of another aspect than the size: its edges are cut off, it gets black bars, or it "
+        "is distorted (default: crop)",
+    )  # fmt: skip
+    filmed.add_argument("--episode-steps", type=int, default=300, help="steps of an episode, about (default: 300)")
+    filmed.add_argument(
+        "--offset", type=float, default=0.0, help="time in the table at the first frame, in seconds (default: 0)"
+    )
     filmed.add_argument("--held-out", action="store_true", help="kept for judging; trainers refuse the folder")
 
     sheet = commands.add_parser("sheet", help="a picture of random clips of a recording")
@@ -73,9 +90,10 @@ def main(arguments: list[str] | None = None) -> int:
         elif command == "import":
             from drivedit.data.import_drives import Plan, import_drives
 
-            height, width = options.pop("size")
-            rest = {name: options.pop(name) for name in ("fps", "episode_steps", "offset")}
-            import_drives(videos=options.pop("video"), plan=Plan(size=(height, width), **rest), **options)
+            size = options.pop("size")
+            rest = {name: options.pop(name) for name in ("fps", "fit", "episode_steps", "offset")}
+            plan = Plan(size=tuple(size) if size else None, **rest)
+            import_drives(videos=options.pop("video"), plan=plan, **options)
         elif command == "sheet":
             from drivedit.data.sheet import write_sheet
 

@@ -153,7 +153,8 @@ def suit(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> WorldConfi
     """The world that these recordings can teach: their picture and clock, without what they do not know.
 
     Without recorded rewards all reward is zero, without recorded endings nothing ends, without routes the world is told
-    none, and telemetry that is not recorded in every state is not read.
+    none, and telemetry that is not recorded in every state is not read. A reward without a unit (`reward_scale` 0) gets
+    the root mean square of the recorded ones.
 
     Args:
         world: The world that is wanted.
@@ -174,8 +175,10 @@ def suit(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> WorldConfi
         raise ValueError(f"recordings have the telemetry {list(TELEMETRY)}, world.telemetry names {sorted(unknown)}")
     finite = np.isfinite(np.asarray(drives.telemetry))
     known = {name: bool(finite[:, column].all()) for column, name in enumerate(TELEMETRY)}
-    units = {name: unit for name, unit in zip(world.telemetry, world.telemetry_scale, strict=True) if known[name]}
-    rewarded = bool(np.isfinite(drives.progress).all())
+    units = {name: scale for name, scale in zip(world.telemetry, world.telemetry_scale, strict=True) if known[name]}
+    progress = np.asarray(drives.progress, np.float64)
+    unit = world.reward_scale or float(np.sqrt(np.square(progress).mean()))
+    rewarded = bool(np.isfinite(progress).all()) and unit > 0
     routed = world.student.route_dim > 0 and any(len(line) for line in drives.routes)
     lacking = [name for name in world.telemetry if not known[name]]
     ending = bool(np.asarray(drives.ended).any())
@@ -195,7 +198,9 @@ def suit(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> WorldConfi
         telemetry_scale=list(units.values()),
         end_threshold=world.end_threshold if ending else 1.0,
     )
-    if not rewarded:
+    if rewarded:
+        world = replace(world, reward_scale=unit)
+    else:
         world = replace(world, reward_scale=0.0, constant_reward={}, end_reward={})
     route_dim, map_dim = world.code_widths() if routed else (0, 0)
     return replace(world, student=replace(student, route_dim=route_dim, map_dim=map_dim))

@@ -1,13 +1,14 @@
 """Filmed drives become recordings: videos with tables of controls, or folders of pictures with `controls.json`.
 
 Pictures and controls are all that is needed; positions give poses and the driven path as the route, a logged speed is
-the telemetry. Rewards and endings are not known. The shards hold without loss what the source shows: a video has lost
-detail when it was compressed, and that stays lost.
+the telemetry, a logged reward is what the world's reward is learned from. The shards hold without loss what the source
+shows: a video has lost detail when it was compressed, and that stays lost.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -18,12 +19,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from drivedit.data.pictures import PictureDrive, find_drives, read_picture
+from drivedit.data.control_table import ControlTable
+from drivedit.data.pictures import FITS, PictureDrive, find_drives, read_picture, share
 from drivedit.data.recordings import TELEMETRY, Episode, batches, shard_path, write_shard
-from drivedit.data.video import ControlTable, Video
+from drivedit.data.video import SAME, Video
 
 log = logging.getLogger(__name__)
 SIDE = 16  # sides of pictures are multiples of it: 8 pixels make a latent cell, 2 x 2 cells a token
+SHORT = 64  # pixels of the shorter side, unless a size is asked for
+PICTURES_FPS = 10.0  # rate at which pictures were taken, unless it is told
 
 
 @dataclass(frozen=True)
@@ -31,25 +35,43 @@ class Plan:
     """How drives are read.
 
     Attributes:
-        fps: Frames per second of the recording; of pictures, the rate at which they were taken.
-        size: Height and width of its pictures.
+        fps: Frames per second of the recording; None: every frame of a video (of the slowest one, where they differ).
+            Of pictures, the rate at which they were taken; None: 10.
+        size: Height and width of its pictures; None: the shorter side has 64 pixels (or fewer, where the film has),
+            and the aspect is that of the film as nearly as multiples of 16 allow.
+        fit: How pictures of another aspect are brought to the size: crop, letterbox or stretch.
         episode_steps: Steps of an episode, about.
         offset: Time in the table of controls at the first frame of the video, in seconds.
     """
 
-    fps: float = 10.0
-    size: tuple[int, int] = (64, 64)
+    fps: float | None = None
+    size: tuple[int, int] | None = None
+    fit: str = "crop"
     episode_steps: int = 300
     offset: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.fps > 0 or self.episode_steps < 2:
+        if (self.fps is not None and not self.fps > 0) or self.episode_steps < 2:
             raise ValueError(
                 f"fps must be positive and episode_steps at least 2, got fps={self.fps}, "
                 f"episode_steps={self.episode_steps}"
             )
-        if any(side < SIDE or side % SIDE for side in self.size):
+        if self.size and any(side < SIDE or side % SIDE for side in self.size):
             raise ValueError(f"both sides of size must be multiples of {SIDE}, got {self.size[0]} x {self.size[1]}")
+        if self.fit not in FITS:
+            raise ValueError(f"fit must be one of {', '.join(FITS)}, got {self.fit!r}")
+
+    def size_of(self, height: int, aspect: float) -> tuple[int, int]:
+        """Height and width for films of some height in pixels and some aspect (width over height)."""
+        if self.size:
+            return self.size
+        short = min(SHORT, int(min(height, height * aspect)) // SIDE * SIDE)
+        if not short:
+            raise ValueError(
+                f"pictures must be {SIDE} pixels high and wide at least, got {height} x {height * aspect:g}"
+            )
+        long = max(1, round(short * max(aspect, 1 / aspect) / SIDE)) * SIDE
+        return (short, long) if aspect >= 1 else (long, short)
 
 
 def import_drives(
@@ -89,14 +111,19 @@ def import_drives(
         raise ValueError(f"{out} holds something already; choose another folder, or empty it")
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    attrs = {"held_out": held_out, "env": "", "fps": plan.fps, "recipe": "python -m drivedit.data import"}
     try:
         if images is not None:
-            episodes = _of_pictures(find_drives(images), plan, progress)
+            fps = plan.fps or PICTURES_FPS
+            episodes = _of_pictures(find_drives(images), plan, fps, progress)
         else:
             log.info("videos are compressed with loss: what they no longer show, no world can learn")
-            pairs = [(Video(v), ControlTable(c)) for v, c in zip(videos, controls, strict=True)]
-            episodes = _of_videos(pairs, plan, progress)
+            films = [Video(path) for path in videos]
+            fps = plan.fps or min(film.rate for film in films)
+            pairs = [(film, ControlTable(path, 1 / fps)) for film, path in zip(films, controls, strict=True)]
+            for film, table in pairs:
+                _check_clock(film, table, plan.offset, fps)
+            episodes = _of_videos(pairs, plan, fps, progress)
+        attrs = {"held_out": held_out, "env": "", "fps": fps, "recipe": "python -m drivedit.data import"}
         names, steps, count = [], 0, 0
         for number, batch in enumerate(batches(episodes)):
             names.append(shard_path("", number).name)
@@ -108,37 +135,87 @@ def import_drives(
         os.replace(work, out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    log.info("%d episodes, %d steps (%.1f minutes) in %s", count, steps, steps / plan.fps / 60, out)
+    log.info("%d episodes, %d steps (%.1f minutes at %.4g frames/s) in %s", count, steps, steps / fps / 60, fps, out)
     return [out / name for name in names]
 
 
-def _of_videos(pairs: list[tuple[Video, ControlTable]], plan: Plan, progress: bool) -> Iterator[Episode]:
+def _check_clock(video: Video, table: ControlTable, offset: float, fps: float) -> None:
+    """Raises ValueError unless a table covers a film, but for one frame at either end."""
+    first, last = offset, offset + video.seconds
+    if not table.covers(first + 1 / fps, last - 1 / fps):
+        raise ValueError(
+            f"{table.path} covers {table.time[0]:.2f} to {table.time[-1]:.2f} s, but {video.path} shows "
+            f"{first:.2f} to {last:.2f} s of that clock; shift the clock (offset) or cut the video"
+        )
+
+
+def _of_videos(pairs: list[tuple[Video, ControlTable]], plan: Plan, fps: float, progress: bool) -> Iterator[Episode]:
     """Episodes of videos with their tables."""
+    size = plan.size_of(pairs[0][0].size[0], pairs[0][0].aspect)
     for video, table in pairs:
-        total = round(video.count / video.rate * plan.fps) or None
-        frames = tqdm(video.frames(plan.fps, plan.size), video.path.name, total, unit="frame", disable=not progress)
-        for first, pictures in _cut(frames, plan.episode_steps):
-            seconds = (first + np.arange(len(pictures))) / plan.fps
-            times, slack = plan.offset + seconds, 1 / plan.fps
-            if not table.covers(times[0] + slack, times[-1] - slack):
-                raise ValueError(
-                    f"{table.path} covers {table.time[0]:.2f} to {table.time[-1]:.2f} s, but {video.path} shows "
-                    f"{times[0]:.2f} to {times[-1]:.2f} s of that clock; shift the clock (offset) or cut the video"
-                )
+        _say(video, table, plan, fps, size)
+        total = round(video.seconds * fps) + 1
+        frames = video.frames(fps, size, plan.fit)
+        shown = tqdm(frames, video.path.name, total, unit="frame", disable=not progress)
+        for seconds, pictures in _cut(_known(shown, table, plan.offset), plan.episode_steps):
+            times = plan.offset + seconds
             telemetry = np.full((len(times), len(TELEMETRY)), np.nan, np.float32)
             telemetry[:, TELEMETRY.index("speed")] = table.speed(times)
             yield _episode(
                 pictures,
                 table.controls(times),
                 {"source": video.path.name, "second": float(seconds[0])},
+                reward=table.reward(times),
+                ended=table.ends(times[-1], 1 / fps),
                 telemetry=telemetry,
                 poses=table.poses(times),
                 route=table.route(times[0], times[-1]),
             )
 
 
-def _of_pictures(drives: list[PictureDrive], plan: Plan, progress: bool) -> Iterator[Episode]:
+def _say(video: Video, table: ControlTable, plan: Plan, fps: float, size: tuple[int, int]) -> None:
+    """Says what is done to a film, and what is left out of it."""
+    every = abs(fps - video.rate) <= SAME * video.rate
+    rows, columns = (100 * kept for kept in share(video.aspect, size))
+    fits = {
+        "crop": f"crop keeps {rows:.0f}% of the height, {columns:.0f}% of the width",
+        "letterbox": f"all of the picture between black bars of {100 - min(rows, columns):.0f}%",
+        "stretch": f"all of the picture, {rows / columns:.2f} times as high for its width",
+    }
+    log.info(
+        "%s: %d x %d (height x width) at %.4g frames/s for %.1f s -> %d x %d, %s; %s",
+        video.path, *video.size, video.rate, video.seconds, *size,
+        "every frame" if every else f"{fps:.4g} frames/s (of {video.rate:.4g})", fits[plan.fit],
+    )  # fmt: skip
+    seconds, pauses = table.left_out(plan.offset, plan.offset + video.seconds)
+    for path, what, missing in ((video.path, "frames", video.left_out), (table.path, "lines", seconds)):
+        if missing:
+            log.warning("%s has no %s for %.2f s in all: the drive is cut there", path, what, missing)
+    if pauses:
+        log.warning("where a table holds lines only when something changes, add lines in between to keep the film")
+
+
+def _known(
+    frames: Iterable[tuple[int, float, np.ndarray]], table: ControlTable, offset: float
+) -> Iterator[tuple[int, float, np.ndarray]]:
+    """Leaves out what the table knows nothing of; numbers that follow each other belong together."""
+    jumps, before = 0, math.inf
+    for number, second, picture in frames:
+        time = offset + second
+        if not table.within_hole(time):
+            jumps += table.cut_between(before, time)
+            before = time
+            yield number + jumps, second, picture
+
+
+def _of_pictures(drives: list[PictureDrive], plan: Plan, fps: float, progress: bool) -> Iterator[Episode]:
     """Episodes of folders of pictures."""
+    height, width = read_picture(drives[0].frames[0]).shape[:2]
+    size = plan.size_of(height, width / height)
+    log.info(
+        "%d drives of pictures, %d x %d (height x width), taken as %.4g frames/s -> %d x %d, %s",
+        len(drives), height, width, fps, *size, plan.fit,
+    )  # fmt: skip
     for drive in drives:
         controls = drive.controls()[:, :2]
         if np.abs(controls).max() > 1:
@@ -146,51 +223,58 @@ def _of_pictures(drives: list[PictureDrive], plan: Plan, progress: bool) -> Iter
                 f"controls of {drive.folder} must lie in [-1, 1], the largest is {np.abs(controls).max():g}"
             )
         bar = tqdm(drive.frames, drive.name, unit="frame", disable=not progress)
-        frames = ((number, read_picture(path, plan.size)) for number, path in enumerate(bar))
-        for first, pictures in _cut(frames, plan.episode_steps):
-            start = {"source": drive.name, "second": first / plan.fps}
+        frames = ((number, number / fps, read_picture(path, size, plan.fit)) for number, path in enumerate(bar))
+        for seconds, pictures in _cut(frames, plan.episode_steps):
+            first = round(seconds[0] * fps)
+            start = {"source": drive.name, "second": float(seconds[0])}
             yield _episode(pictures, controls[first : first + len(pictures) - 1], start)
 
 
-def _cut(frames: Iterable[tuple[int, np.ndarray]], steps: int) -> Iterator[tuple[int, np.ndarray]]:
+def _cut(frames: Iterable[tuple[int, float, np.ndarray]], steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Cuts numbered frames into runs without holes, of about `steps` steps, half as many at least where possible.
 
     Yields:
-        Number of the first frame, and uint8 `[n + 1 >= 2, H, W, 3]`.
+        Seconds float64 `[n + 1 >= 2]`, and uint8 `[n + 1, H, W, 3]`.
     """
-    run: list[np.ndarray] = []
-    first = 0
-    for number, picture in frames:
-        if run and number != first + len(run):
+    run: list[tuple[float, np.ndarray]] = []
+    last = 0
+    for number, second, picture in frames:
+        if run and number != last + 1:
             if len(run) > 1:
-                yield first, np.stack(run)
+                yield _stacked(run)
             run = []
-        if not run:
-            first = number
-        run.append(picture)
+        last = number
+        run.append((second, picture))
         if len(run) == (steps + 1) + (steps + 1) // 2:
-            yield first, np.stack(run[: steps + 1])
-            first, run = first + steps + 1, run[steps + 1 :]
+            yield _stacked(run[: steps + 1])
+            run = run[steps + 1 :]
     if len(run) > 1:
-        yield first, np.stack(run)
+        yield _stacked(run)
+
+
+def _stacked(run: list[tuple[float, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([second for second, _ in run]), np.stack([picture for _, picture in run])
 
 
 def _episode(
     frames: np.ndarray,
     controls: np.ndarray,
     start: dict[str, str | float],
+    reward: np.ndarray | None = None,
+    ended: bool = False,
     telemetry: np.ndarray | None = None,
     poses: np.ndarray | None = None,
     route: np.ndarray | None = None,
 ) -> Episode:
     """An episode that knows what was given, and nothing else."""
     steps = len(controls)
+    reward = np.full(steps, np.nan, np.float32) if reward is None else reward
     return Episode(
         frames=frames,
         controls=controls,
-        reward=np.full(steps, np.nan, np.float32),
-        progress=np.full(steps, np.nan, np.float32),
-        terminated=np.zeros(steps, bool),
+        reward=reward,
+        progress=reward.copy(),  # all of it is learned
+        terminated=np.arange(steps) == (steps - 1 if ended else -1),
         telemetry=np.full((steps + 1, len(TELEMETRY)), np.nan, np.float32) if telemetry is None else telemetry,
         poses=np.full((steps + 1, 3), np.nan) if poses is None else poses,
         route=np.zeros((0, 2), np.float32) if route is None else route,

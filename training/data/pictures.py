@@ -22,6 +22,7 @@ import numpy as np
 KINDS = (".png", ".jpg", ".jpeg")
 FIELDS = ("steering", "acceleration", "goal_x", "goal_y")
 NEEDED = ("steering", "acceleration")
+FITS = ("crop", "letterbox", "stretch")
 ALIASES = {"throttle": "acceleration"}
 
 
@@ -102,17 +103,19 @@ def find_drives(folder: str | Path) -> list[PictureDrive]:
     return drives
 
 
-def read_picture(path: Path, size: tuple[int, int]) -> np.ndarray:
+def read_picture(path: Path, size: tuple[int, int] | None = None, fit: str = "stretch") -> np.ndarray:
     """A picture, uint8 `[H, W, 3]`, red first.
 
     Args:
         path: The file.
-        size: Height and width to bring it to.
+        size: Height and width to bring it to; None: its own.
+        fit: How, see `fitted`.
 
     Raises:
         ValueError: The file is not a picture.
     """
-    return resized(cv2.cvtColor(_read(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), size)
+    picture = cv2.cvtColor(_read(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return picture if size is None else fitted(picture, size, fit)
 
 
 def read_depth(path: Path, size: tuple[int, int]) -> np.ndarray:
@@ -133,6 +136,37 @@ def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return picture
     shrinks = size[0] <= picture.shape[0] and size[1] <= picture.shape[1]
     return cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def fitted(picture: np.ndarray, size: tuple[int, int], fit: str, aspect: float | None = None) -> np.ndarray:
+    """A picture brought to a height and width of perhaps another aspect.
+
+    Args:
+        picture: uint8 `[H, W, 3]`.
+        size: Height and width.
+        fit: crop: what is too high or too wide is cut off on both sides; letterbox: all is kept, between black bars;
+            stretch: all is kept, and distorted.
+        aspect: Width over height of the picture as it is shown; None: its pixels are square.
+    """
+    if fit == "stretch":
+        return resized(picture, size)
+    height, width = picture.shape[:2]
+    kept = share(aspect or width / height, size)
+    if fit == "crop":
+        rows, columns = max(1, round(height * kept[0])), max(1, round(width * kept[1]))
+        top, left = (height - rows) // 2, (width - columns) // 2
+        return resized(picture[top : top + rows, left : left + columns], size)
+    inner = max(1, round(size[0] * kept[1])), max(1, round(size[1] * kept[0]))
+    top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    boxed = np.zeros((*size, 3), np.uint8)
+    boxed[top : top + inner[0], left : left + inner[1]] = resized(picture, inner)
+    return boxed
+
+
+def share(aspect: float, size: tuple[int, int]) -> tuple[float, float]:
+    """The shares of height and width that are left of a picture of some aspect when it is cropped to that of `size`."""
+    wanted = size[1] / size[0]
+    return min(1.0, aspect / wanted), min(1.0, wanted / aspect)
 
 
 def _read(path: Path, flags: int) -> np.ndarray:

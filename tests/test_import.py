@@ -371,7 +371,9 @@ TABLES = {
     "not increasing": ("time,steering,throttle\n0,0,0\n1,0,0\n1,0,0\n", "line 4 has 1 after 1"),
     "text": ("time,steering,throttle\n0,0,0\n1,left,0\n", "line 3 .* must hold 3 numbers, got '1,left,0'"),
     "ragged": ("time,steering,throttle\n0,0,0\n1,0\n", "line 3"),
-    "range": ("time,steering,throttle\n0,0,0\n9,90,0\n", r"in \[-1, 1\], the largest is 90"),
+    "range": ("time,steering,throttle\n0,0,0\n9,90,0\n", r"steering in .* must lie in \[-1, 1\], got 90 \(degrees"),
+    "percent": ("time,steering,throttle\n0,0,0\n9,0,-60\n", "throttle in .* got -60 .*full throttle and full brake"),
+    "terminated": ("time,steering,throttle,terminated\n0,0,0,0\n9,0,0,2\n", "must be 0 or 1, got 2"),
     "late": ("time,steering,throttle\n1,0,0\n9,0,0\n", "covers 1.00 to 9.00 s, but drive.mp4 shows 0.00 to 4.50"),
     "early": ("time,steering,throttle\n0,0,0\n2,0,0\n", "covers 0.00 to 2.00"),
 }

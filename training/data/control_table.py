@@ -67,17 +67,21 @@ class ControlTable:
         if len(self.time) < 2 or not (np.diff(self.time) > 0).all():
             late = np.flatnonzero(np.diff(self.time) <= 0)
             where = (
-                f"line {late[0] + 3} has {self.time[late[0] + 1]:g} after {self.time[late[0]]:g}" if len(late) else ""
+                f"line {late[0] + 3} has {self.time[late[0] + 1]:.15g} after {self.time[late[0]]:.15g}"
+                if len(late)
+                else ""
             )
             raise ValueError(
                 f"the time in {self.path} must increase over at least 2 lines; {where or 'there are fewer'}"
             )
+        for name, full in zip(NEEDED[1:], ("full lock", "full throttle and full brake"), strict=True):
+            largest = self.columns[name][np.abs(self.columns[name]).argmax()]
+            if abs(largest) > 1:
+                raise ValueError(
+                    f"{name} in {self.path} must lie in [-1, 1], got {largest:g} (degrees, percent?); divide it by "
+                    f"what {full} is in its own unit"
+                )
         controls = np.stack([self.columns[name] for name in NEEDED[1:]], -1)
-        if np.abs(controls).max() > 1:
-            raise ValueError(
-                f"steering and throttle in {self.path} must lie in [-1, 1], the largest is {np.abs(controls).max():g}; "
-                "divide them by what full lock and full throttle or brake are"
-            )
         ended = self.columns.get("terminated", np.zeros(len(self.time)))
         if not np.isin(ended, (0, 1)).all():
             raise ValueError(f"terminated in {self.path} must be 0 or 1, got {ended[~np.isin(ended, (0, 1))][0]:g}")

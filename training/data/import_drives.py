@@ -22,6 +22,7 @@ from tqdm import tqdm
 from drivedit.data.control_table import ControlTable
 from drivedit.data.pictures import FITS, PictureDrive, find_drives, read_picture, share
 from drivedit.data.recordings import TELEMETRY, Episode, batches, shard_path, write_shard
+from drivedit.data.table_checks import check_clock, check_units
 from drivedit.data.video import SAME, Video
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,8 @@ def import_drives(
             fps = plan.fps or min(film.rate for film in films)
             pairs = [(film, ControlTable(path, 1 / fps)) for film, path in zip(films, controls, strict=True)]
             for film, table in pairs:
-                _check_clock(film, table, plan.offset, fps)
+                check_clock(film, table, plan.offset, fps)
+                check_units(table)
             episodes = _of_videos(pairs, plan, fps, progress)
         attrs = {"held_out": held_out, "env": "", "fps": fps, "recipe": "python -m drivedit.data import"}
         names, steps, count = [], 0, 0
@@ -137,16 +139,6 @@ def import_drives(
         shutil.rmtree(work, ignore_errors=True)
     log.info("%d episodes, %d steps (%.1f minutes at %.4g frames/s) in %s", count, steps, steps / fps / 60, fps, out)
     return [out / name for name in names]
-
-
-def _check_clock(video: Video, table: ControlTable, offset: float, fps: float) -> None:
-    """Raises ValueError unless a table covers a film, but for one frame at either end."""
-    first, last = offset, offset + video.seconds
-    if not table.covers(first + 1 / fps, last - 1 / fps):
-        raise ValueError(
-            f"{table.path} covers {table.time[0]:.2f} to {table.time[-1]:.2f} s, but {video.path} shows "
-            f"{first:.2f} to {last:.2f} s of that clock; shift the clock (offset) or cut the video"
-        )
 
 
 def _of_videos(pairs: list[tuple[Video, ControlTable]], plan: Plan, fps: float, progress: bool) -> Iterator[Episode]:

@@ -9,6 +9,8 @@ os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -74,3 +76,12 @@ def tiny_world():
     for weight in world.parameters():
         weight.data = torch.randn(weight.shape, generator=generator) * 0.2 / max(weight[0].numel(), 1) ** 0.5
     return world
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory) -> tuple[Path, Path]:
+    """A film of 96 x 96 and its table; not to be changed."""
+    from films import STEPS, write_table, write_video
+
+    folder = tmp_path_factory.mktemp("film")
+    return write_video(folder / "drive.mp4", range(STEPS + 1)), write_table(folder / "drive.csv")

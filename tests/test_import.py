@@ -1,77 +1,30 @@
 """Filmed drives become recordings, and recordings without route, reward and telemetry become worlds to drive in."""
 
 import json
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
 import gymnasium as gym
 import numpy as np
 import pytest
+from films import FPS, STEPS, shade, write_table, write_video
 
 from drivedit.config import StudentConfig, VAEConfig, WorldConfig
 from drivedit.data import __main__ as data_commands
 from drivedit.data.clips import Drives, suit
 from drivedit.data.control_table import ControlTable
 from drivedit.data.import_drives import Plan, import_drives
-from drivedit.data.pictures import fitted
 from drivedit.data.recordings import TELEMETRY, iter_episodes, read_attrs, shard_paths, write_shard
 from drivedit.data.sheet import write_sheet
 from drivedit.data.video import Video
 from drivedit.training import __main__ as training_commands
 from drivedit.utils.video import VideoWriter
 
-FPS, STEPS = 20, 90
 WORLD = WorldConfig(
     VAEConfig(3, 4, [8, 8, 16, 16], 1, False, 0.1, temporal_kernel=1),
     StudentConfig(16, 16, 1, 2, dropout=0.0, tokens_per_frame=16, window=3, history=2, control_dim=7, route_dim=61),
     view=None,
 )
-
-
-def shade(frame: int) -> int:
-    return 20 + 2 * frame
-
-
-def write_video(
-    path: Path, numbers: range | list[int], size: tuple[int, int] = (96, 96), fps: int = FPS, pixel: int = 1
-) -> Path:
-    """Frame `i` is grey of `shade(i)` and shown at second i / fps; numbers that are left out are a hole.
-
-    Pixels are `pixel` times as wide as high.
-    """
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=fps, bit_rate=2_000_000)
-        assert isinstance(stream, av.VideoStream)
-        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
-        stream.codec_context.sample_aspect_ratio = Fraction(pixel)
-        for number in numbers:
-            picture = av.VideoFrame.from_ndarray(np.full((*size, 3), shade(number), np.uint8), format="rgb24")
-            picture.pts, picture.time_base = number, Fraction(1, fps)
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-    return path
-
-
-def write_table(path: Path, seconds: float = STEPS / FPS + 0.1, rate: int = 50, start: float = 0.0, **more) -> Path:
-    """Steering rises evenly from 0 to .5, throttle is a quarter; further columns are functions of time."""
-    time = np.arange(0, seconds, 1 / rate)
-    columns = {
-        "time": time + start,
-        "steering": 0.5 * time / time[-1],
-        "throttle": np.full(len(time), 0.25),
-        **{k: f(time) for k, f in more.items()},
-    }
-    lines = [",".join(columns), *(",".join(f"{v:.6f}" for v in row) for row in zip(*columns.values(), strict=True))]
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-@pytest.fixture(scope="module")
-def film(tmp_path_factory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("film")
-    return write_video(folder / "drive.mp4", range(STEPS + 1)), write_table(folder / "drive.csv")
 
 
 def test_three_commands_from_a_video_to_a_world_that_steps(film, tmp_path):
@@ -170,91 +123,6 @@ def test_positions_give_poses_a_route_and_speed_is_telemetry(film, tmp_path):
     world = suit(WORLD, drives)
     assert world.telemetry == ["speed"] and world.telemetry_scale == [20.0] and world.student.route_dim == 61
     assert np.abs(drives.codes(world)).max() > 0.1
-
-
-def test_the_films_rate_and_aspect_are_kept_and_what_is_done_is_said(tmp_path, caplog):
-    caplog.set_level("INFO")
-    video = write_video(tmp_path / "wide.mp4", range(31), (90, 160), fps=30)
-    table = write_table(tmp_path / "wide.csv", 1.1)
-    out = tmp_path / "mine"
-    assert data_commands.main(["import", "--video", str(video), "--controls", str(table), "--out", str(out)]) == 0
-    (episode,) = iter_episodes(out)
-    assert episode.frames.shape == (31, 64, 112, 3) and read_attrs(shard_paths(out)[0])["fps"] == 30
-    assert np.abs(episode.frames.mean((1, 2, 3)) - [shade(k) for k in range(31)]).max() < 3
-    assert "90 x 160 (height x width) at 30 frames/s for 1.0 s -> 64 x 112, every frame" in caplog.text
-    assert "crop keeps 100% of the height, 98% of the width" in caplog.text
-    caplog.clear()
-    import_drives(tmp_path / "slow", [video], [table], plan=Plan(15, (96, 160), "letterbox"), progress=False)
-    (episode,) = iter_episodes(tmp_path / "slow")
-    assert episode.frames.shape == (16, 96, 160, 3), "larger than the film when asked for"
-    assert not episode.frames[0, :2].any() and episode.frames[0, 4:-4].min() > 10, "bars above and below"
-    assert "15 frames/s (of 30)" in caplog.text and "black bars of 6%" in caplog.text
-    sizes = {(720, 16 / 9): (64, 112), (1080, 4 / 3): (64, 80), (1280, 9 / 16): (112, 64), (48, 2.0): (48, 96)}
-    assert {film: Plan().size_of(*film) for film in sizes} == sizes
-    with pytest.raises(ValueError, match="16 pixels high and wide at least, got 8 x 32"):
-        Plan().size_of(8, 4.0)
-
-
-def test_pixels_that_are_not_square_and_the_slowest_of_several_films(film, tmp_path):
-    video = write_video(tmp_path / "wide.mp4", range(16), (96, 64), fps=10, pixel=3)
-    assert Video(video).aspect == 2 and Video(video).size == (96, 64)
-    tables = [film[1], write_table(tmp_path / "wide.csv", 1.6)]
-    paths = import_drives(tmp_path / "mine", [film[0], video], tables, progress=False)
-    first, second = iter_episodes(tmp_path / "mine")
-    assert read_attrs(paths[0])["fps"] == 10 and (len(first), len(second)) == (45, 15)
-    assert first.frames.shape[1:] == second.frames.shape[1:] == (64, 64, 3)
-
-
-def test_pictures_are_cropped_boxed_or_stretched():
-    picture = np.zeros((20, 60, 3), np.uint8)
-    picture[:, 20:40] = 200  # the middle third is bright
-    assert (fitted(picture, (16, 16), "crop") == 200).all()
-    stretched = fitted(picture, (20, 30), "stretch")
-    assert (stretched[:, 10:20] == 200).all() and not stretched[:, :10].any()
-    boxed = fitted(picture, (60, 60), "letterbox")
-    assert np.array_equal(boxed[20:40], picture) and not boxed[:20].any() and not boxed[40:].any()
-    tall = fitted(picture.transpose(1, 0, 2), (60, 60), "letterbox", aspect=1 / 3)
-    assert np.array_equal(tall, boxed.transpose(1, 0, 2))
-    assert (fitted(picture, (16, 32), "crop", aspect=6.0)[:, 1:-1] == 200).all(), "pixels twice as wide as high"
-
-
-def test_rewards_and_endings_of_a_table(tmp_path):
-    """Each line's reward was earned since the line before: sums over the frames' intervals lose none of it."""
-    video = write_video(tmp_path / "drive.mp4", range(21), fps=10)
-    time = np.round(np.arange(43) / 20, 3)
-    ended = (time == 1.0) | (time == 1.7)
-    lines = [f"{t},0,0,{k},{int(e)}" for k, (t, e) in enumerate(zip(time, ended, strict=True))]
-    table = tmp_path / "drive.csv"
-    table.write_text("\n".join(["time,steering,throttle,reward,terminated", *lines]) + "\n")
-    import_drives(tmp_path / "mine", [video], [table], progress=False)
-    first, second, third = iter_episodes(tmp_path / "mine")
-    assert [len(e) for e in (first, second, third)] == [10, 6, 2]
-    assert np.allclose(first.reward, [(2 * k + 1) + (2 * k + 2) for k in range(10)])
-    assert np.array_equal(first.reward, first.progress)
-    assert second.start["second"] == pytest.approx(1.1) and np.allclose(second.reward[0], 23 + 24)
-    assert first.terminated.nonzero()[0].tolist() == [9] and second.terminated.nonzero()[0].tolist() == [5]
-    assert not third.terminated.any(), "the film ends, the drive does not"
-    coarse = tmp_path / "coarse.csv"
-    coarse.write_text("time,steering,throttle,reward\n0,0,0,7\n1,0,0,10\n2.5,0,0,-3\n")
-    earned = ControlTable(coarse).reward(np.array([0.0, 0.25, 1.0, 2.0, 2.5]))
-    assert np.allclose(earned, [2.5, 7.5, -2, -1]), "evenly between the lines; before the first one nothing is known"
-
-
-def test_holes_of_a_table_cut_the_drive_and_are_counted(film, tmp_path, caplog):
-    path = write_table(tmp_path / "drive.csv", x=lambda t: 10 * t, y=lambda t: 0 * t)
-    head, *lines = path.read_text().splitlines()
-    kept = [line for line in lines if not 1.0 < float(line.split(",")[0]) < 2.5]
-    path.write_text("\n".join([head, *kept]) + "\n")
-    import_drives(tmp_path / "mine", [film[0]], [path], progress=False)
-    before, after = iter_episodes(tmp_path / "mine")
-    assert (len(before), len(after)) == (20, 40), "20 frames/s, to second 1 and from second 2.5"
-    assert after.start["second"] == 2.5 and f"{path} has no lines for 1.50 s in all" in caplog.text
-    assert before.route[:, 0].max() <= 10 and after.route[:, 0].min() >= 25, "no route leads across a hole"
-    caplog.clear()
-    kept = [line for line in lines if not 1.0 < float(line.split(",")[0]) < 1.05]
-    path.write_text("\n".join([head, *kept]) + "\n")
-    import_drives(tmp_path / "whole", [film[0]], [path], progress=False)
-    assert [len(e) for e in iter_episodes(tmp_path / "whole")] == [90] and "no lines" not in caplog.text
 
 
 def test_a_wide_film_with_rewards_becomes_a_world_that_earns(tmp_path):

@@ -10,6 +10,7 @@ from typing import Any, cast
 from drivedit.agents.drive import Agent
 from drivedit.agents.policies import POLICIES
 from drivedit.agents.policy import Policy
+from drivedit.agents.zips import read_zip
 
 
 def load_agent(name: str, seed: int = 0) -> Agent:
@@ -28,7 +29,9 @@ def load_agent(name: str, seed: int = 0) -> Agent:
     """
     if name in POLICIES:
         return POLICIES[name](seed)
-    if Path(name).suffix in (".safetensors", ".zip"):
+    if Path(name).suffix == ".zip":
+        return read_zip(name)
+    if Path(name).suffix == ".safetensors":
         return Policy.load(name)
     module, _, attribute = name.partition(":")
     if not module or not attribute:

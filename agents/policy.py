@@ -1,20 +1,16 @@
 """A learned policy on disk and at the wheel, without Stable-Baselines3 and without pickle.
 
-A policy is one safetensors file: the weights of the actor, and in its header what else must be known (`PolicySpec`).
-The network is read off the weights; the architectures are those of SB3's default policies: the convolutions of Mnih et
-al. (2015) or a flat input, maybe an LSTM, and a multilayer perceptron. The zip files of SB3 can be read as well: only
-their JSON and their tensors, never the pickled objects in them.
+A policy is one safetensors file: the weights of the actor, and in its header what else must be known (`PolicySpec`),
+under a digest of both. The network is read off the weights; the architectures are those of SB3's default policies: the
+convolutions of Mnih et al. (2015) or a flat input, maybe an LSTM, and a multilayer perceptron.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import pickle
-import zipfile
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -25,16 +21,16 @@ from drivedit.agents.wrappers import Memory
 from drivedit.config.base import BaseConfig
 from drivedit.utils import read_tensors, write_tensors
 
-FORMAT = "drivedit-agent-1"
+FORMAT = "drivedit-agent-2"
+MOST_SEEN = 2**26  # numbers that a policy may see at once, 0.27 GB
 STRIDES = (4, 2, 1)
-ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
-# Where the parts of an actor are in a state dict of SB3; the first prefix that is there counts.
-PARTS = {
-    "features": ("actor.features_extractor.", "pi_features_extractor.", "features_extractor."),
-    "lstm": ("lstm_actor.",),
-    "hidden": ("actor.latent_pi.", "mlp_extractor.policy_net."),
-    "out": ("actor.mu.", "action_net."),
-}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    kind.__name__.lower(): kind
+    for kind in (
+        nn.Tanh, nn.ReLU, nn.ELU, nn.GELU, nn.LeakyReLU, nn.SELU, nn.CELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Softplus,
+        nn.Softsign, nn.Hardswish, nn.Hardtanh, nn.ReLU6, nn.Identity,
+    )
+}  # fmt: skip
 
 
 @dataclass
@@ -43,16 +39,22 @@ class PolicySpec(BaseConfig):
 
     Attributes:
         shape: Of one observation: frames uint8 `[H, W, 3]`, or latents float32 `[C, h, w]`.
+        sees: `pixels` or `latent`.
         gray: Whether frames are made grey.
         stack: Observations that the policy sees at once.
-        activation: Of the perceptron, `tanh` or `relu`.
-        squash: Whether actions pass through tanh (SAC); else they are clipped to the box.
+        padding: What stands before the first observation of an episode: `first`, copies of it, or `zeros`.
+        normalize: Whether frames are divided by 255.
+        activation: Of the perceptron: a key of `ACTIVATIONS`, with torch's default arguments.
+        squash: Whether actions pass through tanh (SAC, TD3); else they are clipped to the box.
         repeat: Steps that every decision lasts.
     """
 
     shape: list[int]
+    sees: Literal["pixels", "latent"] = "pixels"
     gray: bool = False
     stack: int = 1
+    padding: Literal["first", "zeros"] = "first"
+    normalize: bool = True
     activation: str = "tanh"
     squash: bool = False
     repeat: int = 1
@@ -60,15 +62,20 @@ class PolicySpec(BaseConfig):
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {list(ACTIVATIONS)}, got {self.activation!r}")
-        if self.repeat < 1:
-            raise ValueError(f"repeat must be at least 1, got {self.repeat}")
-        if len(self.shape) != 3:
-            raise ValueError(f"an observation has three axes, got {self.shape}")
+        if self.repeat < 1 or self.stack < 1:
+            raise ValueError(f"repeat and stack must be at least 1, got {self.repeat} and {self.stack}")
+        if self.sees == "pixels" and (len(self.shape) != 3 or self.shape[2] != 3):
+            raise ValueError(f"a frame is [H, W, 3], got {self.shape}")
+        if len(self.shape) != 3 or min(self.shape) < 1 or self.stack * math.prod(self.shape) > MOST_SEEN:
+            raise ValueError(
+                f"an observation has three axes, and all that is seen at once at most {MOST_SEEN} numbers; "
+                f"got {self.stack} of {self.shape}"
+            )
 
     @property
     def space(self) -> gym.spaces.Box:
         """The space of one observation."""
-        if self.shape[2] == 3:
+        if self.sees == "pixels":
             return gym.spaces.Box(0, 255, tuple(self.shape), np.uint8)
         return gym.spaces.Box(-np.inf, np.inf, tuple(self.shape), np.float32)
 
@@ -79,11 +86,21 @@ class Actor(nn.Module):
     Args:
         weights: Names `features.*`, `lstm.*`, `hidden.*` and `out.*`.
         activation: Class of the perceptron's activation.
+
+    Raises:
+        RuntimeError, KeyError or IndexError: The weights are of another network.
     """
 
     def __init__(self, weights: dict[str, torch.Tensor], activation: type[nn.Module]) -> None:
         super().__init__()
-        shapes = {name: tuple(value.shape) for name, value in weights.items()}
+        with torch.device("meta"):  # nothing is allocated: the weights are the parameters, if they fit
+            self._build({name: tuple(value.shape) for name, value in weights.items()}, activation)
+        self.load_state_dict(weights, assign=True)
+        self.requires_grad_(False)
+        self.eval()
+
+    def _build(self, shapes: dict[str, tuple[int, ...]], activation: type[nn.Module]) -> None:
+        """Layers of the shapes that the weights have."""
         self.features = nn.Module()
         convolutions = [shapes[n] for i in (0, 2, 4) if (n := f"features.cnn.{i}.weight") in shapes]
         self.flat = not convolutions
@@ -97,14 +114,12 @@ class Actor(nn.Module):
         self.lstm: nn.LSTM | None = None
         if "lstm.weight_ih_l0" in shapes:
             gates, inner = shapes["lstm.weight_ih_l0"]
-            self.lstm = nn.LSTM(inner, gates // 4)
+            self.lstm = nn.LSTM(inner, gates // 4, sum(name.startswith("lstm.weight_ih_l") for name in shapes))
         layers = []
         for name in (n for i in range(len(shapes)) if (n := f"hidden.{2 * i}.weight") in shapes):
             layers += [nn.Linear(shapes[name][1], shapes[name][0]), activation()]
         self.hidden = nn.Sequential(*layers)
         self.out = nn.Linear(shapes["out.weight"][1], shapes["out.weight"][0])
-        self.load_state_dict(weights)
-        self.eval()
 
     @torch.no_grad()
     def forward(self, seen: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
@@ -124,19 +139,26 @@ class Policy:
         weights: Of the actor, see `Actor`.
 
     Raises:
-        ValueError: The weights are of no known architecture, or do not fit the spec.
+        ValueError: The weights are of no known architecture, do not fit the spec, or are not finite.
     """
 
     def __init__(self, spec: PolicySpec, weights: dict[str, torch.Tensor]) -> None:
+        wrong = [name for name, value in weights.items() if not (value.is_floating_point() and value.isfinite().all())]
+        if wrong:
+            raise ValueError(f"the weights of a policy are finite floating-point numbers, these are not: {wrong}")
         self.spec, self.weights = spec, {k: v.detach().float().cpu().contiguous() for k, v in weights.items()}
         try:
             self._actor = Actor(self.weights, ACTIVATIONS[spec.activation])
-            self._memory = Memory(spec.space, spec.gray, spec.stack)
+            self._memory = Memory(spec.space, spec.gray, spec.stack, spec.padding)
             self.reset()
-            self(np.zeros(spec.shape, spec.space.dtype))
-        except (KeyError, RuntimeError, ValueError) as error:
+            answer = self(np.zeros(spec.shape, spec.space.dtype))
+        except (KeyError, IndexError, RuntimeError, ValueError) as error:
             names = ", ".join(f"{name} {list(value.shape)}" for name, value in weights.items())
             raise ValueError(f"no known policy network for {spec} has these weights: {names} ({error})") from error
+        if not np.isfinite(answer).all():
+            raise ValueError(
+                f"the weights of this policy are beyond what float32 can compute with, it answers {answer}"
+            )
         self.reset()
 
     def reset(self) -> None:
@@ -167,7 +189,7 @@ class Policy:
         seen = self._memory.begin(row, np.ones(1, bool)) if self._fresh else self._memory.push(row)
         self._fresh = False
         x = torch.from_numpy(seen).float()
-        mean, self._state = self._actor(x / 255.0 if self._memory.frames else x, self._state)
+        mean, self._state = self._actor(x / 255.0 if self._memory.frames and self.spec.normalize else x, self._state)
         mean = mean.tanh() if self.spec.squash else mean.clamp(-1.0, 1.0)
         self._action, self._left = mean[0].numpy().astype(np.float32), self.spec.repeat - 1
         return self._action.copy()
@@ -178,52 +200,14 @@ class Policy:
 
     @classmethod
     def load(cls, path: str | Path) -> Policy:
-        """Reads a policy that `save` wrote, or a zip of SB3's (PPO, RecurrentPPO or SAC, default architecture).
+        """Reads a policy that `save` wrote; `drivedit.agents.zips.read_zip` reads those of Stable-Baselines3.
 
         Raises:
             FileNotFoundError: There is no such file.
             ValueError: The file is damaged, or holds something else.
         """
-        path = Path(path)
-        if path.suffix == ".zip" and path.is_file():
-            return _from_zip(path)
         weights, spec = read_tensors(path, FORMAT)
-        return cls(PolicySpec.from_dict(spec), weights)
-
-
-def actor_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The actor's part of the state dict of an SB3 policy, under the names of `Actor`.
-
-    Raises:
-        ValueError: It is of another architecture.
-    """
-    weights = {}
-    for part, prefixes in PARTS.items():
-        prefix = next((p for p in prefixes if any(name.startswith(p) for name in state)), None)
-        if prefix is not None:
-            weights |= {f"{part}.{n.removeprefix(prefix)}": v for n, v in state.items() if n.startswith(prefix)}
-    if "out.weight" not in weights:
-        raise ValueError(f"the actor of PPO, RecurrentPPO or SAC is needed, got weights {sorted(state)}")
-    return weights
-
-
-def _from_zip(path: Path) -> Policy:
-    """Reads SB3's zip: its tensors, and the text of its JSON; nothing in it is unpickled."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            data = json.loads(archive.read("data"))
-            tensors = io.BytesIO(archive.read("policy.pth"))
-        state = torch.load(tensors, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, pickle.UnpicklingError, RuntimeError) as error:
-        why = type(error).__name__  # torch's own message would tell to unpickle what nobody has checked
-        raise ValueError(f"{path} is no zip of Stable-Baselines3, or damaged ({why})") from error
-    weights = actor_weights(state)
-    squash = any(name.startswith("actor.") for name in state)
-    told = str(data.get("policy_kwargs", {}).get("activation_fn", "ReLU" if squash else "Tanh"))
-    spec = PolicySpec([64, 64, 3], activation="relu" if "ReLU" in told else "tanh", squash=squash)
-    first = weights.get("features.cnn.0.weight")
-    if first is None:
-        raise ValueError(f"{path} does not see frames; only a policy with convolutions can be read from a zip")
-    channels = first.shape[1]
-    colours = 3 if channels % 3 == 0 else 1
-    return Policy(replace(spec, gray=colours == 1, stack=channels // colours), weights)
+        try:
+            return cls(PolicySpec.from_dict(spec), weights)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} describes no policy ({error})") from error

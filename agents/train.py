@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from drivedit.agents.policy import Policy, PolicySpec, actor_weights
+from drivedit.agents.policy import Policy, PolicySpec
 from drivedit.agents.scores import score
 from drivedit.agents.wrappers import OffRoad, Patience, Pessimism, RandomLook, Remember, Repeat, ResetWith
+from drivedit.agents.zips import actor_weights
 from drivedit.config.base import BaseConfig
 from drivedit.utils import generator, write_atomically
 
@@ -212,7 +213,10 @@ def export(model: BaseAlgorithm, config: TrainConfig) -> Policy:
     space = gym_space(config)
     squash = config.algorithm == "sac"
     activation = "relu" if squash else "tanh"  # SB3's defaults
-    spec = PolicySpec(list(space.shape or ()), config.gray, config.stack, activation, squash, config.repeat)
+    spec = PolicySpec(
+        list(space.shape or ()), "pixels" if config.obs == "pixels" else "latent", config.gray, config.stack,
+        activation=activation, squash=squash, repeat=config.repeat,
+    )  # fmt: skip
     return Policy(spec, actor_weights(model.policy.state_dict()))
 
 

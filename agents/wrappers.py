@@ -218,14 +218,15 @@ class Memory:
         space: Of one observation: frames uint8 `[H, W, 3]`, or an array `[C, h, w]` such as a latent.
         gray: Whether frames lose their colours.
         stack: K.
+        padding: What stands before the first observation of an episode: `first`, copies of it, or `zeros`.
     """
 
-    def __init__(self, space: gym.spaces.Space, gray: bool, stack: int) -> None:
+    def __init__(self, space: gym.spaces.Space, gray: bool, stack: int, padding: str = "first") -> None:
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 3:
             raise ValueError(f"a policy sees frames uint8 [H, W, 3] or latents [C, h, w], got {space}")
         if stack < 1:
             raise ValueError(f"stack must be at least 1, got {stack}")
-        self.frames, self.gray, self.stack = is_frame(space), gray, stack
+        self.frames, self.gray, self.stack, self.padding = is_frame(space), gray, stack, padding
         if gray and not self.frames:
             raise ValueError(f"only frames uint8 [H, W, 3] can be made grey, got {space}")
         height, width, channels = space.shape
@@ -236,14 +237,17 @@ class Memory:
         self._kept = np.zeros((0, *self.space.shape), self.space.dtype)
 
     def begin(self, observations: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Begins episodes of the worlds in the mask: their past is their first observation, K times.
+        """Begins episodes of the worlds in the mask, with a past as `padding` says.
 
         Returns:
             What the policy sees of all worlds, `[N, K C, H, W]`, the caller's to keep.
         """
         if len(self._kept) != len(observations):
             self._kept = np.zeros((len(observations), *self.space.shape), self.space.dtype)
-        self._kept[mask] = np.tile(self._see(observations[mask]), (1, self.stack, 1, 1))
+        first = self._see(observations[mask])
+        self._kept[mask] = np.tile(first, (1, self.stack, 1, 1))
+        if self.padding == "zeros":
+            self._kept[mask, : -self._parts] = 0
         return self._kept.copy()
 
     def push(self, observations: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from drivedit.agents.load import load_agent
 from drivedit.agents.policy import Policy, PolicySpec
 from drivedit.agents.scores import Scores, score
 from drivedit.agents.train import TrainConfig, _model, export, open_env, train, warmth
+from drivedit.agents.zips import read_zip
 
 SMALL: dict[str, Any] = {"num_envs": 2, "rollout": 8, "segment": 16, "steps": 32, "horizon": 5, "buffer": 24}
 
@@ -186,7 +187,7 @@ def test_a_zip_is_read_without_unpickling(tmp_path):
     model = _model(run, open_env(run))
     model.save(tmp_path / "model.zip")
     frames = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
-    ours, theirs = export(model, run), load_agent(str(tmp_path / "model.zip"))
+    ours, theirs = export(model, run), read_zip(tmp_path / "model.zip", padding="first")
     assert all(np.array_equal(ours(frame), theirs(frame)) for frame in frames)
     with zipfile.ZipFile(tmp_path / "model.zip") as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
@@ -214,12 +215,12 @@ def test_wrong_agents_are_named(tmp_path):
     with pytest.raises(ValueError, match="cannot be called"):
         load_agent("drivedit.agents.lane_keeper:FRAME")
     assert load_agent("drivedit.agents.lane_keeper:LaneKeeper")(np.zeros((64, 64, 3), np.uint8)).shape == (2,)
-    policy = Policy(PolicySpec([1, 2, 2]), {"out.weight": torch.ones(2, 4), "out.bias": torch.zeros(2)})
+    policy = Policy(PolicySpec([1, 2, 2], "latent"), {"out.weight": torch.ones(2, 4), "out.bias": torch.zeros(2)})
     assert policy(np.full((1, 2, 2), 0.1, np.float32)) == pytest.approx([0.4, 0.4])
     with pytest.raises(ValueError, match=r"float32 \[1, 2, 2\], got uint8"):
         policy(np.zeros((64, 64, 3), np.uint8))
     with pytest.raises(ValueError, match="no known policy network"):
-        Policy(PolicySpec([1, 2, 2]), {"out.weight": torch.ones(2, 5), "out.bias": torch.zeros(2)})
+        Policy(PolicySpec([1, 2, 2], "latent"), {"out.weight": torch.ones(2, 5), "out.bias": torch.zeros(2)})
 
 
 def test_a_policy_keeps_to_its_decisions():
@@ -251,7 +252,9 @@ def test_scores_are_summed_up():
 
 def test_the_command_scores_whole_episodes(tmp_path, capsys):
     out = tmp_path / "scores.json"
-    policy = Policy(PolicySpec([1, 2, 2]), {"out.weight": torch.full((2, 4), 0.125), "out.bias": torch.zeros(2)})
+    policy = Policy(
+        PolicySpec([1, 2, 2], "latent"), {"out.weight": torch.full((2, 4), 0.125), "out.bias": torch.zeros(2)}
+    )
     policy.save(tmp_path / "perfect.safetensors")
     command = ["test", "--agent", str(tmp_path / "perfect.safetensors"), "--env", "Steer-v0", "--seed", "3"]
     assert main([*command, "--episodes", "2", "--out", str(out)]) == 0

@@ -5,8 +5,10 @@ import sys
 import textwrap
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from drivedit.utils import code_fingerprint, fingerprint, locked
+from drivedit.utils import code_fingerprint, fingerprint, locked, read_tensors, write_tensors
 
 
 def test_a_fingerprint_follows_contents_and_order(tmp_path):
@@ -50,3 +52,19 @@ def test_one_process_at_a_time_and_the_dead_hold_nothing(tmp_path):
         other.wait()
         with locked(tmp_path / "lock", "training here", wait_s=5):
             pass
+
+
+def test_tensors_that_were_changed_are_refused(tmp_path):
+    """One flipped bit of a value, of the specification or of a name; an older file without a digest."""
+    path, tensors = tmp_path / "t.safetensors", {"weight": torch.arange(4.0), "kind": torch.tensor(True)}
+    write_tensors(path, tensors, "kind-1", {"width": 4})
+    read, spec = read_tensors(path, "kind-1")
+    assert spec == {"width": 4} and all(torch.equal(read[name], value) for name, value in tensors.items())
+    whole = path.read_bytes()
+    for place in (len(whole) - 1, whole.index(b"width") + 1, whole.index(b'"weight"') + 1, whole.index(b"F32") + 2):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 2]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match="damaged"):
+            read_tensors(path, "kind-1")
+    save_file(tensors, path, {"format": "kind-1", "spec": "{}"})
+    with pytest.raises(ValueError, match="no digest"):
+        read_tensors(path, "kind-1")

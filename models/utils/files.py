@@ -14,7 +14,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, uint8
 
 
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -43,9 +43,10 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> 
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], format: str, spec: Mapping[str, Any]) -> None:
-    """Writes tensors and a specification to one safetensors file, whole or not at all."""
-    header = {"format": format, "spec": json.dumps(dict(spec))}
-    data = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, header)
+    """Writes tensors and a specification to one safetensors file, with a digest of both, whole or not at all."""
+    kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    text = json.dumps(dict(spec))
+    data = save(kept, {"format": format, "spec": text, "digest": _digest(kept, format, text)})
     write_atomically(path, lambda file: file.write(data))
 
 
@@ -66,7 +67,20 @@ def read_tensors(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict
         raise ValueError(f"{path} is damaged ({error}); copy it again") from error
     if header.get("format") != format:
         raise ValueError(f"{path} has format {header.get('format')!r}, this package reads {format!r}")
-    return tensors, json.loads(header["spec"])
+    if "digest" not in header:
+        raise ValueError(f"{path} has no digest of its content, by which damage would show; write it anew")
+    spec = header.get("spec", "")
+    if header["digest"] != _digest(tensors, format, spec):
+        raise ValueError(f"{path} is damaged (its content has another digest than it says); copy it again")
+    return tensors, json.loads(spec)
+
+
+def _digest(tensors: Mapping[str, Tensor], format: str, spec: str) -> str:
+    """The fingerprint of names, types, shapes and values."""
+    parts: list[Any] = [format, spec]
+    for name, value in sorted(tensors.items()):
+        parts += [[name, str(value.dtype), list(value.shape)], value.flatten().view(uint8).numpy().tobytes()]
+    return fingerprint(*parts)
 
 
 def fingerprint(*parts: Any) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from drivedit.utils import from_origin, origin_of
+
 
 @dataclass
 class Scene:
@@ -45,6 +47,9 @@ class Scene:
 def check_scene(scene: Scene | Mapping[str, Any], image_size: tuple[int, int]) -> Scene:
     """Turns a mapping with the fields of `Scene` into one, and checks it.
 
+    Route, poses and bounds may be given in float64 and far from zero; they are told from an origin near the car then
+    (`drivedit.utils.origin_of`).
+
     Raises:
         ValueError: A key is unknown or missing, or a value has the wrong shape, type or range.
     """
@@ -61,13 +66,16 @@ def check_scene(scene: Scene | Mapping[str, Any], image_size: tuple[int, int]) -
         raise ValueError(f"scene frames must be {expected}, got {frames.dtype} {list(frames.shape)}")
     if controls.shape != (len(frames) - 1, 2) or not np.isfinite(controls).all() or np.abs(controls).max() > 1:
         raise ValueError(f"scene controls must be [{len(frames) - 1}, 2] in [-1, 1], got {list(controls.shape)}")
-    route = None if scene.route is None else np.asarray(scene.route, np.float32)
+    route = None if scene.route is None else np.asarray(scene.route, np.float64)
     if route is not None and (route.ndim != 2 or route.shape[1] != 2 or len(route) < 2 or not np.isfinite(route).all()):
         raise ValueError(f"a scene's route must be a finite array [M >= 2, 2], got {list(route.shape)}")
-    poses = None if scene.poses is None else np.asarray(scene.poses, np.float32)
+    poses = None if scene.poses is None else np.asarray(scene.poses, np.float64)
     if poses is not None and (poses.shape != (len(frames), 3) or not np.isfinite(poses).all()):
         raise ValueError(f"scene poses must be a finite array [{len(frames)}, 3], got {list(poses.shape)}")
-    bounds = None if scene.bounds is None else np.asarray(scene.bounds, np.float32)
+    bounds = None if scene.bounds is None else np.asarray(scene.bounds, np.float64)
     if bounds is not None and (bounds.shape != (4,) or not (bounds[:2] < bounds[2:]).all()):
         raise ValueError(f"scene bounds must be [x_min, y_min, x_max, y_max], got {scene.bounds!r}")
+    origin = origin_of(None if poses is None else poses[::-1], route)
+    places = (None if p is None else from_origin(p, origin).astype(np.float32) for p in (route, poses, bounds))
+    route, poses, bounds = places
     return Scene(frames, controls, route, bool(scene.closed), poses, bounds)

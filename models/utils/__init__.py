@@ -25,6 +25,7 @@ from drivedit.utils.model_utils import (
     save_checkpoint,
     set_seed,
 )
+from drivedit.utils.origin import from_origin, origin_of
 from drivedit.utils.random import generator, noise, truncate
 from drivedit.utils.route import UNBOUNDED, Route, RouteCoder, advance_pose, motion_between, route_code
 from drivedit.utils.tensor_utils import (
@@ -51,6 +52,7 @@ __all__ = [
     "finite_difference_gradient",
     "fingerprint",
     "freeze_parameters",
+    "from_origin",
     "gaussian_kernel",
     "generator",
     "get_device",
@@ -65,6 +67,7 @@ __all__ = [
     "motion_between",
     "move_to_device",
     "noise",
+    "origin_of",
     "normalize_tensor",
     "pad_sequence",
     "pairwise_distance_matrix",

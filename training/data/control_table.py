@@ -150,9 +150,9 @@ class ControlTable:
         return np.stack([x, y, np.interp(times, self.time, self._yaw())], -1)
 
     def route(self, start: float, end: float) -> np.ndarray:
-        """The driven path around a stretch of time, float32 `[M, 2]`; empty where it is not known or not left."""
+        """The driven path around a stretch of time, float64 `[M, 2]`; empty where it is not known or not left."""
         if "x" not in self.columns:
-            return np.zeros((0, 2), np.float32)
+            return np.zeros((0, 2))
         near = (self.time >= start - BEFORE) & (self.time <= end + AFTER)
         near &= self._part == self._part[np.abs(self.time - 0.5 * (start + end)).argmin()]
         path = np.stack([self.columns["x"], self.columns["y"]], -1)[near]
@@ -160,7 +160,7 @@ class ControlTable:
         for index in range(1, len(path)):
             if np.linalg.norm(path[index] - path[kept[-1]]) >= POINT_STEP:
                 kept.append(index)
-        return path[kept].astype(np.float32) if len(kept) > 3 else np.zeros((0, 2), np.float32)
+        return path[kept] if len(kept) > 3 else np.zeros((0, 2))
 
     def _at(self, name: str, times: np.ndarray) -> np.ndarray:
         if name not in self.columns:

@@ -1,8 +1,9 @@
 """Filmed drives become recordings: videos with tables of controls, or folders of pictures with `controls.json`.
 
 Pictures and controls are all that is needed; positions give poses and the driven path as the route, a logged speed is
-the telemetry, a logged reward is what the world's reward is learned from. The shards hold without loss what the source
-shows: a video has lost detail when it was compressed, and that stays lost.
+the telemetry, a logged reward is what the world's reward is learned from. Positions far from zero, as map projections
+have them, are told from an origin near the episode, which `start["origin"]` names. The shards hold without loss what
+the source shows: a video has lost detail when it was compressed, and that stays lost.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -24,6 +26,7 @@ from drivedit.data.pictures import FITS, PictureDrive, find_drives, read_picture
 from drivedit.data.recordings import TELEMETRY, Episode, batches, shard_path, write_shard
 from drivedit.data.table_checks import check_clock, check_units
 from drivedit.data.video import SAME, Video
+from drivedit.utils import from_origin, origin_of
 
 log = logging.getLogger(__name__)
 SIDE = 16  # sides of pictures are multiples of it: 8 pixels make a latent cell, 2 x 2 cells a token
@@ -251,15 +254,20 @@ def _stacked(run: list[tuple[float, np.ndarray]]) -> tuple[np.ndarray, np.ndarra
 def _episode(
     frames: np.ndarray,
     controls: np.ndarray,
-    start: dict[str, str | float],
+    start: dict[str, Any],
     reward: np.ndarray | None = None,
     ended: bool = False,
     telemetry: np.ndarray | None = None,
     poses: np.ndarray | None = None,
     route: np.ndarray | None = None,
 ) -> Episode:
-    """An episode that knows what was given, and nothing else."""
+    """An episode that knows what was given, and nothing else; places far from zero get an origin of their own."""
     steps = len(controls)
+    poses = np.full((steps + 1, 3), np.nan) if poses is None else poses
+    route = np.zeros((0, 2)) if route is None else route
+    origin = origin_of(poses, route)
+    if origin.any():
+        start = {**start, "origin": origin.tolist()}
     reward = np.full(steps, np.nan, np.float32) if reward is None else reward
     return Episode(
         frames=frames,
@@ -268,9 +276,9 @@ def _episode(
         progress=reward.copy(),  # all of it is learned
         terminated=np.arange(steps) == (steps - 1 if ended else -1),
         telemetry=np.full((steps + 1, len(TELEMETRY)), np.nan, np.float32) if telemetry is None else telemetry,
-        poses=np.full((steps + 1, 3), np.nan) if poses is None else poses,
-        route=np.zeros((0, 2), np.float32) if route is None else route,
+        poses=from_origin(poses, origin),
+        route=from_origin(route, origin).astype(np.float32),
         driver="filmed",
-        start=dict(start),
+        start=start,
         closed=False,
     )

@@ -1,0 +1,83 @@
+"""Places as a map projection tells them, 5,400 km from zero: the same drive there is the same to networks."""
+
+import numpy as np
+import pytest
+import torch
+from films import write_table
+
+from drivedit.config import StudentConfig, WorldConfig
+from drivedit.data.clips import Drives
+from drivedit.data.import_drives import Plan, import_drives
+from drivedit.data.recordings import iter_episodes
+from drivedit.models import Scene, check_scene
+from drivedit.utils import advance_pose, from_origin, origin_of
+
+FAR = np.array([500_000.0, 5_400_000.0])
+WORLD = WorldConfig(student=StudentConfig(route_dim=61), view=None)
+
+
+def test_an_origin_is_whole_kilometres_near_the_first_known_place():
+    near, far = np.array([[np.nan, 1.0], [1999.0, -5.0]]), np.array([[500_123.0, 5_399_600.0, 0.1]])
+    assert origin_of(near, far).tolist() == [0, 0] and origin_of(None, np.zeros((0, 2))).tolist() == [0, 0]
+    assert origin_of(None, far).tolist() == [500_000, 5_400_000]
+    moved = from_origin(far, origin_of(far))
+    assert moved.dtype == np.float64 and moved.tolist() == [[123, -400, 0.1]] and far[0, 0] == 500_123
+    assert from_origin(np.array([0.0, 1, np.inf, 3]), np.array([10.0, 20])).tolist() == [-10, -19, np.inf, -17]
+    same = np.array([[0.1, -0.0, 0.7]], np.float32)
+    assert from_origin(same, np.zeros(2)).astype(np.float32).tobytes() == same.tobytes()
+
+
+@pytest.mark.parametrize("shift, bound", [(FAR, 0), (FAR + [123.4, -321.7], 2**-11)], ids=["kilometres", "any"])
+def test_a_circle_far_away_has_the_same_route_codes(film, tmp_path, shift, bound):
+    """To the bit by whole kilometres, else to a step of the float16 that codes are kept in."""
+
+    def circle(x: float, y: float) -> dict:
+        return {"x": lambda t: x + 40 * np.sin(0.3 * t), "y": lambda t: y + 40 * np.cos(0.3 * t) - 40}
+
+    for name, (x, y) in {"near": (0.0, 0.0), "far": shift}.items():
+        table = write_table(tmp_path / f"{name}.csv", **circle(x, y))
+        import_drives(tmp_path / name, [film[0]], [table], plan=Plan(fps=10, episode_steps=20), progress=False)
+    near, far = (Drives.open(tmp_path / name) for name in ("near", "far"))
+    (episode, *_) = iter_episodes(tmp_path / "far")
+    assert np.abs(episode.poses[:, :2]).max() < 1000 and episode.start["origin"] == FAR.tolist()
+    codes = [drives.codes(WORLD).astype(np.float64) for drives in (near, far)]
+    assert np.abs(codes[0]).max() > 0.5 and np.abs(codes[0] - codes[1]).max() <= bound
+    assert np.abs(near.motion() - far.motion()).max() < 1e-5
+
+
+def shifted(scene: Scene, shift: np.ndarray) -> Scene:
+    assert scene.route is not None and scene.poses is not None
+    return Scene(
+        scene.frames,
+        scene.controls,
+        from_origin(scene.route, -shift),
+        scene.closed,
+        from_origin(scene.poses, -shift),
+        from_origin(np.array([-200.0, -200, 200, 200]), -shift),
+    )
+
+
+def test_a_scene_far_away_is_dreamed_alike(tiny_world):
+    scenes = [shifted(tiny_world.scenes[0], shift) for shift in (np.zeros(2), FAR)]
+    near, far = (tiny_world.start([scene], [3]) for scene in scenes)
+    for _ in range(20):
+        (near, shown), (far, shown_far) = (tiny_world.step(s, torch.tensor([[0.1, 0.3]])) for s in (near, far))
+        assert torch.equal(shown.latent, shown_far.latent) and torch.equal(near.pose, far.pose)
+    odd = tiny_world.start([shifted(tiny_world.scenes[0], FAR + [123.4, -321.7])], [3])
+    start = tiny_world.start([scenes[0]], [3])
+    code, odd_code = (tiny_world._code(s.route, s.pose, s.arc, s.motion) for s in (start, odd))
+    assert (code - odd_code).abs().max() < 1e-4
+    moved = odd.pose
+    for _ in range(100):
+        moved = advance_pose(moved, torch.tensor([[0.2, 0.0, 0.0]]))
+    assert (moved - odd.pose)[:, :2].norm() == pytest.approx(20, rel=1e-3), "at .2 m per frame a dream moves"
+
+
+def test_scenes_near_zero_stay_as_they_are(tiny_world):
+    for scene in tiny_world.scenes:
+        again = check_scene(scene, (64, 64))
+        for name in ("poses", "route"):
+            assert np.asarray(getattr(again, name)).tobytes() == np.asarray(getattr(scene, name)).tobytes()
+    route = np.array([[3e5, 4e6], [3e5 + 50, 4e6]])
+    alone = check_scene({"frames": scene.frames, "controls": scene.controls, "route": route}, (64, 64)).route
+    assert alone is not None and alone.tolist() == [[0, 0], [50, 0]] and alone.dtype == np.float32

@@ -1,15 +1,13 @@
 """What was driven, kept: shards that `drivedit.data` reads, and a film.
 
-A recording is a run of pieces, each a shard of its own in the form of `drivedit.data.recordings` (which a test reads
-back), with what that form ignores and a replay needs: the bytes of the first state, the world's fingerprint and the
-sampling steps. `EnvState` bytes set, actions stepped, frames equal, bit for bit. The piece that grows is written anew
-every second, in one move, and the film is written in fragments, so a program that is killed loses a second at most.
+A recording is a run of pieces, each a shard of its own, with what the format only carries and a replay needs: the
+bytes of the first state, the world's fingerprint and the sampling steps. `EnvState` bytes set, actions stepped, frames
+equal, bit for bit. The piece that grows is written anew every second, in one move, and the film is written in
+fragments, so a program that is killed loses a second at most.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import secrets
 import time
 from contextlib import ExitStack
@@ -18,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import h5py
 import numpy as np
 
-from drivedit.utils import write_atomically
+from drivedit.utils.shards import Episode, write_shard
 from drivedit_env.state import EnvState
 
-FORMAT = {"format": "drivedit-recording", "version": 1, "env": "DriveDiT-v0", "held_out": False}
 PIECE = 256  # steps of a shard at most
 SAVE_EVERY = 16  # steps, about a second
 FILM_HEIGHT = 512  # px
 OF_STEPS = ("controls", "reward", "progress", "terminated")
+KNOWN = (*OF_STEPS, "frames", "telemetry", "poses")  # what the format names; the rest of a row is extra
 
 
 @dataclass(frozen=True)
@@ -120,8 +117,8 @@ class Recording:
         """
         if self._first is not None:
             path = self.folder / f"shard-{self.name}-{self._pieces:04d}.h5"
-            data = _packed(self._rows, self._first, self._head)
-            write_atomically(path, lambda file: file.write(data))
+            episode = _episode(self._rows, self._first, self._head, self._fps)
+            write_shard(path, [episode], {"env": "DriveDiT-v0"}, compression=1)
 
     def close(self) -> None:
         """Writes what is left; the recording is then over.
@@ -166,23 +163,24 @@ def _row(moment: Moment) -> dict[str, Any]:
     }
 
 
-def _packed(rows: list[dict[str, Any]], first: Moment, head: dict[str, Any]) -> memoryview:
-    """A shard of one episode: n + 1 rows, what does not change, and how to replay it."""
+def _episode(rows: list[dict[str, Any]], first: Moment, head: dict[str, Any], fps: float) -> Episode:
+    """The episode of n + 1 rows, with what a replay needs."""
     world = first.state.world
-    arrays = {name: np.stack([row[name] for row in rows[name in OF_STEPS :]]) for name in rows[0]}
-    arrays["route"] = world.points[0, : int(world.count)].float().cpu().numpy()
-    arrays["state"] = np.frombuffer(first.state.to_bytes(), np.uint8)
-    attrs = {"seed": 0, "start": json.dumps({"scene": first.info["scene"]}), "closed": bool(world.closed)}
+    arrays: dict[str, Any] = {name: np.stack([row[name] for row in rows[name in OF_STEPS :]]) for name in rows[0]}
     bounds = world.bounds[0].cpu().numpy()
-    if np.isfinite(bounds).any():
-        attrs["bounds"] = bounds
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
-        file.attrs.update(FORMAT)
-        group = file.create_group("episode_000000")
-        for name, array in arrays.items():
-            packing = {"compression": "gzip", "compression_opts": 1} if name == "frames" else {}
-            chunks = (min(16, len(array)), *array.shape[1:]) if name == "frames" else array.shape
-            group.create_dataset(name, data=array, chunks=chunks if array.size else None, **packing)
-        group.attrs.update({**attrs, **head, "fingerprint": first.state.fingerprint})
-    return buffer.getbuffer()
+    return Episode(
+        **{name: arrays.pop(name) for name in KNOWN},
+        route=world.points[0, : int(world.count)].float().cpu().numpy(),
+        driver=head["driver"],
+        start={"scene": first.info["scene"]},
+        closed=bool(world.closed),
+        bounds=bounds if np.isfinite(bounds).any() else None,
+        fps=fps,
+        telemetry_names=tuple(first.info["telemetry"]),
+        extra={
+            **arrays,
+            "state": np.frombuffer(first.state.to_bytes(), np.uint8),
+            "sampling_steps": head["sampling_steps"],
+            "fingerprint": first.state.fingerprint,
+        },
+    )

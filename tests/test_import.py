@@ -206,10 +206,10 @@ def test_recordings_that_do_not_belong_together_are_refused(film, tmp_path):
         plan = Plan(fps, (size, size), episode_steps=20)
         import_drives(tmp_path / str(number), [film[0]], [film[1]], plan=plan, progress=False)
     episodes = [list(iter_episodes(tmp_path / str(number))) for number in range(3)]
-    write_shard(tmp_path / "0" / "shard-00001.h5", episodes[1], {"fps": 5.0})
-    with pytest.raises(ValueError, match=r"different frame rates \[5.0, 10.0\]"):
+    write_shard(tmp_path / "0" / "shard-00001.h5", episodes[1])
+    with pytest.raises(ValueError, match=r"shard-00000.h5 has 10.0 per second, shard-00001.h5 has 5.0"):
         Drives.open(tmp_path / "0")
-    write_shard(tmp_path / "0" / "shard-00001.h5", episodes[2], {"fps": 10.0})
+    write_shard(tmp_path / "0" / "shard-00001.h5", episodes[2])
     with pytest.raises(ValueError, match="different sizes"):
         Drives.open(tmp_path / "0")
 

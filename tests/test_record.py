@@ -68,10 +68,10 @@ def test_an_answer_that_is_no_action_is_named(answer, monkeypatch):
 
 def test_folders_with_spaces_are_unpacked_once(tmp_path):
     collect_recordings(tmp_path / "my agents", workers=1, policies=AGENTS, **SMALL)
+    unpacked = tmp_path / "unpacked" / Drives.open(tmp_path).fingerprint
+    made = unpacked.stat().st_ino
     Drives.open(tmp_path)
-    unpacked = (tmp_path / "unpacked").stat().st_ino
-    Drives.open(tmp_path)
-    assert (tmp_path / "unpacked").stat().st_ino == unpacked
+    assert unpacked.stat().st_ino == made
 
 
 def test_shards_say_who_drove(recording):

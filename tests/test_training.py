@@ -152,10 +152,10 @@ def test_arrays_follow_the_shards_they_were_unpacked_from(tmp_path, monkeypatch)
     write_shard(shard, [make_episode(40, 2), make_episode(30, 3)])
     second = Drives.open(tmp_path)
     assert second.fingerprint != first.fingerprint and len(second.frames) == 72
-    made = (tmp_path / "unpacked").stat().st_ino
-    monkeypatch.setattr("drivedit.data.clips.code_fingerprint", lambda *names: "other code")
-    assert Drives.open(tmp_path).fingerprint != second.fingerprint
-    assert (tmp_path / "unpacked").stat().st_ino != made
+    monkeypatch.setattr("drivedit.data.unpacked.code_fingerprint", lambda *names: "other code")
+    third = Drives.open(tmp_path)
+    assert third.fingerprint != second.fingerprint and np.array_equal(third.frames, second.frames)
+    assert {path.name for path in (tmp_path / "unpacked").iterdir()} == {"lock", third.fingerprint}
 
 
 def test_a_dream_over_a_clip_equals_the_world_stepping(recordings):

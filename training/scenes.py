@@ -6,9 +6,8 @@ import numpy as np
 
 from drivedit.config import WorldConfig
 from drivedit.data.clips import Drives
+from drivedit.data.recordings import TELEMETRY
 from drivedit.models import Scene
-
-SPEED, OFFSET, HEADING, WHEELS = range(4)
 
 
 def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: int = 48) -> list[Scene]:
@@ -27,15 +26,11 @@ def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: i
     found: list[tuple[float, int, int]] = []
     for drive in chosen:
         states = drives.states(int(drive))
-        telemetry = np.asarray(drives.telemetry[states])
-        steady = (
-            (np.abs(telemetry[:, HEADING]) < 0.3) & (np.abs(telemetry[:, OFFSET]) < 4) & (telemetry[:, WHEELS] == 1)
-        )
-        if np.isnan(telemetry[:, WHEELS]).all():
-            steady[:] = True
+        speeds, offset, heading, wheels = (_told(drives, name, states) for name in TELEMETRY)
+        steady = ~((np.abs(heading) >= 0.3) | (np.abs(offset) >= 4) | (wheels < 1))  # what is not known hinders nothing
         steady[: context - 1] = False
         for index in np.flatnonzero(steady)[:: max(1, steady.sum() // (3 * most))]:
-            speed = float(np.nan_to_num(telemetry[index, SPEED]))
+            speed = float(np.nan_to_num(speeds[index]))
             found.append((speed, int(drive), states.start + int(index)))
     if not found:
         raise ValueError(f"no validation drive has {context} states on the road to begin a dream with; record more")
@@ -48,6 +43,13 @@ def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: i
             used[drive] = used.get(drive, 0) + 1
             picked.append(found[index])
     return [_scene(drives, drive, now, context) for _, drive, now in picked]
+
+
+def _told(drives: Drives, name: str, states: slice) -> np.ndarray:
+    """A telemetry value of some states; NaN where it is not known."""
+    if name not in drives.telemetry_names:
+        return np.full(states.stop - states.start, np.nan)
+    return np.asarray(drives.telemetry[states, drives.telemetry_names.index(name)])
 
 
 def _scene(drives: Drives, drive: int, now: int, context: int) -> Scene:

@@ -25,7 +25,6 @@ from drivedit.config import (
     WorldConfig,
 )
 from drivedit.data.clips import Drives, clip_starts, suit
-from drivedit.data.recordings import TELEMETRY
 from drivedit.models import DiTTeacher, World
 from drivedit.training.distillation import DistillStage
 from drivedit.training.loop import train
@@ -277,7 +276,7 @@ class Clips:
         self.control = np.asarray(drives.control)
         self.codes = drives.codes(world)
         self.motion = drives.motion() / np.asarray(world.motion_scale, np.float32)
-        told = np.asarray(drives.telemetry)[:, [TELEMETRY.index(name) for name in world.telemetry]]
+        told = np.asarray(drives.telemetry)[:, [drives.telemetry_names.index(name) for name in world.telemetry]]
         self.telemetry = told / np.asarray(world.telemetry_scale, np.float32)
         if not world.telemetry:
             self.telemetry = np.zeros((len(told), 1), np.float32)  # for the unused output of `drivedit.models.Heads`

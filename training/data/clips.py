@@ -1,37 +1,22 @@
-"""Recordings as arrays that training draws clips from, unpacked once beside the recordings.
+"""Recordings as arrays that training draws clips from.
 
-Legend: S states of all drives one after another, T frames of a clip, K width of the route code.
+Legend: S states of all drives one after another, T frames of a clip, K telemetry values, C width of the route code.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
 from drivedit.config import WorldConfig
-from drivedit.data.recordings import TELEMETRY, iter_episodes, read_attrs, shard_paths
-from drivedit.utils import (
-    UNBOUNDED,
-    Route,
-    RouteCoder,
-    advance_pose,
-    code_fingerprint,
-    fingerprint,
-    motion_between,
-)
-
-ARRAYS = ("frames", "control", "progress", "ended", "telemetry", "pose")
-MADE_FROM = "made_from.txt"
-PER_STATE = ((2,), (), (), (4,), (3,))  # of all arrays but the frames
+from drivedit.data.recordings import TELEMETRY
+from drivedit.data.unpacked import open_unpacked
+from drivedit.utils import Route, RouteCoder, advance_pose, motion_between
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +30,7 @@ class Drives:
         control: float32 `[S, 2]`, the control that led to the state (zero at the start of a drive).
         progress: float32 `[S]`, the reward term earned on the way to the state.
         ended: bool `[S]`.
-        telemetry: float32 `[S, 4]`.
+        telemetry: float32 `[S, K]`.
         pose: float64 `[S, 3]`.
         first: int `[E + 1]`, where each drive begins.
         routes: The centre line of every drive, `[0, 2]` where it is not known.
@@ -53,6 +38,7 @@ class Drives:
         seeds: Track seed of every drive.
         bounds: float32 `[E, 4]`, the playfield of every drive, infinite where it is not known.
         fps: Frames per second.
+        telemetry_names: Names of the K telemetry values.
         fingerprint: Name of what the arrays were made from: the shards' contents, and the code that read them.
     """
 
@@ -68,33 +54,29 @@ class Drives:
     seeds: np.ndarray
     bounds: np.ndarray
     fps: float
+    telemetry_names: tuple[str, ...]
     fingerprint: str
 
     @classmethod
     def open(cls, root: str | Path, held_out: bool = False) -> Drives:
-        """Opens a recording folder, unpacking it to `root/unpacked` when that was made from other shards or code.
+        """Opens a recording folder, unpacked to `root/unpacked` unless that was done for these shards by this code.
 
         Raises:
             FileNotFoundError: There is no shard.
             ValueError: A shard is damaged, held-out where training recordings are asked for (or the reverse), or
                 of another frame rate or picture size than the others.
+            OSError: There is no room to unpack them.
         """
-        shards = shard_paths(root)
-        if bool(read_attrs(shards[0])["held_out"]) != held_out:
-            raise ValueError(f"{root} holds {'training' if held_out else 'held-out'} recordings, wanted the other kind")
-        rates = sorted({float(read_attrs(path).get("fps", WorldConfig.fps)) for path in shards})
-        if len(rates) > 1:
-            raise ValueError(f"the shards of {root} have different frame rates {rates}; keep them in different folders")
-        folder = Path(root) / "unpacked"
-        names = [path.relative_to(root).as_posix() for path in shards]
-        source = fingerprint(names, *shards, code_fingerprint(__name__, iter_episodes.__module__))
-        if not (folder / MADE_FROM).exists() or (folder / MADE_FROM).read_text() != source:
-            _unpack(Path(root), folder, source, held_out)
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
-        index = np.load(folder / "index.npz")
-        routes = np.split(index["routes"], index["route_first"][1:-1])
+        arrays, index, source = open_unpacked(root, held_out)
         rest = {name: index[name] for name in ("first", "closed", "seeds", "bounds")}
-        return cls(**arrays, **rest, routes=routes, fps=rates[0], fingerprint=source)
+        return cls(
+            **arrays,
+            **rest,
+            routes=np.split(index["routes"], index["route_first"][1:-1]),
+            fps=float(index["fps"]),
+            telemetry_names=tuple(index["telemetry_names"].tolist()),
+            fingerprint=source,
+        )
 
     def __len__(self) -> int:
         return len(self.first) - 1
@@ -125,9 +107,9 @@ class Drives:
         return motion.float().nan_to_num().numpy()
 
     def codes(self, world: WorldConfig) -> np.ndarray:
-        """Route code for the frame after each state, float16 `[S, K]`, made as a dream makes it.
+        """Route code for the frame after each state, float16 `[S, C]`, made as a dream makes it.
 
-        The foot point is tracked, and the car is placed where its last motion would bring it. K is 0 for a world that
+        The foot point is tracked, and the car is placed where its last motion would bring it. C is 0 for a world that
         is told no route, and codes of drives without a route are zero.
         """
         if not world.student.route_dim:
@@ -162,7 +144,7 @@ def suit(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> WorldConfi
         clip_frames: Frames of a clip that the dynamics shall take at once.
 
     Raises:
-        ValueError: The pictures do not divide into tokens, or no recording could have the telemetry that is wanted.
+        ValueError: The pictures do not divide into tokens, or the recordings cannot have the telemetry that is wanted.
     """
     height, width = drives.frames.shape[1:3]
     side = 8 * world.patch
@@ -170,17 +152,22 @@ def suit(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> WorldConfi
         raise ValueError(
             f"pictures must have sides that are multiples of {side} (8 * world.patch), got {height} x {width}"
         )
-    unknown = set(world.telemetry) - set(TELEMETRY)
+    unknown = set(world.telemetry) - {*TELEMETRY, *drives.telemetry_names}
     if unknown:
-        raise ValueError(f"recordings have the telemetry {list(TELEMETRY)}, world.telemetry names {sorted(unknown)}")
-    finite = np.isfinite(np.asarray(drives.telemetry))
-    known = {name: bool(finite[:, column].all()) for column, name in enumerate(TELEMETRY)}
-    units = {name: scale for name, scale in zip(world.telemetry, world.telemetry_scale, strict=True) if known[name]}
+        raise ValueError(
+            f"the recordings have the telemetry {list(drives.telemetry_names)}, world.telemetry names {sorted(unknown)}"
+        )
+    known = {
+        name
+        for name, values in zip(drives.telemetry_names, drives.telemetry.T, strict=True)
+        if np.isfinite(values).all()
+    }
+    units = {name: scale for name, scale in zip(world.telemetry, world.telemetry_scale, strict=True) if name in known}
     progress = np.asarray(drives.progress, np.float64)
     unit = world.reward_scale or float(np.sqrt(np.square(progress).mean()))
     rewarded = bool(np.isfinite(progress).all()) and unit > 0
     routed = world.student.route_dim > 0 and any(len(line) for line in drives.routes)
-    lacking = [name for name in world.telemetry if not known[name]]
+    lacking = [name for name in world.telemetry if name not in known]
     ending = bool(np.asarray(drives.ended).any())
     lacking += [name for name, there in (("reward", rewarded), ("endings", ending), ("route", routed)) if not there]
     if lacking:
@@ -217,59 +204,3 @@ def clip_starts(drives: Drives, chosen: np.ndarray, frames: int, history: int) -
     if not parts:
         raise ValueError(f"no drive has {frames + history} states; record longer episodes or shorten loss.clip_frames")
     return np.concatenate(parts), ends
-
-
-def _unpack(root: Path, folder: Path, source: str, held_out: bool) -> None:
-    work = Path(tempfile.mkdtemp(prefix=".unpacked-", dir=root))
-    try:
-        index: dict[str, list] = {"length": [], "routes": [], "closed": [], "seeds": [], "bounds": []}
-        files = {name: open(work / f"{name}.raw", "wb") for name in ARRAYS}
-        pictures: set[tuple[int, ...]] = set()
-        for episode in tqdm(iter_episodes(root, held_out), desc="unpacking", unit="drive", mininterval=5):
-            zero = np.zeros(1, np.float32)
-            ended = np.concatenate([[False], episode.terminated])
-            control = np.concatenate([np.zeros((1, 2), np.float32), episode.controls])
-            values = (
-                episode.frames,
-                control,
-                np.concatenate([zero, episode.progress]),
-                ended,
-                episode.telemetry,
-                episode.poses,
-            )
-            for name, value in zip(ARRAYS, values, strict=True):
-                files[name].write(np.ascontiguousarray(value).tobytes())
-            pictures.add(episode.frames.shape[1:])
-            if len(pictures) > 1:
-                raise ValueError(f"the recordings of {root} have pictures of different sizes: {sorted(pictures)}")
-            index["length"].append(len(episode.frames))
-            index["routes"].append(episode.route)
-            index["closed"].append(episode.closed)
-            index["seeds"].append(episode.seed)
-            index["bounds"].append(UNBOUNDED if episode.bounds is None else episode.bounds)
-        for file in files.values():
-            file.close()
-        total = sum(index["length"])
-        kinds = (np.uint8, np.float32, np.float32, bool, np.float32, np.float64)
-        for name, kind, rest in zip(ARRAYS, kinds, (*pictures, *PER_STATE), strict=True):
-            raw = np.memmap(work / f"{name}.raw", kind, "r", shape=(total, *rest))
-            array = open_memmap(work / f"{name}.npy", "w+", kind, (total, *rest))
-            for at in range(0, total, 20_000):
-                array[at : at + 20_000] = raw[at : at + 20_000]
-            array.flush()
-            (work / f"{name}.raw").unlink()
-        route_first = np.cumsum([0] + [len(r) for r in index["routes"]])
-        np.savez(
-            work / "index.npz", first=np.cumsum([0, *index["length"]]), routes=np.concatenate(index["routes"]),
-            route_first=route_first, closed=np.array(index["closed"]), seeds=np.array(index["seeds"]),
-            bounds=np.array(index["bounds"], np.float32),
-        )  # fmt: skip
-        (work / MADE_FROM).write_text(source)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(work, folder)
-    except OSError as error:
-        raise OSError(
-            f"could not unpack {root} ({error}); about 12.5 kB of disk per frame of 64 x 64 are needed"
-        ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

@@ -112,6 +112,7 @@ def record_episode(
         driver=driver.name,
         start=start,
         bounds=env.bounds,
+        fps=env.metadata["render_fps"],
     )
 
 

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +128,11 @@ def import_drives(
                 check_clock(film, table, plan.offset, fps)
                 check_units(table)
             episodes = _of_videos(pairs, plan, fps, progress)
-        attrs = {"held_out": held_out, "env": "", "fps": fps, "recipe": "python -m drivedit.data import"}
+        attrs = {"held_out": held_out, "env": "", "recipe": "python -m drivedit.data import"}
         names, steps, count = [], 0, 0
         for number, batch in enumerate(batches(episodes)):
             names.append(shard_path("", number).name)
-            write_shard(work / names[-1], batch, attrs)
+            write_shard(work / names[-1], [replace(episode, fps=fps) for episode in batch], attrs)
             steps, count = steps + sum(map(len, batch)), count + len(batch)
         if not names:
             raise ValueError("no drive has two frames in a row")

@@ -16,15 +16,16 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
+from drivedit.config import WorldConfig
 from drivedit.data.recordings import (
     ENV_ID,
     EPISODES_AT_ONCE,
+    TELEMETRY,
     Episode,
     batches,
     iter_episodes,
-    read_attrs,
+    read_folder_attrs,
     shard_path,
-    shard_paths,
     write_shard,
 )
 
@@ -43,18 +44,17 @@ def export_minari(folder: str | Path, dataset: str, held_out: bool | None = None
     Args:
         folder: holds `shard-*.h5`.
         dataset: Minari's id, for example `drivedit/carracing-v0`; it must not exist yet.
-        held_out: as the folder is, unless given.
+        held_out: as the folder is, unless given; a folder of the other kind is refused.
 
     Returns:
         The folder of the dataset (below `MINARI_DATASETS_PATH` if that is set).
     """
     if dataset in minari.list_local_datasets():
         raise ValueError(f"the Minari dataset {dataset!r} exists already; choose another id or version, or delete it")
-    attrs = read_attrs(shard_paths(folder)[0])
-    if held_out is None:
-        held_out = bool(attrs.get("held_out", False))
-    description = {"held_out": held_out, "source": f"recording of {attrs['env'] or 'filmed drives'}"}
-    description |= {"fps": float(attrs["fps"])} if "fps" in attrs else {}
+    attrs = read_folder_attrs(folder, held_out)[0]
+    held_out = bool(attrs.get("held_out", False))
+    env = str(attrs.get("env", ""))
+    description = {"held_out": held_out, "env": env, "fps": attrs["fps"]}
     made: Any = None
     for batch in batches(iter_episodes(folder, held_out=held_out), EPISODES_AT_ONCE):
         buffers = [_to_buffer(episode) for episode in batch]
@@ -62,8 +62,8 @@ def export_minari(folder: str | Path, dataset: str, held_out: bool | None = None
             made = minari.create_dataset_from_buffers(
                 dataset,
                 buffers,
-                **_where(str(attrs["env"]), batch[0]),
-                algorithm_name=batch[0].driver if not attrs["env"] else "drivedit.data.drivers",
+                **_where(env, batch[0]),
+                algorithm_name="drivedit.data.drivers" if env == ENV_ID else batch[0].driver,
                 description=json.dumps(description),
                 requirements=["drivedit[data]"],
                 jpeg_encoding=False,
@@ -73,7 +73,12 @@ def export_minari(folder: str | Path, dataset: str, held_out: bool | None = None
             first = made.storage.total_episodes
             made.storage.update_episodes(buffers)
         metadata = [
-            {"driver": e.driver, "start": json.dumps(e.start), "closed": e.closed}
+            {
+                "driver": e.driver,
+                "start": json.dumps(e.start),
+                "closed": e.closed,
+                "telemetry": json.dumps(e.telemetry_names),
+            }
             | ({"route": e.route} if len(e.route) else {})
             | ({} if e.bounds is None else {"bounds": e.bounds})
             for e in batch
@@ -97,10 +102,10 @@ def import_minari(dataset: str, out: str | Path) -> list[Path]:
     loaded = minari.load_dataset(dataset)
     text = str(loaded.storage.metadata.get("description", ""))
     description = json.loads(text) if text.startswith("{") else {}
-    attrs = {"held_out": bool(description.get("held_out", False)), "recipe": f"minari {dataset}"}
-    attrs |= {"env": "", "fps": description["fps"]} if "fps" in description else {}
+    env = description.get("env", "" if "fps" in description else ENV_ID)  # only films told their rate at first
+    attrs = {"held_out": bool(description.get("held_out", False)), "recipe": f"minari {dataset}", "env": env}
     paths: list[Path] = []
-    for batch in batches(_from_minari(loaded), EPISODES_AT_ONCE):
+    for batch in batches(_from_minari(loaded, float(description.get("fps", WorldConfig.fps))), EPISODES_AT_ONCE):
         paths.append(shard_path(out, len(paths)))
         write_shard(paths[-1], batch, attrs)
     return paths
@@ -133,7 +138,7 @@ def _to_buffer(episode: Episode) -> EpisodeBuffer:
     )
 
 
-def _from_minari(loaded: Any) -> Iterator[Episode]:
+def _from_minari(loaded: Any, fps: float) -> Iterator[Episode]:
     """The episodes of a Minari dataset."""
     for data in loaded.iterate_episodes():
         (metadata,) = loaded.storage.get_episode_metadata([data.id])
@@ -158,4 +163,6 @@ def _from_minari(loaded: Any) -> Iterator[Episode]:
             start=json.loads(metadata["start"]),
             closed=bool(metadata["closed"]),
             bounds=np.asarray(metadata["bounds"], np.float32) if "bounds" in metadata else None,
+            fps=fps,
+            telemetry_names=tuple(json.loads(metadata["telemetry"])) if "telemetry" in metadata else TELEMETRY,
         )

@@ -38,7 +38,7 @@ def write_sheet(
         picked = np.minimum(first + every * np.arange(columns), len(episode))
         frames = np.concatenate(list(episode.frames[picked]), axis=1)  # [H, W columns, 3]
         label = np.zeros((14, frames.shape[1], 3), dtype=np.uint8)
-        speed, on_road = episode.telemetry[picked][:, [0, 3]].mean(0)
+        speed, on_road = (episode.told(name)[picked].mean() for name in ("speed", "wheels_on_road"))
         text = f"{episode.driver}  track {episode.seed}  step {first}"
         text += "" if np.isnan(speed) else f"  speed {speed:.0f} m/s"
         text += "" if np.isnan(on_road) else f"  off road {1 - on_road:.0%}"

@@ -1,0 +1,146 @@
+"""Recordings unpacked beside themselves: a plain file per array, made anew when a shard or the code changes.
+
+`root/unpacked/FINGERPRINT/` never changes once it is there. One process makes it while others wait; it writes plainly,
+so a full disk is an error and not the end of the process, and what a killed one left is removed by the next.
+
+Legend: S states of all drives one after another, E drives, K telemetry values.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zipfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from drivedit.data.recordings import Episode, iter_episodes, read_folder_attrs, shard_paths
+from drivedit.utils import UNBOUNDED, code_fingerprint, fingerprint, locked
+
+CODE = (__name__, "drivedit.data.recordings", "drivedit.utils.shards")
+FOLDER, LOCK, WORK = "unpacked", "lock", "work"  # the others lie in the first
+KINDS = {
+    "frames": np.uint8,
+    "control": np.float32,
+    "progress": np.float32,
+    "ended": np.bool_,
+    "telemetry": np.float32,
+    "pose": np.float64,
+}
+
+Arrays = dict[str, np.ndarray]
+
+
+def open_unpacked(root: str | Path, held_out: bool) -> tuple[Arrays, Arrays, str]:
+    """The arrays of a recording folder, unpacked if they are not there yet.
+
+    Args:
+        root: Holds `shard-*.h5`, perhaps in folders of its own.
+        held_out: Whether held-out recordings are wanted; the other kind is refused.
+
+    Returns:
+        The memory-mapped arrays of S states that `KINDS` names; what is not of states, as `_write` says; and the
+        fingerprint of what both were made from.
+
+    Raises:
+        FileNotFoundError: There is no shard.
+        ValueError: A shard is damaged, of the other kind, or of another frame rate or picture size than the others.
+        OSError: There is no room to unpack them.
+    """
+    root = Path(root)
+    paths = shard_paths(root)
+    names = [path.relative_to(root).as_posix() for path in paths]
+    source = fingerprint(names, *paths, code_fingerprint(*CODE))
+    folder = root / FOLDER / source
+    if not folder.is_dir():
+        attrs = read_folder_attrs(root, held_out)
+        telemetry = list(dict.fromkeys(name for told in attrs for name in told["telemetry"]))
+        try:
+            with locked(root / FOLDER / LOCK, f"unpacking {root}"):
+                if not folder.is_dir():
+                    _unpack(root, folder, telemetry, held_out)
+        except OSError as error:
+            reason = f"could not unpack {root} ({error}); about 12.5 kB of disk per frame of 64 x 64 are needed"
+            raise OSError(error.errno, reason) from error
+    try:
+        with np.load(folder / "index.npz", allow_pickle=False) as stored:
+            index = dict(stored)
+        rests = {"frames": index["picture"], "control": (2,), "telemetry": index["telemetry_names"].shape, "pose": (3,)}
+        total = int(index["first"][-1])
+        arrays = {
+            name: _mapped(folder / f"{name}.raw", kind, (total, *map(int, rests.get(name, ()))))
+            for name, kind in KINDS.items()
+        }
+    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{folder} is damaged ({error}); delete it, it is made anew") from error
+    if bool(index["held_out"]) != held_out:
+        raise ValueError(f"{root} holds {'training' if held_out else 'held-out'} recordings, wanted the other kind")
+    return arrays, index, source
+
+
+def _mapped(path: Path, kind: type, shape: tuple[int, ...]) -> np.ndarray:
+    """The array in a file; an empty one cannot be mapped."""
+    return np.memmap(path, kind, "r", shape=shape) if 0 not in shape else np.zeros(shape, kind)
+
+
+def _unpack(root: Path, folder: Path, telemetry: Sequence[str], held_out: bool) -> None:
+    """Makes `folder`, and removes what else lies beside it: of other shards, of other code, of killed processes."""
+    for other in folder.parent.iterdir():
+        if other.is_dir():
+            shutil.rmtree(other)
+        elif other.name != LOCK:
+            other.unlink()
+    work = folder.with_name(WORK)
+    work.mkdir()
+    try:
+        _write(root, work, telemetry, held_out)
+        os.replace(work, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _write(root: Path, work: Path, telemetry: Sequence[str], held_out: bool) -> None:
+    """Writes the arrays, and `index.npz`.
+
+    The index holds first `[E + 1]`, routes `[M, 2]` and route_first `[E + 1]`, closed, seeds and bounds of E drives;
+    picture (height, width, 3), telemetry_names `[K]`, fps and held_out.
+    """
+    lengths, routes, closed, seeds, bounds = [0], [], [], [], []
+    picture, fps = None, 0.0
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(open(work / f"{name}.raw", "wb")) for name in KINDS}
+        for episode in tqdm(iter_episodes(root, held_out), desc="unpacking", unit="drive", mininterval=5):
+            picture, fps = picture or episode.frames.shape[1:], episode.fps
+            if episode.frames.shape[1:] != picture:
+                sizes = sorted({picture, episode.frames.shape[1:]})
+                raise ValueError(f"the recordings of {root} have pictures of different sizes: {sizes}")
+            for name, value in _of_states(episode, telemetry).items():
+                files[name].write(np.ascontiguousarray(value, KINDS[name]).data)
+            lengths.append(len(episode.frames))
+            routes.append(episode.route)
+            closed.append(episode.closed)
+            seeds.append(episode.seed)
+            bounds.append(UNBOUNDED if episode.bounds is None else episode.bounds)
+        np.savez(
+            stack.enter_context(open(work / "index.npz", "wb")),
+            first=np.cumsum(lengths), routes=np.concatenate(routes),
+            route_first=np.cumsum([0, *map(len, routes)]), closed=np.array(closed), seeds=np.array(seeds),
+            bounds=np.array(bounds, np.float32), picture=np.array(picture), fps=np.array(fps),
+            telemetry_names=np.array(telemetry, str), held_out=np.array(held_out),
+        )  # fmt: skip
+
+
+def _of_states(episode: Episode, telemetry: Sequence[str]) -> Arrays:
+    """The arrays of an episode with a row per state; telemetry that it does not have is NaN."""
+    return {
+        "frames": episode.frames,
+        "control": np.concatenate([np.zeros((1, 2)), episode.controls]),
+        "progress": np.concatenate([np.zeros(1), episode.progress]),
+        "ended": np.concatenate([[False], episode.terminated]),
+        "telemetry": np.stack([episode.told(name) for name in telemetry], 1) if telemetry else np.zeros((0, 0)),
+        "pose": episode.poses,
+    }

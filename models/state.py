@@ -113,13 +113,12 @@ class WorldState:
         rows = self.clock.shape[0] if isinstance(self.clock, Tensor) and self.clock.ndim == 1 else 0
         if not rows:
             raise ValueError("a state holds at least one world; its clock must be int64 [B >= 1]")
-        for name, axis in _AXES.items():
-            value, (dtype, shape) = getattr(self, name), layout[name]
+        for name, value in vars(self).items():
+            axis, (dtype, shape) = _AXES[name], layout[name]
             wanted = (*shape[:axis], rows, *shape[axis:])
-            if not isinstance(value, Tensor) or (value.shape, value.dtype, value.device) != (wanted, dtype, device):
-                got = repr(value)
-                if isinstance(value, Tensor):
-                    got = f"{value.dtype} {list(value.shape)} on {value.device}"
+            tensor = isinstance(value, Tensor)
+            if not tensor or value.shape != wanted or value.dtype != dtype or value.device != device:
+                got = f"{value.dtype} {list(value.shape)} on {value.device}" if tensor else repr(value)
                 raise ValueError(f"the state's {name} must be {dtype} {list(wanted)} on {device}, got {got}")
         for name, most in (("clock", FRAMES), ("count", self.points.shape[1])):
             values = getattr(self, name).tolist()

@@ -30,6 +30,7 @@ from drivedit.utils import Route, RouteCoder, advance_pose, motion_between, nois
 from drivedit.utils.route import CAPACITY
 
 Scenes = Sequence[Scene | Mapping[str, Any]]
+DRIVEN = 7  # what a world tells its dynamics: controls, the controls before, ego-motion
 
 
 @dataclass
@@ -73,6 +74,9 @@ class World(WorldStorage):
         config: Configuration of the networks, the picture and the heads.
         scenes: Start scenes by index (see `drivedit.models.Scene`).
         card: Text of the world's CARD.md.
+
+    Raises:
+        ValueError: A scene does not fit, or the student wants more controls than a world tells.
     """
 
     latent_mean: Tensor
@@ -83,6 +87,8 @@ class World(WorldStorage):
 
     def __init__(self, config: WorldConfig, scenes: Scenes = (), card: str = "") -> None:
         super().__init__()
+        if config.student.control_dim > DRIVEN:
+            raise ValueError(f"a world tells its student at most {DRIVEN} controls, got {config.student.control_dim}")
         self.config, self.card = config, card
         self.scenes = [check_scene(scene, config.image_size) for scene in scenes]
         self.vae = VAE3D.from_config(config.vae)

@@ -24,6 +24,15 @@ def _repeatable():
 
 
 @pytest.fixture(scope="session")
+def compiled_cache(tmp_path_factory):
+    """Where the C++ library is kept while a test compiles worlds: compiled once for all of them (group `compile`)."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("DRIVEDIT_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
 def fast_world(tiny_world):
     """The tiny world as environments load it: equal rows of a batch give equal bits."""
     import copy

@@ -1,10 +1,13 @@
 """The compiled step computes what the ordinary one computes, for rows of any age, and needs no compiler to be there."""
 
 import copy
+import pickle
 import platform
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from threading import Barrier
 from typing import Any
 
 import gymnasium as gym
@@ -17,7 +20,7 @@ from torch import nn
 
 from drivedit.agents.train import TrainConfig, open_env
 from drivedit.config import StudentConfig, VAEConfig, WorldConfig
-from drivedit.inference import CompiledStep, compile_decoder, compile_step, native, tune
+from drivedit.inference import CompiledStep, compile_decoder, compile_step, library, tune
 from drivedit.inference import compiled as compiled_within
 from drivedit.inference.tune import can_pack, fast_dtype, pack_decoder
 from drivedit.models import Scene, World, WorldState
@@ -26,18 +29,12 @@ from drivedit_env.vector import DriveDiTVectorEnv
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
 needs_packing = pytest.mark.skipif(not can_pack(), reason="this torch cannot pack a decoder")
-pytestmark = pytest.mark.xdist_group("compile")  # one process compiles the library for all tests
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DRIVEDIT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+# One process compiles the library for all tests.
+pytestmark = [pytest.mark.xdist_group("compile"), pytest.mark.usefixtures("compiled_cache")]
 
 
 @pytest.fixture(scope="module")
-def compiled(fast_world: World, own_cache) -> CompiledStep:
+def compiled(fast_world: World, compiled_cache) -> CompiledStep:
     return made(fast_world)
 
 
@@ -223,8 +220,8 @@ def test_a_step_leaves_alone_what_was_seen_before(fast_world, compiled):
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="leaves out instructions of this processor")
 @pytest.mark.parametrize(("left_out", "lanes"), [("-mno-avx512f", 8), ("-mno-avx512vnni", None)])
 def test_processors_that_can_less(left_out, lanes, monkeypatch):
-    monkeypatch.setattr(native, "OPTIONS", (*native.OPTIONS, left_out))
-    narrow = native.library()
+    monkeypatch.setattr(library, "OPTIONS", (*library.OPTIONS, left_out))
+    narrow = library.library()
     assert narrow is not None and lanes in (narrow.lanes(), None) and not narrow.heavy_bytes()
     world = make_world() if lanes else tune(make_world())
     state, tolerance = starts(world), 2e-3 if world.dtype == torch.float32 else 0.05
@@ -257,6 +254,36 @@ def test_the_decoder_draws_the_same_pictures(make):
         assert np.array_equal(decode(latents[row : row + 1])[0], frames[row])
 
 
+@needs_compiler
+@needs_packing
+def test_threads_that_share_a_step_dream_as_if_alone(fast_world, compiled):
+    decode = compile_decoder(fast_world)
+    assert decode is not None
+    state, start = starts(fast_world), Barrier(2)
+
+    def drive(seed: int) -> list[np.ndarray]:
+        start.wait()
+        outs = dream(compiled, replace(state.clone(), seeds=state.seeds + 10 * seed), 60, seed)[1]
+        return [decode(out.latent) for out in outs]
+
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(drive, (1, 2)))
+    start = Barrier(1)
+    for seed, frames in zip((1, 2), together, strict=True):
+        assert np.array_equal(drive(seed), frames)
+
+
+@needs_packing
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda world: pickle.loads(pickle.dumps(world))])
+def test_a_tuned_world_can_be_copied_and_pickled(fast_world, copied):
+    other, state, controls = copied(fast_world), starts(fast_world), torch.full((3, 2), 0.3)
+    latent, same = (world.step(state.clone(), controls)[1].latent for world in (fast_world, other))
+    assert torch.equal(latent, same) and np.array_equal(fast_world.decode(latent), other.decode(latent))
+    assert other.tuned and other.fingerprint == fast_world.fingerprint
+    for one, two in zip(fast_world.parameters(), other.parameters(), strict=True):
+        assert one is not two and torch.equal(one, two)
+
+
 def test_a_decoder_that_is_not_packed_is_left_as_it_is(tiny_world):
     assert compile_decoder(tiny_world) is None
     attentive = replace(make_world().config.vae, use_attention=True)
@@ -270,12 +297,15 @@ def test_what_does_not_fit_is_refused(fast_world, compiled):
         compiled(state, controls[:2])
     with pytest.raises(ValueError, match="1 sampling steps, got 3"):
         compiled(state, controls, 3)
-    with pytest.raises(ValueError, match="another world"):
+    with pytest.raises(ValueError, match="the state's k must be .* got "):
         compiled(starts(plain_world()), controls)
     decode = compile_decoder(tune(make_world()))
     assert decode is not None
     with pytest.raises(ValueError, match="latents must be"):
         decode(torch.zeros(1, 4, 8, 4))
+    assert decode(torch.zeros(0, 4, 8, 8)).shape == (0, 64, 64, 3)
+    with pytest.raises(ValueError, match="at least one world"):
+        compiled(state.select(torch.arange(0)), controls[:0])
     state, out = compiled(state, controls.double())
     assert out.latent.isfinite().all() and len(state) == 3
 
@@ -337,7 +367,7 @@ def test_without_a_compiler_it_warns_and_goes_on(compiler, fast_world, monkeypat
     monkeypatch.setenv("DRIVEDIT_CACHE", str(tmp_path))
     monkeypatch.setenv("CXX", compiler)
     env = DriveDiTEnv(fast_world, compile=True)
-    (warning,) = [r.getMessage() for r in caplog.records if r.name == "drivedit.inference.native"]
+    (warning,) = [r.getMessage() for r in caplog.records if r.name == "drivedit.inference.library"]
     assert "compiler" in warning and compiler in warning and "\n" not in warning
     env.reset(seed=0)
     other = DriveDiTEnv(fast_world)

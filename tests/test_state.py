@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from test_world import make_world
 
+from drivedit.inference import compile_step
 from drivedit.models import World, WorldState
 from drivedit.models.state import seal, unseal
 from drivedit_env.state import EnvState, restored
@@ -131,3 +133,19 @@ def test_a_state_without_worlds_is_refused(world, state):
     for empty in (state.select(torch.arange(0)), replace(state, clock=None), replace(state, clock=torch.tensor(3))):
         with pytest.raises(ValueError, match="at least one world"):
             world.check_state(empty)
+
+
+@pytest.mark.xdist_group("compile")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+@pytest.mark.usefixtures("compiled_cache")
+def test_no_state_makes_a_compiled_step_read_or_write_elsewhere(world, state):
+    step, controls, refused = compile_step(world), torch.zeros(2, 2), set()
+    assert step is not None
+    for name, forge in [(name, forge) for name, forgeries in FORGERIES.items() for forge in forgeries]:
+        forged = forge(state.clone())
+        try:
+            step(forged, controls)
+        except ValueError as error:
+            assert f"the state's {name} must be" in str(error)
+            refused.add(name)
+    assert refused >= {"clock", "count", "latents", "v", "k", "seeds", "motion", "arc", "points"}

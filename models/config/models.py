@@ -79,7 +79,7 @@ class WorldConfig(BaseConfig):
         telemetry_scale: Unit of each value inside the head.
         motion_scale: Unit of (forward, right, turn) of the ego-motion head.
         constant_reward: Reward terms that every step gets.
-        end_reward: The term and the value that an ending adds.
+        end_reward: Reward terms that are 0 but at an ending. No name stands in both, and `progress` in neither.
         reward_scale: Unit of the learned reward term `progress`; 0 where recordings had no reward, and before training
             where their root mean square shall be it.
         end_threshold: Probability beyond which the dream ends; 1: never.
@@ -91,6 +91,9 @@ class WorldConfig(BaseConfig):
         map_arcs: First and last arc length, relative to the foot point, of the road on the map, and their distance.
         road_half_width: Metres from the centre line to the edge.
         bounds_reach: Metres from which on the nearest edge of the playfield is told; None: never.
+
+    Raises:
+        ValueError: Two reward terms have one name.
     """
 
     vae: VAEConfig = field(default_factory=VAEConfig)
@@ -133,6 +136,15 @@ class WorldConfig(BaseConfig):
     map_arcs: tuple[float, float, float] = (-40.0, 95.0, 2.5)
     road_half_width: float = 6.67
     bounds_reach: float | None = None
+
+    def __post_init__(self) -> None:
+        named = [*self.constant_reward, *self.end_reward]
+        twice = sorted({name for name in named if named.count(name) > 1 or name == "progress"})
+        if twice:
+            raise ValueError(
+                f"every reward term has one rule: constant_reward {sorted(self.constant_reward)}, end_reward "
+                f"{sorted(self.end_reward)} and the learned progress share {twice}; give one of them another name"
+            )
 
     def code_widths(self) -> tuple[int, int]:
         """Width of the route code, and of the part of it (the map) that each token gets."""

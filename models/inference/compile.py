@@ -2,8 +2,8 @@
 
 A world alone spends most of an ordinary step on calling some hundreds of small operators. In the library the threads
 stay together for a whole step, and products are taken of weights that lie in the order in which they are read. It is
-compiled once for all worlds, in some seconds, and kept in `DRIVEDIT_CACHE` (else `~/.cache/drivedit`). What is drawn
-at random stays outside.
+compiled once for all worlds, in some seconds, and kept (`library.py`). What is drawn at random stays outside, and so do
+checks: the library is handed nothing whose type, shape, place and indices have not been looked at.
 """
 
 from __future__ import annotations
@@ -13,31 +13,59 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import byref, c_long, c_void_p
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from drivedit.inference.native import STATE, Output, Parts, State, library
+from drivedit.inference.library import library
+from drivedit.inference.native import COLOURS, STATE, Output, Parts, State
 from drivedit.inference.tune import PackedConv, PackedResBlock, PackedUp
 from drivedit.models import World, WorldState
 from drivedit.models.world import StepOutput
 
 logger = logging.getLogger(__name__)
 
+Compiled = TypeVar("Compiled")
+
 ALIGNMENT = 64  # bytes
 _parts: WeakKeyDictionary[World, dict[Any, Any]] = WeakKeyDictionary()  # of worlds whose weights stay
 
 
+class _Memory:
+    """What calls write on: each has a piece for itself while it lasts, so that threads may call at the same time.
+
+    Args:
+        size: Bytes of a piece. It begins with zeros and comes back with zeros where they are needed.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size, self._free = size + ALIGNMENT, list[np.ndarray]()
+
+    def take(self) -> np.ndarray:
+        """A piece that nobody has."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return np.zeros(self._size, np.uint8)
+
+    def give(self, piece: np.ndarray) -> None:
+        """Takes a piece back."""
+        self._free.append(piece)
+
+
 class CompiledStep:
-    """`World.step` in one call; made by `compile_step`.
+    """`World.step` in one call; made by `compile_step`. Threads may share it.
 
     Args:
         world: The world.
         sampling_steps: Network passes for one frame.
         native: The library.
+
+    Raises:
+        ValueError: The library is not made for a width or a length of this world.
     """
 
     def __init__(self, world: World, sampling_steps: int, native: ctypes.CDLL) -> None:
@@ -45,11 +73,10 @@ class CompiledStep:
         self._model, self._parts = _known(
             world, native, lambda parts: parts.model(world, sampling_steps), sampling_steps
         )
-        ring = world.dynamics.empty_cache(0)["k"].shape
-        self._ring = (*ring[:1], *ring[2:])  # layers, heads, frames, tokens, width: of any number of worlds
+        self._layout, self._device = world.state_layout(), torch.device("cpu")
         self._terms = ("progress", *world.config.constant_reward, *world.config.end_reward)
         self._run = native.step_bfloat16 if world.dtype == torch.bfloat16 else native.step_float
-        self._memory = np.zeros(native.step_memory(byref(self._model), self._threads) + ALIGNMENT, np.uint8)
+        self._memory = _Memory(native.step_memory(byref(self._model), self._threads))
 
     def __call__(
         self,
@@ -66,26 +93,28 @@ class CompiledStep:
             ValueError: It was made for another number of sampling steps, the state is of another world, or there are
                 not two controls for each world.
         """
-        worlds, ring = len(state), tuple(state.k.shape)
         if sampling_steps not in (None, self.sampling_steps):
             raise ValueError(f"this step was made for {self.sampling_steps} sampling steps, got {sampling_steps}")
-        if (*ring[:1], *ring[2:]) != self._ring or state.k.dtype != self.world.dtype:
-            raise ValueError(f"the state is of another world: its keys are {state.k.dtype} {list(ring)}")
+        state.check_layout(self._layout, self._device)
+        worlds = len(state)
         if controls.shape != (worlds, 2):
             raise ValueError(f"controls must be [{worlds}, 2], got {list(controls.shape)}")
-        noise, controls = self.world.draw(state, temperature, top_p), controls.float().contiguous()
-        tensors = {name: value.contiguous() for name, value in state.tensors().items()}
+        noise = self.world.draw(state, temperature, top_p).cpu()
+        controls = controls.to(self._device, torch.float32).contiguous()
+        tensors = {name: value.contiguous() for name, value in vars(state).items()}
         tensors |= {name: tensors[name].clone() for name in ("control", "motion", "pose", "arc")}
         latent, latents = torch.empty_like(noise), torch.empty_like(tensors["latents"])
         telemetry = torch.empty(worlds, self._model.telemetry)
         columns, ended = torch.empty(2 + len(self._terms), worlds), torch.empty(worlds, dtype=torch.bool)
+        memory = self._memory.take()
         self._run(
             byref(self._model),
             byref(State(*(tensors[name].data_ptr() for name in STATE.split()), tensors["points"].shape[1])),
             byref(Output(*(value.data_ptr() for value in (latent, latents, telemetry, columns, ended)))),
             c_void_p(noise.data_ptr()), c_void_p(controls.data_ptr()), c_long(worlds),
-            min(self._threads, torch.get_num_threads()), _aligned(self._memory),
+            min(self._threads, torch.get_num_threads()), _aligned(memory),
         )  # fmt: skip
+        self._memory.give(memory)
         probability, confidence, *terms = columns.unbind()
         named = dict(zip(self._terms, terms, strict=True))
         return WorldState(**tensors | {"latents": latents}), StepOutput(
@@ -94,11 +123,14 @@ class CompiledStep:
 
 
 class CompiledDecoder:
-    """`World.decode` in one call; made by `compile_decoder`.
+    """`World.decode` in one call; made by `compile_decoder`. Threads may share it.
 
     Args:
         world: The world, whose decoder is packed.
         native: The library.
+
+    Raises:
+        ValueError: The decoder's pictures are no frames of this world.
     """
 
     def __init__(self, world: World, native: ctypes.CDLL) -> None:
@@ -106,7 +138,7 @@ class CompiledDecoder:
         self._decoder, self._parts = _known(world, native, lambda parts: parts.decoder(world), "decoder")
         first = world.vae.decoder[0]
         self._run = native.decode_bfloat16 if first.weight.dtype == torch.bfloat16 else native.decode_float
-        self._memory = np.empty(native.decoder_memory(byref(self._decoder), self._threads) + ALIGNMENT, np.uint8)
+        self._memory = _Memory(native.decoder_memory(byref(self._decoder), self._threads))
 
     def __call__(self, latents: Tensor) -> np.ndarray:
         """Decodes latents `[B, C, h, w]` to uint8 frames `[B, H, W, 3]`.
@@ -116,12 +148,16 @@ class CompiledDecoder:
         """
         if latents.shape[1:] != self.world.latent_shape():
             raise ValueError(f"latents must be [B, {self.world.latent_shape()}], got {list(latents.shape)}")
-        latents = latents.float().contiguous()
-        frames = np.empty((len(latents), *self.world.config.image_size, 3), np.uint8)
+        latents = latents.detach().to("cpu", torch.float32).contiguous()
+        frames = np.empty((len(latents), *self.world.config.image_size, COLOURS), np.uint8)
+        if not len(latents):
+            return frames
+        memory = self._memory.take()
         self._run(
             byref(self._decoder), c_void_p(latents.data_ptr()), c_long(len(latents)),
-            min(self._threads, torch.get_num_threads()), _aligned(self._memory), c_void_p(frames.ctypes.data),
+            min(self._threads, torch.get_num_threads()), _aligned(memory), c_void_p(frames.ctypes.data),
         )  # fmt: skip
+        self._memory.give(memory)
         return frames
 
 
@@ -136,8 +172,8 @@ def compile_step(world: World, sampling_steps: int | None = None) -> CompiledSte
         sampling_steps: Network passes for one frame; None: the world's own number.
 
     Returns:
-        The step, for any number of worlds; None, after a warning, where there is no compiler or the world is not on a
-        CPU.
+        The step, for any number of worlds; None, after a warning, where there is no compiler, the world is not on a
+        CPU, or it has a width that the library is not made for.
 
     Raises:
         ValueError: The world has no window, so its cache fills up.
@@ -147,8 +183,7 @@ def compile_step(world: World, sampling_steps: int | None = None) -> CompiledSte
     if world.device.type != "cpu":
         logger.warning("only on a CPU is a step compiled: the world on %s goes on without", world.device)
         return None
-    native = library()
-    return None if native is None else CompiledStep(world, sampling_steps or world.config.sampling_steps, native)
+    return _made(lambda native: CompiledStep(world, sampling_steps or world.config.sampling_steps, native))
 
 
 @contextmanager
@@ -174,8 +209,17 @@ def compile_decoder(world: World) -> CompiledDecoder | None:
         or the decoder is not packed (`drivedit.inference.tune`) or has attention.
     """
     packed = all(isinstance(layer, (PackedConv, PackedResBlock, PackedUp)) for layer in world.vae.decoder)
-    native = library() if packed else None
-    return None if native is None else CompiledDecoder(world, native)
+    return _made(lambda native: CompiledDecoder(world, native)) if packed else None
+
+
+def _made(make: Callable[[ctypes.CDLL], Compiled]) -> Compiled | None:
+    """What is made with the library; None, after a warning, where there is none or it does not fit."""
+    native = library()
+    try:
+        return None if native is None else make(native)
+    except ValueError as error:
+        logger.warning("this world is not compiled and goes on without: %s", error)
+        return None
 
 
 def _known(world: World, native: ctypes.CDLL, make: Callable[[Parts], Any], what: Any) -> Any:

@@ -1,23 +1,13 @@
-"""The C++ library behind `compile_step` and `compile_decoder`: its compilation, and worlds as it reads them.
+"""Worlds as the C++ library reads them.
 
-The structures here are those of `cpp/*.h` and `cpp/decoder.cpp`, field by field.
+The structures here are those of `cpp/*.h` and `cpp/decoder.cpp`, field by field; their sizes are compared.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import logging
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from ctypes import POINTER, Structure, c_float, c_long, c_void_p
-from functools import lru_cache
+from ctypes import POINTER, Structure, byref, c_float, c_long, c_void_p, sizeof
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,56 +16,12 @@ from torch import Tensor
 from drivedit.inference.tune import FoldedFrame, PackedConv, PackedResBlock, PackedUp
 from drivedit.models import World
 from drivedit.models.student import waves
+from drivedit.models.world import DRIVEN
 
-logger = logging.getLogger(__name__)
-
-SOURCES = Path(__file__).parent / "cpp"
-OPTIONS = ("-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic", "-march=native", "-std=c++17", "-fPIC", "-fopenmp")
 UNIT = 32  # inputs of the dynamics' layers are filled up to a multiple of it
 FIRST, INNER, OUTER, UP, FRAME = range(5)  # kinds of the decoder's layers
-
-
-def library() -> ctypes.CDLL | None:
-    """The library for this processor, compiled unless it is there; None, after a warning, if that cannot be done."""
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), "g++")
-    sources = sorted(SOURCES.iterdir())
-    told = [compiler, OPTIONS, _processor(), *(source.read_text() for source in sources)]
-    place = Path(os.environ.get("DRIVEDIT_CACHE", "~/.cache/drivedit")).expanduser()
-    file = place / f"native-{hashlib.sha256(repr(told).encode()).hexdigest()[:24]}.so"
-    if not file.is_file():
-        place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place) as work:
-            parts = [(str(source), f"{work}/{source.stem}.o") for source in sources if source.suffix == ".cpp"]
-            try:
-                with ThreadPoolExecutor() as pool:
-                    list(pool.map(lambda part: _call(compiler, *OPTIONS, "-c", part[0], "-o", part[1]), parts))
-                _call(compiler, *OPTIONS, "-shared", *(made for _, made in parts), "-o", f"{work}/made")
-            except (OSError, subprocess.CalledProcessError) as error:
-                reason = (getattr(error, "stderr", "") or str(error)).strip().split("\n")[0]
-                logger.warning("no step was compiled, the world goes on without: the compiler %s: %s", compiler, reason)
-                return None
-            os.replace(f"{work}/made", file)
-    return _load(str(file))
-
-
-def _call(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True)
-
-
-@lru_cache(maxsize=4)
-def _load(file: str) -> ctypes.CDLL:
-    native = ctypes.CDLL(file)
-    for name in ("lanes", "heavy_bytes", "step_memory", "decoder_memory"):
-        getattr(native, name).restype = c_long
-    return native
-
-
-def _processor() -> str:
-    """What the machine's code depends on: the abilities of the processor."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.is_file():
-        return platform.machine() + platform.processor()
-    return repr({line for line in cpuinfo.read_text().splitlines() if line.lower().startswith(("flags", "features"))})
+WIDEST = 2**14  # numbers in a row of a network's layers: rows lie on the stacks of threads
+COLOURS = 3
 
 
 def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
@@ -143,6 +89,9 @@ class Decoder(Structure):
     ]
 
 
+STRUCTURES: tuple[type[Structure], ...] = (Linear, Coder, Model, State, Output, Layer, Decoder)
+
+
 class Parts:
     """Makes parts of a world as the library reads them; keeps alive what they point to, but not the world.
 
@@ -151,11 +100,20 @@ class Parts:
     """
 
     def __init__(self, native: ctypes.CDLL) -> None:
+        sizes = (c_long * len(STRUCTURES))()
+        native.step_sizes(sizes)
+        native.decoder_sizes(byref(sizes, sizeof(c_long) * STRUCTURES.index(Layer)))
+        assert list(sizes) == [sizeof(kind) for kind in STRUCTURES], "the structures here and in cpp differ"
         self.lanes, self.heavy_bytes = native.lanes(), bool(native.heavy_bytes())
         self._kept: list[Any] = []
 
     def model(self, world: World, steps: int) -> Model:
-        """The dynamics, the heads and the settings, for a number of sampling steps."""
+        """The dynamics, the heads and the settings, for a number of sampling steps.
+
+        Raises:
+            ValueError: The library is not made for a width or a length of this world.
+        """
+        _check_model(world)
         config, student = world.config, world.config.student
         network, coder, heads = world.dynamics, world.coder, world.heads
         layers: Any = network.blocks
@@ -202,7 +160,11 @@ class Parts:
         )  # fmt: skip
 
     def decoder(self, world: World) -> Decoder:
-        """The decoder, which must be packed."""
+        """The decoder, which must be packed.
+
+        Raises:
+            ValueError: Its pictures are no frames of this world.
+        """
         layers = []
         channels, rows, columns = world.latent_shape()
 
@@ -223,6 +185,10 @@ class Parts:
                 weights = self.packed(weight, bias, self.lanes)
                 add(UP, weights, weights.inputs, weights.outputs // 4)
                 rows, columns = 2 * rows, 2 * columns
+        _compare({
+            "image size": ((rows, columns), tuple(world.config.image_size)),
+            "colours": (world.config.vae.in_channels, COLOURS),
+        })  # fmt: skip
         frame: Any = world.vae.to_frame
         add(FRAME, *self.squares(frame.frame.conv if isinstance(frame, FoldedFrame) else frame.conv))
         mean, deviation = self.keep(world.latent_mean), self.keep(world.latent_std)
@@ -277,6 +243,36 @@ class Parts:
         """Where a tensor lies; it is kept."""
         self._kept.append(value.detach().contiguous())
         return self._kept[-1].data_ptr()
+
+
+def _check_model(world: World) -> None:
+    """Compares what the library takes for granted of the dynamics and the heads, or ValueError."""
+    config, student, network = world.config, world.config.student, world.dynamics
+    channels, rows, columns = world.latent_shape()
+    patch, reach, map_dim = config.patch, config.bounds_reach, student.map_dim
+    seen = len(world.coder.cells) // student.tokens_per_frame if student.route_dim else 0
+    code = 4 * len(config.route_offsets) + 1 + 4 * (reach is not None) + map_dim * student.tokens_per_frame
+    _compare({
+        "student.latent_dim": (student.latent_dim, channels * patch**2),
+        "student.tokens_per_frame": (student.tokens_per_frame * patch**2, rows * columns),
+        "rest of the latent's sides by patch": ((rows % patch, columns % patch), (0, 0)),
+        "units of telemetry": (len(config.telemetry_scale), len(config.telemetry)),
+        "units of motion": (len(config.motion_scale), 3),
+        "student.map_dim": (map_dim, seen if map_dim else 0),
+        "student.route_dim": (student.route_dim, code if student.route_dim else 0),
+        "bounds_reach above 0": (reach is None or reach > 0, True),
+        "route_offsets": (bool(config.route_offsets) or not student.route_dim, True),
+        "student.control_dim": (network.control_dim, min(network.control_dim, DRIVEN)),
+    })  # fmt: skip
+    widest = max(student.d_model, student.latent_dim, student.tokens_per_frame)
+    if widest > WIDEST:
+        raise ValueError(f"rows and frames of a compiled world are of at most {WIDEST} numbers, got {widest}")
+
+
+def _compare(pairs: dict[str, tuple[Any, Any]]) -> None:
+    for name, (got, wanted) in pairs.items():
+        if got != wanted:
+            raise ValueError(f"{name} of a compiled world must be {wanted}, got {got}")
 
 
 def _filled(value: Tensor, axis: int, unit: int) -> Tensor:

@@ -23,11 +23,10 @@ from tqdm import tqdm
 from drivedit.config import InferenceConfig, WorldConfig
 from drivedit.inference.tune import fast_dtype
 from drivedit.models import VAE3D, DiTStudent, FrameTokenizer, Scene, StepOutput, World
+from drivedit.models.world import DRIVEN
 from drivedit.utils import resolve_device
 
 logger = logging.getLogger(__name__)
-
-DRIVEN = 7  # what a world tells its dynamics: controls, the controls before, ego-motion
 
 
 class _Unset(float):

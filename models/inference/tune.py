@@ -20,7 +20,24 @@ from drivedit.models.student import Block
 from drivedit.models.vae import VAE3D, CausalConv3d, ResBlock, ToFrame, Up
 
 
-class PackedLinear(nn.Module):
+class _Packed(nn.Module):
+    """A layer with its weight in oneDNN's order beside it. A packed tensor cannot be copied: copies pack anew."""
+
+    packed: Any
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "packed"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.pack()
+
+    def pack(self) -> None:
+        """Lays the weight out as oneDNN wants it."""
+        raise NotImplementedError
+
+
+class PackedLinear(_Packed):
     """A linear layer with its weight in oneDNN's order; for inference on a CPU.
 
     Args:
@@ -31,14 +48,18 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear, activation: str = "none") -> None:
         super().__init__()
         self.weight, self.bias, self.activation = linear.weight.detach(), linear.bias.detach(), activation
-        self.packed: Any = torch.ops.mkldnn._reorder_linear_weight(self.weight)
+        self.pack()
+
+    def pack(self) -> None:
+        """Lays the weight out as oneDNN wants it."""
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """The product `[..., out]` of `[..., in]`."""
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, self.activation, [], "")
 
 
-class PackedConv(nn.Module):
+class PackedConv(_Packed):
     """A `CausalConv3d` that sees one frame, with its weight in oneDNN's order; for inference on a CPU.
 
     Args:
@@ -50,7 +71,11 @@ class PackedConv(nn.Module):
         super().__init__()
         self.weight, self.bias, self.activation = conv.weight.detach(), conv.bias, activation
         self.shape: Any = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        self.packed: Any = torch.ops.mkldnn._reorder_convolution_weight(conv.weight.detach(), *self.shape)
+        self.pack()
+
+    def pack(self) -> None:
+        """Lays the weight out as oneDNN wants it."""
+        self.packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.shape)
 
     def forward(self, x: Tensor, frames: int = 1) -> Tensor:
         """Convolves `[B, C, H, W]`."""
@@ -130,7 +155,7 @@ class FoldedFrame(nn.Module):
 
 
 def tune(world: World) -> World:
-    """Converts a world in place, for dreaming only: it can no longer be trained or saved.
+    """Converts a world in place, for dreaming only: it can no longer be trained or saved, but copied and pickled.
 
     Returns:
         The same world.

@@ -185,6 +185,10 @@ void decode(const Decoder& decoder, const float* latents, long count, int thread
 
 extern "C" {
 
+void decoder_sizes(long* sizes) {
+    for (long size : {sizeof(Layer), sizeof(Decoder)}) *sizes++ = size;
+}
+
 // Bytes that `decode` needs to write on.
 long decoder_memory(const Decoder* decoder, int threads) {
     return threads * sizeof(float) * Picture<float>(*decoder, nullptr, 0).elements();

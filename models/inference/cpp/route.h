@@ -46,7 +46,8 @@ struct Route {
         long many = std::max(count, 2L);
         float position = s / spacing, low = std::floor(position);
         if (!closed) low = std::min(std::max(0.0f, low), static_cast<float>(many - 2));  // NaN becomes 0
-        long first = closed ? around(static_cast<long>(low), many) : static_cast<long>(low);
+        long first = std::fabs(low) < 1e15f ? static_cast<long>(low) : 0;
+        if (closed) first = around(first, many);
         Point start = point(first), next = point(closed ? (first + 1) % many : first + 1);
         float fraction = position - low, dx = next.x - start.x, dy = next.y - start.y;
         float length = std::max(std::sqrt(dx * dx + dy * dy), 1e-12f);

@@ -56,7 +56,7 @@ private:
 
     Route route(long b) const {
         return {state.points + 2 * state.route_width * b, state.count[b], state.spacing[b],
-                state.closed[b], state.bounds + 4 * b};
+                state.closed[b] != 0, state.bounds + 4 * b};
     }
 
     Motion scaled(const float* motion) const {
@@ -80,7 +80,7 @@ private:
         for (long i = team.begin(n); i < team.end(n); ++i) {
             const long b = first + i;
             const float* motion = state.motion + 3 * b;
-            float driven[7];
+            float driven[DRIVEN];
             std::copy(controls + 2 * b, controls + 2 * b + 2, driven);
             std::copy(state.control + 2 * b, state.control + 2 * b + 2, driven + 2);
             std::copy(motion, motion + 3, driven + 4);
@@ -303,6 +303,11 @@ long heavy_bytes() {
 #else
     return 0;
 #endif
+}
+
+// Bytes of the structures that are handed over; `decoder_sizes` says those of a decoder.
+void step_sizes(long* sizes) {
+    for (long size : {sizeof(Linear), sizeof(Coder), sizeof(Model), sizeof(State), sizeof(Output)}) *sizes++ = size;
 }
 
 // Bytes of zeros that `step` needs to write on.

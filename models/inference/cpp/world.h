@@ -28,7 +28,7 @@ struct State {
     const float* points;
     const int64_t* count;
     const float* spacing;
-    const bool* closed;
+    const uint8_t* closed;  // 0: no
     const float* bounds;
     long route_width;
 };
@@ -41,7 +41,8 @@ struct Output {
     bool* ended;
 };
 
-constexpr long GROUP = 8;  // worlds whose weights are read together
+constexpr long GROUP = 8;   // worlds whose weights are read together
+constexpr long DRIVEN = 7;  // most controls: two, the two before, ego-motion
 
 // Hands out memory in pieces; without memory it counts.
 struct Arena {

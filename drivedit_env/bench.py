@@ -23,8 +23,8 @@ from tqdm import tqdm, trange
 
 from drivedit.config import WorldConfig
 from drivedit.inference import tune
-from drivedit.inference.tune import fast_dtype
 from drivedit.models import Scene, World
+from drivedit.utils import fast_dtype
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.shipped import load_world, shipped_worlds
 from drivedit_env.vector import DriveDiTVectorEnv

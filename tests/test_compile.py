@@ -22,8 +22,9 @@ from drivedit.agents.train import TrainConfig, open_env
 from drivedit.config import StudentConfig, VAEConfig, WorldConfig
 from drivedit.inference import CompiledStep, compile_decoder, compile_step, library, tune
 from drivedit.inference import compiled as compiled_within
-from drivedit.inference.tune import can_pack, fast_dtype, pack_decoder
+from drivedit.inference.tune import can_pack, pack_decoder
 from drivedit.models import Scene, World, WorldState
+from drivedit.utils import fast_dtype
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.vector import DriveDiTVectorEnv
 

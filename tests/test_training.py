@@ -13,6 +13,7 @@ from drivedit.config import DataConfig, LoopConfig, StudentStageConfig, VAEStage
 from drivedit.data.clips import Drives, clip_starts
 from drivedit.data.recordings import Episode, write_shard
 from drivedit.models import World
+from drivedit.training import loop
 from drivedit.training.loop import schedule, train
 from drivedit.training.stages import Clips, encode_drives, student, vae
 from drivedit.training.student_stage import StudentStage, energy_score
@@ -74,6 +75,20 @@ def test_resuming_equals_going_through(tmp_path):
     curves = [(tmp_path / d / "curve.jsonl").read_text().splitlines() for d in ("whole", "parts")]
     losses = [[json.loads(line)["loss"] for line in curve] for curve in curves]
     assert losses[0] == losses[1] and losses[0][-1] < losses[0][0]
+
+
+@pytest.mark.parametrize("hardware", [torch.bfloat16, torch.float32])
+def test_the_loop_autocasts_where_the_hardware_multiplies_bfloat16(hardware, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "fast_dtype", lambda device: hardware)
+    seen = []
+
+    class Product(Line):
+        def forward(self, batch, progress, rng):
+            seen.append((batch["x"] @ self.weight).dtype)
+            return super().forward(batch, progress, rng)
+
+    train(Product(), line_batch, LoopConfig(steps=1), tmp_path)
+    assert seen == [hardware]
 
 
 def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ from drivedit.models import VAE3D, DiTStudent, FrameTokenizer
 from drivedit.models.sampler import past_of
 from drivedit.training.checkpoints import read_state, write_state
 from drivedit.training.losses import FlowMatchingLoss
-from drivedit.utils import generator, resolve_device
+from drivedit.utils import fast_dtype, generator, resolve_device
 
 LEAST_NOISE = 0.05  # a velocity is (x - clean) / sigma: at less noise than this it would only magnify rounding
 Batch = dict[str, Any]
@@ -41,7 +41,7 @@ class Trainer(ABC):
         vae_model: The autoencoder, used in evaluation mode; its latents should be about normal.
         optimizer: Of the student's parameters.
         device: Where to train; a CUDA device that does not exist becomes the CPU.
-        mixed_precision: Autocast to bfloat16.
+        mixed_precision: Autocast to bfloat16 where the hardware multiplies it.
         use_wandb: Log every epoch's means to Weights & Biases.
         grad_clip: Largest norm of the gradient.
         seed: Of all noise.
@@ -219,7 +219,8 @@ class Trainer(ABC):
         return tokens, control
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision)
+        wanted = self.mixed_precision and fast_dtype(self.device) == torch.bfloat16
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
 
     def _next_frames(
         self, context: Tensor, control: Tensor | None, states: list[Tensor], levels: list[Tensor]

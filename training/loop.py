@@ -27,7 +27,7 @@ from tqdm import tqdm
 from drivedit.config import LoopConfig
 from drivedit.training.averaging import averaged, better, measure_both, swap
 from drivedit.training.checkpoints import load_checkpoint, save_checkpoint, shard, whole_state
-from drivedit.utils import generator
+from drivedit.utils import fast_dtype, generator
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
@@ -65,11 +65,8 @@ def train(
     from accelerate import Accelerator
     from torch.utils.tensorboard import SummaryWriter
 
-    accelerator = Accelerator(
-        mixed_precision="bf16" if config.bf16 else "no",
-        cpu=torch.device(device).type == "cpu",
-        step_scheduler_with_optimizer=False,
-    )
+    accelerator = Accelerator(cpu=torch.device(device).type == "cpu", step_scheduler_with_optimizer=False)
+    half = config.bf16 and fast_dtype(accelerator.device) == torch.bfloat16
     out = Path(out)
     main = accelerator.is_main_process
     stage.to(accelerator.device)
@@ -104,7 +101,7 @@ def train(
             batch = make_batch(generator(config.seed, f"batch{number}", step))
             batch = {name: value.to(accelerator.device) for name, value in batch.items()}
             with nullcontext() if part == config.accumulate - 1 else accelerator.no_sync(wrapped):
-                with accelerator.autocast():
+                with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=half):
                     loss, logs = wrapped(batch, step / config.steps, generator(config.seed, f"noise{number}", step))
                 accelerator.backward(loss / config.accumulate)
             if not math.isfinite(loss.item()):

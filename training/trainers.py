@@ -29,7 +29,7 @@ class SelfForcingTrainer(Trainer):
         vae_model: The autoencoder.
         optimizer: Of the student's parameters.
         device: Where to train.
-        mixed_precision: Autocast to bfloat16.
+        mixed_precision: Autocast to bfloat16 where the hardware multiplies it.
         use_wandb: Log to Weights & Biases.
         epochs: Epochs planned: the share of self-made context grows from 0 in the first to the whole in the last.
         self_forcing_ratio: That share in the last epoch.
@@ -143,7 +143,7 @@ class DistillationTrainer(Trainer):
         device: Where to train.
         distillation_alpha: Weight of the teacher, in [0, 1].
         temperature: Above 0; without effect here.
-        mixed_precision: Autocast to bfloat16.
+        mixed_precision: Autocast to bfloat16 where the hardware multiplies it.
         use_wandb: Log to Weights & Biases.
         grad_clip: Largest norm of the gradient.
         seed: Of all noise.

@@ -37,7 +37,7 @@ class LoopConfig(BaseConfig):
         clip: Largest norm of the gradient.
         ema: Decay of the averaged weights, once there were many steps; before, the last tenth of them counts.
         compile: Compile the stage's hot methods (a C++ compiler is needed; a minute at first, then a fifth faster).
-        bf16: Autocast to bfloat16 (networks only; losses stay in float32).
+        bf16: Autocast to bfloat16 where the hardware multiplies it (networks only; losses stay in float32).
         shard: Spread the weights over the processes (FSDP2) instead of copying them to each (DDP).
         save_every_s: Seconds between two checkpoints.
         log_every: Steps between two log lines.
@@ -179,7 +179,7 @@ class TrainingConfig(BaseConfig):
         sampling_steps: Most network passes for a self-made frame.
         distillation_alpha: Weight of the teacher; the data have the rest.
         temperature: Softening of the teacher. Without effect on the Gaussian outputs of the networks here.
-        mixed_precision: Autocast to bfloat16 (networks only; losses stay in float32).
+        mixed_precision: Autocast to bfloat16 where the hardware multiplies it (networks only; losses stay in float32).
         seed: Of all noise.
     """
 

@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from drivedit.config import InferenceConfig, WorldConfig
-from drivedit.inference.tune import fast_dtype
 from drivedit.models import VAE3D, DiTStudent, FrameTokenizer, Scene, StepOutput, World
 from drivedit.models.world import DRIVEN
-from drivedit.utils import resolve_device
+from drivedit.utils import fast_dtype, resolve_device
 
 logger = logging.getLogger(__name__)
 

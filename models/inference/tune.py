@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from drivedit.models import World
 from drivedit.models.student import Block
 from drivedit.models.vae import VAE3D, CausalConv3d, ResBlock, ToFrame, Up
+from drivedit.utils import fast_dtype
 
 
 class _Packed(nn.Module):
@@ -176,15 +177,6 @@ def tune(world: World) -> World:
     world.requires_grad_(False)
     world.tuned = True
     return world.eval()
-
-
-def fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it, else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() and torch.backends.mkldnn.is_available():
-        return torch.bfloat16
-    return torch.float32
 
 
 def can_pack() -> bool:

@@ -1,6 +1,6 @@
 """Small helpers: tensors, modules, mathematics, geometry, randomness, devices, files."""
 
-from drivedit.utils.device import resolve_device
+from drivedit.utils.device import fast_dtype, resolve_device
 from drivedit.utils.files import code_fingerprint, fingerprint, locked, read_tensors, write_atomically, write_tensors
 from drivedit.utils.math_utils import (
     cosine_similarity_matrix,
@@ -50,6 +50,7 @@ __all__ = [
     "count_parameters",
     "exponential_moving_average",
     "finite_difference_gradient",
+    "fast_dtype",
     "fingerprint",
     "freeze_parameters",
     "from_origin",

@@ -1,4 +1,4 @@
-"""Choice of the device."""
+"""Choice of the device and of the precision."""
 
 from __future__ import annotations
 
@@ -25,3 +25,12 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         log.warning("device %s does not exist here; using the cpu", resolved)
         return torch.device("cpu")
     return resolved
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() and torch.backends.mkldnn.is_available():
+        return torch.bfloat16
+    return torch.float32

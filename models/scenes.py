@@ -13,7 +13,7 @@ from drivedit.utils import from_origin, origin_of
 
 @dataclass
 class Scene:
-    """A moment of a recording.
+    """A moment of a recording; `check_scene` takes places far from zero as well, in float64.
 
     Attributes:
         frames: uint8 `[n + 1, H, W, 3]`, n >= 1, the last one is now.

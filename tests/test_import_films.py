@@ -1,5 +1,7 @@
 """What becomes of a film: its rate and aspect, its holes and those of its table, rewards and endings."""
 
+import re
+
 import numpy as np
 import pytest
 from films import shade, write_table, write_video
@@ -95,3 +97,11 @@ def test_holes_of_a_table_cut_the_drive_and_are_counted(film, tmp_path, caplog):
     path.write_text("\n".join([head, *kept]) + "\n")
     import_drives(tmp_path / "whole", [film[0]], [path], progress=False)
     assert [len(e) for e in iter_episodes(tmp_path / "whole")] == [90] and "no lines" not in caplog.text
+
+
+@pytest.mark.parametrize("command", ["collect", "import", "sheet", "export-minari", "import-minari"])
+def test_every_option_says_what_it_does_and_its_default(command, capsys):
+    with pytest.raises(SystemExit):
+        data_commands.main([command, "--help"])
+    told = re.split(r"\n  (?=-|[a-z])", capsys.readouterr().out.partition("show this help message and exit")[2])[1:]
+    assert told and [text for text in told if not re.search(r"default:|\(needed\)", " ".join(text.split()))] == []

@@ -14,16 +14,22 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     collect = commands.add_parser("collect", help="record drives of CarRacing; run again to go on after a stop")
-    collect.add_argument("--out", type=Path, required=True, help="folder of the recording")
-    collect.add_argument("--steps", type=int, default=350_000, help="steps, rounded up to whole shards")
-    collect.add_argument("--workers", type=int, default=2, help="processes")
-    collect.add_argument("--seed", type=int, default=0, help="seed of the recording")
-    collect.add_argument("--episode-steps", type=int, default=300, help="steps per episode at most")
-    collect.add_argument("--shard-steps", type=int, default=None, help="steps per shard (20 episodes)")
-    collect.add_argument("--held-out", action="store_true", help="tracks kept for judging; trainers refuse the folder")
+    collect.add_argument("--out", type=Path, required=True, help="folder of the recording (needed)")
+    collect.add_argument(
+        "--steps", type=int, default=350_000, help="steps to record, rounded up to whole shards (default: 350000)"
+    )
+    collect.add_argument("--workers", type=int, default=2, help="processes that drive at once (default: 2)")
+    collect.add_argument("--seed", type=int, default=0, help="seed of tracks, starts and drivers (default: 0)")
+    collect.add_argument("--episode-steps", type=int, default=300, help="most steps of an episode (default: 300)")
+    collect.add_argument(
+        "--shard-steps", type=int, default=None, help="steps of a shard, which is one file (default: 20 episodes)"
+    )
+    collect.add_argument(
+        "--held-out", action="store_true", help="mark as kept for judging; trainers refuse the folder (default: no)"
+    )
     collect.add_argument(
         "--policies", nargs="+", default=(), metavar="NAME",
-        help="agents that drive instead of the scripted drivers, as `python -m drivedit.agents` knows them",
+        help="agents that drive, as `python -m drivedit.agents` knows them (default: the scripted drivers)",
     )  # fmt: skip
 
     filmed = commands.add_parser(
@@ -35,14 +41,28 @@ def _parser() -> argparse.ArgumentParser:
         "ended). Pictures lie in <images>/<drive>/*.png with controls.json beside them. What is done to the film is "
         "said in one line.",
     )
-    filmed.add_argument("--video", type=Path, nargs="+", default=[], help="video files (their loss stays)")
-    filmed.add_argument("--controls", type=Path, nargs="+", default=[], help="CSV files, one per video")
-    filmed.add_argument("--images", type=Path, default=None, help="folder of drives as pictures, instead of videos")
-    filmed.add_argument("--out", type=Path, required=True, help="folder of the recording, new or empty")
+    filmed.add_argument(
+        "--video",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="video files; what their compression lost stays lost (default: none)",
+    )
+    filmed.add_argument(
+        "--controls",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="CSV files, one per video in the same order (default: none)",
+    )
+    filmed.add_argument(
+        "--images", type=Path, default=None, help="folder of drives as pictures, instead of videos (default: none)"
+    )
+    filmed.add_argument("--out", type=Path, required=True, help="folder of the recording, new or empty (needed)")
     filmed.add_argument(
         "--fps", type=float, default=None,
-        help="frames per second of the recording (default: every frame of the film); 10 to 20 are enough to drive by, "
-        "more make a world slower; of pictures, the rate at which they were taken (default: 10)",
+        help="frames per second of the recording, at most the film's; 10 to 20 are enough to drive by; of pictures, "
+        "the rate at which they were taken (default: every frame of the film; 10 of pictures)",
     )  # fmt: skip
     filmed.add_argument(
         "--size", type=int, nargs=2, default=None, metavar=("HEIGHT", "WIDTH"),
@@ -58,22 +78,24 @@ def _parser() -> argparse.ArgumentParser:
     filmed.add_argument(
         "--offset", type=float, default=0.0, help="time in the table at the first frame, in seconds (default: 0)"
     )
-    filmed.add_argument("--held-out", action="store_true", help="kept for judging; trainers refuse the folder")
+    filmed.add_argument(
+        "--held-out", action="store_true", help="mark as kept for judging; trainers refuse the folder (default: no)"
+    )
 
     sheet = commands.add_parser("sheet", help="a picture of random clips of a recording")
-    sheet.add_argument("folder", type=Path)
-    sheet.add_argument("--out", type=Path, default=Path("sheet.png"))
-    sheet.add_argument("--rows", type=int, default=16, help="clips")
-    sheet.add_argument("--every", type=int, default=4, help="steps between the frames of a clip")
-    sheet.add_argument("--seed", type=int, default=0)
+    sheet.add_argument("folder", type=Path, help="folder of the recording (needed)")
+    sheet.add_argument("--out", type=Path, default=Path("sheet.png"), help="picture to write, PNG (default: sheet.png)")
+    sheet.add_argument("--rows", type=int, default=16, help="clips, one below the other (default: 16)")
+    sheet.add_argument("--every", type=int, default=4, help="steps between two frames of a clip (default: 4)")
+    sheet.add_argument("--seed", type=int, default=0, help="seed of which clips are drawn (default: 0)")
 
     export = commands.add_parser("export-minari", help="write a recording as a Minari dataset")
-    export.add_argument("folder", type=Path)
-    export.add_argument("--dataset", required=True, help="for example drivedit/carracing-v0")
+    export.add_argument("folder", type=Path, help="folder of the recording (needed)")
+    export.add_argument("--dataset", required=True, help="name, for example drivedit/carracing-v0 (needed)")
 
     imported = commands.add_parser("import-minari", help="write a Minari dataset of export-minari as a recording")
-    imported.add_argument("--dataset", required=True)
-    imported.add_argument("--out", type=Path, required=True)
+    imported.add_argument("--dataset", required=True, help="name, for example drivedit/carracing-v0 (needed)")
+    imported.add_argument("--out", type=Path, required=True, help="folder of the recording (needed)")
     return parser
 
 

@@ -78,7 +78,7 @@ def test_means_of_a_step_and_of_a_coarse_table(tmp_path):
 
 def test_holes_and_lengths_cut_a_drive(tmp_path):
     video = write_video(tmp_path / "drive.mp4", [i for i in range(STEPS + 1) if not 40 < i < 60])
-    assert Video(video).rate == FPS and Video(video).left_out == pytest.approx(1.0)
+    assert Video(video).rate == FPS and Video(video).left_out(10) == pytest.approx(1.0)
     numbers = [number for number, _, _ in Video(video).frames(10, (16, 32))]
     assert numbers == [*range(21), *range(30, 46)]
     numbers = [number for number, _, _ in Video(video).frames(FPS, (16, 32))]

@@ -47,6 +47,18 @@ def test_pixels_that_are_not_square_and_the_slowest_of_several_films(film, tmp_p
     assert first.frames.shape[1:] == second.frames.shape[1:] == (64, 64, 3)
 
 
+def test_times_that_are_not_quite_equal_are_no_holes(tmp_path):
+    """Milliseconds of a Matroska file, a frame that comes late, and one that is lost."""
+    path = write_video(tmp_path / "drive.mkv", [k for k in range(61) if k != 40], fps=30)
+    assert Video(path).rate == 30, "33 and 34 ms; the file names the rate"
+    assert Video(path).left_out(30) == pytest.approx(1 / 15, abs=1e-3) and not Video(path).left_out(10)
+    assert [number for number, _, _ in Video(path).frames(30, (16, 16))] == [*range(40), *range(41, 61)]
+    assert [number for number, _, _ in Video(path).frames(10, (16, 16))] == [*range(21)]
+    late = write_video(tmp_path / "late.mp4", [*range(0, 80, 4), 82, *range(84, 120, 4)], fps=60)
+    film = Video(late)
+    assert film.rate == 15 and [n for n, _, _ in film.frames(15, (16, 16))] == [*range(30)]
+
+
 def test_pictures_are_cropped_boxed_or_stretched():
     picture = np.zeros((20, 60, 3), np.uint8)
     picture[:, 20:40] = 200  # the middle third is bright

@@ -183,7 +183,7 @@ def _say(video: Video, table: ControlTable, plan: Plan, fps: float, size: tuple[
         "every frame" if every else f"{fps:.4g} frames/s (of {video.rate:.4g})", fits[plan.fit],
     )  # fmt: skip
     seconds, pauses = table.left_out(plan.offset, plan.offset + video.seconds)
-    for path, what, missing in ((video.path, "frames", video.left_out), (table.path, "lines", seconds)):
+    for path, what, missing in ((video.path, "frames", video.left_out(fps)), (table.path, "lines", seconds)):
         if missing:
             log.warning("%s has no %s for %.2f s in all: the drive is cut there", path, what, missing)
     if pauses:

@@ -12,8 +12,9 @@ from av.error import FFmpegError
 
 from drivedit.data.pictures import fitted
 
-HOLE = 1.5  # a longer pause between two frames than this many usual ones is a hole
+HOLE = 1.7  # a longer pause between two frames than this many usual ones is a hole
 SAME = 0.01  # rates that differ by less are one rate
+NAMED = 0.002  # a measured rate that is that near to the one that the file names is that one
 
 
 class Video:
@@ -28,7 +29,6 @@ class Video:
         seconds: From the first frame to the last one.
         size: Height and width of the pictures.
         aspect: Width over height as they are shown, where pixels need not be square.
-        left_out: Seconds in holes.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -48,7 +48,7 @@ class Video:
                 self.aspect = float(stream.sample_aspect_ratio or 1) * stream.width / stream.height
                 packets = (packet for packet in container.demux(stream) if packet.size)
                 stamps = [packet.dts if packet.pts is None else packet.pts for packet in packets]
-                unit = stream.time_base
+                unit, named = stream.time_base, float(stream.guessed_rate or 0)
         except FFmpegError as error:
             raise ValueError(f"{self.path} cannot be decoded ({error}); is it a whole video file?") from error
         if unit is None or None in stamps:
@@ -58,9 +58,14 @@ class Video:
         if not len(pauses):
             raise ValueError(f"{self.path} has {len(ticks)} frames, two at least are needed")
         usual = pauses[pauses <= HOLE * np.median(pauses)]
-        self.rate = float(len(usual) / (int(usual.sum()) * unit))
+        rate = float(len(usual) / (int(usual.sum()) * unit))
+        self.rate = named if abs(named - rate) < NAMED * rate else rate
         self.seconds = float((int(ticks[-1]) - int(ticks[0])) * unit)
-        self.left_out = float((int(pauses.sum()) - int(usual.sum())) * unit)
+        self._pauses = pauses * float(unit)
+
+    def left_out(self, fps: float) -> float:
+        """Seconds in pauses that are holes at a rate."""
+        return float(self._pauses[self._pauses > HOLE / fps].sum())
 
     def frames(self, fps: float, size: tuple[int, int], fit: str = "crop") -> Iterator[tuple[int, float, np.ndarray]]:
         """Goes through the video at a rate of its own.
@@ -82,7 +87,7 @@ class Video:
                 f"{self.path} has {self.rate:.4g} frames per second, so fps can be at most that, got {fps}"
             )
         every = fps >= (1 - SAME) * self.rate
-        best: tuple[int, float, float, np.ndarray] | None = None  # number, distance from its time, second, picture
+        best: tuple[int, float, float, av.VideoFrame] | None = None  # number, distance from its time, second
         first, last = None, 0.0
         try:
             with av.open(str(self.path)) as container:
@@ -101,15 +106,17 @@ class Video:
                         number = best[0] + (1 if pause <= HOLE / self.rate else max(2, round(pause * self.rate)))
                     off = abs(last * fps - number)
                     if best is not None and number != best[0]:
-                        yield best[0], best[2], best[3]
+                        yield best[0], best[2], self._picture(best[3], size, fit)
                         best = None
                     if best is None or off < best[1]:
-                        picture = frame.to_ndarray(format="rgb24")
-                        best = number, off, last, fitted(picture, size, fit, self.aspect)
+                        best = number, off, last, frame
         except FFmpegError as error:
             raise ValueError(f"{self.path} cannot be decoded beyond second {last:.2f} ({error})") from error
         if best is not None:
-            yield best[0], best[2], best[3]
+            yield best[0], best[2], self._picture(best[3], size, fit)
+
+    def _picture(self, frame: av.VideoFrame, size: tuple[int, int], fit: str) -> np.ndarray:
+        return fitted(frame.to_ndarray(format="rgb24"), size, fit, self.aspect)
 
 
 def _fault(frame: av.VideoFrame) -> str:

@@ -8,8 +8,9 @@ from films import write_table
 from drivedit.config import StudentConfig, WorldConfig
 from drivedit.data.clips import Drives
 from drivedit.data.import_drives import Plan, import_drives
-from drivedit.data.recordings import iter_episodes
+from drivedit.data.recordings import Episode, iter_episodes, write_shard
 from drivedit.models import Scene, check_scene
+from drivedit.training.scenes import pick_scenes
 from drivedit.utils import advance_pose, from_origin, origin_of
 
 FAR = np.array([500_000.0, 5_400_000.0])
@@ -43,6 +44,40 @@ def test_a_circle_far_away_has_the_same_route_codes(film, tmp_path, shift, bound
     codes = [drives.codes(WORLD).astype(np.float64) for drives in (near, far)]
     assert np.abs(codes[0]).max() > 0.5 and np.abs(codes[0] - codes[1]).max() <= bound
     assert np.abs(near.motion() - far.motion()).max() < 1e-5
+
+
+def test_recordings_far_away_are_unpacked_near_an_origin_of_each_drive(tmp_path, caplog):
+    steps, drives = 12, []
+    for shift in (np.zeros(2), FAR, 2 * FAR):
+        poses = np.stack([0.2 * np.arange(steps + 1) + shift[0], np.full(steps + 1, shift[1]), np.zeros(steps + 1)], 1)
+        route = np.stack([np.arange(0, 60, 2) + shift[0], np.full(30, shift[1])], 1)
+        unknown = np.full(steps, np.nan, np.float32)
+        drives.append(
+            Episode(
+                np.zeros((steps + 1, 16, 16, 3), np.uint8),
+                np.zeros((steps, 2), np.float32),
+                unknown,
+                unknown,
+                np.zeros(steps, bool),
+                np.zeros((steps + 1, 0), np.float32),
+                poses,
+                route.astype(np.float32),
+                closed=False,
+                bounds=np.array([*(shift - 50), *(shift + 50)], np.float32),
+                telemetry_names=(),
+            )  # fmt: skip
+        )
+    write_shard(tmp_path / "shard-00000.h5", drives)
+    opened = Drives.open(tmp_path)
+    for drive in range(3):
+        assert np.allclose(opened.pose[opened.states(drive)], drives[0].poses, rtol=0, atol=1e-8)
+        assert np.array_equal(opened.routes[drive], drives[0].route), "whole metres survive float32"
+        assert np.array_equal(opened.bounds[drive], drives[0].bounds)
+    assert np.allclose(opened.motion()[1 : steps + 1, 0], 0.2) and "off by up to 0.5 m" in caplog.text
+    codes = opened.codes(WORLD).reshape(3, steps + 1, -1)
+    assert np.array_equal(codes[0], codes[1]) and np.array_equal(codes[0], codes[2]) and codes.any()
+    scene = pick_scenes(opened, np.array([2]), WorldConfig(student=StudentConfig(window=4)), count=1)[0]
+    assert scene.poses is not None and scene.poses.dtype == np.float32 and np.abs(scene.poses).max() < 10
 
 
 def shifted(scene: Scene, shift: np.ndarray) -> Scene:

@@ -7,7 +7,7 @@ import numpy as np
 from drivedit.config import WorldConfig
 from drivedit.data.clips import Drives
 from drivedit.data.recordings import TELEMETRY
-from drivedit.models import Scene
+from drivedit.models import Scene, check_scene
 
 
 def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: int = 48) -> list[Scene]:
@@ -55,9 +55,9 @@ def _told(drives: Drives, name: str, states: slice) -> np.ndarray:
 def _scene(drives: Drives, drive: int, now: int, context: int) -> Scene:
     states = slice(now - context + 1, now + 1)
     controls = np.array(drives.control[now - context + 2 : now + 1])
-    frames, poses = np.array(drives.frames[states]), np.array(drives.pose[states], np.float32)
+    frames, poses = np.array(drives.frames[states]), np.array(drives.pose[states])
     route, bounds = drives.routes[drive], drives.bounds[drive]
-    return Scene(
+    scene = Scene(
         frames,
         controls,
         route if len(route) else None,
@@ -65,3 +65,4 @@ def _scene(drives: Drives, drive: int, now: int, context: int) -> Scene:
         poses if np.isfinite(poses).all() else None,
         bounds if np.isfinite(bounds).any() else None,
     )
+    return check_scene(scene, (frames.shape[1], frames.shape[2]))

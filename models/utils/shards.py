@@ -55,7 +55,8 @@ class Episode:
         terminated: bool [n].
         telemetry: float32 [n+1, K].
         poses: float64 [n+1, 3]: x, y, yaw.
-        route: float32 [M, 2], the centre line in driving direction; M = 0: not known.
+        route: float32 [M, 2], the centre line in driving direction; M = 0: not known. Poses and route of a map
+            projection are to be told from an origin near the drive (`drivedit.utils.origin_of`).
         seed: seed of the track.
         driver: name of the driver.
         start: reset options of the twin.

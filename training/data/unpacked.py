@@ -3,11 +3,14 @@
 `root/unpacked/FINGERPRINT/` never changes once it is there. One process makes it while others wait; it writes plainly,
 so a full disk is an error and not the end of the process, and what a killed one left is removed by the next.
 
+Every drive whose places lie far from zero gets an origin of its own (`drivedit.utils.origin_of`), in float64.
+
 Legend: S states of all drives one after another, E drives, K telemetry values.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import zipfile
@@ -19,9 +22,9 @@ import numpy as np
 from tqdm import tqdm
 
 from drivedit.data.recordings import Episode, iter_episodes, read_folder_attrs, shard_paths
-from drivedit.utils import UNBOUNDED, code_fingerprint, fingerprint, locked
+from drivedit.utils import UNBOUNDED, code_fingerprint, fingerprint, from_origin, locked, origin_of
 
-CODE = (__name__, "drivedit.data.recordings", "drivedit.utils.shards")
+CODE = (__name__, "drivedit.data.recordings", "drivedit.utils.origin", "drivedit.utils.shards")
 FOLDER, LOCK, WORK = "unpacked", "lock", "work"  # the others lie in the first
 KINDS = {
     "frames": np.uint8,
@@ -33,6 +36,8 @@ KINDS = {
 }
 
 Arrays = dict[str, np.ndarray]
+
+log = logging.getLogger(__name__)
 
 
 def open_unpacked(root: str | Path, held_out: bool) -> tuple[Arrays, Arrays, str]:
@@ -110,7 +115,7 @@ def _write(root: Path, work: Path, telemetry: Sequence[str], held_out: bool) -> 
     picture (height, width, 3), telemetry_names `[K]`, fps and held_out.
     """
     lengths, routes, closed, seeds, bounds = [0], [], [], [], []
-    picture, fps = None, 0.0
+    picture, fps, coarse = None, 0.0, 0.0
     with ExitStack() as stack:
         files = {name: stack.enter_context(open(work / f"{name}.raw", "wb")) for name in KINDS}
         for episode in tqdm(iter_episodes(root, held_out), desc="unpacking", unit="drive", mininterval=5):
@@ -118,13 +123,21 @@ def _write(root: Path, work: Path, telemetry: Sequence[str], held_out: bool) -> 
             if episode.frames.shape[1:] != picture:
                 sizes = sorted({picture, episode.frames.shape[1:]})
                 raise ValueError(f"the recordings of {root} have pictures of different sizes: {sizes}")
-            for name, value in _of_states(episode, telemetry).items():
+            origin = origin_of(episode.poses, episode.route)
+            if origin.any() and len(episode.route):
+                coarse = max(coarse, 0.5 * float(np.spacing(np.abs(episode.route).max())))
+            for name, value in _of_states(episode, telemetry, origin).items():
                 files[name].write(np.ascontiguousarray(value, KINDS[name]).data)
             lengths.append(len(episode.frames))
-            routes.append(episode.route)
+            routes.append(from_origin(episode.route, origin).astype(np.float32))
             closed.append(episode.closed)
             seeds.append(episode.seed)
-            bounds.append(UNBOUNDED if episode.bounds is None else episode.bounds)
+            bounds.append(UNBOUNDED if episode.bounds is None else from_origin(episode.bounds, origin))
+        if coarse:
+            log.warning(
+                "routes in %s were written far from zero, where float32 is off by up to %.2g m; write them from an "
+                "origin near the drive (drivedit.utils.origin_of), or import the film again", root, coarse,
+            )  # fmt: skip
         np.savez(
             stack.enter_context(open(work / "index.npz", "wb")),
             first=np.cumsum(lengths), routes=np.concatenate(routes),
@@ -134,7 +147,7 @@ def _write(root: Path, work: Path, telemetry: Sequence[str], held_out: bool) -> 
         )  # fmt: skip
 
 
-def _of_states(episode: Episode, telemetry: Sequence[str]) -> Arrays:
+def _of_states(episode: Episode, telemetry: Sequence[str], origin: np.ndarray) -> Arrays:
     """The arrays of an episode with a row per state; telemetry that it does not have is NaN."""
     return {
         "frames": episode.frames,
@@ -142,5 +155,5 @@ def _of_states(episode: Episode, telemetry: Sequence[str]) -> Arrays:
         "progress": np.concatenate([np.zeros(1), episode.progress]),
         "ended": np.concatenate([[False], episode.terminated]),
         "telemetry": np.stack([episode.told(name) for name in telemetry], 1) if telemetry else np.zeros((0, 0)),
-        "pose": episode.poses,
+        "pose": from_origin(episode.poses, origin),
     }

@@ -1,0 +1,160 @@
+"""What training opens: any rate and telemetry, one process at a time, nothing left by a full disk or a kill."""
+
+import multiprocessing
+import resource
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_recordings import made_up
+
+from drivedit.config import WorldConfig
+from drivedit.data import clips, unpacked
+from drivedit.data.clips import Drives, suit
+from drivedit.data.recordings import iter_episodes, write_shard
+from drivedit.training.scenes import pick_scenes
+from drivedit.training.stages import Clips
+from drivedit_env.env import DriveDiTEnv
+from drivedit_env.session import Session
+
+
+@pytest.fixture
+def other_world(tiny_world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The tiny world at 10 frames per second, with six telemetry values."""
+    import copy
+
+    import torch
+
+    from drivedit.models import World
+
+    names = ["speed", "fuel", "gear", "slip", "range", "yaw_rate"]
+    config = replace(tiny_world.config, fps=10.0, telemetry=names, telemetry_scale=[20.0, 1.0, 6.0, 1.0, 100.0, 1.0])
+    world = World(config, copy.deepcopy(tiny_world.scenes)).eval()
+    for weight in world.parameters():
+        weight.data = torch.randn(weight.shape) * 0.2 / max(weight[0].numel(), 1) ** 0.5
+    return world
+
+
+@pytest.fixture
+def driven(other_world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two drives of it, as the viewer records them."""
+    monkeypatch.setattr("drivedit_env.recorder.FILM_HEIGHT", 64)
+    session = Session(DriveDiTEnv(other_world), scene=0, folder=tmp_path / "drives")
+    for _ in range(2):
+        session.toggle_recording()
+        for _ in range(14):
+            session.step(np.array([0.1, 0.4], np.float32))
+        session.toggle_recording()
+    return tmp_path / "drives"
+
+
+def test_a_drive_of_another_world_trains_such_a_world(driven, other_world):
+    drives = Drives.open(driven)
+    assert drives.fps == 10 and list(drives.telemetry_names) == other_world.config.telemetry
+    told = suit(other_world.config, drives)
+    assert told.fps == 10 and told.telemetry == other_world.config.telemetry and told.image_size == (64, 64)
+    plain = suit(WorldConfig(), drives)
+    assert plain.fps == 10 and plain.telemetry == ["speed"], "of the usual values it has one"
+    latents = np.zeros((len(drives.frames), 8, 8, 8), np.float16)
+    batch = Clips(drives, latents, told, 4).batch(np.array([5]))
+    scale = np.array(told.telemetry_scale, np.float32)
+    assert np.allclose(batch["telemetry"][0].numpy() * scale, drives.telemetry[5:9], atol=1e-5)
+    assert len(pick_scenes(drives, np.arange(2), told, 4)) == 4
+
+
+@pytest.mark.filterwarnings("ignore:.*is set to None:UserWarning", "ignore:env_spec is None:UserWarning")
+def test_the_same_through_minari(driven, tmp_path, monkeypatch):
+    pytest.importorskip("minari")
+    from drivedit.data.minari_io import export_minari, import_minari
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    export_minari(driven, "drivedit/other-v0")
+    import_minari("drivedit/other-v0", tmp_path / "back")
+    for before, after in zip(iter_episodes(driven), iter_episodes(tmp_path / "back"), strict=True):
+        assert after.fps == 10 and after.telemetry_names == before.telemetry_names
+        assert np.array_equal(after.telemetry, before.telemetry) and np.array_equal(after.frames, before.frames)
+    nothing = replace(made_up(5), telemetry=np.zeros((6, 0), np.float32), telemetry_names=(), fps=3.0)
+    write_shard(tmp_path / "none" / "shard-00000.h5", [nothing], {"env": ""})
+    export_minari(tmp_path / "none", "drivedit/none-v0")
+    import_minari("drivedit/none-v0", tmp_path / "none back")
+    (episode,) = iter_episodes(tmp_path / "none back")
+    assert episode.fps == 3 and episode.telemetry.shape == (6, 0) and episode.telemetry_names == ()
+    write_shard(tmp_path / "none" / "shard-00001.h5", [replace(nothing, fps=5.0)], {"env": ""})
+    with pytest.raises(ValueError, match=r"shard-00000.h5 has 3.0 per second, shard-00001.h5 has 5.0"):
+        export_minari(tmp_path / "none", "drivedit/mixed-v0")
+
+
+def test_values_that_a_drive_does_not_have_are_not_known(tmp_path):
+    one = replace(made_up(5), telemetry=np.ones((6, 1), np.float32), telemetry_names=("fuel",))
+    write_shard(tmp_path / "shard-00000.h5", [one])
+    write_shard(tmp_path / "shard-00001.h5", [made_up(4)])
+    drives = Drives.open(tmp_path)
+    assert drives.telemetry_names == ("fuel", "speed", "lateral_offset", "heading_error", "wheels_on_road")
+    assert np.isnan(drives.telemetry[:6, 1:]).all() and np.isnan(drives.telemetry[6:, 0]).all()
+    assert (drives.telemetry[:6, 0] == 1).all() and np.isfinite(drives.telemetry[6:, 1:]).all()
+
+
+def _open(root: Path, told: Any) -> None:
+    count = len(Drives.open(root).frames)
+    told.send(count)
+
+
+def test_processes_that_open_at_once_wait_for_each_other(tmp_path):
+    write_shard(tmp_path / "shard-00000.h5", [made_up(30, seed) for seed in range(4)])
+    fork = multiprocessing.get_context("fork")
+    for seed in range(2):
+        write_shard(tmp_path / "shard-00001.h5", [made_up(10 + seed, seed)])
+        pipes = [fork.Pipe(duplex=False) for _ in range(4)]
+        several = [fork.Process(target=_open, args=(tmp_path, tells)) for _, tells in pipes]
+        for process in several:
+            process.start()
+        for process in several:
+            process.join()
+        assert [hears.recv() if hears.poll() else None for hears, _ in pipes] == [4 * 31 + 11 + seed] * 4
+    assert len(list((tmp_path / "unpacked").iterdir())) == 2, "the arrays of the last shards, and the lock"
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path):
+    """A limit on the size of files stands for the full disk: the operating system refuses to write on."""
+    write_shard(tmp_path / "shard-00000.h5", [made_up(20, seed) for seed in range(3)])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"could not unpack .*File too large.*12.5 kB of disk per frame"):
+            Drives.open(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in (tmp_path / "unpacked").iterdir()] == ["lock"]
+    assert len(Drives.open(tmp_path).frames) == 63
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path, monkeypatch):
+    write_shard(tmp_path / "shard-00000.h5", [made_up(20, seed) for seed in range(3)])
+    monkeypatch.setattr(unpacked, "iter_episodes", lambda *_: (signal.raise_signal(signal.SIGKILL) for _ in range(1)))
+    fork = multiprocessing.get_context("fork")
+    process = fork.Process(target=_open, args=(tmp_path, None))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert {path.name for path in (tmp_path / "unpacked").iterdir()} == {"lock", "work"}
+    monkeypatch.undo()
+    drives = clips.Drives.open(tmp_path)
+    assert {path.name for path in (tmp_path / "unpacked").iterdir()} == {"lock", drives.fingerprint}
+
+
+def test_a_recording_that_is_unpacked_is_opened_where_nothing_can_be_written(tmp_path, monkeypatch):
+    write_shard(tmp_path / "shard-00000.h5", [made_up(20)])
+    Drives.open(tmp_path)
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(unpacked, "locked", refuse)
+    assert len(Drives.open(tmp_path).frames) == 21
+    index = next((tmp_path / "unpacked").glob("*/index.npz"))
+    index.write_bytes(index.read_bytes()[:100])
+    with pytest.raises(ValueError, match="damaged.*delete it"):
+        Drives.open(tmp_path)

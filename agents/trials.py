@@ -18,10 +18,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 
 from drivedit.agents.load import load_agent
 from drivedit.agents.planner import Planner, Search
+from drivedit.utils import begin_worker
 
 SIDES = ("dream", "real")
 START_RANGES = {"CarRacingTwin-v0": {"track_position": (0.0, 1.0), "speed": (20.0, 40.0)}}  # reset options, uniform
@@ -270,8 +270,7 @@ def drive_apart(
     """
     jobs = [(policy, start) for policy in policies for start in starts]
     parts: dict[str, dict[int, Drives | PolicyError]] = {policy: {} for policy in policies}
-    alone = {"initializer": torch.set_num_threads, "initargs": (1,)}  # threads of several workers get in their way
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), **alone) if workers > 1 else None
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), begin_worker) if workers > 1 else None
     try:
         if pool is None:
             results = (((p, s), _alone(contest, side, p, s)) for p, s in jobs)

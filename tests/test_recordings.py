@@ -25,6 +25,7 @@ from drivedit.data.recordings import (
     write_shard,
 )
 from drivedit.data.sheet import write_sheet
+from drivedit.utils import locked
 
 SMALL = {"steps": 120, "episode_steps": 25, "shard_steps": 60, "progress": False}
 
@@ -90,11 +91,18 @@ def test_a_stopped_run_goes_on_to_the_same_end_with_any_number_of_workers(record
     monkeypatch.setattr(collect_module, "collect_shard", stop_after_one)
     with pytest.raises(KeyboardInterrupt):
         collect_recordings(tmp_path, workers=1, **SMALL)
-    assert [p.name for p in tmp_path.iterdir()] == ["shard-00000.h5"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [collect_module.LOCK, "shard-00000.h5"]
     monkeypatch.undo()
+    left = tmp_path / ".shard-00001.h5.123.tmp"
+    left.write_bytes(b"a process was killed while it wrote")
+    with (
+        locked(tmp_path / collect_module.LOCK, "testing"),
+        pytest.raises(RuntimeError, match="collecting into"),
+    ):
+        collect_recordings(tmp_path, workers=2, **SMALL)
     kept = (tmp_path / "shard-00000.h5").stat().st_mtime_ns
     collect_recordings(tmp_path, workers=2, **SMALL)
-    assert (tmp_path / "shard-00000.h5").stat().st_mtime_ns == kept, "what was whole is kept"
+    assert (tmp_path / "shard-00000.h5").stat().st_mtime_ns == kept and not left.exists(), "what was whole is kept"
     assert [p.read_bytes() for p in shard_paths(tmp_path)] == [p.read_bytes() for p in shard_paths(recording)]
 
 

@@ -1,7 +1,15 @@
 """Small helpers: tensors, modules, mathematics, geometry, randomness, devices, files."""
 
 from drivedit.utils.device import fast_dtype, resolve_device
-from drivedit.utils.files import code_fingerprint, fingerprint, locked, read_tensors, write_atomically, write_tensors
+from drivedit.utils.files import (
+    code_fingerprint,
+    fingerprint,
+    locked,
+    read_tensors,
+    work_folder,
+    write_atomically,
+    write_tensors,
+)
 from drivedit.utils.math_utils import (
     cosine_similarity_matrix,
     finite_difference_gradient,
@@ -26,6 +34,7 @@ from drivedit.utils.model_utils import (
     set_seed,
 )
 from drivedit.utils.origin import from_origin, origin_of
+from drivedit.utils.processes import begin_worker
 from drivedit.utils.random import generator, noise, truncate
 from drivedit.utils.route import UNBOUNDED, Route, RouteCoder, advance_pose, motion_between, route_code
 from drivedit.utils.tensor_utils import (
@@ -43,6 +52,7 @@ __all__ = [
     "Route",
     "RouteCoder",
     "advance_pose",
+    "begin_worker",
     "chunk_tensor",
     "clip_gradients",
     "code_fingerprint",
@@ -82,6 +92,7 @@ __all__ = [
     "stable_softmax",
     "tensor_memory_usage",
     "truncate",
+    "work_folder",
     "write_atomically",
     "write_tensors",
 ]

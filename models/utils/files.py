@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import importlib.util
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -116,6 +119,27 @@ def code_fingerprint(*modules: str) -> str:
             raise ModuleNotFoundError(f"there is no module {name} with a source file", name=name)
         sources.append(Path(spec.origin))
     return fingerprint(*sources)
+
+
+@contextmanager
+def work_folder(path: str | Path) -> Iterator[Path]:
+    """An empty folder beside `path`, to make there what is then moved to it at once; what stays in it is removed.
+
+    So are those that killed processes left for the same path.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.work"):
+        if (left / "lock").exists():
+            with suppress(RuntimeError), locked(left / "lock", f"making {path}", 0):
+                shutil.rmtree(left, ignore_errors=True)
+    outer = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".work", dir=path.parent))
+    try:
+        with locked(outer / "lock", f"making {path}", 0):
+            (outer / "made").mkdir()
+            yield outer / "made"
+    finally:
+        shutil.rmtree(outer, ignore_errors=True)
 
 
 @contextmanager

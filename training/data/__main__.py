@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
             from drivedit.data.minari_io import import_minari
 
             import_minari(**options)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from drivedit.data.agent_drivers import AgentDriver, AgentDrivers
@@ -24,7 +23,9 @@ from drivedit.data.carracing import FIRST_HELD_OUT_SEED, CarRacingTwin
 from drivedit.data.drivers import make_driver
 from drivedit.data.geometry import CentreLine
 from drivedit.data.recordings import TELEMETRY, Episode, ShardError, read_attrs, read_shard, shard_path, write_shard
+from drivedit.utils import begin_worker, locked
 
+LOCK = ".collect.lock"  # in the folder of the recording
 logger = logging.getLogger(__name__)
 
 Make = Callable[[np.random.Generator], tuple["AnyDriver", dict[str, float]]]
@@ -141,7 +142,11 @@ def collect_shard(
         if tell is not None:
             tell(len(episode))
     attrs = {"held_out": recipe.held_out, "recipe": json.dumps(asdict(recipe))}
-    write_shard(shard_path(folder, index), episodes, attrs)
+    try:
+        write_shard(shard_path(folder, index), episodes, attrs)
+    except OSError as error:
+        reason = f"{error.strerror} and run the same command again, finished shards are kept"
+        raise OSError(error.errno, reason) from error
 
 
 def collect_recordings(
@@ -170,22 +175,31 @@ def collect_recordings(
 
     Returns:
         The paths of all shards.
+
+    Raises:
+        ValueError: A number is out of range, an agent is not there, or the folder was recorded with other settings.
+        RuntimeError: Another process collects into the folder.
+        OSError: There is no room; finished shards are kept.
     """
+    out = Path(out)
     if steps < 1 or workers < 1:
         raise ValueError(f"steps and workers must be at least 1, got steps={steps}, workers={workers}")
     recipe = Recipe(seed, episode_steps, shard_steps or 20 * episode_steps, held_out, tuple(policies))
     for policy in recipe.policies:
         AgentDriver(policy, 0.0, np.random.default_rng(0))  # is it there?
     paths = [shard_path(out, index) for index in range(-(-steps // recipe.shard_steps))]
-    missing = [index for index, path in enumerate(paths) if not _is_done(path, recipe)]
-    total = len(paths) * recipe.shard_steps
-    done = total - len(missing) * recipe.shard_steps
-    with tqdm(total=total, initial=done, unit="frame", disable=not progress, smoothing=0.05) as bar:
-        if workers == 1:
-            for index in missing:
-                collect_shard(out, index, recipe, bar.update)
-        elif missing:
-            _collect_parallel(out, missing, recipe, workers, bar)
+    with locked(out / LOCK, f"collecting into {out}", 0):
+        for left in out.glob(".shard-*.tmp"):  # of runs that were killed
+            left.unlink()
+        missing = [index for index, path in enumerate(paths) if not _is_done(path, recipe)]
+        total = len(paths) * recipe.shard_steps
+        done = total - len(missing) * recipe.shard_steps
+        with tqdm(total=total, initial=done, unit="frame", disable=not progress, smoothing=0.05) as bar:
+            if workers == 1:
+                for index in missing:
+                    collect_shard(out, index, recipe, bar.update)
+            elif missing:
+                _collect_parallel(out, missing, recipe, workers, bar)
     return paths
 
 
@@ -208,10 +222,10 @@ def _collect_parallel(out: str | Path, missing: list[int], recipe: Recipe, worke
 
 
 def _begin(counter: Any) -> None:
-    """Gives a worker the counter that all share; threads of several workers would get in their way."""
+    """Begins a worker and gives it the counter that all share."""
     global _counter
     _counter = counter
-    torch.set_num_threads(1)
+    begin_worker()
 
 
 def _work(out: str, index: int, recipe: Recipe) -> None:

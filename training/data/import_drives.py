@@ -11,8 +11,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +24,7 @@ from drivedit.data.pictures import FITS, PictureDrive, find_drives, read_picture
 from drivedit.data.recordings import TELEMETRY, Episode, batches, shard_path, write_shard
 from drivedit.data.table_checks import check_clock, check_units
 from drivedit.data.video import SAME, Video
-from drivedit.utils import from_origin, origin_of
+from drivedit.utils import from_origin, origin_of, work_folder
 
 log = logging.getLogger(__name__)
 SIDE = 16  # sides of pictures are multiples of it: 8 pixels make a latent cell, 2 x 2 cells a token
@@ -113,9 +111,7 @@ def import_drives(
         )
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} holds something already; choose another folder, or empty it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with work_folder(out) as work:
         if images is not None:
             fps = plan.fps or PICTURES_FPS
             episodes = _of_pictures(find_drives(images), plan, fps, progress)
@@ -136,10 +132,7 @@ def import_drives(
             steps, count = steps + sum(map(len, batch)), count + len(batch)
         if not names:
             raise ValueError("no drive has two frames in a row")
-        work.chmod(0o755)
         os.replace(work, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     log.info("%d episodes, %d steps (%.1f minutes at %.4g frames/s) in %s", count, steps, steps / fps / 60, fps, out)
     return [out / name for name in names]
 

@@ -8,6 +8,7 @@ Drives of the simulator name it as their environment; filmed drives have none, o
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from drivedit.data.recordings import (
     shard_path,
     write_shard,
 )
+from drivedit.utils import work_folder
 
 try:
     import minari
@@ -92,23 +94,26 @@ def import_minari(dataset: str, out: str | Path) -> list[Path]:
 
     Args:
         dataset: id of a local Minari dataset.
-        out: the folder to be; it must hold no shards.
+        out: the folder to be; it must not exist or be empty, and stays so if the import fails.
 
     Returns:
         The paths of the shards.
     """
-    if list(Path(out).glob("shard-*.h5")):
-        raise ValueError(f"{out} holds shards already; choose an empty folder")
+    out = Path(out)
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} holds something already; choose an empty folder")
     loaded = minari.load_dataset(dataset)
     text = str(loaded.storage.metadata.get("description", ""))
     description = json.loads(text) if text.startswith("{") else {}
     env = description.get("env", "" if "fps" in description else ENV_ID)  # only films told their rate at first
     attrs = {"held_out": bool(description.get("held_out", False)), "recipe": f"minari {dataset}", "env": env}
-    paths: list[Path] = []
-    for batch in batches(_from_minari(loaded, float(description.get("fps", WorldConfig.fps))), EPISODES_AT_ONCE):
-        paths.append(shard_path(out, len(paths)))
-        write_shard(paths[-1], batch, attrs)
-    return paths
+    episodes = _from_minari(loaded, float(description.get("fps", WorldConfig.fps)))
+    count = 0
+    with work_folder(out) as work:
+        for count, batch in enumerate(batches(episodes, EPISODES_AT_ONCE), 1):
+            write_shard(shard_path(work, count - 1), batch, attrs)
+        os.replace(work, out)
+    return [shard_path(out, number) for number in range(count)]
 
 
 def _where(env: str, episode: Episode) -> dict[str, Any]:

@@ -20,6 +20,8 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
+from drivedit.utils import begin_worker
+
 FIRST_HELD_OUT_SEED = 1_000_000  # tracks from here on are never trained on
 RECORDING = "drivedit.evaluation.twin_drives:Job"  # in the module that all recordings are made by
 Arrays = dict[str, np.ndarray]
@@ -91,7 +93,7 @@ def work(
                 results.append(function(job))
                 bar.update()
         else:
-            with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            with ProcessPoolExecutor(workers, get_context("spawn"), begin_worker) as pool:
                 for result in pool.map(function, jobs):
                     results.append(result)
                     bar.update()

@@ -27,7 +27,7 @@ from drivedit.agents.scores import score
 from drivedit.agents.wrappers import OffRoad, Patience, Pessimism, RandomLook, Remember, Repeat, ResetWith
 from drivedit.agents.zips import actor_weights
 from drivedit.config.base import BaseConfig
-from drivedit.utils import generator, write_atomically
+from drivedit.utils import generator, global_state_kept, resolve_device, write_atomically
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -177,10 +177,15 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True) -> Policy
         ValueError: The folder holds a run of another configuration (all but `steps` has to agree).
         RuntimeError: The checkpoint is damaged.
     """
-    from stable_baselines3.common.logger import configure
-
     out = Path(out)
     _claim(config, out)
+    with global_state_kept(resolve_device(config.device)):  # Stable-Baselines3 seeds and draws from all of it
+        return _learn(config, out, progress)
+
+
+def _learn(config: TrainConfig, out: Path, progress: bool) -> Policy:
+    from stable_baselines3.common.logger import configure
+
     env = open_env(config)
     model = _model(config, env)
     model.lr_schedule = lambda _: config.lr * warmth(model.num_timesteps / config.steps, config.cooldown)

@@ -20,7 +20,7 @@ from torch import nn
 
 from drivedit.config import WorldConfig
 from drivedit.models.scenes import Scene
-from drivedit.utils import resolve_device
+from drivedit.utils import global_state_kept, resolve_device
 
 FORMAT = 1
 WEIGHTS, SCENES, CONFIG, CARD = "model.safetensors", "scenes.safetensors", "config.json", "CARD.md"
@@ -114,7 +114,8 @@ class WorldStorage(nn.Module):
             if _sha256(path / name) != checksums.get(name):
                 raise ValueError(f"{path / name} is damaged (its checksum differs); copy or download the world again")
         card = (path / CARD).read_text() if (path / CARD).is_file() else ""
-        world = cls(config, _unpack_scenes(load_arrays(path / SCENES)), card)  # type: ignore[call-arg]
+        with global_state_kept():  # weights are drawn, and replaced
+            world = cls(config, _unpack_scenes(load_arrays(path / SCENES)), card)  # type: ignore[call-arg]
         world.load_state_dict({k: v.float() for k, v in load_file(path / WEIGHTS).items()})
         world.fingerprint = checksums[WEIGHTS][:16]
         return world.to(resolve_device(device)).eval()

@@ -86,7 +86,7 @@ def test_the_world_around_it_stays(tmp_path):
     for name, value in before.state_dict().items():
         if not name.startswith(("vae.decoder", "vae.to_frame")):
             assert torch.equal(after.state_dict()[name], value), name
-    assert len(after.scenes) == len(before.scenes) and after.card == before.card
+    assert len(after.scenes) == len(before.scenes) and after.card.startswith(before.card)
     frame = after.decode(torch.zeros(1, *after.latent_shape()))
     assert frame.shape == (1, 64, 64, 3) and not np.array_equal(frame, before.decode(torch.zeros(1, 4, 8, 8)))
     shutil.rmtree(tmp_path / "decoder")

@@ -10,8 +10,10 @@ from test_training import make_episode
 from test_world import make_world
 
 from drivedit.config import ClipConfig, DataConfig, DistillConfig, LoopConfig, StudentStageConfig, VAEStageConfig
+from drivedit.data.clips import Drives
 from drivedit.data.recordings import write_shard
 from drivedit.models import DiTTeacher, World
+from drivedit.training.calibration import calibrate
 from drivedit.training.distillation import DistillStage, step_towards
 from drivedit.training.stages import decoder, distill, student, teacher, vae
 from drivedit.training.student_stage import MOTION, Draw
@@ -154,6 +156,11 @@ def test_every_method_makes_a_world(run, method):
         not torch.equal(a, b) for a, b in zip(made.dynamics.parameters(), before.dynamics.parameters(), strict=True)
     )
     assert torch.equal(made.vae.to_frame.conv.weight, before.vae.to_frame.conv.weight)
+    told = made.error_range.clone()  # of the errors of this world's own dreams, whatever taught it
+    drives = Drives.open(data.root)
+    calibrate(made, drives, drives.split(data.validation_fraction)[1], 3)
+    assert torch.allclose(made.error_range, told, atol=2e-2) and not torch.equal(told, before.error_range)
+    assert [f"## Stage `{name}`" in made.card for name in ("vae", "student", method)] == [True] * 3
     _, out = made.step(made.start(made.scenes[:1], [0]), torch.zeros(1, 2))
     assert torch.isfinite(out.latent).all()
 

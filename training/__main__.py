@@ -6,6 +6,7 @@ import logging
 import sys
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from drivedit.config import (
     ClipConfig,
@@ -68,13 +69,20 @@ def main(argv: list[str] | None = None) -> None:
     stages.add_subcommand("ship", ship)
     arguments = parser.parse_args([_preset(a, sys.argv[1:] if argv is None else argv) for a in (argv or sys.argv[1:])])
     options = parser.instantiate(arguments)[arguments.stage]
+    try:
+        _run(arguments.stage, options)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
-    if arguments.stage == "ship":
+
+def _run(stage: str, options: Any) -> None:
+    """Runs a stage, or a command beside them, with its options."""
+    if stage == "ship":
         from drivedit.training.ship import ship as write
 
         write(options.world, options.report, options.to, options.template)
         return
-    if arguments.stage == "memory":
+    if stage == "memory":
         from drivedit.training.memory_study import as_table, study
 
         print(as_table(study(options.size, options.train, options.out)))
@@ -82,14 +90,14 @@ def main(argv: list[str] | None = None) -> None:
     from drivedit.training import stages as run
 
     rest = options.train, options.data, options.loss, options.out, options.device
-    if arguments.stage == "distill":
+    if stage == "distill":
         run.distill(options.teacher, *rest, options.real_score)
-    elif arguments.stage == "decoder":
+    elif stage == "decoder":
         run.decoder(options.world, options.inner, *rest)
-    elif arguments.stage == "teacher":
+    elif stage == "teacher":
         run.teacher(options.world, *rest)
     else:
-        {"vae": run.vae, "student": run.student}[arguments.stage](options.world, *rest)
+        {"vae": run.vae, "student": run.student}[stage](options.world, *rest)
 
 
 def _preset(argument: str, argv: list[str]) -> str:

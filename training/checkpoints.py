@@ -46,6 +46,10 @@ def save_checkpoint(path: Path, stage: nn.Module, ema: AveragedModel, optimizers
     """Writes a checkpoint atomically: the old one stays whole until the new one is on disk.
 
     Every process has to call it; the first one writes.
+
+    Raises:
+        FloatingPointError: A number of it is not finite; nothing is written.
+        OSError: The file cannot be written.
     """
     state = {
         "stage": whole_state(stage),
@@ -53,9 +57,21 @@ def save_checkpoint(path: Path, stage: nn.Module, ema: AveragedModel, optimizers
         "optimizers": [get_optimizer_state_dict(stage, o, options=WHOLE) for o in optimizers],
         "step": step,
     }
+    if not _finite(state):
+        raise FloatingPointError(
+            f"at step {step} weights or moments of the optimizer are not finite; lower train.lr, then the same command "
+            f"goes on from {path}, if it is there, as it was"
+        )
     if torch.distributed.is_initialized() and torch.distributed.get_rank():
         return
     write_state(path, state)
+
+
+def _finite(state: Any) -> bool:
+    """Whether all tensors in nested dictionaries and lists are finite."""
+    if isinstance(state, dict | list):
+        return all(map(_finite, state.values() if isinstance(state, dict) else state))
+    return not isinstance(state, torch.Tensor) or bool(state.isfinite().all())
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:

@@ -72,7 +72,6 @@ class DistillStage(StudentStage):
         out, readings = self.run(noisy, sigma, control, route, past)
         error = (out - truth).square().mean((2, 3))
         heads, logs = self._head_losses(readings, error, batch)
-        self._track(error)
         loss = (out - aim).square().mean()
         pure = sigma == 1
         mse = (error.detach() * pure).sum() / pure.sum().clamp(min=1)
@@ -117,7 +116,6 @@ class DistillStage(StudentStage):
         if self.distill.consistency:
             kept, _ = self._consistency(tokens, truth, control, route, batch, draw)
             loss = loss + self.distill.consistency * kept
-        self._track(error)
         return loss, {**logs, "matching": matching.detach(), **read}
 
     def _own_rollout(self, tokens: Tensor, control: Tensor, route: Tensor, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,7 +26,7 @@ from drivedit.models import VAE3D, DiTStudent, FrameTokenizer
 from drivedit.models.sampler import past_of
 from drivedit.training.checkpoints import read_state, write_state
 from drivedit.training.losses import FlowMatchingLoss
-from drivedit.utils import fast_dtype, generator, resolve_device
+from drivedit.utils import fast_dtype, generator, resolve_device, seeded
 
 LEAST_NOISE = 0.05  # a velocity is (x - clean) / sigma: at less noise than this it would only magnify rounding
 Batch = dict[str, Any]
@@ -186,8 +186,7 @@ class Trainer(ABC):
     def _drawn(self, batch: Batch, stream: str, step: int) -> Losses:
         """The losses with noise, dropout's too, that depends on (seed, stream, step) only."""
         rng = generator(self.seed, stream, step)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(rng.initial_seed())
+        with seeded(rng, self.device):
             return self.losses(batch, rng)
 
     def _clips(self, batch: Batch) -> tuple[Tensor, Tensor | None]:

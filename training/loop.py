@@ -1,7 +1,7 @@
 """The one training loop: progress, curves, averaged weights, clipping, mixed precision, exact resuming.
 
-A stage is an `nn.Module` that owns the networks being trained; calling it with a batch returns `(loss, logs)`. Batches
-and noise are functions of (seed, step, process), so a run that was stopped and resumed equals one that was not.
+A stage is an `nn.Module` that owns the networks being trained; calling it with a batch returns `(loss, logs)`. Batches,
+noise and dropout are functions of (seed, step, process), so a run that was stopped and resumed equals one that was not.
 Several processes (torchrun, accelerate launch) train the same stage data-parallel: n processes, or one that accumulates
 n batches, take the same steps.
 """
@@ -14,9 +14,10 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 from typing import Any
 
 import torch
@@ -27,10 +28,14 @@ from tqdm import tqdm
 from drivedit.config import LoopConfig
 from drivedit.training.averaging import averaged, better, measure_both, swap
 from drivedit.training.checkpoints import load_checkpoint, save_checkpoint, shard, whole_state
-from drivedit.utils import fast_dtype, generator
+from drivedit.training.interrupts import Interrupts
+from drivedit.training.runs import RunNotes
+from drivedit.utils import fast_dtype, generator, seeded, write_atomically
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
+Figures = dict[str, float]
+MOST_SKIPPED = 5  # steps in a row without a finite gradient
 
 
 def train(
@@ -39,11 +44,15 @@ def train(
     config: LoopConfig,
     out: str | Path,
     *,
-    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    validate: Callable[[nn.Module], Figures] | None = None,
     judge: str | None = None,
+    about: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
 ) -> nn.Module:
     """Trains a stage, resuming from `out/last.pt` if it is there.
+
+    A step whose gradient is not finite is left out. Ctrl-C and SIGTERM end the run after the present step, with a
+    checkpoint.
 
     Args:
         stage: Module whose call `stage(batch, progress, generator)` returns `(loss, {"name": value})`. Where it has
@@ -54,122 +63,238 @@ def train(
         validate: Figures of the averaged stage, computed at every checkpoint; in the end also with the last weights.
         judge: Name of the figure by which the better weights are returned, after a minus where less is better; None:
             the averaged ones are.
+        about: What else the run is made of (networks, loss, recordings), in plain values: a resumed run must have the
+            same.
         device: Device of a single process; several processes choose theirs by rank.
 
     Returns:
         The stage with averaged weights, or with the last ones where `judge` finds them better.
 
     Raises:
-        FloatingPointError: The loss is not finite.
+        FloatingPointError: The gradients of several steps in a row are not finite, or weights are not.
+        ValueError: The run in `out` was begun with other options that cannot be changed on the way.
+        KeyboardInterrupt, SystemExit: After Ctrl-C and SIGTERM.
     """
-    from accelerate import Accelerator
-    from torch.utils.tensorboard import SummaryWriter
-
-    accelerator = Accelerator(cpu=torch.device(device).type == "cpu", step_scheduler_with_optimizer=False)
-    half = config.bf16 and fast_dtype(accelerator.device) == torch.bfloat16
-    out = Path(out)
-    main = accelerator.is_main_process
-    stage.to(accelerator.device)
-    ema = averaged(stage, config.ema)
-    whole = copy.deepcopy(stage) if config.shard else None
-    if config.shard:
-        shard(stage)
-        shard(ema.module)
-    optimizers = make_optimizers(stage, config)
-    step = load_checkpoint(out / "last.pt", stage, ema, optimizers)
-    for name in getattr(stage, "hot", ()) if config.compile else ():
-        part, _, method = name.rpartition(".")
-        owner = stage.get_submodule(part)
-        setattr(owner, method, torch.compile(getattr(owner, method)))
+    run = _Run(stage, config, Path(out), about or {}, device)
+    with Interrupts() as interrupts, warnings.catch_warnings(), Curve(run.out, run.step, run.main) as curve:
         warnings.filterwarnings("ignore", "Torchinductor does not support code generation for complex")  # rotations
-    wrapped = stage if config.shard else accelerator.prepare(stage)
-    writer = None
-    if main:
-        out.mkdir(parents=True, exist_ok=True)
-        config.save_json(out / "loop.json")
-        writer = SummaryWriter(str(out))
-    bar = tqdm(
-        total=config.steps, initial=step, desc=type(stage).__name__, disable=not main, mininterval=5, unit="step"
-    )
-    started, saved = time.monotonic(), 0.0
-    seen: dict[str, list[float]] = {}
-    while step < config.steps:
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = config.lr * schedule(step, config)
-        for part in range(config.accumulate):
-            number = accelerator.process_index * config.accumulate + part  # of this part of the step's whole batch
-            batch = make_batch(generator(config.seed, f"batch{number}", step))
-            batch = {name: value.to(accelerator.device) for name, value in batch.items()}
-            with nullcontext() if part == config.accumulate - 1 else accelerator.no_sync(wrapped):
-                with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=half):
-                    loss, logs = wrapped(batch, step / config.steps, generator(config.seed, f"noise{number}", step))
-                accelerator.backward(loss / config.accumulate)
-            if not math.isfinite(loss.item()):
-                raise FloatingPointError(
-                    f"step {step}: the loss is {loss.item()}; lower train.lr and resume from {out / 'last.pt'}"
-                )
-            for name, value in {"loss": loss.detach(), **logs}.items():
-                seen.setdefault(name, []).append(float(value))
-        getattr(stage, "before_step", nullcontext)()
-        norm = torch.nn.utils.clip_grad_norm_(stage.parameters(), config.clip)
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        seen.setdefault("grad_norm", []).append(float(norm))
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        getattr(stage, "after_step", nullcontext)()
-        ema.update_parameters(stage)
-        step += 1
-        bar.update()
-        if step % config.log_every == 0:
-            means = {name: sum(values) / len(values) for name, values in seen.items()}
-            means = _mean_over_processes(accelerator, means)
-            seen = {}
-            if main:
+        run.notes.begin(run.step, run.main)
+        bar = tqdm(
+            total=config.steps, initial=run.step, desc=type(stage).__name__, disable=not run.main, mininterval=5,
+            unit="step",
+        )  # fmt: skip
+        started, saved, late = time.monotonic(), 0.0, False
+        while run.step < config.steps and not late:
+            signal = run.advance(make_batch, interrupts.received)
+            bar.update()
+            due = signal is not None or run.step == config.steps
+            if run.step % config.log_every == 0:  # every process decides alike
+                means = run.means(time.monotonic() - started)
+                now = means.pop("seconds")
                 bar.set_postfix({k: f"{v:.4g}" for k, v in list(means.items())[:5]}, refresh=False)
-                write_curve(out, writer, step, means)
-        stop, due = False, step == config.steps
-        if step % config.log_every == 0:  # every process decides alike
-            now = _mean_over_processes(accelerator, {"s": time.monotonic() - started})["s"]
-            stop = config.minutes is not None and now > 60 * config.minutes
-            due = due or stop or now - saved > config.save_every_s
-        if due:
-            saved = time.monotonic() - started
-            save_checkpoint(out / "last.pt", stage, ema, optimizers, step)
-            if validate is not None and step < config.steps and not stop and (main or config.shard):
-                figures = validate(ema.module)
-                if main:
-                    write_curve(out, writer, step, {f"val/{k}": v for k, v in figures.items()})
-                    tqdm.write(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
-        if stop:
-            break
-    bar.close()
-    if validate is not None:
-        keep, raw = True, {}
-        if main or config.shard:
-            figures, raw = measure_both(ema.module, stage, validate)
+                curve.add(run.step, means)
+                late = config.minutes is not None and now > 60 * config.minutes
+                due = due or late or now - saved > config.save_every_s
+            if due:
+                saved = time.monotonic() - started
+                run.save()
+                if signal is not None:
+                    Interrupts.end(signal)
+                if validate is not None and run.measures and run.step < config.steps and not late:
+                    figures = validate(run.ema.module)
+                    curve.add(run.step, {f"val/{k}": v for k, v in figures.items()})
+                    bar.write(f"step {run.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+        bar.close()
+        if validate is not None:
+            run.choose(validate, judge, curve)
+    return run.result()
+
+
+class _Run:
+    """What is trained, and how far it is; the arguments are those of `train`."""
+
+    def __init__(
+        self, stage: nn.Module, config: LoopConfig, out: Path, about: Mapping[str, Any], device: torch.device | str
+    ) -> None:
+        from accelerate import Accelerator
+
+        self.stage, self.config, self.out = stage, config, out
+        on_cpu = torch.device(device).type == "cpu"
+        self.accelerator = Accelerator(cpu=on_cpu, step_scheduler_with_optimizer=False)
+        self.device: torch.device = self.accelerator.device
+        self.half = config.bf16 and fast_dtype(self.device) == torch.bfloat16
+        self.main: bool = self.accelerator.is_main_process
+        self.measures = self.main or config.shard  # sharded weights are put together by all
+        self.notes = RunNotes(out, config, about, self.accelerator.num_processes)
+        stage.to(self.device)
+        self.ema = averaged(stage, config.ema)
+        self.whole = copy.deepcopy(stage) if config.shard else None
+        if config.shard:
+            shard(stage)
+            shard(self.ema.module)
+        self.optimizers = make_optimizers(stage, config)
+        self.step = load_checkpoint(out / "last.pt", stage, self.ema, self.optimizers)
+        for name in getattr(stage, "hot", ()) if config.compile else ():
+            part, _, method = name.rpartition(".")
+            owner = stage.get_submodule(part)
+            setattr(owner, method, torch.compile(getattr(owner, method)))
+        self.wrapped = stage if config.shard else self.accelerator.prepare(stage)
+        self.seen: dict[str, list[float]] = {}
+        self.skipped = 0  # steps in a row
+        self.left_out = 0  # steps since the last means
+
+    def advance(self, make_batch: Callable[[torch.Generator], Batch], signal: int | None) -> int | None:
+        """Takes a step, or leaves it out where its gradient is not finite.
+
+        Args:
+            make_batch: As in `train`.
+            signal: What this process was sent, if anything.
+
+        Returns:
+            What one of the processes was sent.
+
+        Raises:
+            FloatingPointError: Several steps in a row were left out.
+        """
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = self.config.lr * schedule(self.step, self.config)
+        losses, seen = zip(*[self._gradient(make_batch, part) for part in range(self.config.accumulate)], strict=True)
+        getattr(self.stage, "before_step", nullcontext)()
+        norm = torch.nn.utils.clip_grad_norm_(self.stage.parameters(), self.config.clip)
+        size = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        finite = all(math.isfinite(value) for value in (*losses, size))
+        bad, *signals = self._any(not finite, signal == SIGTERM, signal == SIGINT)
+        if bad:
+            self._skip(losses, size)
+        else:
+            self.skipped = 0
+            for optimizer in self.optimizers:
+                optimizer.step()
+            getattr(self.stage, "after_step", nullcontext)()
+            self.ema.update_parameters(self.stage)
+            for logs in (*seen, {"grad_norm": size}):
+                for name, value in logs.items():
+                    self.seen.setdefault(name, []).append(value)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return next((number for number, sent in zip((SIGTERM, SIGINT), signals, strict=True) if sent), None)
+
+    def _gradient(self, make_batch: Callable[[torch.Generator], Batch], part: int) -> tuple[float, Figures]:
+        """Adds the gradient of one part of the step's whole batch; returns its loss, and all that is logged."""
+        seed, step = self.config.seed, self.step
+        number = self.accelerator.process_index * self.config.accumulate + part
+        batch = make_batch(generator(seed, f"batch{number}", step))
+        batch = {name: value.to(self.device) for name, value in batch.items()}
+        last = part == self.config.accumulate - 1
+        with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+            with seeded(generator(seed, f"dropout{number}", step), self.device):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+                    loss, logs = self.wrapped(batch, step / self.config.steps, generator(seed, f"noise{number}", step))
+                self.accelerator.backward(loss / self.config.accumulate)
+        values = {"loss": float(loss.detach()), **{name: float(value) for name, value in logs.items()}}
+        return values["loss"], values
+
+    def _skip(self, losses: tuple[float, ...], norm: float) -> None:
+        """Counts and tells a step that is left out."""
+        self.skipped += 1
+        self.left_out += 1
+        told = f"the loss is {losses[0] if len(losses) == 1 else list(losses)} and its gradient {norm}"
+        if self.skipped == MOST_SKIPPED:
+            raise FloatingPointError(
+                f"step {self.step}: {told}, in the {MOST_SKIPPED}th step in a row; lower train.lr, then the same "
+                f"command goes on from {self.out / 'last.pt'} if it is there"
+            )
+        if self.main:
+            log.warning("step %d is left out: %s", self.step, told)
+
+    def _any(self, *decisions: bool) -> list[bool]:
+        """Whether one of the processes says so, for several questions."""
+        return [share > 0 for share in self._mean(map(float, decisions))]
+
+    def _mean(self, values: Iterable[float]) -> list[float]:
+        """Means over the processes."""
+        mean = self.accelerator.reduce(torch.tensor(list(values), device=self.device), "mean")
+        assert isinstance(mean, Tensor)
+        return mean.tolist()
+
+    def means(self, seconds: float) -> Figures:
+        """Means, over steps and processes, of what was logged since the last call, and the "seconds" of a process.
+
+        Where steps were left out there is their number, "skipped".
+        """
+        means = {name: sum(values) / len(values) for name, values in self.seen.items()} | {"seconds": seconds}
+        if self.left_out:
+            means["skipped"] = self.left_out
+        self.seen, self.left_out = {}, 0
+        return dict(zip(means, self._mean(means.values()), strict=True))
+
+    def save(self) -> None:
+        """Writes the checkpoint; all processes wait for it."""
+        save_checkpoint(self.out / "last.pt", self.stage, self.ema, self.optimizers, self.step)
+        self.accelerator.wait_for_everyone()
+
+    def choose(self, validate: Callable[[nn.Module], Figures], judge: str | None, curve: Curve) -> None:
+        """Leaves the better ones of averaged and last weights in the averaged stage, and says which and why."""
+        keep = True
+        if self.measures:
+            figures, raw = measure_both(self.ema.module, self.stage, validate)
             keep = judge is None or better(judge, figures, raw)
-        if main:
-            tell(out, writer, step, figures, raw, judge, keep)
-        if not _agreed(accelerator, keep):
-            swap(ema.module, stage)
-    accelerator.wait_for_everyone()
-    if whole is None:
-        return ema.module
-    whole.load_state_dict(whole_state(ema.module))
-    return whole
+        if self.main:
+            both = {f"val/{k}": v for k, v in figures.items()} | {f"raw/{k}": v for k, v in raw.items()}
+            curve.add(self.step, {**both, "kept_averaged": float(keep)})
+            kept = "averaged" if keep else "last"
+            self.notes.add(kept=kept, judge=judge, averaged=figures, last=raw)
+            shown = figures if judge is None else [judge.removeprefix("-")]
+            told = "; ".join(f"{name} {figures[name]:.4g} averaged, {raw[name]:.4g} last" for name in shown)
+            why = "better" if judge else "as always here"
+            log.info("step %d: the %s weights are kept, %s (%s)", self.step, kept, why, told)
+        if not self._any(keep and self.main)[0]:
+            swap(self.ema.module, self.stage)
+
+    def result(self) -> nn.Module:
+        """The averaged stage, on every process in whole."""
+        self.accelerator.wait_for_everyone()
+        if self.whole is None:
+            return self.ema.module
+        self.whole.load_state_dict(whole_state(self.ema.module))
+        return self.whole
 
 
-def _mean_over_processes(accelerator: Any, values: dict[str, float]) -> dict[str, float]:
-    """The same figures on every process; each process has the same names in the same order."""
-    stacked = torch.tensor(list(values.values()), device=accelerator.device)
-    return dict(zip(values, accelerator.reduce(stacked, "mean").tolist(), strict=True))
+class Curve:
+    """`curve.jsonl` and tensorboard, written by the first process.
 
+    Args:
+        out: Folder of the run.
+        step: Steps done; what a killed run noted beyond them is taken out.
+        main: Whether this is the first process.
+    """
 
-def _agreed(accelerator: Any, decision: bool) -> bool:
-    """What the first process decided, told to all."""
-    told = torch.tensor(float(decision and accelerator.is_main_process), device=accelerator.device)
-    return bool(accelerator.reduce(told, "sum"))
+    def __init__(self, out: Path, step: int, main: bool) -> None:
+        self.path, self.step, self.main = out / "curve.jsonl", step, main
+
+    def __enter__(self) -> Curve:
+        from torch.utils.tensorboard import SummaryWriter
+
+        if self.main:
+            rows = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+            kept = "".join(row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= self.step)
+            write_atomically(self.path, lambda file: file.write(kept.encode()))
+            self.writer = SummaryWriter(str(self.path.parent), purge_step=self.step + 1)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self.main:
+            self.writer.close()
+
+    def add(self, step: int, values: Figures) -> None:
+        """Appends figures of a step."""
+        if not self.main:
+            return
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
 
 
 def make_optimizers(stage: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
@@ -199,23 +324,3 @@ def schedule(step: int, config: LoopConfig) -> float:
     cool = config.steps * config.cooldown
     down = min(1.0, (config.steps - step) / cool) if cool > 0 else 1.0
     return min(1.0, (step + 1) / max(config.warmup, 1)) * max(down, 0.02)
-
-
-def write_curve(out: Path, writer: Any, step: int, values: dict[str, float]) -> None:
-    """Appends figures to the run's curve and to tensorboard."""
-    with open(out / "curve.jsonl", "a") as file:
-        file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
-    for name, value in values.items():
-        writer.add_scalar(name, value, step)
-
-
-def tell(
-    out: Path, writer: Any, step: int, averaged: dict[str, float], raw: dict[str, float], judge: str | None, keep: bool
-) -> None:
-    """Notes the figures of averaged and last weights in the curve, and says which are kept and why."""
-    both = {f"val/{k}": v for k, v in averaged.items()} | {f"raw/{k}": v for k, v in raw.items()}
-    write_curve(out, writer, step, {**both, "kept_averaged": float(keep)})
-    name = judge.removeprefix("-") if judge else None
-    shown = [f"{k} {averaged[k]:.4g} averaged, {raw[k]:.4g} last" for k in ([name] if name else averaged)]
-    why = "the better ones" if judge else "as in every run of this stage"
-    log.info("step %d: kept the %s weights, %s (%s)", step, "averaged" if keep else "last", why, "; ".join(shown))

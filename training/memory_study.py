@@ -24,7 +24,8 @@ from drivedit.data.landmarks import COLOURS, LandmarkDrives, named, pixel_of, re
 from drivedit.models import DiTStudent
 from drivedit.training.loop import train
 from drivedit.training.recall import MIDDLE, PATCHES, WIDTH, Places, RecallStage, control_of, frames_of, tokens_of
-from drivedit.utils import generator, motion_between
+from drivedit.training.runs import run_folder
+from drivedit.utils import fingerprint, generator, motion_between, seeded
 
 NEAR = 3.5  # m along the road between a landmark and the middle of the view, where it is judged
 REPLICAS = 2000
@@ -36,7 +37,11 @@ def study(size: MemoryStudyConfig, loop: LoopConfig, out: str | Path) -> dict[st
     Raises:
         ValueError: The drives are too short.
     """
-    out = Path(out)
+    with run_folder(out, "cpu") as folder:
+        return _study(size, loop, folder)
+
+
+def _study(size: MemoryStudyConfig, loop: LoopConfig, out: Path) -> dict[str, dict[str, list[float]]]:
     held = range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + size.held_out)
     truth, painted = record(held, size.frames), record(held, size.frames, repainted=True)
     if not all(returns(truth, row, size.window) for row in range(size.held_out)):
@@ -94,12 +99,15 @@ class Windows:
 
 def fit(batches: Windows, size: MemoryStudyConfig, loop: LoopConfig, out: Path, memory: bool) -> DiTStudent:
     """Trains one student."""
-    torch.manual_seed(loop.seed)
-    student = DiTStudent(
-        WIDTH, size.d_model, size.n_layers, 4, max_seq_len=size.window * PATCHES, dropout=0.0,
-        tokens_per_frame=PATCHES, window=size.window, history=1, control_dim=3,
+    with seeded(generator(loop.seed, "weights")):
+        student = DiTStudent(
+            WIDTH, size.d_model, size.n_layers, 4, max_seq_len=size.window * PATCHES, dropout=0.0,
+            tokens_per_frame=PATCHES, window=size.window, history=1, control_dim=3,
+        )  # fmt: skip
+    best = train(
+        RecallStage(student), lambda rng: batches.batch(rng, loop.batch_size, memory), loop, out,
+        about={"size": size.to_dict(), "memory": memory, "drives": fingerprint(batches.tokens.numpy().tobytes())},
     )  # fmt: skip
-    best = train(RecallStage(student), lambda rng: batches.batch(rng, loop.batch_size, memory), loop, out)
     assert isinstance(best, RecallStage)
     return best.dynamics.eval()
 

@@ -21,7 +21,7 @@ def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: i
         world: Gives the length of a context.
         count: Most scenes.
     """
-    context = (world.student.window or 8) + 1
+    context = _context(world)
     most = max(1, count // len(chosen))  # per drive
     found: list[tuple[float, int, int]] = []
     for drive in chosen:
@@ -42,7 +42,7 @@ def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: i
         if used.get(drive, 0) < most and len(picked) < count:
             used[drive] = used.get(drive, 0) + 1
             picked.append(found[index])
-    return [_scene(drives, drive, now, context) for _, drive, now in picked]
+    return [scene_at(drives, drive, now, world) for _, drive, now in picked]
 
 
 def _told(drives: Drives, name: str, states: slice) -> np.ndarray:
@@ -52,16 +52,24 @@ def _told(drives: Drives, name: str, states: slice) -> np.ndarray:
     return np.asarray(drives.telemetry[states, drives.telemetry_names.index(name)])
 
 
-def _scene(drives: Drives, drive: int, now: int, context: int) -> Scene:
-    states = slice(now - context + 1, now + 1)
-    controls = np.array(drives.control[now - context + 2 : now + 1])
+def _context(world: WorldConfig) -> int:
+    """Frames of a scene."""
+    return (world.student.window or 8) + 1
+
+
+def scene_at(drives: Drives, drive: int, now: int, world: WorldConfig) -> Scene:
+    """The scene of a moment: the state `now` of a drive and what came before it, as far as the world looks back."""
+    first = max(now - _context(world) + 1, drives.states(drive).start)
+    states = slice(first, now + 1)
+    controls = np.array(drives.control[first + 1 : now + 1])
     frames, poses = np.array(drives.frames[states]), np.array(drives.pose[states])
     route, bounds = drives.routes[drive], drives.bounds[drive]
+    routed = len(route) > 0 and world.student.route_dim > 0
     scene = Scene(
         frames,
         controls,
-        route if len(route) else None,
-        bool(drives.closed[drive]) and len(route) > 0,
+        route if routed else None,
+        bool(drives.closed[drive]) and routed,
         poses if np.isfinite(poses).all() else None,
         bounds if np.isfinite(bounds).any() else None,
     )

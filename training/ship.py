@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from importlib import resources
 from pathlib import Path
 
 from drivedit.models import World
+from drivedit.training.cards import commit
 
 
 def ship(world: str, report: str, to: str, template: str = "carracing_card.md") -> World:
@@ -34,18 +34,9 @@ def ship(world: str, report: str, to: str, template: str = "carracing_card.md") 
     size = sum(path.stat().st_size for path in Path(world).iterdir()) / 1e6
     result.card = source.read_text().format(
         report=text.read_text().strip(),
-        commit=_commit(),
+        commit=commit(),
         parameters=f"{sum(p.numel() for p in result.parameters()) / 1e6:.1f}",
         size=f"{size:.1f}",
     )
     result.save_pretrained(to)
     return result
-
-
-def _commit() -> str:
-    """The commit that the code is at, or a word that there is none."""
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "not under version control"
-    return found.stdout.strip()

@@ -93,8 +93,6 @@ class StudentStage(ClipStage):
         super().__init__(world, config)
         self.config = config
         self.dynamics, self.heads = world.dynamics, world.heads
-        self.error_range: Tensor
-        self.register_buffer("error_range", world.error_range.clone())
 
     def trained(self) -> dict[str, nn.Module]:
         """The parts of the world that this stage trains."""
@@ -133,7 +131,6 @@ class StudentStage(ClipStage):
         error = (first - truth).square().mean((2, 3))
         heads, logs = self._head_losses(readings, error, batch)
         energy, apart = energy_score(first, second, truth)
-        self._track(error)
         loss = energy + self.config.head_weight * heads
         return loss, {"energy": energy.detach(), "mse": error.detach().mean(), "apart": apart.detach(), **logs}
 
@@ -178,11 +175,6 @@ class StudentStage(ClipStage):
         }
         total = torch.stack(list(losses.values())).sum()
         return total, {name: value.detach() for name, value in losses.items()}
-
-    @torch.no_grad()
-    def _track(self, error: Tensor) -> None:
-        levels = torch.quantile(error.clamp(min=1e-6).log().flatten(), error.new_tensor([0.05, 0.99]))
-        self.error_range.lerp_(levels, 0.01)
 
 
 class Draw:

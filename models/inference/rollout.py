@@ -23,7 +23,7 @@ from tqdm import tqdm
 from drivedit.config import InferenceConfig, WorldConfig
 from drivedit.models import VAE3D, DiTStudent, FrameTokenizer, Scene, StepOutput, World
 from drivedit.models.world import DRIVEN
-from drivedit.utils import fast_dtype, resolve_device
+from drivedit.utils import fast_dtype, global_state_kept, resolve_device
 
 logger = logging.getLogger(__name__)
 
@@ -331,7 +331,7 @@ def _world_around(student: nn.Module, vae: nn.Module | None, image_size: tuple[i
             f"the student's route_dim and map_dim must be 0, or {config.code_widths()} as a World codes routes, "
             f"got {(settings.route_dim, settings.map_dim)}"
         )
-    with torch.random.fork_rng(devices=[]):
+    with global_state_kept():  # weights are drawn, and replaced
         world = World(config)
     world.vae, world.dynamics = vae, student
     for weight in world.heads.parameters():

@@ -35,7 +35,7 @@ from drivedit.utils.model_utils import (
 )
 from drivedit.utils.origin import from_origin, origin_of
 from drivedit.utils.processes import begin_worker
-from drivedit.utils.random import generator, noise, truncate
+from drivedit.utils.random import generator, global_state_kept, noise, seeded, truncate
 from drivedit.utils.route import UNBOUNDED, Route, RouteCoder, advance_pose, motion_between, route_code
 from drivedit.utils.tensor_utils import (
     chunk_tensor,
@@ -66,6 +66,7 @@ __all__ = [
     "from_origin",
     "gaussian_kernel",
     "generator",
+    "global_state_kept",
     "get_device",
     "get_gradient_norm",
     "get_model_size_mb",
@@ -88,6 +89,7 @@ __all__ = [
     "safe_cat",
     "safe_stack",
     "save_checkpoint",
+    "seeded",
     "set_seed",
     "stable_softmax",
     "tensor_memory_usage",

@@ -1,0 +1,156 @@
+"""What the stages after `vae` learn from: latents of all states, kept in the run's folder, and clips of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from drivedit.config import DataConfig, WorldConfig
+from drivedit.data.clips import Drives, clip_starts
+from drivedit.models import World
+from drivedit.utils import code_fingerprint, fast_dtype, fingerprint, write_atomically
+
+log = logging.getLogger(__name__)
+AT_ONCE = 256  # frames
+
+
+def encoder_fingerprint(world: World) -> str:
+    """A name for what makes latents of pictures: the encoder's weights and the latents' unit."""
+    parts = {**world.vae.encoder.state_dict(), **world.vae.to_moments.state_dict()}
+    parts |= {"mean": world.latent_mean, "std": world.latent_std}
+    weights = [part.detach().cpu().float().contiguous().numpy().tobytes() for part in parts.values()]
+    return fingerprint(list(parts), *weights)
+
+
+@torch.no_grad()
+def encode_drives(world: World, drives: Drives, folder: Path) -> np.ndarray:
+    """Latents of all states, float16 `[S, C, h, w]`, kept in a folder.
+
+    The file's name says what it was made from, `latents-ENCODER-RECORDINGS.npy`. Where one of both is another now, it
+    is made anew and the old one goes.
+
+    Raises:
+        OSError: The file cannot be written, for instance because the disk is full.
+        ValueError: The file was damaged from outside.
+    """
+    shape = (int(drives.first[-1]), *world.latent_shape())
+    coder = fingerprint(encoder_fingerprint(world), code_fingerprint("drivedit.models.vae", __name__))
+    names = {"encoder": coder, "recordings": drives.fingerprint}
+    path = folder / f"latents-{coder}-{drives.fingerprint}.npy"
+    if not path.exists():
+        for old in folder.glob("latents*.npy"):
+            changed = [what for what, name in names.items() if name not in old.stem.split("-")]
+            log.info("%s was made from other %s: encoding anew", old, " and ".join(changed))
+            old.unlink()
+        write_atomically(path, lambda file: _encode(world, drives, shape, file))
+    try:
+        latents = np.load(path, mmap_mode="r")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it to encode again") from error
+    if latents.shape != shape:
+        raise ValueError(f"{path} holds {latents.shape}, the recordings need {shape}; delete it to encode again")
+    return latents
+
+
+def _encode(world: World, drives: Drives, shape: tuple[int, ...], file: IO[bytes]) -> None:
+    """Writes all latents as an array of numpy's, without a memory map: a full disk is an error, not a crash."""
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    half = fast_dtype(world.device) == torch.bfloat16
+    for at in tqdm(range(0, shape[0], AT_ONCE), desc="encoding", mininterval=5):
+        with torch.autocast(world.device.type, torch.bfloat16, enabled=half):
+            latents = world.encode(np.array(drives.frames[at : at + AT_ONCE])[None])[0]
+        file.write(latents.half().cpu().numpy().tobytes())
+
+
+class Clips:
+    """Batches of latent clips with everything that the student learns from.
+
+    Args:
+        drives: The recordings.
+        latents: float16 `[S, C, h, w]`.
+        world: Gives the route code and the units of the heads.
+        frames: Targets of a clip.
+    """
+
+    def __init__(self, drives: Drives, latents: np.ndarray, world: WorldConfig, frames: int) -> None:
+        self.latents, self.frames, self.history = latents, frames, world.student.history
+        self.control = np.asarray(drives.control)
+        self.codes = drives.codes(world)
+        self.motion = drives.motion() / np.asarray(world.motion_scale, np.float32)
+        told = np.asarray(drives.telemetry)[:, [drives.telemetry_names.index(name) for name in world.telemetry]]
+        self.telemetry = told / np.asarray(world.telemetry_scale, np.float32)
+        if not world.telemetry:
+            self.telemetry = np.zeros((len(told), 1), np.float32)  # for the unused output of `drivedit.models.Heads`
+        self.reward = np.asarray(drives.progress) / world.reward_scale if world.reward_scale else np.zeros(len(told))
+        self.ended = np.asarray(drives.ended).astype(np.float32)
+
+    def batch(self, starts: np.ndarray) -> dict[str, Tensor]:
+        """Clips whose first targets are `starts`.
+
+        Returns:
+            latents `[B, history + T, C, h, w]`; control `[B, T, 7]` (now, before, ego-motion before); route
+            `[B, T, K]` (of the state before); motion `[B, T, 3]`, telemetry `[B, T, >= 1]`, reward and ended `[B, T]`.
+        """
+        index = starts[:, None] + np.arange(-self.history, self.frames)
+        now = index[:, self.history :]
+        arrays = {
+            "latents": np.stack([self.latents[row[0] : row[-1] + 1] for row in index]).astype(np.float32),
+            "control": np.concatenate([self.control[now], self.control[now - 1], self.motion[now - 1]], -1),
+            "route": self.codes[now - 1],
+            "motion": self.motion[now],
+            "telemetry": self.telemetry[now],
+            "reward": self.reward[now],
+            "ended": self.ended[now],
+        }
+        return {name: torch.from_numpy(np.ascontiguousarray(value, np.float32)) for name, value in arrays.items()}
+
+
+def batches(
+    clips: Clips, drives: Drives, data: DataConfig, rows: int
+) -> tuple[Callable[[torch.Generator], dict[str, Tensor]], dict[str, Tensor]]:
+    """What draws batches of clips to learn from, and a batch of clips that are only looked at.
+
+    Raises:
+        ValueError: No drive to learn from or to look at is long enough for a clip.
+    """
+    chosen, checked = drives.split(data.validation_fraction)
+    starts, ends = clip_starts(drives, chosen, clips.frames, clips.history)
+    held, _ = clip_starts(drives, checked, clips.frames, clips.history)
+
+    def batch(rng: torch.Generator) -> dict[str, Tensor]:
+        index = starts[torch.randint(len(starts), (rows,), generator=rng).numpy()]
+        if len(ends):
+            rare = torch.rand(rows, generator=rng).numpy() < 0.05
+            index = np.where(rare, ends[torch.randint(len(ends), (len(index),), generator=rng).numpy()], index)
+        return clips.batch(index)
+
+    return batch, clips.batch(held[np.linspace(0, len(held) - 1, 24).astype(int)])
+
+
+@torch.no_grad()
+def moments(world: World, drives: Drives, sample: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and standard deviation per latent channel, the encoder's own uncertainty included, and the latter alone."""
+    means, variances = [], []
+    for part in np.array_split(sample, max(1, len(sample) // 256)):
+        x = frames_of(drives, part).to(world.device).float()[:, :, None] / 127.5 - 1
+        mean, logvar = world.vae.encode(x)
+        means.append(mean[:, :, 0])
+        variances.append(logvar.exp().mean((0, 2, 3, 4)))
+    every = torch.cat(means)
+    mean = every.mean((0, 2, 3))
+    uncertain = torch.stack(variances).mean(0)
+    spread = (every.var((0, 2, 3)) + uncertain).sqrt()
+    return mean[None, :, None, None], spread[None, :, None, None], uncertain.sqrt()[None, :, None, None]
+
+
+def frames_of(drives: Drives, index: np.ndarray) -> Tensor:
+    """Frames of some states, uint8 `[N, C, H, W]`."""
+    return torch.from_numpy(np.array(drives.frames[index])).permute(0, 3, 1, 2).contiguous()

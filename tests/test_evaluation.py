@@ -347,14 +347,14 @@ def test_wrong_worlds_give_one_line(tmp_path, capsys):
 
 
 def test_the_sheet_has_true_frames_above_dreamed_ones(tmp_path, clips):
-    frames = clips["frames"][:, CONTEXT + 1 :]
-    dreamed = Dream(255 - frames, *[np.zeros(frames.shape[:2])] * 5)
-    pages.write_sheet(clips, dreamed, tmp_path / "sheet.png")
+    frames = clips["frames"][0, CONTEXT:]
+    pages.write_sheet([(frames, 255 - frames[1:])], tmp_path / "sheet.png", 16.7)
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
     assert sheet is not None
-    sheet = sheet[..., ::-1]  # blue, green, red
-    assert sheet[18 : 18 + 128 : 2, :128:2] == pytest.approx(clips["frames"][0, CONTEXT + 1])
-    assert sheet[18 + 128 : 18 + 256 : 2, :128:2] == pytest.approx(255 - clips["frames"][0, CONTEXT + 1])
+    sheet = sheet[pages.HEAD :, pages.SIDE :, ::-1]  # blue, green, red
+    assert sheet[:128:2, :128:2] == pytest.approx(frames[0])
+    assert sheet[:128:2, 130 : 130 + 128 : 2] == pytest.approx(frames[1])
+    assert sheet[130 : 130 + 128 : 2, 130 : 130 + 128 : 2] == pytest.approx(255 - frames[1])
 
 
 def test_an_ablation_is_one_row_per_world_and_number_of_passes(monkeypatch, tmp_path):

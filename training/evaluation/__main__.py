@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import shlex
 import sys
 from pathlib import Path
 
 from drivedit.evaluation.sizes import Sizes
 from drivedit.evaluation.sources import Sources
+
+MODULE = "drivedit.evaluation"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -17,12 +20,26 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m drivedit.evaluation", description="Judge a world.")
     commands = parser.add_subparsers(dest="command", required=True)
     full = Sizes()
-    world = commands.add_parser("world", help="a dreamed world against its simulator on held-out tracks")
+    world = commands.add_parser(
+        "world",
+        help="a world on drives that it has not learned from",
+        description="Judges a world on held-out drives: beside its simulator if it has one (carracing), or else, with "
+        "--held-out, by recorded drives alone, of any size. The table, pictures and a plot go to --out.",
+    )
     world.add_argument("--world", default="carracing", help="name of a shipped world, or a folder (default: carracing)")
     world.add_argument(
         "--out", type=Path, default=Path("runs/evaluation"), help="folder of the report (default: %(default)s)"
     )
-    world.add_argument("--held-out", type=Path, help="recording to take the clips from (default: they are driven now)")
+    world.add_argument(
+        "--held-out", metavar="FOLDER",
+        help="recording that was kept for judging (import --held-out, collect --held-out), or a Minari dataset of one "
+        "(default: the simulator is driven now)",
+    )  # fmt: skip
+    world.add_argument(
+        "--write-card",
+        action="store_true",
+        help="put the table into the CARD.md of --world (default: it stays as it is)",
+    )
     world.add_argument("--clips", type=int, help=f"held-out clips (default: {full.clips}; with --quick 4)")
     world.add_argument("--sampling-steps", type=int, help="network passes per frame (default: the world's own number)")
     world.add_argument(
@@ -82,28 +99,45 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "ablation":
             return _ablation(options)
-        from drivedit.evaluation.benchmark import evaluate_world, load_world
-        from drivedit.evaluation.report import as_text
-
-        sizes = Sizes.quick() if options.quick else Sizes()
-        if options.clips is not None:
-            sizes = dataclasses.replace(sizes, clips=options.clips)
-        sources = Sources(driver=options.driver, seed=options.seed, workers=options.workers)
-        report = evaluate_world(
-            load_world(options.world, sources),
-            options.out,
-            name=options.world,
-            held_out=options.held_out,
-            sizes=sizes,
-            sources=sources,
-            sampling_steps=options.sampling_steps,
-            compile=options.compile,
-        )
+        return _world(options, sys.argv[1:] if arguments is None else arguments)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(as_text(report))
-    print(f"\nreport.json, sheet.png, horizon.png, beside.webp and dream.mp4 are in {options.out}")
+
+
+def _world(options: argparse.Namespace, words: list[str]) -> int:
+    """Runs the command `world`; `words` are what was typed."""
+    from drivedit.evaluation.benchmark import evaluate_world, load_world
+    from drivedit.evaluation.card import card_of, write_card
+    from drivedit.evaluation.recorded_benchmark import as_markdown
+    from drivedit.evaluation.report import as_text
+
+    sizes = Sizes.quick() if options.quick else Sizes()
+    if options.clips is not None:
+        sizes = dataclasses.replace(sizes, clips=options.clips)
+    sources = Sources(driver=options.driver, seed=options.seed, workers=options.workers)
+    world = load_world(options.world, sources)
+    card = card_of(options.world, world) if options.write_card else None
+    report = evaluate_world(
+        world,
+        options.out,
+        name=options.world,
+        held_out=options.held_out,
+        sizes=sizes,
+        sources=sources,
+        sampling_steps=options.sampling_steps,
+        compile=options.compile,
+    )
+    recorded = "left_out" in report
+    table = as_markdown(report) if recorded else as_text(report)
+    print(table)
+    names = "report.md, sheet.png, horizon.png, steering.png and beside.webp" if recorded else (
+        "sheet.png, horizon.png, beside.webp and dream.mp4"
+    )  # fmt: skip
+    print(f"\nreport.json, {names} are in {options.out}")
+    if card is not None:
+        write_card(card, table if recorded else f"```\n{table}\n```", shlex.join(["python", "-m", MODULE, *words]))
+        print(f"the table is in {card}")
     return 0
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 
 from drivedit.evaluation import closed_loop, control, drift, open_loop, pages, pictures, speed
+from drivedit.evaluation.held_out import RECORD, opened, simulator_lacking
+from drivedit.evaluation.recorded_benchmark import evaluate_recorded
 from drivedit.evaluation.report import as_text, write_json
 from drivedit.evaluation.sizes import Sizes
 from drivedit.evaluation.sources import Arrays, Sources, cached, stack, work
@@ -46,20 +48,23 @@ def evaluate_world(
     out: Path,
     *,
     name: str = "",
-    held_out: Path | None = None,
+    held_out: str | Path | None = None,
     sizes: Sizes | None = None,
     sources: Sources | None = None,
     sampling_steps: int | None = None,
     compile: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Measures all figures; writes report.json and .txt, sheet.png, horizon.png, beside.webp and dream.mp4 to `out`.
+    """Measures a world: against its simulator if the drives come from there, else against recorded drives alone.
+
+    Either way report.json, sheet.png, horizon.png and beside.webp are written to `out`, and with them report.txt and
+    dream.mp4 or, without a simulator, report.md and steering.png.
 
     Args:
         world: The world.
-        out: Folder of the report; true drives are kept there for the next time.
+        out: Folder of the report; the simulator's drives are kept there for the next time.
         name: Name of the world in the report.
-        held_out: Recording folder to take the clips from; None: they are driven now.
+        held_out: Folder or Minari dataset of held-out drives to take the clips from; None: the simulator is driven now.
         sizes: How much is measured.
         sources: Who drives what.
         sampling_steps: Network passes per frame; None: the world's own number.
@@ -67,15 +72,44 @@ def evaluate_world(
         quiet: Show no progress.
 
     Returns:
-        The report: `figures`, `curves`, `calibration`, `seconds` of each part, and what was measured.
+        The report: `figures`, `curves`, `calibration`, `seconds`, and what was measured; without a simulator what was
+        `left_out` as well.
 
     Raises:
+        FileNotFoundError: There are no such drives.
         ImportError: An extra is not installed.
+        ValueError: The drives are not held out or do not fit the world, or it has neither simulator nor drives.
     """
     _need_extras()
     sizes, sources = sizes or Sizes(), sources or Sources()
-    out.mkdir(parents=True, exist_ok=True)
     world.eval()
+    options: dict[str, Any] = {"name": name, "sizes": sizes, "sources": sources, "sampling_steps": sampling_steps}
+    options |= {"compile": compile, "quiet": quiet}
+    with nullcontext() if held_out is None else opened(held_out) as held:
+        why = simulator_lacking(world, held, sources)
+        if why and held is None:
+            raise ValueError(
+                f"{why}: it cannot be judged there; give --held-out, drives that it has not learned from. {RECORD}"
+            )
+        if held is not None and why:
+            return evaluate_recorded(world, held, why, out, **options)
+        return _against_simulator(world, out, held.folder if held else None, **options)
+
+
+def _against_simulator(
+    world: World,
+    out: Path,
+    held_out: Path | None,
+    *,
+    name: str,
+    sizes: Sizes,
+    sources: Sources,
+    sampling_steps: int | None,
+    compile: bool,
+    quiet: bool,
+) -> dict[str, Any]:
+    """All figures beside the simulator."""
+    out.mkdir(parents=True, exist_ok=True)
     threads, cv_threads = torch.get_num_threads(), cv2.getNumThreads()
     cv2.setNumThreads(1)  # its threads only get in each other's way on pictures this small
     seconds: dict[str, float] = {}
@@ -172,9 +206,13 @@ def _open_loop(
     endings = open_loop.dream_endings(world, truth["endings"], **options)
     threshold = world.config.end_threshold
     figures |= open_loop.ending_figures(truth["endings"], endings, dreamed.ended, threshold)
-    pages.write_sheet(clips, dreamed, out / "sheet.png")
-    pages.write_plot(curve, out / "horizon.png")
-    pages.write_beside(clips, dreamed, out / "beside.webp")
+    pairs = list(zip(clips["frames"][:, CONTEXT:], dreamed.frames, strict=True))
+    fps = world.config.fps
+    pages.write_sheet(pairs, out / "sheet.png", fps)
+    pages.write_plot(curve, out / "horizon.png", fps, "Held-out drives")
+    pages.write_beside(
+        pairs[::2], out / "beside.webp", fps, "the simulator above, the dream below: same start, same controls"
+    )
     return curve, open_loop.calibration_table(clips, starts, short)
 
 

@@ -6,7 +6,7 @@ Legend: N dreams, T steps, K telemetry values.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from drivedit.models import StepOutput, World
+from drivedit.models import Scene, StepOutput, World
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Dream:
 
 def dream(
     world: World,
-    scenes: Sequence[dict[str, Any]],
+    scenes: Sequence[Scene | Mapping[str, Any]],
     controls: np.ndarray,
     *,
     repeat: int = 1,

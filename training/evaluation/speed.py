@@ -57,10 +57,15 @@ def speed_figures(
 
 
 def dream_rate(
-    world: World, scene: dict[str, Any], sources: Sources, rounds: int, sampling_steps: int | None = None
+    world: World,
+    scene: dict[str, Any],
+    sources: Sources,
+    rounds: int,
+    sampling_steps: int | None = None,
+    compile: bool = False,
 ) -> float:
     """Median steps per second of the environment of one dream, pictures decoded."""
-    run = _dreamer(world, scene, sources, sampling_steps)
+    run = _dreamer(world, scene, sources, sampling_steps, compile)
     actions = np.tile(np.array([0.0, 0.1], np.float32), (STEPS, 1))
     _rate(run, actions[:5])
     return statistics.median(_rate(run, actions) for _ in range(rounds))

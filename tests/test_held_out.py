@@ -1,0 +1,229 @@
+"""Worlds judged on recorded drives alone: how drives are cut, what is refused, and what each figure means."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from drawn_film import film
+
+from drivedit.config import StudentConfig, VAEConfig, WorldConfig
+from drivedit.data.clips import suit
+from drivedit.data.import_drives import Plan, import_drives
+from drivedit.evaluation import __main__ as command
+from drivedit.evaluation import held_out, recorded, recorded_benchmark, recorded_figures
+from drivedit.evaluation.benchmark import evaluate_world
+from drivedit.evaluation.dreams import Dream
+from drivedit.evaluation.metrics import BEST_PSNR
+from drivedit.evaluation.sizes import Sizes
+from drivedit.models import World
+
+SMALL = Sizes(clips=6, horizon=20, rounds=1)
+CONFIG = WorldConfig(
+    vae=VAEConfig(latent_dim=8, hidden_dims=[8, 8, 16, 16], num_res_blocks=1, use_attention=False, temporal_kernel=1),
+    student=StudentConfig(
+        32, 32, 1, 2, dropout=0.0, tokens_per_frame=16, window=4, history=2, control_dim=7, route_dim=61
+    ),
+    view=None,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Films and what they became: `plain` 16 x 32, `large` 96 x 160 with positions, `training`, `short`, `rewarded`."""
+    folder = tmp_path_factory.mktemp("films")
+    sizes = {"plain": (16, 32), "large": (96, 160), "training": (16, 32), "short": (16, 32), "rewarded": (16, 32)}
+    for name, size in sizes.items():
+        video, table = film(
+            folder, name, {"short": 1.2, "plain": 6.0}.get(name, 9.0), size, seed=len(name), places=name == "large"
+        )
+        if name == "rewarded":
+            head, *lines = (folder / "rewarded.csv").read_text().splitlines()
+            ended = [*[0] * (len(lines) - 2), 1, 1]
+            rows = [
+                f"{line},{0.1 * number % 1:.2f},{end}"
+                for number, (line, end) in enumerate(zip(lines, ended, strict=True))
+            ]
+            (folder / "rewarded.csv").write_text("\n".join([f"{head},reward,terminated", *rows]) + "\n")
+        plan = Plan(fps=15, size=size, episode_steps=60)
+        import_drives(folder / f"{name}.rec", [video], [table], plan=plan, held_out=name != "training", progress=False)
+    return folder
+
+
+def untrained(held: held_out.HeldOut, **changes) -> World:
+    """A world of random weights that fits the drives; its heads are not zero, as they are before training."""
+    torch.manual_seed(0)
+    world = World(replace(suit(CONFIG, held.drives), **changes)).eval()
+    for weight in world.heads.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    return world
+
+
+def opened(folder, name: str) -> held_out.HeldOut:
+    with held_out.opened(folder / f"{name}.rec") as held:
+        return held
+
+
+# -- drives ------------------------------------------------------------------------------------------------------
+
+
+class Lengths:
+    """Drives of which only the lengths matter."""
+
+    def __init__(self, *steps: int) -> None:
+        self.first = np.cumsum([0, *(count + 1 for count in steps)])
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected", "context"),
+    [
+        ((120,), [(12, 100)], 8),  # from the end on; what is left is too short
+        ((240,), [(24, 100), (132, 100)], 8),
+        (
+            (140, 140),
+            [(0, 24), (32, 100), (141, 24), (173, 100)],
+            8,
+        ),  # long ones first, and short ones where they are few
+        ((30, 12), [(0, 22), (31, 4)], 8),
+        ((6,), [(0, 3)], 3),
+    ],
+)
+def test_drives_are_cut_into_clips_from_their_ends(tmp_path, steps, expected, context):
+    held = held_out.HeldOut(tmp_path, "", ())
+    held.__dict__["drives"] = Lengths(*steps)
+    clips = held_out.cut(held, 4, 100)
+    assert list(zip(clips.first.tolist(), clips.steps.tolist(), strict=True)) == expected and clips.context == context
+    ends = clips.first + clips.context + clips.steps
+    assert (ends < held.drives.first[clips.drive + 1]).all() and (clips.first >= held.drives.first[clips.drive]).all()
+
+
+def test_of_many_clips_some_are_taken_evenly_and_no_steps_are_an_error(tmp_path):
+    held = held_out.HeldOut(tmp_path, "", ())
+    held.__dict__["drives"] = Lengths(*[108] * 9, 50)
+    clips = held_out.cut(held, 3, 100)
+    assert clips.drive.tolist() == [0, 4, 8] and (clips.steps == 100).all()
+    held.__dict__["drives"] = Lengths(1, 1)
+    with pytest.raises(ValueError, match="two steps or more"):
+        held_out.cut(held, 3, 100)
+
+
+def test_what_does_not_fit_is_refused_and_both_are_named(folder, tmp_path, capsys):
+    plain = opened(folder, "plain")
+    world = untrained(plain)
+    with pytest.raises(ValueError, match="pictures of 16 x 32, the recording 96 x 160"):
+        evaluate_world(world, tmp_path, held_out=folder / "large.rec")
+    with pytest.raises(ValueError, match="frames per second: 30, the recording 15"):
+        evaluate_world(untrained(plain, fps=30.0), tmp_path, held_out=folder / "plain.rec")
+    with pytest.raises(ValueError, match=r"telemetry: \['battery'\], the recording \['speed'"):
+        battery = untrained(plain, telemetry=["battery"], telemetry_scale=[1.0])
+        evaluate_world(battery, tmp_path, held_out=folder / "plain.rec")
+    with pytest.raises(ValueError, match="is a training recording.*--held-out"):
+        evaluate_world(world, tmp_path, held_out=folder / "training.rec")
+    with pytest.raises(ValueError, match="shows 64 x 64 at 16.67 fps, the world 16 x 32 at 15 fps.*give --held-out"):
+        evaluate_world(world, tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no shard"):
+        evaluate_world(world, tmp_path, held_out=tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no folder nothing/here"):
+        evaluate_world(world, tmp_path, held_out="nothing/here")
+    assert not list(tmp_path.iterdir()), "nothing was computed"
+
+
+def test_worlds_that_are_shipped_keep_their_cards(tmp_path, capsys):
+    assert command.main(["world", "--out", str(tmp_path), "--write-card"]) == 1
+    assert "carracing is none" in capsys.readouterr().err
+
+
+def test_what_is_left_out_is_said_before_anything_is_computed(folder, tmp_path, monkeypatch, caplog):
+    def stop(*_):
+        raise RuntimeError("dreaming begins")
+
+    monkeypatch.setattr(recorded_benchmark, "measure", stop)
+    with caplog.at_level("INFO"), pytest.raises(RuntimeError, match="dreaming begins"):
+        evaluate_world(untrained(opened(folder, "plain")), tmp_path, held_out=folder / "plain.rec")
+    assert "no simulator (the drives were filmed), so without: branches of the simulator" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:.*is set to None:UserWarning", "ignore:env_spec is None:UserWarning")
+def test_drives_may_come_from_a_minari_dataset(folder, monkeypatch, tmp_path):
+    pytest.importorskip("minari")
+    from drivedit.data import export_minari
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    export_minari(folder / "plain.rec", "drivedit/plain-v0", held_out=True)
+    with held_out.opened("drivedit/plain-v0") as held:
+        assert held.env == "" and np.array_equal(held.drives.frames, opened(folder, "plain").drives.frames)
+    with pytest.raises(FileNotFoundError), held_out.opened("drivedit/other-v0"):
+        pass
+
+
+# -- figures -----------------------------------------------------------------------------------------------------
+
+
+def test_a_world_with_positions_is_told_the_route_and_judged_by_its_turns(folder, tmp_path):
+    held = opened(folder, "large")
+    world = untrained(held)
+    assert world.config.student.route_dim and world.config.telemetry == ["speed"]
+    report = evaluate_world(world, tmp_path, held_out=folder / "large.rec", sizes=SMALL, quiet=True)
+    figures = report["figures"]
+    assert {"turn_correlation", "distance_slope", "turn_left", "free_psnr_20", "told_speed", "kept_speed"} <= set(
+        figures
+    )
+    assert report["route"] and "told the route" in (tmp_path / "report.md").read_text()
+
+
+def test_short_drives_give_what_can_be_given_and_say_so(folder, tmp_path):
+    held = opened(folder, "short")
+    report = evaluate_world(untrained(held), tmp_path, held_out=folder / "short.rec", sizes=SMALL, quiet=True)
+    assert report["held_out"]["longest"] == 9 and report["held_out"]["context"] == 8
+    assert "psnr_1" in report["figures"] and "psnr_10" not in report["figures"]
+    assert any("beyond 9 frames" in text for text in report["left_out"])
+
+
+class Perfect:
+    """Dreams what the recording shows, whatever the controls, and notes the scenes."""
+
+    def __init__(self, monkeypatch, clips: held_out.Clips, obedient: bool) -> None:
+        self.clips, self.obedient = clips, obedient
+        monkeypatch.setattr(recorded, "dream", self)
+        monkeypatch.setattr(recorded, "reconstruct", lambda _, frames: frames)
+
+    def __call__(self, world, scenes, controls, *, seed, **_) -> Dream:
+        rows, steps = range(len(scenes)), controls.shape[1]
+        drives = self.clips.held.drives
+
+        def take(array, row):
+            at = self.clips.first[row] + self.clips.context + 1
+            return np.array(array[at : at + steps])
+
+        frames = np.stack([take(drives.frames, row) for row in rows])
+        wrong = np.array([not np.array_equal(take(drives.control, row), controls[row]) for row in rows])
+        frames[wrong] = 255 - frames[wrong] if self.obedient else frames[wrong]
+        reward, ended = (
+            np.stack([take(drives.progress, row) for row in rows]),
+            np.stack([take(drives.ended, row) for row in rows]),
+        )
+        nothing = np.zeros((len(scenes), steps))
+        return Dream(frames, 2 * reward, ended * 0.9, nothing[..., None], nothing, np.zeros((len(scenes), steps, 3)))
+
+
+@pytest.mark.parametrize("obedient", [True, False])
+def test_a_perfect_world_has_perfect_figures(folder, monkeypatch, obedient):
+    held = opened(folder, "rewarded")
+    world = untrained(held)
+    assert world.config.reward_scale and world.config.end_threshold < 1
+    clips = held_out.cut(held, 6, 20)
+    Perfect(monkeypatch, clips, obedient)
+    measured = recorded.measure(world, clips, quiet=True)
+    curve = recorded_figures.curves(measured)
+    figures = recorded_figures.figures(world, clips, measured, curve)
+    assert figures["psnr_1"] == figures["psnr_20"] == figures["autoencoder_psnr_10"] == BEST_PSNR
+    assert figures["sharpness_10"] == 1 and figures["copy_psnr_20"] < 40
+    assert figures["reward"] == pytest.approx(1) and figures["ending_auc"] == 1 and figures["endings"] == 1
+    assert figures["other_told"] == figures["mirrored_told"] == float(obedient)
+    assert (figures["other_gain"] > 40) if obedient else (figures["other_gain"] == figures["mirrored_gain"] == 0)
+    assert not {"turn_correlation", "told_speed"} & set(figures)
+    told = dict((label, value) for label, value, _ in recorded_figures.lines(figures, 15.0))
+    assert told["PSNR after 10 frames (0.67 s), dB"] == "60.0" and not any(
+        math.isnan(value) for value in figures.values()
+    )

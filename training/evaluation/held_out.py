@@ -1,0 +1,199 @@
+"""Held-out drives from disk, cut into clips that a world dreams on from.
+
+Legend: N clips, c context controls (c + 1 context frames), T further steps of a clip.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from drivedit.evaluation.sources import Sources, load_object
+from drivedit.evaluation.twin_drives import CONTEXT
+from drivedit.models import Scene, World
+from drivedit.utils.shards import read_attrs
+
+DRIVES = "drivedit.data.clips:Drives"  # opens a recording as memory-mapped arrays
+MINARI = "drivedit.data:import_minari"  # writes a Minari dataset as a recording
+LEAST = 20  # steps of a clip where drives are long enough
+RECORD = "record some with --held-out: python -m drivedit.data import (your film) or collect (the simulator)"
+
+
+@dataclass
+class HeldOut:
+    """A recording that no world was trained on.
+
+    Attributes:
+        folder: Where it lies.
+        env: Gymnasium id of the simulator that it was recorded in; empty for filmed drives.
+        telemetry: Names of its telemetry values.
+    """
+
+    folder: Path
+    env: str
+    telemetry: tuple[str, ...]
+
+    @cached_property
+    def drives(self) -> Any:
+        """The `drivedit.data.clips.Drives`, unpacked when they are first asked for."""
+        return load_object(DRIVES).open(self.folder, held_out=True)
+
+
+@contextmanager
+def opened(where: str | Path) -> Iterator[HeldOut]:
+    """Opens a folder of held-out shards, or a Minari dataset, as long as the block lasts.
+
+    Args:
+        where: The folder, or the id of a local Minari dataset that `python -m drivedit.data export-minari` wrote.
+
+    Raises:
+        FileNotFoundError: There is neither.
+        ImportError: It is a Minari dataset, and Minari is not installed.
+        ValueError: It is a training recording, or damaged.
+    """
+    if Path(where).is_dir():
+        yield _open(Path(where))
+        return
+    if not re.search(r"-v\d+$", str(where)):
+        raise FileNotFoundError(f"there is no folder {where}, and it is no name of a Minari dataset (drivedit/mine-v0)")
+    with TemporaryDirectory(prefix="drivedit-held-out-") as folder:
+        load_object(MINARI)(str(where), Path(folder) / "shards")
+        yield _open(Path(folder) / "shards")
+
+
+def _open(folder: Path) -> HeldOut:
+    shards = sorted(folder.rglob("shard-*.h5"))
+    if not shards:
+        raise FileNotFoundError(f"{folder} holds no shard-*.h5; {RECORD}")
+    attrs = read_attrs(shards[0])
+    if not attrs["held_out"]:
+        raise ValueError(
+            f"{folder} is a training recording, which says nothing about what a world can do where it has not learned; "
+            f"{RECORD}"
+        )
+    return HeldOut(folder, str(attrs.get("env", "")), attrs["telemetry"])
+
+
+def check_fit(world: World, held: HeldOut) -> None:
+    """Raises ValueError if the drives show or tell something else than the world dreams; both are named."""
+    config, drives = world.config, held.drives
+    size = tuple(drives.frames.shape[1:3])
+    pairs = [
+        ("pictures of", "{0[0]} x {0[1]}", tuple(config.image_size), size, size == tuple(config.image_size)),
+        ("frames per second:", "{:.4g}", config.fps, drives.fps, math.isclose(config.fps, drives.fps, rel_tol=0.01)),
+        ("telemetry:", "{}", config.telemetry, list(held.telemetry), set(config.telemetry) <= set(held.telemetry)),
+    ]
+    wrong = [
+        f"{what} {shown.format(wanted)}, the recording {shown.format(there)}"
+        for what, shown, wanted, there, fits in pairs
+        if not fits
+    ]
+    if wrong:
+        raise ValueError(
+            f"{held.folder} does not fit the world: the world has {'; the world has '.join(wrong)}; import or record "
+            "the drives as the world's own were, with --held-out"
+        )
+
+
+def simulator_lacking(world: World, held: HeldOut | None, sources: Sources) -> str:
+    """Why the world cannot be judged against the simulator; empty if it can."""
+    name = sources.twin.rpartition(":")[2]
+    if held is not None and held.env != name:
+        return f"the drives were recorded in {held.env}" if held.env else "the drives were filmed"
+    config, twin = world.config, sources.make_twin()
+    size, fps = tuple(twin.observation_space.shape[:2]), twin.metadata["render_fps"]
+    if size != tuple(config.image_size) or not math.isclose(fps, config.fps, rel_tol=0.01):
+        theirs, ours = (f"{s[0]} x {s[1]} at {f:.4g} fps" for s, f in ((size, fps), (config.image_size, config.fps)))
+        return f"{name} shows {theirs}, the world {ours}"
+    lacking = [value for value in ("speed", "wheels_on_road") if value not in config.telemetry]
+    lacking += [] if config.student.route_dim else ["the route"]
+    return f"the world knows nothing of {', '.join(lacking)}" if lacking else ""
+
+
+@dataclass
+class Clips:
+    """Clips of held-out drives; the row of a clip is its number.
+
+    Attributes:
+        held: Where they come from.
+        first: First state of each clip's context, `[N]`.
+        steps: Frames to dream of each, `[N]`, at least 1.
+        drive: Number of each one's drive, `[N]`.
+        context: Context controls c.
+    """
+
+    held: HeldOut
+    first: np.ndarray
+    steps: np.ndarray
+    drive: np.ndarray
+    context: int
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def scene(self, row: int, routed: bool) -> Scene:
+        """The context of a clip, with its route if `routed` and its place is known; the car is at (0, 0)."""
+        drives, number = self.held.drives, int(self.drive[row])
+        states = slice(int(self.first[row]), int(self.first[row]) + self.context + 1)
+        poses, route = np.array(drives.pose[states], np.float64), drives.routes[number]
+        known, bounds = bool(np.isfinite(poses).all()), drives.bounds[number]
+        here = poses[-1, :2].copy() if known else np.zeros(2)
+        poses[:, :2] -= here
+        told = routed and known and len(route) > 1
+        return Scene(
+            np.array(drives.frames[states]),
+            np.array(drives.control[states.start + 1 : states.stop]),
+            (route - here).astype(np.float32) if told else None,
+            bool(drives.closed[number]) and told,
+            poses.astype(np.float32) if known else None,
+            (bounds - np.tile(here, 2)).astype(np.float32) if told and np.isfinite(bounds).any() else None,
+        )
+
+    def ahead(self, row: int, name: str, now: bool = False) -> np.ndarray:
+        """An array of `Drives` in the states that are to be dreamed, `[T, ...]`; with the present one if `now`."""
+        at = int(self.first[row]) + self.context + 1
+        return np.array(getattr(self.held.drives, name)[at - now : at + int(self.steps[row])])
+
+
+def cut(held: HeldOut, count: int, horizon: int) -> Clips:
+    """Cuts the drives into clips of `horizon` steps, or into shorter ones where they are short.
+
+    A drive is cut from its end on, so that endings are seen. What is left at its beginning is a clip as well if it has
+    `LEAST` steps, or if there is nothing else. From many clips `count` are taken evenly; long ones come first.
+
+    Args:
+        held: The drives.
+        count: Most clips.
+        horizon: Most steps of a clip.
+
+    Raises:
+        ValueError: No drive has two steps.
+    """
+    first = np.asarray(held.drives.first)
+    lengths = np.diff(first) - 1  # steps
+    if not len(lengths) or lengths.max() < 2:
+        raise ValueError(f"no drive of {held.folder} has two steps or more; record longer ones")
+    context = min(CONTEXT, int(lengths.max()) // 2)
+    found: list[tuple[int, int, int]] = []  # first state, steps, drive
+    for drive, length in enumerate(lengths):
+        end = int(length)
+        while end - context >= (min(LEAST, horizon) if end < length else 1):
+            steps = min(horizon, end - context)
+            found.append((int(first[drive]) + end - context - steps, steps, drive))
+            end -= context + steps
+    long = [clip for clip in found if clip[1] == horizon]
+    rest = sorted((clip for clip in found if clip[1] < horizon), key=lambda clip: -clip[1])
+    if len(long) >= count:
+        long = [long[index] for index in np.linspace(0, len(long) - 1, count).round().astype(int)]
+    rows = sorted(long + rest[: max(0, count - len(long))])
+    first_states, steps, drive = (np.array(column) for column in zip(*rows, strict=True))
+    return Clips(held, first_states, steps, drive, context)

@@ -2,19 +2,20 @@
 
 Many policies drive in the dream and in reality from the same starts. If the dream ranks them as reality does, it may
 be asked about policies that never drove in reality. Each policy's drives are kept in a file of their own, so that an
-interrupted run goes on where it was.
+interrupted run goes on where it was; they are driven anew when the policy, the world or the code is another.
 
 Legend: P policies, S starts, H steps (the horizon).
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
+import logging
 import re
+import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,15 @@ from drivedit.agents.trials import (
     drive_together,
     find_starts,
 )
-from drivedit.utils import write_atomically
+from drivedit.utils import code_fingerprint, fingerprint, package_of, write_atomically
 
 HORIZONS = (25, 50, 100, 300)  # those below the contest's own are reported beside it
 KEPT = (0.9, 0.75, 0.5)  # shares of the dream's steps that are kept when those of low confidence are cut off
 LEAST_POLICIES = 3
+CODE = ("drivedit.agents", "drivedit.models")  # that drives come from, with that of the environments
+MADE_FROM = "made_from"  # name beside the drives
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -110,9 +115,12 @@ def judge(
     starts = find_starts(contest)
     check(contest, policies, starts[0])
     _claim(contest, out)
-    together, failed = batched(contest), {}
+    together, failed, sources = batched(contest), {}, _sources(contest, policies)
+    drives: dict[str, dict[str, Drives]] = {}
     for side in reversed(SIDES):
-        missing = [policy for policy in policies if policy not in failed and not _file(out, side, policy).exists()]
+        kept = {policy: _read(_file(out, side, policy), sources[policy]) for policy in policies}
+        drives[side] = {policy: found for policy, found in kept.items() if found is not None}
+        missing = [policy for policy in policies if policy not in failed and policy not in drives[side]]
         steps = len(missing) * len(starts) * contest.horizon
         with tqdm(total=steps, desc=side, unit="step", disable=not progress, mininterval=1.0) as bar:
             at_once = [policy for policy in missing if policy != PLANNER] if side == "dream" and together else []
@@ -127,12 +135,13 @@ def judge(
                 if isinstance(drives_or_error, PolicyError):
                     failed[policy] = str(drives_or_error)
                 else:
-                    _keep(_file(out, side, policy), drives_or_error)
+                    drives[side][policy] = drives_or_error
+                    _keep(_file(out, side, policy), drives_or_error, sources[policy])
     left = [policy for policy in policies if policy not in failed]
     if len(left) < LEAST_POLICIES:
         raise RuntimeError(f"only {len(left)} of {len(policies)} policies could be judged: {failed}")
-    drives = {side: {policy: _read(_file(out, side, policy)) for policy in left} for side in SIDES}
-    verdict = compare(contest, drives["dream"], drives["real"], failed)
+    dream, real = ({policy: drives[side][policy] for policy in left} for side in SIDES)
+    verdict = compare(contest, dream, real, failed)
     text = json.dumps(_plain(verdict), indent=2) + "\n"
     write_atomically(out / "verdict.json", lambda file: file.write(text.encode()))
     return verdict
@@ -213,34 +222,63 @@ def _horizons(contest: Contest) -> list[int]:
 
 
 def _claim(contest: Contest, out: Path) -> None:
-    """Writes down whose drives the folder holds, or ValueError if they are another contest's."""
+    """Writes down whose drives the folder holds, or ValueError if they are another contest's.
+
+    Of another world under the same name they are this contest's still; they are driven anew (see `_sources`).
+    """
     path, mine = out / "contest.json", contest.to_dict()
     if path.exists():
         theirs = json.loads(path.read_text())
-        other = {name: theirs.get(name) for name in mine if theirs.get(name) != mine[name]}
+        other = {name: theirs.get(name) for name in asdict(contest) if theirs.get(name) != mine[name]}
         if other:
             wanted = {name: mine[name] for name in other}
             raise ValueError(f"{out} holds drives with {other}, now {wanted} is asked for; choose another folder")
-        return
     text = json.dumps(mine, indent=2) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
+def _sources(contest: Contest, policies: Sequence[str]) -> dict[str, str]:
+    """Fingerprints of all that the drives of every policy come from, code and weights included."""
+    environments = [contest.open(side) for side in SIDES]
+    for env in environments:
+        env.close()
+    inside = [env.unwrapped for env in environments]
+    weights = [getattr(getattr(env, "world", None), "fingerprint", "") for env in inside]
+    code = code_fingerprint(*CODE, *(package_of(type(env).__module__) for env in inside))
+    common = fingerprint(asdict(contest), weights, code)
+    return {policy: fingerprint(common, policy, _content(policy)) for policy in policies}
+
+
+def _content(policy: str) -> str:
+    """Fingerprint of a policy that is a file, or comes from a module of its own; the others are this package's."""
+    path, (module, _, attribute) = LEARNED if policy == "learned" else Path(policy), policy.partition(":")
+    if path.is_file():
+        return fingerprint(path)
+    return code_fingerprint(package_of(module)) if attribute else ""
+
+
 def _file(out: Path, side: str, policy: str) -> Path:
-    """Where a policy's drives are kept; a policy that is a file has another place when its content changes."""
-    path = LEARNED if policy == "learned" else Path(policy)
-    content = path.read_bytes() if path.is_file() else b""
-    digest = hashlib.sha256(policy.encode() + b"\0" + content).hexdigest()[:8]
+    """Where a policy's drives are kept."""
+    digest = fingerprint(policy)[:8]
     return out / "drives" / f"{side}-{re.sub(r'[^A-Za-z0-9_.]+', '_', policy)}-{digest}.npz"
 
 
-def _keep(path: Path, drives: Drives) -> None:
-    write_atomically(path, lambda file: np.savez_compressed(file, allow_pickle=False, **vars(drives)))
+def _keep(path: Path, drives: Drives, source: str) -> None:
+    kept = {**vars(drives), MADE_FROM: np.array(source)}
+    write_atomically(path, lambda file: np.savez_compressed(file, allow_pickle=False, **kept))
 
 
-def _read(path: Path) -> Drives:
-    with np.load(path, allow_pickle=False) as stored:
-        return Drives(**stored)
+def _read(path: Path, source: str) -> Drives | None:
+    """The drives that are kept, if they are there, whole, and made from this."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            kept = dict(stored)
+        return Drives(**kept) if str(kept.pop(MADE_FROM, "")) == source else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        log.warning("%s is damaged (%s), its drives are driven anew", path, error)
+        return None
 
 
 def _plain(value: Any) -> Any:

@@ -272,20 +272,6 @@ def test_endings_end_at_their_last_step(here):
     assert np.abs(ending["poses"][-1, :2]).max() > 300
 
 
-def test_true_drives_are_kept(tmp_path, here):
-    calls = []
-
-    def build():
-        calls.append(1)
-        return {"x": np.arange(3)}
-
-    for _ in range(2):
-        assert sources.cached(tmp_path, "x", here, {"n": 1}, build)["x"].tolist() == [0, 1, 2]
-    sources.cached(tmp_path, "x", here, {"n": 2}, build)
-    sources.cached(tmp_path, "x", replace(here, seed=3), {"n": 1}, build)
-    assert len(calls) == 3 and len(list(tmp_path.iterdir())) == 3
-
-
 @pytest.mark.parametrize("name", ["drivedit.agents", "no_such_module:Driver", "drivedit.config:NoSuchThing"])
 def test_wrong_names_are_named(name):
     with pytest.raises(ValueError, match=name.split(":")[0]):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from drivedit.utils import code_fingerprint, fingerprint, locked, read_tensors, write_tensors
+from drivedit.utils import code_fingerprint, fingerprint, locked, package_of, read_tensors, write_tensors
 
 
 def test_a_fingerprint_follows_contents_and_order(tmp_path):
@@ -31,6 +31,15 @@ def test_code_is_named_by_its_text(tmp_path, monkeypatch):
     assert code_fingerprint("some_code") == before
     (tmp_path / "some_code.py").write_text("A = 2\n")
     assert code_fingerprint("some_code") != before
+    inner = tmp_path / "some_package" / "inner"
+    inner.mkdir(parents=True)
+    for folder in (inner.parent, inner):
+        (folder / "__init__.py").touch()
+    before = code_fingerprint("some_package")
+    (inner / "deep.py").write_text("A = 1\n")
+    assert code_fingerprint("some_package") != before, "a package counts with all that is in it"
+    assert package_of("some_package.inner.deep") == "some_package.inner" and package_of("some_code") == "some_code"
+    assert package_of("drivedit.agents") == "drivedit.agents", "drivedit itself is a name only"
     with pytest.raises(ModuleNotFoundError, match="no_such_code"):
         code_fingerprint("no_such_code")
 

@@ -269,11 +269,11 @@ def test_an_interrupted_contest_goes_on(tmp_path, monkeypatch):
     judge(contest, FOUR, tmp_path / "whole", workers=1, progress=False)
     keep, kept = judging._keep, []
 
-    def interrupted(path: Path, drives: Drives) -> None:
+    def interrupted(path: Path, drives: Drives, source: str) -> None:
         if len(kept) == 5:
             raise KeyboardInterrupt
         kept.append(path)
-        keep(path, drives)
+        keep(path, drives, source)
 
     monkeypatch.setattr(judging, "_keep", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -366,12 +366,26 @@ def test_the_command_judges_in_two_processes_and_writes_a_page(saved, tmp_path, 
     assert "'nobody'" in capsys.readouterr().err
 
 
-def test_drives_of_other_weights_are_never_taken_for_these(tmp_path, monkeypatch):
+def test_drives_of_other_weights_or_code_are_never_taken_for_these(tmp_path, monkeypatch):
+    contest = Contest("SlipperyRoad-v0", "Road-v0", starts=2, horizon=10)
     weights = tmp_path / "agent.safetensors"
     monkeypatch.setattr(judging, "LEARNED", weights)
     for name in (str(weights), "learned"):
-        places = set()
+        found = set()
         for content in (b"one", b"other", b"one"):
             weights.write_bytes(content)
-            places.add(judging._file(tmp_path, "real", name))
-        assert len(places) == 2
+            found.add(judging._sources(contest, [name])[name])
+        assert len(found) == 2
+    out, drives = tmp_path / "out", lambda: Road.driven
+    policies = FOUR[:3]
+    judge(contest, policies, out, workers=1, progress=False)
+    before = drives()
+    judge(contest, policies, out, workers=1, progress=False)
+    again = drives() - before
+    (out / "drives").joinpath(judging._file(out, "real", policies[0]).name).write_bytes(b"damaged")
+    judge(contest, policies, out, workers=1, progress=False)
+    assert drives() - before - again == again + 2, "one policy's two drives in reality"
+    before = drives()
+    monkeypatch.setattr(judging, "code_fingerprint", lambda *names: "other code")
+    judge(contest, policies, out, workers=1, progress=False)
+    assert drives() - before == again + 2 * 3 * 2, "every drive in reality and in the dream, which is such a road"

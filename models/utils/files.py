@@ -107,7 +107,7 @@ def fingerprint(*parts: Any) -> str:
 
 
 def code_fingerprint(*modules: str) -> str:
-    """A name for the source text of modules, given by their import names.
+    """A name for the source text of modules, given by their import names; a package counts with all that is in it.
 
     Raises:
         ModuleNotFoundError: There is no such module, or it has no source file.
@@ -117,8 +117,16 @@ def code_fingerprint(*modules: str) -> str:
         spec = importlib.util.find_spec(name)
         if spec is None or not spec.has_location or spec.origin is None:
             raise ModuleNotFoundError(f"there is no module {name} with a source file", name=name)
-        sources.append(Path(spec.origin))
+        origin = Path(spec.origin)
+        sources += [origin] if spec.submodule_search_locations is None else sorted(origin.parent.rglob("*.py"))
     return fingerprint(*sources)
+
+
+def package_of(module: str) -> str:
+    """Import name of the package that a module lies in, or its own if it is in none."""
+    package = module.rpartition(".")[0]
+    spec = importlib.util.find_spec(package) if package else None
+    return package if spec is not None and spec.has_location else module
 
 
 @contextmanager

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import inspect
-import json
-import os
+import logging
 import sys
-import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -20,10 +17,13 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
-from drivedit.utils import begin_worker
+from drivedit.utils import begin_worker, code_fingerprint, fingerprint, package_of, write_atomically
+
+log = logging.getLogger(__name__)
 
 FIRST_HELD_OUT_SEED = 1_000_000  # tracks from here on are never trained on
-RECORDING = "drivedit.evaluation.twin_drives:Job"  # in the module that all recordings are made by
+RECORDING = tuple(f"drivedit.evaluation.{name}" for name in ("twin_drives", "drift", "pictures"))  # make all drives
+MADE_FROM = "made_from"  # name beside the arrays
 Arrays = dict[str, np.ndarray]
 
 
@@ -116,28 +116,22 @@ def unpad(route: np.ndarray) -> np.ndarray:
 def cached(folder: Path, name: str, sources: Sources, sizes: dict[str, Any], build: Callable[[], Arrays]) -> Arrays:
     """Arrays of an earlier run in `folder`, or built now and kept there.
 
-    What they depend on is in the file's name: the sources, the text of their modules, and the sizes.
+    They are kept by the sources and the sizes, and built anew when the code that they came from has changed: of the
+    recording, of the simulator and of the drivers.
     """
     names = {key: value for key, value in asdict(sources).items() if key not in ("dream", "workers")}
-    texts = [_text(name) for name in (RECORDING, sources.recorder, sources.driver)]
-    key = hashlib.sha256(json.dumps([names, texts, sizes], sort_keys=True).encode()).hexdigest()[:12]
-    path = folder / f"{name}-{key}.npz"
+    path = folder / f"{name}-{fingerprint(names, sizes)}.npz"
+    makers = (type(sources.make_twin()), load_object(sources.recorder), load_object(sources.driver))
+    code = code_fingerprint(*RECORDING, *(package_of(maker.__module__) for maker in makers))
     if path.exists():
-        with np.load(path, allow_pickle=False) as stored:
-            return dict(stored)
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = dict(stored)
+            if str(arrays.pop(MADE_FROM, "")) == code:
+                return arrays
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            log.warning("%s is damaged (%s), its drives are recorded anew", path, error)
     arrays = build()
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, work_name = tempfile.mkstemp(suffix=".npz", dir=folder)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-        os.replace(work_name, path)
-    finally:
-        Path(work_name).unlink(missing_ok=True)
+    kept = {**arrays, MADE_FROM: np.array(code)}
+    write_atomically(path, lambda file: np.savez_compressed(file, allow_pickle=False, **kept))
     return arrays
-
-
-def _text(name: str) -> str:
-    """The source text of the module that a named object comes from."""
-    module = inspect.getmodule(load_object(name))
-    return inspect.getsource(module) if module else ""

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from drivedit.evaluation.drift import sampled
 from drivedit.evaluation.pictures import road_share
 from drivedit.evaluation.sources import FIRST_HELD_OUT_SEED, Arrays, Sources, load_object, unpad
 from drivedit.utils import UNBOUNDED
+from drivedit.utils.shards import TELEMETRY, Episode, read_shard
 
 CONTEXT = 8  # controls of a context
 STEER_FRAMES, SPEED_FRAMES = 15, 20
@@ -142,7 +142,7 @@ def read_recordings(folder: Path, clips: int, steps: int) -> list[Arrays]:
 
     Raises:
         FileNotFoundError: There is no shard.
-        ValueError: The recording is not held out, or has too few drives that are long enough.
+        ValueError: The recording is damaged, not held out, or has too few drives that are long enough.
     """
     shards = sorted(folder.glob("shard-*.h5"))
     if not shards:
@@ -150,14 +150,13 @@ def read_recordings(folder: Path, clips: int, steps: int) -> list[Arrays]:
     found: dict[bool, list[Arrays]] = {True: [], False: []}
     wanted = {True: clips - clips // 2, False: clips // 2}
     for path in shards:
-        with h5py.File(path) as file:
-            for name, episode in file.items():
-                if int(episode.attrs["seed"]) < FIRST_HELD_OUT_SEED:
-                    raise ValueError(f"{path} {name} has track seed {episode.attrs['seed']}; held-out ones start at "
-                                     f"{FIRST_HELD_OUT_SEED}, record with --held-out")  # fmt: skip
-                good = str(episode.attrs["driver"]) == "clean"
-                if len(found[good]) < wanted[good] and len(episode["controls"]) > steps:
-                    found[good].append({**_read(episode, steps), "good": np.array(good)})
+        for episode in read_shard(path):
+            if episode.seed < FIRST_HELD_OUT_SEED:
+                raise ValueError(f"{path} has the track seed {episode.seed}; held-out ones start at "
+                                 f"{FIRST_HELD_OUT_SEED}, record with --held-out")  # fmt: skip
+            good = episode.driver == "clean"
+            if len(found[good]) < wanted[good] and len(episode) > steps:
+                found[good].append({**_read(episode, steps), "good": np.array(good)})
     if any(len(found[good]) < wanted[good] for good in wanted):
         raise ValueError(f"{folder} has {len(found[True])} well driven and {len(found[False])} other drives of more "
                          f"than {steps} steps; {wanted[True]} and {wanted[False]} are needed")  # fmt: skip
@@ -222,13 +221,13 @@ def _last(drive: Arrays, steps: int) -> Arrays:
     return {**per_frame, **per_step, "route": drive["route"], "bounds": drive["bounds"]}
 
 
-def _read(episode: Any, steps: int) -> Arrays:
+def _read(episode: Episode, steps: int) -> Arrays:
     """The last `steps` steps of a stored episode that did not end there."""
-    stop = len(episode["controls"]) - 1
+    stop = len(episode) - 1
     frames, after = slice(stop - steps, stop + 1), slice(stop - steps, stop)
-    per_frame = {name: episode[name][frames] for name in ("frames", "poses", "telemetry")}
-    per_step = {"controls": episode["controls"][after], "progress": episode["progress"][after]}
-    bounds = episode.attrs.get("bounds", UNBOUNDED)
     return {
-        **per_frame, **per_step, "ended": episode["terminated"][after], "route": episode["route"][:], "bounds": bounds,
+        "frames": episode.frames[frames], "poses": episode.poses[frames],
+        "telemetry": np.stack([episode.told(name)[frames] for name in TELEMETRY], 1),
+        "controls": episode.controls[after], "progress": episode.progress[after], "ended": episode.terminated[after],
+        "route": episode.route, "bounds": UNBOUNDED if episode.bounds is None else episode.bounds,
     }  # fmt: skip

@@ -247,8 +247,8 @@ class _Run:
             self.notes.add(kept=kept, judge=judge, averaged=figures, last=raw)
             shown = figures if judge is None else [judge.removeprefix("-")]
             told = "; ".join(f"{name} {figures[name]:.4g} averaged, {raw[name]:.4g} last" for name in shown)
-            why = "better" if judge else "as always here"
-            log.info("step %d: the %s weights are kept, %s (%s)", self.step, kept, why, told)
+            why = "which are better" if judge else "as always here"
+            log.info("step %d: kept the %s weights, %s (%s)", self.step, kept, why, told)
         if not self._any(keep and self.main)[0]:
             swap(self.ema.module, self.stage)
 

@@ -12,7 +12,7 @@ CODE := $(wildcard models training agents drivedit_env examples tests docs/conf.
 
 help:
 	@echo "make drive   drive 300 steps in the shipped world and write drive.mp4"
-	@echo "make test    lint, types, documentation and tests, exactly as CI runs them"
+	@echo "make test    lint, types, documentation and tests (some of them with two threads), exactly as CI runs them"
 	@echo "make venv    create $(VENV) and install the project into it, with every extra"
 	@echo "make lint    ruff (rules and format) and pyright"
 	@echo "make docs    build the documentation into docs/_build; a warning is an error"
@@ -25,6 +25,7 @@ drive: $(STAMP)
 
 test: lint docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup
+	OMP_NUM_THREADS=2 $(BIN)/pytest -q -m threads
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(CODE)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import gymnasium as gym
@@ -14,21 +16,41 @@ from gymnasium import spaces
 from drivedit.inference import compile_decoder, compile_step
 from drivedit.models import World, WorldState
 from drivedit.models.world import StepOutput
-from drivedit_env.shipped import load_world
+from drivedit.utils import real_numbers, whole_number
+from drivedit_env.shipped import load_world, shipped_worlds
 from drivedit_env.state import EnvState
 
 OBS_TYPES = ("pixels", "latent")
 RENDER_HEIGHT = 512  # px
+MOST_PASSES = 1000  # of the network for one frame
+
+
+@dataclass(frozen=True)
+class WorldName:
+    """By what a copied environment finds its world again: the same files, on the same kind of device."""
+
+    world: str
+    device: str
+    fingerprint: str
 
 
 class DreamSettings:
     """Settings of a dream, and what follows from them.
+
+    A call first checks, then computes, and then changes the environment at once (`_change`), so that one that is
+    refused or broken off leaves everything as it was. Copies (`copy.deepcopy`, `pickle`) go on exactly from where their
+    original is; they share its world, or load it by its name.
 
     Attributes:
         render_modes: The render modes that there are, beside None.
     """
 
     render_modes: tuple[str, ...] = ("rgb_array",)
+
+    _world: Any
+    _passes: int | None
+    _compiled: Any
+    _decoder: Any
 
     def _configure(
         self,
@@ -45,20 +67,18 @@ class DreamSettings:
             raise ValueError(f"render_mode must be None or one of {list(self.render_modes)}, got {render_mode!r}")
         if obs_type not in OBS_TYPES:
             raise ValueError(f"obs_type must be one of {list(OBS_TYPES)}, got {obs_type!r}")
-        if sampling_steps is not None and sampling_steps < 1:
-            raise ValueError(f"sampling_steps must be None or at least 1, got {sampling_steps}")
-        self.world = load_world(world, device)
+        _check_passes(sampling_steps)
+        self._world, self._name = load_world(world, device), None
+        if not isinstance(world, World):
+            self._name = WorldName(_lasting(world), str(device), self.world.fingerprint)
         config = self.world.config
         terms = ["progress", *config.constant_reward, *config.end_reward]
         unknown = set(reward_weights or {}) - set(terms)
         if unknown:
             raise ValueError(f"reward_weights knows the terms {terms}, got {sorted(map(str, unknown))}")
-        self.render_mode, self.obs_type, self.sampling_steps = render_mode, obs_type, sampling_steps
+        self.render_mode, self._obs_type, self._compile = render_mode, obs_type, bool(compile)
         self.reward_weights = {name: float((reward_weights or {}).get(name, 1.0)) for name in terms}
-        self.compile = compile
-        self._compiled = compile_step(self.world, sampling_steps) if compile else None
-        pictures = self._compiled is not None and obs_type == "pixels"
-        self._decoder = (compile_decoder(self.world) if pictures else None) or self.world.decode
+        self._prepare(sampling_steps)
         self._fingerprint = self.world.fingerprint
         self._warned: set[str] = set()
         if obs_type == "pixels":
@@ -66,6 +86,69 @@ class DreamSettings:
         else:
             observations = spaces.Box(-np.inf, np.inf, self.world.latent_shape(), np.float32)
         return observations, spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    @property
+    def world(self) -> World:
+        """The world; as it was given or loaded."""
+        return self._world
+
+    @property
+    def obs_type(self) -> str:
+        """What observations are; it cannot be changed, because the observation space would be another."""
+        return self._obs_type
+
+    @property
+    def compile(self) -> bool:
+        """Whether the step is compiled where it can be."""
+        return self._compile
+
+    @property
+    def sampling_steps(self) -> int | None:
+        """Passes of the network for one frame; None: the world's own number. It can be set at any time."""
+        return self._passes
+
+    @sampling_steps.setter
+    def sampling_steps(self, passes: int | None) -> None:
+        self._prepare(_check_passes(passes))
+
+    def _prepare(self, passes: int | None) -> None:
+        """Makes what steps and decodes, for a number of passes."""
+        compiled = compile_step(self.world, passes) if self.compile else None
+        pictures = compiled is not None and self.obs_type == "pixels"
+        decoder = (compile_decoder(self.world) if pictures else None) or self.world.decode
+        self._change(_passes=passes, _compiled=compiled, _decoder=decoder)
+
+    def _change(self, **values: Any) -> None:
+        """Sets attributes at once: a signal such as Ctrl-C arrives before this one call into C or after it."""
+        vars(self).update(values)
+
+    # -- copies --------------------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        made = ("_compiled", "_decoder", "_window")
+        return {name: value for name, value in vars(self).items() if name not in made} | {
+            "_world": self._name or self.world
+        }
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        vars(self).update(kept)
+        name = self._world
+        if isinstance(name, WorldName):
+            self._world = load_world(name.world, name.device)
+            if self.world.fingerprint != name.fingerprint:
+                raise ValueError(
+                    f"the environment was copied in world {name.fingerprint}, but {name.world!r} is now "
+                    f"{self.world.fingerprint}: make a new environment"
+                )
+        self._prepare(self._passes)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        other = type(self).__new__(type(self))
+        memo |= {id(self): other, id(self.world): self.world}
+        other.__setstate__(copy.deepcopy(self.__getstate__() | {"_world": self.world}, memo))
+        return other
+
+    # -- steps ---------------------------------------------------------------------------------------------------
 
     def _dream(self, state: WorldState, actions: np.ndarray) -> tuple[WorldState, StepOutput]:
         """The worlds one frame later, under checked actions `[B, 2]`."""
@@ -93,12 +176,12 @@ class DreamSettings:
         return rewards
 
     def _infos(self, out: StepOutput) -> dict[str, Any]:
-        """Info of all worlds: arrays `[B]`, in dictionaries where info has dictionaries."""
-        telemetry = out.telemetry.cpu().numpy()
+        """Info of all worlds: arrays float64 `[B]`, in dictionaries where info has dictionaries."""
+        telemetry = out.telemetry.double().cpu().numpy()
         return {
             "telemetry": {name: telemetry[:, i] for i, name in enumerate(self.world.config.telemetry)},
-            "reward_terms": {name: value.cpu().numpy() for name, value in out.reward_terms.items()},
-            "confidence": out.confidence.cpu().numpy(),
+            "reward_terms": {name: value.double().cpu().numpy() for name, value in out.reward_terms.items()},
+            "confidence": out.confidence.double().cpu().numpy(),
         }
 
     def _enlarge(self, frame: np.ndarray) -> np.ndarray:
@@ -109,13 +192,16 @@ class DreamSettings:
 
     def _check_actions(self, actions: Any, shape: tuple[int, ...]) -> np.ndarray:
         """Clean float32 actions inside the box, or ValueError."""
-        actions = np.asarray(actions, dtype=np.float32)
-        largest = np.abs(actions).max() if actions.shape == shape else np.nan
-        if np.isnan(largest):
-            wanted = "an action is 2 numbers" if len(shape) == 1 else f"actions are an array {list(shape)}, rows of"
-            got = repr(actions) if actions.size <= 8 else f"shape {list(actions.shape)}, NaN {np.isnan(actions).any()}"
-            raise ValueError(f"{wanted} [steering, throttle] in [-1, 1], got {got}")
-        if largest > 1.0:
+        wanted = "an action is 2 numbers" if len(shape) == 1 else f"actions are an array {list(shape)}, rows of"
+        wanted = f"{wanted} [steering, throttle] in [-1, 1]"
+        numbers = real_numbers(actions, wanted)
+        if numbers.shape != shape or np.isnan(numbers).any():
+            got = repr(numbers) if numbers.size <= 8 else f"shape {list(numbers.shape)}"
+            nan = " with NaN" if numbers.shape == shape else ""
+            raise ValueError(f"{wanted}, got {got}{nan}")
+        with np.errstate(over="ignore"):
+            actions = numbers.astype(np.float32)
+        if np.abs(actions).max() > 1.0:
             self._warn_once("an action lies outside [-1, 1] and is clipped (said once)")
         return np.clip(actions, -1.0, 1.0)
 
@@ -124,8 +210,11 @@ class DreamSettings:
         fingerprint = self._world_fingerprint()
         if isinstance(state, bytes):
             state = EnvState.from_bytes(state, fingerprint, self.world.device)
+        if not isinstance(state, EnvState):
+            raise ValueError(f"a state is what get_state() gives, or its to_bytes(), got {type(state).__name__}")
         if state.fingerprint != fingerprint:
             raise ValueError(f"the state belongs to world {state.fingerprint}, this is {fingerprint}")
+        state.check(self.world)
         return state
 
     def _warn_once(self, message: str) -> None:
@@ -138,3 +227,16 @@ class DreamSettings:
         if not self._fingerprint:
             self._fingerprint = self.world.digest()
         return self._fingerprint
+
+
+def _check_passes(passes: int | None) -> int | None:
+    """A number of passes of the network, or ValueError."""
+    if passes is None:
+        return None
+    return whole_number(passes, f"sampling_steps must be None or from 1 to {MOST_PASSES}", 1, MOST_PASSES)
+
+
+def _lasting(world: str | Path) -> str:
+    """The name of a world that also holds in another folder."""
+    known = str(world) in shipped_worlds() or not Path(world).is_dir()
+    return str(world) if known else str(Path(world).resolve())

@@ -11,9 +11,10 @@ import numpy as np
 
 from drivedit.models import World, WorldState
 from drivedit.models.world import StepOutput
+from drivedit.utils import check_seed, restored, stream
 from drivedit_env.base import DreamSettings
 from drivedit_env.starts import check_options, draw_start, enter
-from drivedit_env.state import EnvState, restored
+from drivedit_env.state import EnvState
 from drivedit_env.vector import DriveDiTVectorEnv, fork
 from drivedit_env.window import Window
 
@@ -121,7 +122,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
         self._state: WorldState | None = None
         self._frame: np.ndarray | None = None  # the picture of this moment, once somebody has asked for it
         self._scene, self._ended = -1, False
-        self._window = Window(self.metadata["render_fps"]) if render_mode == "human" else None
+        self._window = self._make_window()
 
     # -- Gymnasium -----------------------------------------------------------------------------------------------
 
@@ -134,16 +135,18 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
             The first observation and info.
 
         Raises:
-            ValueError: An option is unknown or has a value that does not fit the world.
+            ValueError: The seed is none, or an option is unknown or has a value that does not fit the world; nothing
+                has changed then.
         """
         options = check_options(options)
-        super().reset(seed=seed)
-        start = draw_start(self.world, options, self.np_random)
+        random, seeded = stream(check_seed(seed), self._np_random, self._np_random_seed)
+        start = draw_start(self.world, options, random)
         state, out = enter(self.world, start)
-        self._scene, self._ended = start.index, False
-        self._show(state)
-        info = self._info(out)
-        info["reward_terms"] = dict.fromkeys(self.reward_weights, 0.0)
+        info = {**self._info(out, start.index), "reward_terms": dict.fromkeys(self.reward_weights, 0.0)}
+        self._change(
+            _np_random=random, _np_random_seed=seeded, _state=state, _frame=self._look(state), _scene=start.index,
+            _ended=False,
+        )  # fmt: skip
         if self._window is not None:
             self._window.begin(self._picture("reset"), info)
         return self._observe(), info
@@ -155,19 +158,18 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
             Observation, reward, terminated, truncated (always False), info.
 
         Raises:
-            ValueError: The action has another shape than [2], or holds NaN.
+            ValueError: The action has another shape than [2], holds NaN, or is made of anything but real numbers.
         """
         state = self._need_state("step")
         if self._ended:
             self._warn_once("step() was called although the episode has ended; call reset() (said once)")
         action = self._check_actions(action, (2,))
         state, out = self._dream(state, action[None])
-        self._ended = bool(out.ended)
-        self._show(state)
-        reward, info = float(self._rewards(out)[0]), self._info(out)
+        reward, info, ended = float(self._rewards(out)[0]), self._info(out, self._scene), bool(out.ended)
+        self._change(_state=state, _frame=self._look(state), _ended=ended)
         if self._window is not None:
             self._window.show(self._picture("step"), info, action, reward)
-        return self._observe(), reward, self._ended, False, info
+        return self._observe(), reward, ended, False, info
 
     def render(self) -> np.ndarray | None:
         """The frame of this moment, enlarged: uint8 [512, 512, 3] in render mode `rgb_array`; else None.
@@ -200,14 +202,16 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
         """Goes back to a state of `get_state`, bit for bit; the state given stays as it is.
 
         Raises:
-            ValueError: The state belongs to another world, holds several, or the bytes are damaged.
+            ValueError: It is no state, is damaged, belongs to another world, or holds several; nothing has changed
+                then.
         """
         state = self._check_state(state)
         if len(state) != 1:
             raise ValueError(f"a state of one world is needed, got {len(state)}; take one row: state.select([row])")
-        self.np_random = restored(state.random[0])
-        self._scene, self._ended = state.scene[0], state.ended[0]
-        self._show(state.world.clone())
+        self._change(
+            _np_random=restored(state.random[0]), _np_random_seed=-1, _state=state.world.clone(), _frame=None,
+            _scene=state.scene[0], _ended=state.ended[0],
+        )  # fmt: skip
 
     def fork(self, n: int, seeds: Sequence[int] | None = None) -> DriveDiTVectorEnv:
         """Opens n worlds that go on from this moment; see `DriveDiTVectorEnv.fork`."""
@@ -215,9 +219,18 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _show(self, state: WorldState) -> None:
-        """Makes a state the present one."""
-        self._state, self._frame = state, None
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        super().__setstate__(kept)
+        self._window = self._make_window()
+
+    def _make_window(self) -> Window | None:
+        """The window of render mode `human`, which is not shared with copies."""
+        return Window(self.metadata["render_fps"]) if self.render_mode == "human" else None
+
+    def _look(self, state: WorldState) -> np.ndarray | None:
+        """The frame of a state, uint8 [H, W, 3], if each moment is seen."""
+        seen = self.obs_type == "pixels" or self._window is not None
+        return self._decode(state.latents[:, 0])[0] if seen else None
 
     def _picture(self, caller: str) -> np.ndarray:
         """The frame of this moment, uint8 [H, W, 3], decoded when first asked for."""
@@ -232,14 +245,14 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
             return self._picture("step").copy()
         return self._observations(self._need_state("step").latents[:, 0])[0]
 
-    def _info(self, out: StepOutput) -> dict[str, Any]:
+    def _info(self, out: StepOutput, scene: int) -> dict[str, Any]:
         """The info of a step, in Python's own numbers."""
         infos = self._infos(out)
         single = {
             name: {key: array[0].item() for key, array in value.items()} if isinstance(value, dict) else value[0].item()
             for name, value in infos.items()
         }
-        return {**single, "scene": self._scene}
+        return {**single, "scene": scene}
 
     def _need_state(self, name: str) -> WorldState:
         """The state of this moment, or an error if there is no episode yet."""

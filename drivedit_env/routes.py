@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from drivedit.models import Scene
-from drivedit.utils import Route
+from drivedit.models.scenes import FARTHEST
+from drivedit.utils import Route, real_numbers
 
 BEHIND, AHEAD = 30.0, 45.0  # metres of the scene's own road that are kept
 STEP = 1.5  # metres between the points of the kept road
@@ -17,6 +18,7 @@ LAPS_LENGTH = 2000.0  # metres of a drawn loop that are laid out, in whole laps:
 BEYOND = 90.0  # metres of a further lap, so that no end comes into view
 RADII = 11.0, 60.0  # metres; of the bends of random routes, as sharp as CarRacing's sharpest
 STRAIGHT, BEND = 60.0, (0.3, 3.1)  # metres; rad: the longest straight, the least and the largest change of direction
+MOST_POINTS, DENSEST = 100_000, 100.0  # of a drawing, in all and per metre
 LEFT = 0.6  # share of left bends: loops that are driven to the left, as those of CarRacing, have more of them
 CLEAR, FELT, NEAR = 25.0, 250.0, 50.0  # metres: a road stays so clear of its last 250 m, but for the nearest 50
 
@@ -66,7 +68,7 @@ def draw_route(scene: Scene, drawing: np.ndarray, closed: bool) -> tuple[Scene, 
         The scene with the new route, and the car's arc length on it in metres.
 
     Raises:
-        ValueError: The drawing is not finite, has another shape, or is too short.
+        ValueError: The drawing is not finite, has another shape, or is too short, too dense or too large.
     """
     drawing = _check_drawing(drawing, closed)
     car = scene.poses_or_start()[-1].astype(np.float64)
@@ -85,12 +87,19 @@ def draw_route(scene: Scene, drawing: np.ndarray, closed: bool) -> tuple[Scene, 
 
 def _check_drawing(drawing: np.ndarray, closed: bool) -> np.ndarray:
     """The drawing as float64 without repeated points, checked."""
-    points = np.asarray(drawing, np.float64)
-    if points.ndim != 2 or points.shape[1] != 2 or len(points) < 2 or not np.isfinite(points).all():
-        raise ValueError(f"a route is a finite array [M >= 2, 2] of points in metres, got shape {list(points.shape)}")
+    expected = f"a route is a finite array [M >= 2, 2] of at most {MOST_POINTS} points in metres"
+    points = real_numbers(drawing, expected)
+    if points.ndim != 2 or points.shape[1] != 2 or not 2 <= len(points) <= MOST_POINTS:
+        raise ValueError(f"{expected}, got shape {list(points.shape)}")
+    points = points.astype(np.float64)
+    if not (np.abs(points) <= FARTHEST).all():
+        raise ValueError(f"{expected}, at most {FARTHEST:g} m from zero, got {points[np.abs(points).argmax() // 2]}")
     steps = np.linalg.norm(np.diff(points, axis=0), axis=1)
-    if steps.sum() < 10.0:
-        raise ValueError(f"a route is at least 10 m long, got {steps.sum():.2f} m; its points are in metres")
+    if not max(10.0, len(points) / DENSEST) <= steps.sum() <= FARTHEST:
+        raise ValueError(
+            f"a route is 10 m to {FARTHEST:g} m long and has at most {DENSEST:g} points per metre, "
+            f"got {len(points)} points in {steps.sum():.2f} m; they are in metres"
+        )
     points = points[np.concatenate([[True], steps > 1e-6])]
     if closed and np.linalg.norm(points[-1] - points[0]) < 1e-6:
         points = points[:-1]

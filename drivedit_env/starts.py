@@ -38,14 +38,18 @@ class Start:
     future: int
 
 
-def check_options(options: dict[str, Any] | None) -> dict[str, Any]:
+def check_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
     """The reset options that were given, or ValueError for an unknown one."""
+    if not isinstance(options, (Mapping, type(None))):
+        raise ValueError(f"reset options are a dictionary with the keys {list(OPTIONS)}, got {options!r}")
     given = {name: value for name, value in (options or {}).items() if value is not None}
     unknown = set(options or {}) - set(OPTIONS)
     if unknown:
         raise ValueError(f"reset options are {list(OPTIONS)}, got {sorted(map(str, unknown))}")
     if "closed" in given and "route" not in given:
         raise ValueError("option closed speaks of a hand-drawn route: give option route as well")
+    if not isinstance(given.get("closed", False), (bool, np.bool_)):
+        raise ValueError(f"option closed is True or False, got {given['closed']!r}")
     return given
 
 

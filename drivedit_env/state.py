@@ -10,8 +10,9 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from drivedit.models import WorldState
+from drivedit.models import World, WorldState
 from drivedit.models.state import seal, unseal
+from drivedit.utils import restored, whole_number
 
 VERSION = 3
 LISTS = ("random", "scene", "ended", "elapsed")  # what there is beside the world's state, one per row
@@ -55,6 +56,26 @@ class EnvState:
             [self.elapsed[row] for row in rows],
         )
 
+    def check(self, world: World) -> None:
+        """Whether a world can go on from here.
+
+        Raises:
+            ValueError: A part is none of this world, is damaged, or speaks of another number of worlds.
+        """
+        if not isinstance(self.world, WorldState):
+            raise ValueError(f"the state of the worlds is a WorldState, got {type(self.world).__name__}")
+        world.check_state(self.world)
+        parts = {name: getattr(self, name) for name in LISTS}
+        wrong = [name for name, part in parts.items() if not isinstance(part, list) or len(part) != len(self.world)]
+        if wrong:
+            raise ValueError(f"a state of {len(self.world)} worlds has as many entries of {wrong}, in lists")
+        for random, scene, ended, elapsed in zip(*parts.values(), strict=True):
+            restored(random)
+            whole_number(scene, f"scenes are numbered from -1 to {len(world.scenes) - 1}", -1, len(world.scenes) - 1)
+            whole_number(elapsed, "elapsed steps are a whole number of at least 0", 0, 2**53)
+            if not isinstance(ended, (bool, np.bool_)):
+                raise ValueError(f"an episode has ended or not, True or False, got {ended!r}")
+
     def to_bytes(self) -> bytes:
         """Serialises the state; no pickle, and every bit is covered by a digest."""
         lists = {name: getattr(self, name) for name in LISTS}
@@ -88,17 +109,3 @@ class EnvState:
         except (LookupError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"these {len(data)} bytes are no state of this environment ({error})") from None
         return state
-
-
-def restored(random: dict[str, Any]) -> np.random.Generator:
-    """A generator in a stored state.
-
-    Raises:
-        ValueError: It is none of numpy's default generator.
-    """
-    generator = np.random.Generator(np.random.PCG64(0))
-    try:
-        generator.bit_generator.state = random
-    except (LookupError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"this is no state of numpy's PCG64 ({error}): {random!r:.200}") from None
-    return generator

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from drivedit.models import World, WorldState
+from drivedit.utils import check_seed, restored, stream, whole_number
 from drivedit_env.base import DreamSettings
+from drivedit_env.infos import Infos, cat, masked, put, take, zeros
 from drivedit_env.starts import Start, check_options, draw_start, enter
-from drivedit_env.state import EnvState, restored
-
-Infos = dict[str, Any]
+from drivedit_env.state import EnvState
 
 
 class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -33,7 +32,8 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
     Args:
         num_envs: Number of worlds N.
         world: As in `DriveDiTEnv`, like the next five.
-        render_mode: None or `"rgb_array"`: `render()` gives a tuple of N enlarged frames.
+        render_mode: None or `"rgb_array"`: `render()` gives a tuple of N enlarged frames. `"rgb_array_list"`: a tuple
+            of N lists, the frames of each world's episode since the last `render()`.
         obs_type: `"pixels"` or `"latent"`; with latents nothing is decoded.
         sampling_steps: Passes of the network for one frame.
         reward_weights: Weights of the reward terms.
@@ -48,6 +48,8 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
         ValueError: An argument has a value that is not allowed.
     """
 
+    render_modes = ("rgb_array", "rgb_array_list")
+
     def __init__(
         self,
         num_envs: int = 1,
@@ -61,11 +63,10 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         compile: bool = False,
     ) -> None:
-        if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
-            raise ValueError(f"num_envs must be a whole number of at least 1, got {num_envs!r}")
-        if max_episode_steps is not None and max_episode_steps < 1:
-            raise ValueError(f"max_episode_steps must be None or at least 1, got {max_episode_steps}")
-        self.num_envs, self.max_episode_steps = int(num_envs), max_episode_steps
+        self.num_envs = whole_number(num_envs, "num_envs must be a whole number of at least 1", 1, sys.maxsize)
+        if max_episode_steps is not None:
+            whole_number(max_episode_steps, "max_episode_steps must be None or at least 1", 1, sys.maxsize)
+        self.max_episode_steps = max_episode_steps
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.single_observation_space, self.single_action_space = self._configure(
             world, render_mode, obs_type, sampling_steps, reward_weights, device, compile
@@ -78,8 +79,9 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
         }  # fmt: skip
         self._state: WorldState | None = None
         self._seen: np.ndarray | None = None  # the last observations, None after a change by hand
-        self._rngs: list[np.random.Generator] = []
-        self._seeds: list[int] = [-1] * self.num_envs
+        streams = [stream(None, None, None) for _ in range(self.num_envs)]
+        self._rngs, self._seeds = (list(parts) for parts in zip(*streams, strict=True))
+        self._films: list[list[np.ndarray]] = [[] for _ in range(self.num_envs)]  # of mode rgb_array_list
         self._scenes = np.full(self.num_envs, -1)
         self._elapsed = np.zeros(self.num_envs, int)
         self._done = np.zeros(self.num_envs, bool)
@@ -102,6 +104,8 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
         Raises:
             ValueError: An option or the number of seeds does not fit; nothing has been reset then.
         """
+        if not isinstance(options, (Mapping, type(None))):
+            raise ValueError(f"reset options are a dictionary, got {options!r}")
         options = dict(options or {})
         mask = self._check_mask(options.pop("reset_mask", None))
         seeds = self._check_seeds(seed)
@@ -111,17 +115,22 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
         if len(scenes) != self.num_envs:
             raise ValueError(f"a list of scenes has one for each of the {self.num_envs} worlds, got {len(scenes)}")
         choices = [check_options({**options, "scene": scene}) for scene in scenes]
-        rngs = copy.deepcopy(self._rngs) or [np.random.default_rng() for _ in range(self.num_envs)]
-        for row in np.flatnonzero(mask):
-            if seeds[row] is not None:
-                rngs[row] = np_random(seeds[row])[0]
-        starts = {int(row): draw_start(self.world, choices[row], rngs[row]) for row in np.flatnonzero(mask)}
-        begun = self._begin(starts)
-        self._rngs = rngs
-        self._seeds = [s if s is not None else old for s, old in zip(seeds, self._seeds, strict=True)]
-        infos = _zeros(begun, self.num_envs)
-        _put(infos, mask, begun)
-        return self._observe(np.flatnonzero(mask)), _masked(infos, mask)
+        rngs, numbers, rows = list(self._rngs), list(self._seeds), np.flatnonzero(mask)
+        for row in rows:
+            rngs[row], numbers[row] = stream(seeds[row], rngs[row], numbers[row])
+        starts = {int(row): draw_start(self.world, choices[row], rngs[row]) for row in rows}
+        states, begun = self._enter(starts)
+        state = states if mask.all() else _with_rows(self._need_state("a reset of some worlds"), rows, states)
+        infos = zeros(begun, self.num_envs)
+        put(infos, mask, begun)
+        scenes, elapsed, done = (values.copy() for values in (self._scenes, self._elapsed, self._done))
+        scenes[mask], elapsed[mask], done[mask] = begun["scene"], 0, False
+        seen = self._look(state, rows)
+        self._change(
+            _state=state, _seen=seen, _rngs=rngs, _seeds=numbers, _scenes=scenes, _elapsed=elapsed, _done=done,
+            _films=self._filmed(state, seen, mask, mask),
+        )  # fmt: skip
+        return seen.copy(), masked(infos, mask)
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Dreams one frame of every world under actions `[N, 2]`.
@@ -138,28 +147,40 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
             ended = np.flatnonzero(self._done).tolist()
             raise ValueError(f"worlds {ended} have ended; reset them first: reset(options={{'reset_mask': ...}})")
         fresh = self._done.copy() if self.autoreset_mode is AutoresetMode.NEXT_STEP else np.zeros_like(self._done)
-        self._state, out = self._dream(state, actions)
+        state, out = self._dream(state, actions)
         rewards, terminated = self._rewards(out), out.ended.cpu().numpy() & ~fresh
         infos = {**self._infos(out), "scene": self._scenes.copy()}
-        self._elapsed += 1
+        elapsed, rngs, everyone = self._elapsed + 1, self._rngs, np.ones(self.num_envs, bool)
         limit = np.inf if self.max_episode_steps is None else self.max_episode_steps
-        truncated = (self._elapsed >= limit) & ~fresh
-        self._done = terminated | truncated
+        truncated = (elapsed >= limit) & ~fresh
+        done = terminated | truncated
         same_step = self.autoreset_mode is AutoresetMode.SAME_STEP
-        over = self._done.copy() if same_step else fresh
-        finals = self._finals(infos, over) if same_step and over.any() else {}
+        over = done.copy() if same_step else fresh
+        finals = self._finals(state, infos, over) if same_step and over.any() else {}
         if over.any():
-            starts = {int(row): draw_start(self.world, {}, self._rngs[row]) for row in np.flatnonzero(over)}
-            _put(infos, over, self._begin(starts))
+            rngs, rows = list(rngs), np.flatnonzero(over)
+            for row in rows:
+                rngs[row] = copy.deepcopy(rngs[row])
+            states, begun = self._enter({int(row): draw_start(self.world, {}, rngs[row]) for row in rows})
+            state = states if over.all() else _with_rows(state, rows, states)
+            put(infos, over, begun)
+            elapsed[over], done[over] = 0, False
         rewards[fresh] = 0.0
-        everyone = np.ones(self.num_envs, bool)
-        return self._observe(), rewards, terminated, truncated, {**_masked(infos, everyone), **finals}
+        seen = self._look(state)
+        self._change(
+            _state=state, _seen=seen, _rngs=rngs, _scenes=infos["scene"].copy(), _elapsed=elapsed, _done=done,
+            _films=self._filmed(state, seen, everyone, over),
+        )  # fmt: skip
+        return seen.copy(), rewards, terminated, truncated, {**masked(infos, everyone), **finals}
 
-    def render(self) -> tuple[np.ndarray, ...] | None:
-        """The frames of this moment, enlarged: N of uint8 [512, 512, 3] in render mode `rgb_array`; else None."""
+    def render(self) -> tuple[np.ndarray | list[np.ndarray], ...] | None:
+        """The frames of this moment, enlarged: N of uint8 [512, 512, 3], or N lists of them (see `render_mode`)."""
         if self.render_mode is None:
             gym.logger.warn("render() needs a render mode: gym.make_vec(..., render_mode='rgb_array')")
             return None
+        if self.render_mode == "rgb_array_list":
+            films, self._films = self._films, [[] for _ in range(self.num_envs)]
+            return tuple([self._enlarge(frame) for frame in film] for film in films)
         frames = self._decode(self._need_state("render").latents[:, 0])
         return tuple(self._enlarge(frame) for frame in frames)
 
@@ -170,7 +191,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The seed that every world was last given, -1 for none."""
+        """The seed of every world's random stream; -1 where a stored state has brought the stream."""
         return tuple(self._seeds)
 
     # -- snapshots -----------------------------------------------------------------------------------------------
@@ -187,19 +208,19 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
         """Brings some worlds (None: all) to stored states, bit for bit; the others go on undisturbed.
 
         Raises:
-            ValueError: The state belongs to another world, has another number of rows, or the bytes are damaged.
+            ValueError: It is no state, belongs to another world, has another number of rows, is damaged, or a row is
+                named twice; nothing has changed then.
         """
         state = self._check_state(state)
         rows = self._check_rows(range(self.num_envs) if rows is None else rows)
         if len(state) != len(rows):
             raise ValueError(f"{len(rows)} worlds are to be set, but the state holds {len(state)}")
+        if len(set(rows)) != len(rows):
+            raise ValueError(f"a world can be set to one state only, got the worlds {rows}")
         if rows == list(range(self.num_envs)):
-            return self._become(replace(state, world=state.world.clone()))
-        self._need_state("set_state with some rows").write(rows, state.world)
-        for row, random in zip(rows, state.random, strict=True):
-            self._rngs[row] = restored(random)
-        self._scenes[rows], self._done[rows], self._elapsed[rows] = state.scene, state.ended, state.elapsed
-        self._seen = None
+            return self._become(state, state.world.clone())
+        worlds = _with_rows(self._need_state("set_state with some rows"), rows, state.world)
+        self._become(state, worlds, rows)
 
     def fork(self, index: int, n: int, seeds: Sequence[int] | None = None) -> DriveDiTVectorEnv:
         """Opens n worlds that go on from the present moment of one world; it is not disturbed.
@@ -214,47 +235,57 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _become(self, state: EnvState) -> None:
-        """Takes over a state of all worlds, which is not copied."""
-        self._state, self._rngs = state.world, [restored(random) for random in state.random]
-        self._scenes[:], self._done[:], self._elapsed[:] = state.scene, state.ended, state.elapsed
-        self._seen = None
+    def _become(self, state: EnvState, worlds: WorldState, rows: Sequence[int] | None = None) -> None:
+        """Takes over worlds, which are not copied, and what else is stored of those in `rows` (None: of all)."""
+        rows = list(range(self.num_envs)) if rows is None else rows
+        rngs, seeds, films = list(self._rngs), list(self._seeds), list(self._films)
+        for row, random in zip(rows, state.random, strict=True):
+            rngs[row], seeds[row], films[row] = restored(random), -1, []
+        scenes, elapsed, done = (values.copy() for values in (self._scenes, self._elapsed, self._done))
+        scenes[rows], elapsed[rows], done[rows] = state.scene, state.elapsed, state.ended
+        self._change(
+            _state=worlds, _seen=None, _rngs=rngs, _seeds=seeds, _films=films, _scenes=scenes, _elapsed=elapsed,
+            _done=done,
+        )  # fmt: skip
 
-    def _begin(self, starts: dict[int, Start]) -> Infos:
-        """Puts worlds to their starts; returns their info, in arrays of just these worlds."""
-        rows = list(starts)
+    def _enter(self, starts: dict[int, Start]) -> tuple[WorldState, Infos]:
+        """States of worlds at their starts and their info, in rows of just these worlds."""
         entered = [enter(self.world, start) for start in starts.values()]
-        states = WorldState.cat([state for state, _ in entered])
-        if len(rows) == self.num_envs:
-            self._state = states
-        else:
-            self._need_state("a reset of some worlds").write(rows, states)
-        self._scenes[rows] = [start.index for start in starts.values()]
-        self._elapsed[rows], self._done[rows] = 0, False
-        infos = _cat([self._infos(out) for _, out in entered])
+        infos = cat([self._infos(out) for _, out in entered])
         terms = {name: np.zeros_like(value) for name, value in infos["reward_terms"].items()}
-        return {**infos, "reward_terms": terms, "scene": self._scenes[rows]}
+        scenes = np.array([start.index for start in starts.values()])
+        return WorldState.cat([state for state, _ in entered]), {**infos, "reward_terms": terms, "scene": scenes}
 
-    def _finals(self, infos: Infos, over: np.ndarray) -> Infos:
+    def _finals(self, state: WorldState, infos: Infos, over: np.ndarray) -> Infos:
         """`final_obs` and `final_info` of the worlds that are over, as `SyncVectorEnv` gives them."""
         rows = np.flatnonzero(over)
-        seen = self._observations(self._need_state("step").latents[rows, 0])
+        seen = self._observations(state.latents[torch.from_numpy(rows), 0])
         observations = np.full(self.num_envs, None, dtype=object)
         for row, observation in zip(rows, seen, strict=True):
             observations[row] = observation
-        final = _zeros(infos, self.num_envs)
-        _put(final, over, _take(infos, over))
-        final = _masked(final, over)
+        final = zeros(infos, self.num_envs)
+        put(final, over, take(infos, over))
+        final = masked(final, over)
         return {"final_obs": observations, "_final_obs": over.copy(), "final_info": final, "_final_info": over.copy()}
 
-    def _observe(self, changed: np.ndarray | None = None) -> np.ndarray:
-        """The observations of this moment, of which only those of the `changed` worlds are new; None: all."""
-        latents = self._need_state("step").latents[:, 0]
+    def _look(self, state: WorldState, changed: np.ndarray | None = None) -> np.ndarray:
+        """The observations of a state, of which only those of the `changed` worlds are new; None: all."""
+        latents = state.latents[:, 0]
         if changed is None or self._seen is None or len(changed) == self.num_envs:
-            self._seen = self._observations(latents)
-        else:
-            self._seen[changed] = self._observations(latents[torch.from_numpy(changed)])
-        return self._seen.copy()
+            return self._observations(latents)
+        seen = self._seen.copy()
+        seen[changed] = self._observations(latents[torch.from_numpy(changed)])
+        return seen
+
+    def _filmed(
+        self, state: WorldState, seen: np.ndarray, moved: np.ndarray, begun: np.ndarray
+    ) -> list[list[np.ndarray]]:
+        """The films with the frames of the `moved` worlds, of those that have `begun` from now on."""
+        if self.render_mode != "rgb_array_list":
+            return self._films
+        frames = seen if self.obs_type == "pixels" else self._decode(state.latents[:, 0])
+        films = [[] if fresh else film for film, fresh in zip(self._films, begun, strict=True)]
+        return [[*film, frame] if new else film for film, frame, new in zip(films, frames, moved, strict=True)]
 
     def _check_mask(self, mask: Any) -> np.ndarray:
         """The mask of worlds to reset, or ValueError."""
@@ -269,18 +300,19 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
 
     def _check_seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         """One seed (or None) per world."""
-        if seed is None or isinstance(seed, (int, np.integer)):
-            return [None if seed is None else int(seed) + row for row in range(self.num_envs)]
+        if not isinstance(seed, (Sequence, np.ndarray)) or isinstance(seed, (str, bytes)):
+            first = check_seed(seed)
+            return [None if first is None else first + row for row in range(self.num_envs)]
         if len(seed) != self.num_envs:
             raise ValueError(f"a list of seeds has one for each of the {self.num_envs} worlds, got {len(seed)}")
-        return [None if s is None else int(s) for s in seed]
+        return [check_seed(s) for s in seed]
 
     def _check_rows(self, rows: Sequence[int]) -> list[int]:
         """Rows as a list of numbers of worlds."""
-        known = [int(row) for row in rows]
-        if not known or min(known) < 0 or max(known) >= self.num_envs:
-            raise ValueError(f"worlds are numbered 0 to {self.num_envs - 1}, got {known}")
-        return known
+        expected = f"worlds are numbered 0 to {self.num_envs - 1}, and rows is a list with at least one of them"
+        if not isinstance(rows, (Sequence, np.ndarray)) or len(rows) == 0:
+            raise ValueError(f"{expected}, got {rows!r}")
+        return [whole_number(row, expected, 0, self.num_envs - 1) for row in rows]
 
     def _need_state(self, name: str) -> WorldState:
         """The state of this moment, or an error if there is none yet."""
@@ -293,10 +325,15 @@ def fork(env: DreamSettings, state: EnvState, n: int, seeds: Sequence[int] | Non
     """Opens n worlds with the settings of an environment that go on from a state of one world.
 
     Raises:
-        ValueError: There are not n seeds.
+        ValueError: There are not n seeds, or one is no seed.
     """
-    if seeds is not None and len(seeds) != n:
-        raise ValueError(f"{n} branches need {n} seeds, got {len(seeds)}")
+    n = whole_number(n, "a fork has a whole number of branches, at least 1", 1, sys.maxsize)
+    if seeds is not None and (not isinstance(seeds, (Sequence, np.ndarray)) or len(seeds) != n):
+        raise ValueError(f"{n} branches need {n} seeds, got {seeds!r}")
+    futures = [
+        whole_number(seed, "seeds of futures are whole numbers below 2^63", 0, 2**63 - 1)
+        for seed in (() if seeds is None else seeds)
+    ]
     render_mode = None if env.render_mode == "human" else env.render_mode  # a window has room for one world
     branches = DriveDiTVectorEnv(
         n, env.world, render_mode, env.obs_type, env.sampling_steps, env.reward_weights,
@@ -304,48 +341,14 @@ def fork(env: DreamSettings, state: EnvState, n: int, seeds: Sequence[int] | Non
         autoreset_mode=getattr(env, "autoreset_mode", AutoresetMode.NEXT_STEP), compile=env.compile,
     )  # fmt: skip
     state = state.select([0] * n)
-    if seeds is not None:
-        state.world.seeds.copy_(torch.tensor([int(seed) for seed in seeds]))
-    branches._become(state)
+    if futures:
+        state.world.seeds.copy_(torch.tensor(futures))
+    branches._become(state, state.world)
     return branches
 
 
-def _zeros(infos: Infos, count: int) -> Infos:
-    """The same dictionaries with zeros for `count` worlds."""
-    return _each(infos, lambda value: np.zeros(count, value.dtype))
-
-
-def _take(infos: Infos, mask: np.ndarray) -> Infos:
-    """The values of the worlds in the mask."""
-    return _each(infos, lambda value: value[mask])
-
-
-def _each(infos: Infos, change: Callable[[np.ndarray], np.ndarray]) -> Infos:
-    return {name: _each(value, change) if isinstance(value, dict) else change(value) for name, value in infos.items()}
-
-
-def _put(infos: Infos, mask: np.ndarray, values: Infos) -> None:
-    """Overwrites the values of the worlds in the mask."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            _put(infos[name], mask, value)
-        else:
-            infos[name][mask] = value
-
-
-def _cat(infos: Sequence[Infos]) -> Infos:
-    """Infos of several worlds one after another."""
-    joined: Infos = {}
-    for name, value in infos[0].items():
-        parts = [info[name] for info in infos]
-        joined[name] = _cat(parts) if isinstance(value, dict) else np.concatenate(parts)
-    return joined
-
-
-def _masked(infos: Infos, mask: np.ndarray) -> Infos:
-    """Adds Gymnasium's masks: which worlds each value belongs to."""
-    masked: Infos = {}
-    for name, value in infos.items():
-        masked[name] = _masked(value, mask) if isinstance(value, dict) else value
-        masked[f"_{name}"] = mask.copy()
-    return masked
+def _with_rows(state: WorldState, rows: Sequence[int] | np.ndarray, others: WorldState) -> WorldState:
+    """A new state in which rows are those of another; the old one is left alone."""
+    changed = state.clone()
+    changed.write(list(rows), others)
+    return changed

@@ -8,7 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from drivedit.utils import from_origin, origin_of
+from drivedit.utils import from_origin, origin_of, real_numbers
+
+MOST_FRAMES = 100_000
+MOST_POINTS = 1_000_000  # of a route
+FARTHEST = 1e8  # metres from zero, which is beyond every map of the Earth
+MOST_TURNS = 1e5  # rad
 
 
 @dataclass
@@ -51,31 +56,52 @@ def check_scene(scene: Scene | Mapping[str, Any], image_size: tuple[int, int]) -
     (`drivedit.utils.origin_of`).
 
     Raises:
-        ValueError: A key is unknown or missing, or a value has the wrong shape, type or range.
+        ValueError: It is no scene, a key is unknown or missing, or a value has the wrong shape, type or range.
     """
+    if not isinstance(scene, (Scene, Mapping)):
+        raise ValueError(f"a scene is a Scene or a dictionary of its fields, got {type(scene).__name__}")
     if not isinstance(scene, Scene):
         known = set(Scene.__dataclass_fields__)
         unknown, missing = set(scene) - known, {"frames", "controls"} - set(scene)
         if unknown or missing:
-            what = f"unknown {sorted(unknown)}" if unknown else f"missing {sorted(missing)}"
+            what = f"unknown {sorted(map(repr, unknown))}" if unknown else f"missing {sorted(missing)}"
             raise ValueError(f"a scene has the keys {sorted(known)} (frames and controls are needed); {what}")
         scene = Scene(**scene)
-    frames, controls = np.asarray(scene.frames), np.asarray(scene.controls, np.float32)
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (*image_size, 3) or len(frames) < 2:
-        expected = f"uint8 [n + 1 >= 2, {image_size[0]}, {image_size[1]}, 3]"
+    frames = real_numbers(scene.frames, "scene frames must be uint8 [n + 1, H, W, 3]")
+    expected = f"uint8 [n + 1, {image_size[0]}, {image_size[1]}, 3] with 2 to {MOST_FRAMES} frames"
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (*image_size, 3):
         raise ValueError(f"scene frames must be {expected}, got {frames.dtype} {list(frames.shape)}")
-    if controls.shape != (len(frames) - 1, 2) or not np.isfinite(controls).all() or np.abs(controls).max() > 1:
-        raise ValueError(f"scene controls must be [{len(frames) - 1}, 2] in [-1, 1], got {list(controls.shape)}")
-    route = None if scene.route is None else np.asarray(scene.route, np.float64)
-    if route is not None and (route.ndim != 2 or route.shape[1] != 2 or len(route) < 2 or not np.isfinite(route).all()):
-        raise ValueError(f"a scene's route must be a finite array [M >= 2, 2], got {list(route.shape)}")
-    poses = None if scene.poses is None else np.asarray(scene.poses, np.float64)
-    if poses is not None and (poses.shape != (len(frames), 3) or not np.isfinite(poses).all()):
-        raise ValueError(f"scene poses must be a finite array [{len(frames)}, 3], got {list(poses.shape)}")
-    bounds = None if scene.bounds is None else np.asarray(scene.bounds, np.float64)
-    if bounds is not None and (bounds.shape != (4,) or not (bounds[:2] < bounds[2:]).all()):
-        raise ValueError(f"scene bounds must be [x_min, y_min, x_max, y_max], got {scene.bounds!r}")
+    if not 2 <= len(frames) <= MOST_FRAMES:
+        raise ValueError(f"scene frames must be {expected}, got {len(frames)} of them")
+    count = len(frames)
+    controls = _within(scene.controls, "scene controls", (count - 1, count - 1), 2, 1.0).astype(np.float32)
+    route = None if scene.route is None else _within(scene.route, "a scene's route", (2, MOST_POINTS), 2, FARTHEST)
+    poses = None if scene.poses is None else _within(scene.poses, "scene poses", (count, count), 3, FARTHEST)
+    if poses is not None and np.abs(poses[:, 2]).max() > MOST_TURNS:
+        raise ValueError(f"the yaw of scene poses lies within {MOST_TURNS:g} rad, got {np.abs(poses[:, 2]).max():g}")
+    if not isinstance(scene.closed, (bool, np.bool_)):
+        raise ValueError(f"whether a scene's route is closed is True or False, got {scene.closed!r}")
+    expected = "scene bounds must be [x_min, y_min, x_max, y_max] with x_min < x_max and y_min < y_max"
+    bounds = None if scene.bounds is None else real_numbers(scene.bounds, expected).astype(np.float64)
+    if bounds is not None and bounds.shape != (4,):
+        raise ValueError(f"{expected}, got shape {list(bounds.shape)}")
     origin = origin_of(None if poses is None else poses[::-1], route)
-    places = (None if p is None else from_origin(p, origin).astype(np.float32) for p in (route, poses, bounds))
-    route, poses, bounds = places
+    with np.errstate(over="ignore"):  # bounds beyond float32 are infinite
+        places = (None if p is None else from_origin(p, origin).astype(np.float32) for p in (route, poses, bounds))
+        route, poses, bounds = places
+    if bounds is not None and not (bounds[:2] < bounds[2:]).all():
+        raise ValueError(f"{expected}, got {scene.bounds!r}")
     return Scene(frames, controls, route, bool(scene.closed), poses, bounds)
+
+
+def _within(values: Any, name: str, rows: tuple[int, int], width: int, most: float) -> np.ndarray:
+    """float64 `[rows, width]` of numbers that are at most `most` from zero, or ValueError."""
+    least, greatest = rows
+    count = f"{least}" if least == greatest else f"{least} to {greatest}"
+    expected = f"{name} must be finite numbers [{count}, {width}] within +-{most:g}"
+    array = real_numbers(values, expected)
+    if array.ndim != 2 or array.shape[1] != width or not least <= len(array) <= greatest:
+        raise ValueError(f"{expected}, got shape {list(array.shape)}")
+    if not (np.abs(array) <= most).all():
+        raise ValueError(f"{expected}, got {array[~(np.abs(array) <= most).all(1)][0]}")
+    return array.astype(np.float64)

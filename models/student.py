@@ -154,7 +154,8 @@ class DiTStudent(nn.Module):
 
         Args:
             x: Tokens `[B, N, D]` at noise level `sigma`.
-            kv_cache: Cache of the frames before, written in place. N must be one frame.
+            kv_cache: Cache of the frames before. N must be one frame, whose keys and values are written in place, over
+                those of a frame that none will see again: until its clock moves on, the cache is as good as before.
             use_cache: Without a cache: whether to make and return one. With one: whether this pass is the frame's last,
                 so that the cache's clock moves on (earlier passes are overwritten).
             sigma: `[B, F]` in [0, 1]; None: clean.
@@ -222,7 +223,7 @@ class DiTStudent(nn.Module):
         for layer, block in enumerate(self.blocks):
             y = block(y, parts[6 * layer : 6 * layer + 6], attend(layer), memory)
         if kv_cache is not None and use_cache:
-            kv_cache["clock"] += 1
+            kv_cache["clock"] = kv_cache["clock"] + 1
         return y, parts[-2:], cache
 
     def generate(

@@ -31,6 +31,7 @@ from drivedit.utils.route import CAPACITY
 
 Scenes = Sequence[Scene | Mapping[str, Any]]
 DRIVEN = 7  # what a world tells its dynamics: controls, the controls before, ego-motion
+LARGEST_MOTION = 100.0  # between two frames of a scene, in units of `WorldConfig.motion_scale`
 
 
 @dataclass
@@ -171,6 +172,7 @@ class World(WorldStorage):
         """Starts one world per scene; `enter` without the readings."""
         return self.enter(scenes, seeds)[0]
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def enter(self, scenes: Scenes, seeds: Sequence[int]) -> tuple[WorldState, StepOutput]:
         """Starts one world per scene.
@@ -183,7 +185,7 @@ class World(WorldStorage):
             The state, and what the network reads off the last frame of each scene.
 
         Raises:
-            ValueError: A scene does not fit the world, or the numbers of scenes and seeds differ.
+            ValueError: A scene does not fit the world, its poses jump, or the numbers of scenes and seeds differ.
         """
         if len(scenes) != len(seeds) or not scenes:
             raise ValueError(f"one seed per scene is needed and at least one, got {len(scenes)} and {len(seeds)}")
@@ -195,6 +197,7 @@ class World(WorldStorage):
     def _enter_row(self, scene: Scene, seed: int) -> tuple[WorldState, StepOutput]:
         """Fills the ring with the context's frames, each as if the world had just made it."""
         keep = self.dynamics.capacity
+        self._check_motion(scene)
         frames, controls = scene.frames[-keep - 1 :], scene.controls[-keep:]
         history = self.config.student.history
         latents = self.encode(frames[None])[0].flip(0)  # the latest first
@@ -234,6 +237,22 @@ class World(WorldStorage):
             latents[None, :history].clone(), control[-1:].clone(), motion, poses[-1:], arc, **vars(route),
         ), out  # fmt: skip
 
+    def _check_motion(self, scene: Scene) -> None:
+        """ValueError where the poses of a scene jump."""
+        if scene.poses is None:
+            return
+        poses = torch.from_numpy(scene.poses).to(self.device)
+        motion = motion_between(poses[:-1], poses[1:])
+        far = (motion.abs() > LARGEST_MOTION * self.motion_scale).any(1)
+        if far.any():
+            frame = int(far.nonzero()[0])
+            most = [LARGEST_MOTION * scale for scale in self.config.motion_scale]
+            raise ValueError(
+                f"scene poses jump between frames {frame} and {frame + 1} by {motion[frame].tolist()}: a car moves at "
+                f"most {most} (m forward, m to the right, rad) from one frame to the next"
+            )
+
+    @torch.inference_mode(False)
     @torch.no_grad()
     def step(
         self,
@@ -246,6 +265,8 @@ class World(WorldStorage):
     ) -> tuple[WorldState, StepOutput]:
         """Dreams one frame of every world. The state that goes in is used up; `clone()` it to keep it.
 
+        A step that is broken off leaves its state as good as before.
+
         Args:
             state: States of B worlds.
             controls: `[B, 2]` steering and throttle in [-1, 1].
@@ -256,6 +277,8 @@ class World(WorldStorage):
         Returns:
             The new state and what the step gave.
         """
+        if state.k.is_inference():  # a ring made in inference mode cannot be written outside of it
+            state = state.clone()
         x = self.draw(state, temperature, top_p)
         return self.dream(state, controls, x, sampling_steps or self.config.sampling_steps)
 

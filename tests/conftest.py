@@ -1,4 +1,7 @@
-"""Settings that every test shares: no window, one thread per test process, the same draws in every order."""
+"""Settings that every test shares: no window, one thread per test process, the same draws in every order.
+
+`make test` runs the tests marked `threads` a second time, with OMP_NUM_THREADS=2.
+"""
 
 import os
 
@@ -14,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(autouse=True)

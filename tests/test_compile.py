@@ -48,11 +48,12 @@ def made(world: World, steps: int | None = None) -> CompiledStep:
 @contextmanager
 def threads(count: int):
     """Torch's threads, and so those of a compiled step that is made and called within."""
+    before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(1)
+        torch.set_num_threads(before)
 
 
 def dream(step, state: WorldState, steps: int, seed: int = 0):
@@ -135,6 +136,7 @@ def test_in_float32_it_is_the_ordinary_step_but_for_rounding(name):
         assert torch.allclose(got, value, atol=2e-3, rtol=1e-3), (field, (got - value).abs().max())
 
 
+@pytest.mark.threads
 @needs_compiler
 def test_bits_do_not_depend_on_the_batch_nor_on_threads(fast_world):
     scenes = [make_scene(n, route=n != 3, seed=n) for n in range(1, 22)]
@@ -321,6 +323,7 @@ def test_within_compiled_a_world_steps_so(fast_world, compiled):
     assert not isinstance(fast_world.step, CompiledStep)
 
 
+@pytest.mark.threads
 @needs_compiler
 def test_environments_step_with_it(fast_world, compiled, monkeypatch):
     ordinary = gym.make_vec("DriveDiT-v0", num_envs=3, world=fast_world)

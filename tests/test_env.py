@@ -79,6 +79,7 @@ def test_stable_baselines_says_only_that_latents_are_no_pictures(tiny_world):
     assert [m for w in said if "image" not in (m := str(w.message))] == []
 
 
+@pytest.mark.threads
 def test_the_seed_decides_everything(tiny_world):
     first, second = DriveDiTEnv(tiny_world), DriveDiTEnv(tiny_world)
     start = first.reset(seed=7)
@@ -99,6 +100,7 @@ def test_another_seed_or_action_gives_another_future(env):
     assert not same(future(0, straight), future(0, -straight))
 
 
+@pytest.mark.threads
 def test_a_snapshot_brings_back_every_bit(env):
     env.reset(seed=1)
     drive(env, actions(0, 7))

@@ -33,7 +33,7 @@ def test_a_real_episode_has_a_thousand_ticks_and_the_twins_picture():
         _, reward, terminated, truncated, info = env.step(rest)
         returned, steps = returned + float(reward), steps + 1
         assert not terminated
-    tiles = len(env.unwrapped._stock.track)  # type: ignore[attr-defined]
+    tiles = len(env.unwrapped._simulator.track)  # type: ignore[attr-defined]
     assert (steps, info["ticks"]) == (334, 1000)
     assert returned == pytest.approx(-100.0 + 1000.0 / tiles * round((returned + 100.0) * tiles / 1000.0), abs=1e-6)
     with pytest.raises(ValueError, match="no reset options"):

@@ -238,3 +238,29 @@ def test_the_render_is_the_larger_picture():
     picture = env.render()
     assert picture is not None and picture.shape == (480, 600, 3)
     assert np.abs(picture.mean((0, 1)) - frame.mean((0, 1))).max() < 2.0
+
+
+def test_a_refused_call_changes_nothing(env):
+    env.reset(seed=3)
+    state = env.get_state()
+    for action in some_actions(0, 3):
+        env.step(action)
+    before = str(env.get_state())
+    wrong = [{**state, name: value} for name, value in (
+        ("seed", -1), ("seed", None), ("seed", 1.5), ("placement", {}), ("placement", {"speed": 1.0}), ("placement", 3),
+        ("actions", [[2.0, 0.0]]), ("actions", [[math.nan, 0.0]]), ("actions", "none"), ("actions", [0.0, 0.0]),
+        ("random", None), ("random", {}), ("random", {"bit_generator": "PCG64"}),
+    )]  # fmt: skip
+    for one in [*wrong, None, [], 3, b"", {"seed": 1}]:
+        with pytest.raises(ValueError):
+            env.set_state(one)
+    for options in ({"speed": 10**400}, {"speed": "fast"}, {"speed": [1, 2]}, {"speed": math.nan}, {1: 2}, 3, [1]):
+        with pytest.raises(ValueError):
+            env.reset(options=options)
+    for seed in (-1, 1.5, "1", True, object()):
+        with pytest.raises(ValueError):
+            env.reset(seed=seed)
+    for action in (10**400, "left", [1j, 0], [[0], [0, 0]], None, object()):
+        with pytest.raises(ValueError, match="2 numbers"):
+            env.step(action)
+    assert str(env.get_state()) == before

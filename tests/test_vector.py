@@ -4,6 +4,7 @@ import copy
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -42,11 +43,13 @@ def close(first, second) -> bool:
     """Whether two results say the same: the same keys, flags and integers, and numbers up to rounding."""
     if isinstance(first, dict):
         return first.keys() == second.keys() and all(close(first[k], second[k]) for k in first)
-    if isinstance(first, tuple):
+    if isinstance(first, (tuple, list)):
         return all(close(a, b) for a, b in zip(first, second, strict=True))
     if first is None or second is None:
         return first is second
     first, second = np.asarray(first), np.asarray(second)
+    if first.dtype != second.dtype:
+        return False
     if first.dtype == object:
         return all(close(a, b) for a, b in zip(first, second, strict=True))
     if first.dtype == np.uint8:
@@ -57,11 +60,12 @@ def close(first, second) -> bool:
 @pytest.mark.parametrize("mode", MODES)
 def test_it_is_the_single_environment_many_times(ending_world, mode):
     """Against Gymnasium's own vectoriser over single environments: observations, rewards, endings, info and masks."""
-    single = SyncVectorEnv(
-        [lambda: gym.make("DriveDiT-v0", world=ending_world, max_episode_steps=10) for _ in range(4)],
+    settings = {"world": ending_world, "render_mode": "rgb_array_list"}
+    single: Any = SyncVectorEnv(
+        [lambda: gym.make("DriveDiT-v0", max_episode_steps=10, **settings) for _ in range(4)],
         autoreset_mode=mode,
     )
-    dreams = gym.make_vec("DriveDiT-v0", num_envs=4, world=ending_world, max_episode_steps=10, autoreset_mode=mode)
+    dreams: Any = gym.make_vec("DriveDiT-v0", num_envs=4, max_episode_steps=10, autoreset_mode=mode, **settings)
     assert isinstance(dreams.unwrapped, DriveDiTVectorEnv) and dreams.metadata["autoreset_mode"] is mode
     assert close(single.reset(seed=3), dreams.reset(seed=3))
     ended = np.zeros((2, 4), int)
@@ -76,6 +80,14 @@ def test_it_is_the_single_environment_many_times(ending_world, mode):
                 dreams.step(actions)
             assert close(*(envs.reset(options={"reset_mask": over.copy()}) for envs in (single, dreams)))
     assert (ended[0] > 0).any() and (ended[1] > 0).any(), "some dreams ended by themselves, some by the limit"
+    assert single.np_random_seed == dreams.np_random_seed
+    films = single.render(), dreams.render()
+    assert [len(film) for film in films[0]] == [len(film) for film in films[1]] and close(*films)
+    assert [len(film) for film in dreams.render()] == [0] * 4
+    masked = np.array([True, False, False, True])
+    for envs in (single, dreams):
+        envs.reset(seed=[7, 8, None, None], options={"reset_mask": masked.copy()})
+    assert single.np_random_seed == dreams.np_random_seed
     single.close()
 
 
@@ -103,6 +115,7 @@ def test_seeds_and_scenes_of_every_row(fast_world):
     assert np.array_equal(observations[0], observations[2]) and close(observations[1], alone.step(actions[1])[0])
 
 
+@pytest.mark.threads
 def test_branches_differ_by_their_actions_alone(fast_world):
     """Common random numbers: equal actions give equal bits, and the noise is the same under different ones."""
     envs = DriveDiTVectorEnv(2, fast_world, obs_type="latent")
@@ -154,6 +167,7 @@ def test_snapshots_bring_worlds_back_bit_for_bit(ending_world, stored):
     assert np.array([r[2] | r[3] for r in runs[0]]).any(), "resets happened on the way, and were the same"
 
 
+@pytest.mark.threads
 def test_some_rows_can_be_set_and_the_others_go_on(tiny_world):
     envs, other = (DriveDiTVectorEnv(3, tiny_world, obs_type="latent") for _ in range(2))
     envs.reset(seed=0)

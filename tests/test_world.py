@@ -53,6 +53,7 @@ def drive(world: World, state: WorldState, steps: int, seed: int = 3, rows: slic
     return state, outs
 
 
+@pytest.mark.threads
 def test_a_row_is_the_same_alone_and_in_a_batch(world):
     scenes = [make_scene(n, route=n != 2, seed=n) for n in (1, 2, 5, 9)]  # shorter and longer than the window
     _, together = drive(world, world.start(scenes, [1, 2, 3, 4]), 6)
@@ -74,6 +75,7 @@ def test_seeds_and_controls_decide_the_future(world):
     assert not torch.allclose(one[0].latent, steered[0].latent)
 
 
+@pytest.mark.threads
 def test_snapshots_forks_and_bytes_continue_bit_for_bit(world):
     state, _ = drive(world, world.start(world.scenes, [1, 2]), 5)
     snapshot, data = state.clone(), state.to_bytes("me")

@@ -102,7 +102,7 @@ class CompiledStep:
         noise = self.world.draw(state, temperature, top_p).cpu()
         controls = controls.to(self._device, torch.float32).contiguous()
         tensors = {name: value.contiguous() for name, value in vars(state).items()}
-        tensors |= {name: tensors[name].clone() for name in ("control", "motion", "pose", "arc")}
+        tensors |= {name: tensors[name].clone() for name in ("clock", "control", "motion", "pose", "arc")}
         latent, latents = torch.empty_like(noise), torch.empty_like(tensors["latents"])
         telemetry = torch.empty(worlds, self._model.telemetry)
         columns, ended = torch.empty(2 + len(self._terms), worlds), torch.empty(worlds, dtype=torch.bool)

@@ -1,5 +1,6 @@
 """Small helpers: tensors, modules, mathematics, geometry, randomness, devices, files."""
 
+from drivedit.utils.checks import real_numbers, whole_number
 from drivedit.utils.device import fast_dtype, resolve_device
 from drivedit.utils.files import (
     code_fingerprint,
@@ -38,6 +39,7 @@ from drivedit.utils.origin import from_origin, origin_of
 from drivedit.utils.processes import begin_worker
 from drivedit.utils.random import generator, global_state_kept, noise, seeded, truncate
 from drivedit.utils.route import UNBOUNDED, Route, RouteCoder, advance_pose, motion_between, route_code
+from drivedit.utils.streams import check_seed, restored, stream
 from drivedit.utils.tensor_utils import (
     chunk_tensor,
     move_to_device,
@@ -54,23 +56,24 @@ __all__ = [
     "RouteCoder",
     "advance_pose",
     "begin_worker",
+    "check_seed",
     "chunk_tensor",
     "clip_gradients",
     "code_fingerprint",
     "cosine_similarity_matrix",
     "count_parameters",
     "exponential_moving_average",
-    "finite_difference_gradient",
     "fast_dtype",
     "fingerprint",
+    "finite_difference_gradient",
     "freeze_parameters",
     "from_origin",
     "gaussian_kernel",
     "generator",
-    "global_state_kept",
     "get_device",
     "get_gradient_norm",
     "get_model_size_mb",
+    "global_state_kept",
     "gumbel_noise",
     "gumbel_softmax",
     "initialize_weights",
@@ -80,13 +83,15 @@ __all__ = [
     "motion_between",
     "move_to_device",
     "noise",
-    "origin_of",
     "normalize_tensor",
+    "origin_of",
     "package_of",
     "pad_sequence",
     "pairwise_distance_matrix",
     "read_tensors",
+    "real_numbers",
     "resolve_device",
+    "restored",
     "route_code",
     "safe_cat",
     "safe_stack",
@@ -94,8 +99,10 @@ __all__ = [
     "seeded",
     "set_seed",
     "stable_softmax",
+    "stream",
     "tensor_memory_usage",
     "truncate",
+    "whole_number",
     "work_folder",
     "write_atomically",
     "write_tensors",

@@ -1,12 +1,20 @@
-"""Choice of the device and of the precision."""
+"""Choice of the device and of the precision, and torch in forked processes.
+
+The threads of a process do not go with a fork, and torch would wait for them for ever: in forked children (Gymnasium's
+`AsyncVectorEnv`, workers of a pool) torch computes with one thread.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 
 import torch
 
 log = logging.getLogger(__name__)
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:

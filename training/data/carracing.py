@@ -7,15 +7,17 @@ bit, so a state is stored as just these three and restored by replaying them wit
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
 from drivedit.data.geometry import CentreLine, Foot, wrap_angle
-from drivedit.data.past import BOUNDS, FRAME_SIZE, HISTORY, Past
+from drivedit.data.past import BOUNDS, FRAME_SIZE, Past
+from drivedit.data.replayed import ReplayedEnv
 from drivedit.data.simulator import TICK, Simulator
+from drivedit.utils import check_seed, real_numbers, restored, stream
 
 TICKS_PER_STEP = 3
 FIRST_HELD_OUT_SEED = 1_000_000
@@ -26,9 +28,10 @@ START_LIMITS = {
     "heading_error": (-math.pi, math.pi),
     "speed": (0.0, 120.0),
 }
+MOST_STEPS = 10_000_000  # of a stored state, which is replayed
 
 
-class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
+class CarRacingTwin(ReplayedEnv):
     """CarRacing-v3 (Box2D) as a true-to-life counterpart of the dreamed world `DriveDiT-v0`.
 
     ## Description
@@ -100,6 +103,7 @@ class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
     def __init__(self, render_mode: str | None = None, reward_weights: dict[str, float] | None = None) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
+        super().__init__()
         unknown = set(reward_weights or {}) - set(REWARD_TERMS)
         if unknown:
             raise ValueError(f"reward_weights knows the terms {list(REWARD_TERMS)}, got {sorted(unknown)}")
@@ -108,8 +112,6 @@ class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.observation_space = spaces.Box(0, 255, (FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
         self._simulator = Simulator()
-        self._warned = False
-        self._started = False
 
     # ------------------------------------------------------------------ Gymnasium
 
@@ -120,12 +122,15 @@ class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
 
         Returns:
             The first frame, uint8 [64, 64, 3], and info.
+
+        Raises:
+            ValueError: The seed is none, or an option is unknown or out of its range; nothing has changed then.
         """
-        placement = _check_options(options)
-        super().reset(seed=seed)
-        track_seed = int(self.np_random.integers(FIRST_HELD_OUT_SEED)) if seed is None else int(seed)
-        self._begin(track_seed, placement)
-        return self._past.look(), self._info(dict.fromkeys(REWARD_TERMS, 0.0))
+        placement, seed = _check_options(options), check_seed(seed)
+        random, random_seed = stream(seed, self._np_random, self._np_random_seed)
+        track_seed = int(random.integers(FIRST_HELD_OUT_SEED)) if seed is None else seed
+        self._begin(track_seed, placement, [], random, random_seed)
+        return self._past.latest, self._info(dict.fromkeys(REWARD_TERMS, 0.0))
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Drives 3 ticks with one action [steering, throttle].
@@ -134,23 +139,16 @@ class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
             Frame uint8 [64, 64, 3], reward, terminated, truncated (always False), info.
         """
         self._need_start("step")
-        terms = self._advance(self._check_action(action))
+        terms = self._take(self._check_action(action))
         reward = sum(self.reward_weights[name] * value for name, value in terms.items())
-        return self._past.look(), float(reward), terms["left"] < 0.0, False, self._info(terms)
-
-    def render(self) -> np.ndarray | None:
-        """The simulator's picture, uint8 [480, 600, 3], in render mode `rgb_array`; else None."""
-        if self.render_mode is None:
-            gym.logger.warn("render() needs a render mode: gym.make(..., render_mode='rgb_array')")
-            return None
-        self._need_start("render")
-        return self._simulator.picture((600, 480))
+        return self._past.latest, float(reward), terms["left"] < 0.0, False, self._info(terms)
 
     # ------------------------------------------------------------------ what a privileged observer may see
 
     @property
     def pose(self) -> np.ndarray:
         """(x, y, yaw) of the car, float64 [3]: metres, and radians counter-clockwise from +x."""
+        self._need_start("pose")
         return self._simulator.pose
 
     @property
@@ -175,11 +173,6 @@ class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
         x, y, yaw = self.pose
         return self._telemetry(self._simulator.centre_line.foot(x, y), yaw)
 
-    def scene(self, n: int = 8) -> dict[str, Any]:
-        """The scene of this moment, for `reset(options={"scene": ...})` of `DriveDiT-v0`; see `Past.scene`."""
-        self._need_start("scene")
-        return self._past.scene(n)
-
     # ------------------------------------------------------------------ states
 
     def get_state(self) -> dict[str, Any]:
@@ -193,19 +186,12 @@ class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restores a state of `get_state`, bit for bit, by replaying its actions (drawing only the last frames)."""
-        missing = {"seed", "placement", "actions", "random"} - set(state)
-        if missing:
-            raise ValueError(f"not a state of CarRacingTwin.get_state: it lacks {sorted(missing)}")
-        self.np_random.bit_generator.state = state["random"]
-        self._begin(state["seed"], state["placement"])
-        drawn_from = len(state["actions"]) - HISTORY
-        if drawn_from <= 0:
-            self._past.look()
-        for number, action in enumerate(state["actions"], start=1):
-            self._advance(action)
-            if number >= drawn_from:
-                self._past.look()
+        """Restores a state of `get_state`, bit for bit, by replaying its actions (drawing only the last frames).
+
+        Raises:
+            ValueError: It is no such state; nothing has changed then.
+        """
+        self._begin(*_check_state(state), random_seed=-1)
 
     def fork(self) -> CarRacingTwin:
         """A second environment in the same state; the two then live apart."""
@@ -215,15 +201,15 @@ class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
 
     # ------------------------------------------------------------------ inside
 
-    def _begin(self, seed: int, placement: dict[str, float] | None) -> None:
-        """Builds the track, places the car and forgets the past."""
-        self._seed, self._placement = seed, placement
-        self._simulator.start(seed, placement)
-        self._actions: list[np.ndarray] = []
-        self._past = Past(self._simulator)
-        self._started = True
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        vars(self).update(kept)
+        self._simulator = Simulator()
 
-    def _advance(self, action: np.ndarray) -> dict[str, float]:
+    def _start(self) -> None:
+        self._simulator.start(self._seed, self._placement)
+        self._past = Past(self._simulator)
+
+    def _drive(self, action: np.ndarray) -> dict[str, float]:
         """The physics of one step, without drawing; returns the reward terms."""
         simulator = self._simulator
         controls = (float(action[0]), float(action[1]))
@@ -231,10 +217,9 @@ class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
         while ticks < TICKS_PER_STEP and not left:
             simulator.tick(controls)
             ticks, left = ticks + 1, simulator.has_left
-        self._actions.append(np.array(action, dtype=np.float32))
         self._past.drove(action)
         touched = simulator.collect_touched()
-        x, y, _ = self.pose
+        x, y, _ = simulator.pose
         simulator.rearm(simulator.centre_line.foot(x, y).index)
         return {
             "progress": 1000.0 * touched / len(simulator.track),
@@ -262,24 +247,31 @@ class CarRacingTwin(gym.Env[np.ndarray, np.ndarray]):
             "scene": {"seed": self._seed, "track_position": position},
         }
 
-    def _check_action(self, action: Any) -> np.ndarray:
-        """A clean float32 action [2] inside the box, or ValueError."""
-        action = np.asarray(action, dtype=np.float32)
-        if action.shape != (2,) or np.isnan(action).any():
-            raise ValueError(f"an action is 2 numbers [steering, throttle] in [-1, 1], got {action!r}")
-        if np.abs(action).max() > 1.0 and not self._warned:
-            gym.logger.warn(f"action {action} lies outside [-1, 1] and is clipped (said once)")
-            self._warned = True
-        return np.clip(action, -1.0, 1.0)
 
-    def _need_start(self, name: str) -> None:
-        """Raises if there is no episode yet."""
-        if not self._started:
-            raise gym.error.ResetNeeded(f"call reset() before {name}")
+def _check_state(state: Any) -> tuple[int, dict[str, float] | None, list[np.ndarray], np.random.Generator]:
+    """Seed, placement, actions and random stream of a state, or ValueError."""
+    if not isinstance(state, Mapping):
+        raise ValueError(f"a state is what CarRacingTwin.get_state() gives, got {type(state).__name__}")
+    missing = {"seed", "placement", "actions", "random"} - set(state)
+    if missing:
+        raise ValueError(f"not a state of CarRacingTwin.get_state: it lacks {sorted(missing)}")
+    seed = check_seed(state["seed"])
+    if seed is None:
+        raise ValueError("the seed of a state is a whole number, got None")
+    placement = _check_options(state["placement"])
+    if state["placement"] is not None and set(state["placement"]) != set(START_LIMITS):
+        raise ValueError(f"the placement of a state is None or names {list(START_LIMITS)}, got {state['placement']}")
+    expected = f"the actions of a state are [n <= {MOST_STEPS}, 2] in [-1, 1]"
+    actions = real_numbers(state["actions"], expected)
+    if actions.ndim != 2 or actions.shape[1] != 2 or len(actions) > MOST_STEPS or not (np.abs(actions) <= 1).all():
+        raise ValueError(f"{expected}, got shape {list(actions.shape)}")
+    return seed, placement, list(actions.astype(np.float32)), restored(state["random"])
 
 
-def _check_options(options: dict[str, Any] | None) -> dict[str, float] | None:
+def _check_options(options: Mapping[str, Any] | None) -> dict[str, float] | None:
     """The full placement asked for by reset's `options`, or None for the simulator's own start."""
+    if not isinstance(options, (Mapping, type(None))):
+        raise ValueError(f"reset options are a dictionary with the keys {list(START_LIMITS)}, got {options!r}")
     given = {name: value for name, value in (options or {}).items() if value is not None}
     unknown = set(options or {}) - set(START_LIMITS)
     if unknown:
@@ -289,7 +281,10 @@ def _check_options(options: dict[str, Any] | None) -> dict[str, float] | None:
     placement = dict.fromkeys(START_LIMITS, 0.0)
     for name, value in given.items():
         low, high = START_LIMITS[name]
-        value = float(value)
+        number = real_numbers(value, f"reset option {name!r} is a number")
+        if number.ndim:
+            raise ValueError(f"reset option {name!r} is a number, got shape {list(number.shape)}")
+        value = float(number)
         inside = low <= value < high if name == "track_position" else low <= value <= high
         if not inside:
             end = ")" if name == "track_position" else "]"

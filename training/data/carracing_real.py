@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
 from drivedit.data.carracing import TICKS_PER_STEP
 from drivedit.data.past import FRAME_SIZE, Past
+from drivedit.data.replayed import ReplayedEnv
 from drivedit.data.simulator import TICK, Simulator
+from drivedit.utils import check_seed, stream
 
 EPISODE_TICKS = 1000
 
@@ -31,7 +32,7 @@ class _Stock(Simulator):
         """Draws nothing; see `picture`."""
 
 
-class CarRacingReal(gym.Env[np.ndarray, np.ndarray]):
+class CarRacingReal(ReplayedEnv):
     """Standard CarRacing-v3, for agents that see and steer as in `DriveDiT-v0`.
 
     ## Description
@@ -46,7 +47,7 @@ class CarRacingReal(gym.Env[np.ndarray, np.ndarray]):
 
     ## Action Space
     `Box(-1, 1, (2,), float32)`: steering (right positive) and throttle (negative: brake). Values outside are clipped,
-    NaN and other shapes raise `ValueError`.
+    with one warning; NaN and other shapes raise `ValueError`.
 
     ## Observation Space
     `Box(0, 255, (64, 64, 3), uint8)`.
@@ -73,11 +74,11 @@ class CarRacingReal(gym.Env[np.ndarray, np.ndarray]):
     def __init__(self, render_mode: str | None = None) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
+        super().__init__()
         self.render_mode = render_mode
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.observation_space = spaces.Box(0, 255, (FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
-        self._stock = _Stock()
-        self._ticks: int | None = None
+        self._ticks = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -86,13 +87,16 @@ class CarRacingReal(gym.Env[np.ndarray, np.ndarray]):
 
         Returns:
             The first frame, uint8 [64, 64, 3], and info.
+
+        Raises:
+            ValueError: The seed is none, or there are options; nothing has changed then.
         """
-        if options:
-            raise ValueError(f"CarRacingReal knows no reset options, got {sorted(map(str, options))}")
-        super().reset(seed=seed)
-        self._stock.reset(seed=int(self.np_random.integers(2**31)) if seed is None else seed)
-        self._ticks, self._past = 0, Past(self._stock)
-        return self._past.look(), {"ticks": 0}
+        if options not in (None, {}):
+            raise ValueError(f"CarRacingReal knows no reset options, got {options!r}")
+        seed = check_seed(seed)
+        random, random_seed = stream(seed, self._np_random, self._np_random_seed)
+        self._begin(int(random.integers(2**31)) if seed is None else seed, None, [], random, random_seed)
+        return self._past.latest, {"ticks": 0}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Drives up to 3 ticks with one action [steering, throttle].
@@ -100,37 +104,24 @@ class CarRacingReal(gym.Env[np.ndarray, np.ndarray]):
         Returns:
             Frame uint8 [64, 64, 3], reward, terminated, truncated, info.
         """
-        if self._ticks is None:
-            raise gym.error.ResetNeeded("call reset() before step")
-        action = np.asarray(action, dtype=np.float32)
-        if action.shape != (2,) or np.isnan(action).any():
-            raise ValueError(f"an action is 2 numbers [steering, throttle] in [-1, 1], got {action!r}")
-        steering, throttle = np.clip(action, -1.0, 1.0)
+        self._need_start("step")
+        reward, terminated, told = self._take(self._check_action(action))
+        return self._past.latest, reward, terminated, self._ticks >= EPISODE_TICKS, {"ticks": self._ticks, **told}
+
+    def _start(self) -> None:
+        self._simulator = _Stock()  # a used one would remember
+        self._simulator.reset(seed=self._seed)
+        self._ticks, self._past = 0, Past(self._simulator)
+
+    def _drive(self, action: np.ndarray) -> tuple[float, bool, dict[str, Any]]:
+        """The ticks of one step, without drawing; returns reward, terminated and what the simulator says."""
+        steering, throttle = action
         controls = np.array([steering, max(throttle, 0.0), max(-throttle, 0.0)], np.float32)
         reward, terminated, told = 0.0, False, {}
         for _ in range(min(TICKS_PER_STEP, EPISODE_TICKS - self._ticks)):
-            _, earned, terminated, _, told = self._stock.step(controls)
+            _, earned, terminated, _, told = self._simulator.step(controls)
             reward, self._ticks = reward + float(earned), self._ticks + 1
             if terminated:
                 break
-        self._past.drove(np.array([steering, throttle]))
-        return self._past.look(), reward, terminated, self._ticks >= EPISODE_TICKS, {"ticks": self._ticks, **told}
-
-    def scene(self, n: int = 8) -> dict[str, Any]:
-        """The scene of this moment, for `reset(options={"scene": ...})` of `DriveDiT-v0`; see `Past.scene`."""
-        if self._ticks is None:
-            raise gym.error.ResetNeeded("call reset() before scene")
-        return self._past.scene(n)
-
-    def render(self) -> np.ndarray | None:
-        """The simulator's picture, uint8 [480, 600, 3], in render mode `rgb_array`; else None."""
-        if self.render_mode is None:
-            gym.logger.warn("render() needs a render mode: gym.make(..., render_mode='rgb_array')")
-            return None
-        if self._ticks is None:
-            raise gym.error.ResetNeeded("call reset() before render")
-        return self._stock.picture((600, 480))
-
-    def close(self) -> None:
-        """Closes the simulator."""
-        self._stock.close()
+        self._past.drove(action)
+        return reward, terminated, told

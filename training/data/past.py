@@ -31,10 +31,14 @@ class Past:
         """Keeps the controls float32 [2] that led to the next frame."""
         self._controls.append(np.array(controls, np.float32))
 
-    def look(self) -> np.ndarray:
-        """Draws and keeps the present frame; returns it, uint8 [64, 64, 3], the caller's to keep."""
+    def look(self) -> None:
+        """Draws and keeps the present frame."""
         self._frames.append(self._simulator.picture((FRAME_SIZE, FRAME_SIZE)))
         self._poses.append(self._simulator.pose)
+
+    @property
+    def latest(self) -> np.ndarray:
+        """The frame that was looked at last, uint8 [64, 64, 3], the caller's to keep."""
         return self._frames[-1].copy()
 
     def scene(self, n: int = 8) -> dict[str, Any]:

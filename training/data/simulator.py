@@ -88,7 +88,7 @@ class Simulator(car_racing.CarRacing):
             placement: None for the simulator's own start, or track_position, lateral_offset, heading_error, speed.
         """
         gym.Env.reset(self, seed=seed)
-        self._destroy()
+        self.road, self.car = [], None  # they go with their world, which may be locked where a tick was broken off
         self._listener = _TileListener(self)
         self.contactListener_keepref = self._listener
         self.world = Box2D.b2World((0, 0), contactListener=self._listener)

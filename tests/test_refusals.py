@@ -94,16 +94,14 @@ def broken_scenes(scene: dict[str, Any]) -> list[Any]:
     jump = scene["poses"].copy()
     jump[-1, 0] += 1e6
     million = np.broadcast_to(np.zeros((), np.uint8), (10**9, 64, 64, 3))
-    return [
-        {**scene, **change}
-        for change in (
-            {"poses": jump}, {"poses": scene["poses"] * 1e30}, {"poses": scene["poses"] * np.nan}, {"poses": "here"},
-            {"route": CIRCLE * 1e38}, {"route": [[0, 0], [10**400, 0]]}, {"route": [["a", "b"], ["c", "d"]]},
-            {"route": np.broadcast_to(np.float32(1), (10**8, 2))}, {"closed": "yes"}, {"bounds": [1, 2, 3]},
-            {"bounds": [0, 0, math.nan, 1]}, {"bounds": "all"}, {"controls": scene["controls"] * 99},
-            {"controls": [[None, 0.0]] * 5}, {"frames": million}, {"frames": "film"}, {"frames": None}, {3: 4},
-        )
+    changes: list[dict[Any, Any]] = [
+        {"poses": jump}, {"poses": scene["poses"] * 1e30}, {"poses": scene["poses"] * np.nan}, {"poses": "here"},
+        {"route": CIRCLE * 1e38}, {"route": [[0, 0], [10**400, 0]]}, {"route": [["a", "b"], ["c", "d"]]},
+        {"route": np.broadcast_to(np.float32(1), (10**8, 2))}, {"closed": "yes"}, {"bounds": [1, 2, 3]},
+        {"bounds": [0, 0, math.nan, 1]}, {"bounds": "all"}, {"controls": scene["controls"] * 99},
+        {"controls": [[None, 0.0]] * 5}, {"frames": million}, {"frames": "film"}, {"frames": None}, {3: 4},
     ]  # fmt: skip
+    return [{**scene, **change} for change in changes]
 
 
 def test_what_is_no_start(fast_world, env, envs):

@@ -11,6 +11,7 @@ from test_world import make_world
 from drivedit.config import DataConfig, LoopConfig
 from drivedit.data.clips import Drives
 from drivedit.data.recordings import write_shard
+from drivedit.evaluation.card import HEADING
 from drivedit.training.calibration import calibrate
 from drivedit.training.cards import write_card
 
@@ -24,7 +25,7 @@ def drives(tmp_path_factory) -> Drives:
 
 def test_a_card_says_data_recipe_and_figures_of_every_stage_once(drives):
     world = make_world()
-    world.card = ""
+    world.card = f"{HEADING}\n\nfigures of the world before\n"
     loop, data = LoopConfig(seed=7), DataConfig("films/mine", validation_fraction=0.34)
     write_card(world, "vae", {"loss": {"l1": 0.3}}, loop, data, drives, {"psnr": 31.25})
     write_card(world, "student", {"loss": {"rollout": 6}}, loop, data, drives, {"mse_8": 0.5})
@@ -32,7 +33,12 @@ def test_a_card_says_data_recipe_and_figures_of_every_stage_once(drives):
     for word in ("Licence: to be filled in", "`films/mine`, 3 drives, 0.1 minutes", drives.fingerprint, "The last 1 of",
                  "seed 7", "| psnr | 33.5 |", "| mse_8 | 0.5 |", '"rollout": 6', '"l1": 0.4'):  # fmt: skip
         assert word in world.card, word
-    assert world.card.count("## Stage `vae`") == 1 and "31.25" not in world.card and '"l1": 0.3' not in world.card
+    assert (
+        world.card.count("## Stage `vae`") == 1
+        and "31.25" not in world.card
+        and "before" not in world.card
+        and '"l1": 0.3' not in world.card
+    )
 
 
 def test_the_levels_are_quantiles_of_dreamed_errors(drives, monkeypatch):

@@ -12,7 +12,7 @@ from drivedit.config import StudentConfig, VAEConfig, WorldConfig
 from drivedit.data.clips import suit
 from drivedit.data.import_drives import Plan, import_drives
 from drivedit.evaluation import __main__ as command
-from drivedit.evaluation import held_out, recorded, recorded_benchmark, recorded_figures
+from drivedit.evaluation import card, held_out, recorded, recorded_figures
 from drivedit.evaluation.benchmark import evaluate_world
 from drivedit.evaluation.dreams import Dream
 from drivedit.evaluation.metrics import BEST_PSNR
@@ -134,27 +134,21 @@ def test_worlds_that_are_shipped_keep_their_cards(tmp_path, capsys):
     assert "carracing is none" in capsys.readouterr().err
 
 
-def test_what_is_left_out_is_said_before_anything_is_computed(folder, tmp_path, monkeypatch, caplog):
-    def stop(*_):
-        raise RuntimeError("dreaming begins")
-
-    monkeypatch.setattr(recorded_benchmark, "measure", stop)
-    with caplog.at_level("INFO"), pytest.raises(RuntimeError, match="dreaming begins"):
-        evaluate_world(untrained(opened(folder, "plain")), tmp_path, held_out=folder / "plain.rec")
-    assert "no simulator (the drives were filmed), so without: branches of the simulator" in caplog.text
+@pytest.mark.parametrize("option", ["--clips", "--workers", "--sampling-steps"])
+def test_counts_are_positive(option, capsys):
+    assert command.main(["world", option, "0"]) == 1
+    assert f"{option} must be at least 1, got 0" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore:.*is set to None:UserWarning", "ignore:env_spec is None:UserWarning")
-def test_drives_may_come_from_a_minari_dataset(folder, monkeypatch, tmp_path):
-    pytest.importorskip("minari")
-    from drivedit.data import export_minari
-
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    export_minari(folder / "plain.rec", "drivedit/plain-v0", held_out=True)
-    with held_out.opened("drivedit/plain-v0") as held:
-        assert held.env == "" and np.array_equal(held.drives.frames, opened(folder, "plain").drives.frames)
-    with pytest.raises(FileNotFoundError), held_out.opened("drivedit/other-v0"):
-        pass
+def test_figures_in_a_card_are_replaced_and_leave_it_when_the_world_learns_on(tmp_path):
+    path = tmp_path / "CARD.md"
+    path.write_text("# mine\n")
+    for table in ("| one |", "| two |"):
+        card.write_card(path, table, "python -m drivedit.evaluation world", "f00d")
+    text = path.read_text()
+    assert text.count(card.HEADING) == 1 and "| two |" in text and "| one |" not in text and "`f00d`" in text
+    licence = "\n## Licence\n\nmine\n"
+    assert card.without_figures(text + licence) == "# mine\n" + licence
 
 
 # -- figures -----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 
 from drivedit.config import DataConfig, LoopConfig
 from drivedit.data.clips import Drives
+from drivedit.evaluation.card import without_figures
 from drivedit.models import World
 
 HEAD = """\
@@ -28,6 +29,8 @@ def write_card(
     figures: Mapping[str, float],
 ) -> None:  # fmt: skip
     """Tells in a world's card how a stage made it; what the card told of that stage before is replaced.
+
+    Held-out figures of the world before are taken out.
 
     Args:
         world: Its `card` is set.
@@ -58,7 +61,7 @@ def write_card(
 |---|---|
 {measured}
 """
-    card = world.card or HEAD
+    card = without_figures(world.card) or HEAD
     card = re.sub(rf"\n## Stage `{stage}`\n.*?(?=\n## |\Z)", "", card, flags=re.DOTALL)
     world.card = card.rstrip() + "\n" + section
 

@@ -97,12 +97,21 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = _parser().parse_args(arguments)
     try:
+        _check_counts(options)
         if options.command == "ablation":
             return _ablation(options)
         return _world(options, sys.argv[1:] if arguments is None else arguments)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _check_counts(options: argparse.Namespace) -> None:
+    """Raises ValueError for a number of things that is less than one."""
+    for name in ("clips", "drives", "workers", "sampling_steps"):
+        value = getattr(options, name, None)
+        if value is not None and min(value if isinstance(value, list) else [value]) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
 
 
 def _world(options: argparse.Namespace, words: list[str]) -> int:
@@ -136,7 +145,8 @@ def _world(options: argparse.Namespace, words: list[str]) -> int:
     )  # fmt: skip
     print(f"\nreport.json, {names} are in {options.out}")
     if card is not None:
-        write_card(card, table if recorded else f"```\n{table}\n```", shlex.join(["python", "-m", MODULE, *words]))
+        typed = shlex.join(["python", "-m", MODULE, *words])
+        write_card(card, table if recorded else f"```\n{table}\n```", typed, report["fingerprint"])
         print(f"the table is in {card}")
     return 0
 

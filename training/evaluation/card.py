@@ -10,6 +10,7 @@ from drivedit.models import World
 from drivedit.utils import write_atomically
 
 HEADING = "## What it does on held-out drives"
+_SECTION = re.compile(rf"^{HEADING}$.*?(?=^## |\Z)", re.M | re.S)
 
 
 def card_of(name: str, world: World) -> Path:
@@ -29,18 +30,24 @@ def card_of(name: str, world: World) -> Path:
     return Path(name) / "CARD.md"
 
 
-def write_card(card: Path, table: str, command: str) -> None:
+def without_figures(text: str) -> str:
+    """A card without the held-out figures, which are another world's once it has learned on."""
+    return _SECTION.sub("", text)
+
+
+def write_card(card: Path, table: str, command: str, fingerprint: str) -> None:
     """Puts held-out figures into a card in the place of older ones, or at its end; the rest stays as it is.
 
     Args:
         card: The CARD.md; it is made if there is none.
         table: The table.
         command: The command that printed it.
+        fingerprint: Of the world that was judged.
     """
-    section = f"{HEADING}\n\nPrinted by drivedit {version('drivedit')}:\n\n    {command}\n\n{table.strip()}\n"
+    told = f"Printed by drivedit {version('drivedit')} for the world `{fingerprint}`:"
+    section = f"{HEADING}\n\n{told}\n\n    {command}\n\n{table.strip()}\n"
     text = card.read_text() if card.is_file() else ""
-    old = re.search(rf"^{HEADING}$.*?(?=^## |\Z)", text, re.M | re.S)
-    if old:
+    if old := _SECTION.search(text):
         after = text[old.end() :]
         text = text[: old.start()] + section + ("\n" + after if after else "")
     else:

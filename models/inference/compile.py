@@ -109,7 +109,7 @@ class CompiledStep:
         memory = self._memory.take()
         self._run(
             byref(self._model),
-            byref(State(*(tensors[name].data_ptr() for name in STATE.split()), tensors["points"].shape[1])),
+            byref(State(*(tensors[name].data_ptr() for name in STATE), tensors["points"].shape[1])),
             byref(Output(*(value.data_ptr() for value in (latent, latents, telemetry, columns, ended)))),
             c_void_p(noise.data_ptr()), c_void_p(controls.data_ptr()), c_long(worlds),
             min(self._threads, torch.get_num_threads()), _aligned(memory),

@@ -58,13 +58,13 @@ class Model(Structure):
     ]
 
 
-STATE = "k v clock latents control motion pose arc points count spacing closed bounds"
+STATE = tuple("k v clock latents control motion pose arc points count spacing closed bounds".split())
 
 
 class State(Structure):
     """Where the tensors of a `WorldState` lie."""
 
-    _fields_ = [*_fields(c_void_p, STATE), ("route_width", c_long)]
+    _fields_ = [*_fields(c_void_p, " ".join(STATE)), ("route_width", c_long)]
 
 
 class Output(Structure):

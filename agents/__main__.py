@@ -31,7 +31,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("drive", help="an agent drives and is filmed")
     command.add_argument("--agent", default="learned", help=AGENT)
     command.add_argument("--env", default=DREAM, help="id of the environment")
-    command.add_argument("--world", default=None, help="name, folder or hub id of a world; default: the environment's")
+    command.add_argument(
+        "--world", default=None, help="shipped name, folder or hub:NAME/WORLD; default: the environment's"
+    )
     command.add_argument("--steps", type=int, default=300)
     command.add_argument("--out", type=Path, default=Path("drive.mp4"), help="the video")
     command.add_argument("--seed", type=int, default=0)
@@ -60,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("plan", help="a planner drives that tries futures in the dream")
     command.add_argument("--env", default=DREAM, help="id of what it drives: the dream itself, or a real environment")
     command.add_argument("--dream", default=DREAM, help="id of the dream that it plans in (default: %(default)s)")
-    command.add_argument("--world", default=None, help="name, folder or hub id of the dream's world")
+    command.add_argument("--world", default=None, help="shipped name, folder or hub:NAME/WORLD of the dream's world")
     command.add_argument("--steps", type=int, default=100)
     command.add_argument("--episodes", type=int, default=0, help="whole episodes to drive; default: STEPS steps")
     command.add_argument("--futures", type=int, default=32, help="futures tried at once")
@@ -75,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--dream", default=DREAM, help="id of the dreamed environment (default: %(default)s)")
     command.add_argument("--real", default=REAL, help="id of the real one (default: %(default)s)")
-    command.add_argument("--world", default=None, help="name, folder or hub id of the dream's world")
+    command.add_argument("--world", default=None, help="shipped name, folder or hub:NAME/WORLD of the dream's world")
     command.add_argument(
         "--policies", nargs="+", default=list(POLICIES), metavar="NAME",
         help=f"module:callable, planner, or of {', '.join(POLICIES)} (default: all of these)",

@@ -14,10 +14,11 @@ import torch
 from gymnasium import spaces
 
 from drivedit.inference import compile_decoder, compile_step
-from drivedit.models import World, WorldState
+from drivedit.models import World, WorldState, shipped_worlds
+from drivedit.models.finding import HUB
 from drivedit.models.world import StepOutput
 from drivedit.utils import real_numbers, whole_number
-from drivedit_env.shipped import load_world, shipped_worlds
+from drivedit_env.shipped import load_world
 from drivedit_env.state import EnvState
 
 OBS_TYPES = ("pixels", "latent")
@@ -238,5 +239,5 @@ def _check_passes(passes: int | None) -> int | None:
 
 def _lasting(world: str | Path) -> str:
     """The name of a world that also holds in another folder."""
-    known = str(world) in shipped_worlds() or not Path(world).is_dir()
-    return str(world) if known else str(Path(world).resolve())
+    named = isinstance(world, str) and (world in shipped_worlds() or world.startswith(HUB))
+    return str(world) if named else str(Path(world).resolve())

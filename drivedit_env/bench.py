@@ -26,7 +26,7 @@ from drivedit.inference import tune
 from drivedit.models import Scene, World
 from drivedit.utils import fast_dtype, generator
 from drivedit_env.env import DriveDiTEnv
-from drivedit_env.shipped import load_world, shipped_worlds
+from drivedit_env.shipped import load_world
 from drivedit_env.vector import DriveDiTVectorEnv
 
 BATCHES = (1, 4, 16, 64)
@@ -231,7 +231,9 @@ def as_text(report: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m drivedit_env.bench", description=__doc__)
-    parser.add_argument("--world", default="carracing", help="name or folder of a world (default: %(default)s)")
+    parser.add_argument(
+        "--world", default="carracing", help="shipped name, folder or hub:NAME/WORLD of a world (default: %(default)s)"
+    )
     parser.add_argument("--out", default="bench.json", help="where to save the figures (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every contender (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=0.4, help="seconds of a turn (default: %(default)s)")
@@ -345,7 +347,7 @@ def _resized(config: WorldConfig, size: int) -> WorldConfig:
 
 def _unpacked(world: str | Path) -> World:
     """The world as it is on disk."""
-    return World.from_pretrained(shipped_worlds().get(str(world), world))
+    return World.from_pretrained(world)
 
 
 if __name__ == "__main__":

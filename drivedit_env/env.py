@@ -73,8 +73,9 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
     After `reset`, telemetry and confidence are what the network reads off the last frame of the start scene.
 
     ## Arguments
-    - `world`: name of a shipped world, a folder, a hub id `name/world`, or a `drivedit.models.World`. Environments of
-      the same world and device share its weights.
+    - `world`: name of a shipped world (it goes before a folder of that name, which is `./carracing`); a folder;
+      `hub:NAME/WORLD`, which is downloaded from the Hugging Face hub; or a `drivedit.models.World`. Environments of the
+      same world and device share its weights.
     - `render_mode`: `None`, `"rgb_array"` (the frame enlarged to a height of 512 pixels), or `"human"`: a window is
       drawn at every `reset` and `step`, at the world's pace. To drive by hand: `drivedit-play`.
     - `obs_type`: `"pixels"` or `"latent"`.

@@ -87,7 +87,7 @@ def film(session: Session, path: str | Path, steps: int) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="drivedit-play", description=__doc__)
-    parser.add_argument("--world", default="carracing", help="name, folder or hub id of a world")
+    parser.add_argument("--world", default="carracing", help="shipped name, folder or hub:NAME/WORLD of a world")
     parser.add_argument("--scene", type=int, default=None, help="index of the first start scene; default: a random one")
     parser.add_argument("--seed", type=int, default=0, help="decides how the dream goes on")
     parser.add_argument(

@@ -1,5 +1,6 @@
 """The networks, the world made of them, and its state."""
 
+from drivedit.models.finding import find_world, shipped_worlds
 from drivedit.models.heads import Heads, Readings
 from drivedit.models.memory import MemoryBank
 from drivedit.models.scenes import Scene, check_scene
@@ -23,4 +24,6 @@ __all__ = [
     "World",
     "WorldState",
     "check_scene",
+    "find_world",
+    "shipped_worlds",
 ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from safetensors import deserialize
 
 from drivedit.utils import from_origin, origin_of, real_numbers
 
@@ -14,6 +15,7 @@ MOST_FRAMES = 100_000
 MOST_POINTS = 1_000_000  # of a route
 FARTHEST = 1e8  # metres from zero, which is beyond every map of the Earth
 MOST_TURNS = 1e5  # rad
+TYPES = {"U8": np.uint8, "F32": np.float32, "BOOL": np.bool_, "I64": np.int64}  # of arrays in files
 
 
 @dataclass
@@ -105,3 +107,39 @@ def _within(values: Any, name: str, rows: tuple[int, int], width: int, most: flo
     if not (np.abs(array) <= most).all():
         raise ValueError(f"{expected}, got {array[~(np.abs(array) <= most).all(1)][0]}")
     return array.astype(np.float64)
+
+
+def pack_scenes(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
+    """Arrays of scenes by name, `count` of them and `0.frames`, `0.controls`, ...; what is None is left out."""
+    arrays: dict[str, np.ndarray] = {"count": np.array(len(scenes))}
+    for index, scene in enumerate(scenes):
+        for name, value in vars(scene).items():
+            if value is not None:
+                arrays[f"{index}.{name}"] = np.ascontiguousarray(value)
+    return arrays
+
+
+def unpack_scenes(data: bytes) -> list[Scene]:
+    """Scenes from the bytes of a safetensors file with the arrays of `pack_scenes`.
+
+    Raises:
+        SafetensorError: The bytes are no such file.
+        ValueError: They hold other arrays, or fewer scenes than they count.
+    """
+    arrays = {}
+    for name, told in deserialize(data):
+        if told["dtype"] not in TYPES:
+            raise ValueError(f"{name} of the scenes has the type {told['dtype']}, scenes have {sorted(TYPES)}")
+        arrays[name] = np.frombuffer(told["data"], TYPES[told["dtype"]]).reshape(told["shape"]).copy()
+    count, rows = arrays.pop("count", np.array(-1)), {}
+    for name, array in arrays.items():
+        index, _, field = name.partition(".")
+        rows.setdefault(index, {})[field] = array
+    if count.shape != () or {str(index) for index in range(len(rows))} != set(rows) or len(rows) != count:
+        raise ValueError(f"the scenes are counted as {count}, and there are {len(rows)}")
+    for row in rows.values():
+        unknown = set(row) - set(Scene.__dataclass_fields__)
+        missing = {"frames", "controls", "closed"} - set(row)
+        if unknown or missing or row["closed"].size != 1:
+            raise ValueError(f"a scene has the arrays {sorted(row)}")
+    return [Scene(**{**rows[str(i)], "closed": bool(rows[str(i)]["closed"])}) for i in range(len(rows))]

@@ -1,29 +1,27 @@
-"""A world on disk: one folder, written whole or not at all, checked when it is read. No pickle is ever loaded."""
+"""A world on disk: one folder, replaced whole in one move, checked when it is read. No pickle is ever loaded."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import shutil
-import tempfile
+import warnings
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file as load_arrays
-from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as save_arrays
+from safetensors.torch import load, save
+from torch import Tensor, nn
 
 from drivedit.config import WorldConfig
-from drivedit.models.scenes import Scene
-from drivedit.utils import global_state_kept, resolve_device
+from drivedit.models.finding import CARD, CONFIG, FILES, SCENES, WEIGHTS, find_world, lacks
+from drivedit.models.scenes import Scene, check_scene, pack_scenes, unpack_scenes
+from drivedit.utils import Undrawn, check_tensors, fingerprint, replaced_folder, resolve_device
 
-FORMAT = 1
-WEIGHTS, SCENES, CONFIG, CARD = "model.safetensors", "scenes.safetensors", "config.json", "CARD.md"
+FORMAT = 2
+LARGEST = {CONFIG: 2**20, CARD: 2**20, SCENES: 2**30}  # bytes; how large the weights are follows from the settings
 
 
 class WorldStorage(nn.Module):
@@ -33,7 +31,7 @@ class WorldStorage(nn.Module):
         config: The world's configuration.
         scenes: Its start scenes.
         card: Text of its CARD.md.
-        fingerprint: Names the weights, once they are on disk; empty before.
+        fingerprint: Names settings, weights and scenes, as they are on disk; empty before.
         tuned: Whether it has been made fast, for dreaming only (`drivedit.inference.tune`).
     """
 
@@ -44,109 +42,164 @@ class WorldStorage(nn.Module):
     tuned: bool = False
 
     def digest(self) -> str:
-        """A name for the weights as they are in memory."""
-        digest = hashlib.sha256(self.config.to_json().encode())
-        for value in self.state_dict().values():
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """A name for settings, weights and scenes as they are in memory."""
+        parts: list[Any] = [self.config.to_dict()]
+        for kind in (self.state_dict(), pack_scenes(self.scenes)):
+            for name, value in kind.items():
+                array = value.detach().cpu().contiguous().numpy() if isinstance(value, Tensor) else value
+                parts += [[name, str(array.dtype), list(array.shape)], array.tobytes()]
+        return fingerprint(*parts)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Writes the world to a folder, weights in half precision; an older world there is replaced in one move.
 
+        Whenever the process is killed, a whole world stands in that place: the older one or the new one.
+
         Raises:
+            FileExistsError: There is a file, a link, or a folder that holds anything else than a world.
+            ValueError: The world could not be loaded again: its weights are not finite, or do not fit its settings.
             OSError: The folder cannot be written; what was there before stays as it was.
             RuntimeError: The world has been tuned for dreaming.
         """
         if self.tuned:
             raise RuntimeError("this world was made fast for dreaming: load it anew, World.from_pretrained, to save it")
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        files = self._files()
+        _check_world(path)
         try:
-            weights = {k: v.detach().cpu().half().contiguous() for k, v in self.state_dict().items()}
-            save_file(weights, work / WEIGHTS)
-            save_arrays(_pack_scenes(self.scenes), work / SCENES)
-            (work / CARD).write_text(self.card)
-            checksums = {name: _sha256(work / name) for name in (WEIGHTS, SCENES)}
-            config = {"format": FORMAT, "world": self.config.to_dict(), "sha256": checksums}
-            (work / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-            work.chmod(0o755)
-            for file in work.iterdir():
-                file.chmod(0o644)
-            old = work.with_name(work.name + "-old")
-            if path.exists():
-                os.replace(path, old)
-            os.replace(work, path)
-            shutil.rmtree(old, ignore_errors=True)
-        except (OSError, SafetensorError) as error:
-            raise OSError(
-                f"could not write the world to {path} ({error}); an older world there is untouched"
-            ) from error
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+            with replaced_folder(path, FILES) as work:
+                for name, data in files.items():
+                    with open(work / name, "xb") as file:
+                        file.write(data)
+                        file.flush()
+                        os.fsync(file.fileno())
+        except FileExistsError:
+            raise
+        except OSError as error:
+            what = f"could not write the world to {path} ({error}); an older world there is untouched"
+            raise OSError(error.errno, what) from error
+
+    def _files(self) -> dict[str, bytes]:
+        """What the world's files hold; ValueError for what could not be loaded again."""
+        settings = WorldConfig.from_dict(self.config.to_dict()).to_dict()
+        weights = {k: v.detach().cpu().half().contiguous() for k, v in self.state_dict().items()}
+        _check_finite(weights)
+        check_tensors(lambda: type(self)(self.config), weights)
+        scenes = pack_scenes([check_scene(scene, self.config.image_size) for scene in self.scenes])
+        files = {WEIGHTS: save(weights), SCENES: save_arrays(scenes)}
+        told = {"world": settings, "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
+        config = {"format": FORMAT, **told, "digest": _digest(told)}
+        files |= {CARD: self.card.encode(), CONFIG: (json.dumps(config, indent=2) + "\n").encode()}
+        for name, most in LARGEST.items():
+            if len(files[name]) > most:
+                raise ValueError(f"{name} of a world has at most {most} bytes, this has {len(files[name])}")
+        return files
 
     @classmethod
     def from_pretrained(cls, path_or_id: str | Path, *, device: str | torch.device = "auto") -> Self:
-        """Loads a world from a folder or from the Hugging Face hub.
+        """Loads a world.
 
         Args:
-            path_or_id: A folder, or a hub repository "name/world".
+            path_or_id: Name of a shipped world, a folder, or `hub:NAME/WORLD` of the Hugging Face hub; see
+                `drivedit.models.find_world`.
             device: Where to put it.
 
         Raises:
-            FileNotFoundError: There is no such folder, or a file in it is missing.
-            ValueError: A file is damaged or of another format.
+            FileNotFoundError: There is no such world, or a file in it is missing.
+            ValueError: The world is damaged, or of another format.
         """
-        path = Path(path_or_id)
-        if not path.is_dir():
-            path = _download(str(path_or_id))
-        for name in (CONFIG, WEIGHTS, SCENES):
-            if not (path / name).is_file():
-                raise FileNotFoundError(f"the world {path} lacks {name}; copy or download the whole folder again")
+        where, path = resolve_device(device), find_world(path_or_id)
+        while True:
+            told = _read(path, CONFIG)
+            try:
+                return cls._built(path, told).to(where).eval()
+            except (OSError, ValueError):
+                if _read(path, CONFIG) == told:
+                    raise  # else the world was replaced while it was read
+
+    @classmethod
+    def _built(cls, path: Path, told: bytes) -> Self:
+        """The world of a folder, by the content of its config.json."""
+        missing = next((name for name in (WEIGHTS, SCENES) if not (path / name).is_file()), None)
+        if missing:
+            raise lacks(path, missing)
         try:
-            stored = json.loads((path / CONFIG).read_text())
-            if stored["format"] != FORMAT:
-                raise ValueError(f"{path / CONFIG} has format {stored['format']}, this package reads {FORMAT}")
-            config, checksums = WorldConfig.from_dict(stored["world"]), stored["sha256"]
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
-            raise ValueError(f"{path / CONFIG} is damaged ({error}); copy or download the world again") from error
-        for name in (WEIGHTS, SCENES):
-            if _sha256(path / name) != checksums.get(name):
-                raise ValueError(f"{path / name} is damaged (its checksum differs); copy or download the world again")
-        card = (path / CARD).read_text() if (path / CARD).is_file() else ""
-        with global_state_kept():  # weights are drawn, and replaced
-            world = cls(config, _unpack_scenes(load_arrays(path / SCENES)), card)  # type: ignore[call-arg]
-        world.load_state_dict({k: v.float() for k, v in load_file(path / WEIGHTS).items()})
-        world.fingerprint = checksums[WEIGHTS][:16]
-        return world.to(resolve_device(device)).eval()
+            stored = _settings(path, told)
+            config = WorldConfig.from_dict(stored["world"])
+            _check_header(path / WEIGHTS, lambda: cls(config))  # type: ignore[call-arg]
+            data = {name: _read(path, name) for name in (WEIGHTS, SCENES)}
+            if stored["sha256"] != {name: hashlib.sha256(content).hexdigest() for name, content in data.items()}:
+                raise ValueError("the checksum of its weights or scenes differs")
+            scenes, weights = unpack_scenes(data.pop(SCENES)), load(data.pop(WEIGHTS))
+            _check_finite(weights)
+            card = _read(path, CARD).decode(errors="replace") if (path / CARD).is_file() else ""
+            with Undrawn():
+                world = cls(config, scenes, card)  # type: ignore[call-arg]
+        except (KeyError, ValueError, RecursionError, SafetensorError) as error:
+            why = error.args[0] if isinstance(error, KeyError) and error.args else error
+            raise ValueError(f"this world is damaged ({path}: {why}); copy or download it again") from error
+        world.load_state_dict({name: value.float() for name, value in weights.items()})
+        world.fingerprint = _digest(stored)
+        return world
 
 
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"there is no world folder {name!r}")
+def _check_world(path: Path) -> None:
+    """FileExistsError for a folder that is neither empty nor a world, though its files have the names of a world's."""
+    if path.is_symlink() or not path.is_dir() or not any(path.iterdir()):
+        return
     try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, SCENES, CARD]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise FileNotFoundError(f"{name!r} is neither a folder here nor a world on the hub ({error})") from error
+        stored = json.loads(_read(path, CONFIG))
+    except (FileNotFoundError, ValueError, RecursionError):
+        stored = None
+    if not isinstance(stored, dict) or "world" not in stored:
+        held = ", ".join(sorted(file.name for file in path.iterdir())[:5])
+        raise FileExistsError(f"{path} is no world, and it holds what would be lost ({held}); choose another folder")
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _settings(path: Path, told: bytes) -> dict[str, Any]:
+    """What a config.json says, of this format or the one before it, whole."""
+    stored = json.loads(told)
+    if not isinstance(stored, dict):
+        raise ValueError(f"{CONFIG} holds a {type(stored).__name__}")
+    format = stored.get("format")
+    if type(format) is not int or format not in (1, FORMAT):
+        raise ValueError(f"its format is {format!r}, this package reads {FORMAT}")
+    parts = {"format", "world", "sha256"} | ({"digest"} if format == FORMAT else set())
+    if set(stored) != parts:
+        raise ValueError(f"{CONFIG} has the entries {sorted(stored)}, not {sorted(parts)}")
+    if format != FORMAT:
+        warnings.warn(f"{path} has no digest of its settings: load it and save it anew, and it has one", stacklevel=4)
+    elif stored["digest"] != _digest(stored):
+        raise ValueError(f"the digest of {CONFIG} differs")
+    return stored
 
 
-def _pack_scenes(scenes: list[Scene]) -> dict[str, np.ndarray]:
-    arrays: dict[str, np.ndarray] = {"count": np.array(len(scenes))}
-    for index, scene in enumerate(scenes):
-        for name, value in vars(scene).items():
-            if value is not None:
-                arrays[f"{index}.{name}"] = np.ascontiguousarray(value)
-    return arrays
+def _digest(stored: dict[str, Any]) -> str:
+    """The fingerprint of a world: its settings, and the checksums of its weights and scenes."""
+    return fingerprint({name: stored[name] for name in ("world", "sha256")})
 
 
-def _unpack_scenes(arrays: dict[str, np.ndarray]) -> list[Scene]:
-    fields = Scene.__dataclass_fields__
-    rows = [{name: arrays.get(f"{index}.{name}") for name in fields} for index in range(int(arrays["count"]))]
-    return [Scene(**{**row, "closed": bool(row["closed"])}) for row in rows]  # type: ignore[arg-type]
+def _read(path: Path, name: str) -> bytes:
+    """The content of one of a world's files."""
+    file = path / name
+    if not file.is_file():
+        raise lacks(path, name)
+    if file.stat().st_size > LARGEST.get(name, file.stat().st_size):
+        raise ValueError(f"this world is damaged ({file} has more than {LARGEST[name]} bytes); copy it again")
+    return file.read_bytes()
+
+
+def _check_header(file: Path, build: Any) -> None:
+    """ValueError unless the tensors that a file declares are those of a module, before any memory is taken."""
+    with safe_open(file, "pt") as opened:
+        slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+        types = {part.get_dtype() for part in slices.values()}
+        if types != {"F16"}:
+            raise ValueError(f"weights are stored in half precision, F16, got {sorted(types)}")
+        check_tensors(build, {name: tuple(part.get_shape()) for name, part in slices.items()})
+
+
+def _check_finite(weights: dict[str, Tensor]) -> None:
+    for name, value in weights.items():
+        if not value.isfinite().all():
+            raise ValueError(f"the weights {name} are not finite in half precision")

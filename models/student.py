@@ -114,7 +114,7 @@ class DiTStudent(nn.Module):
         self.use_rope, self.rope_base = use_rope, rope_base
         self.control_dim, self.route_dim, self.map_width = control_dim, route_dim, map_dim * tokens_per_frame
         self.embed = nn.Linear(latent_dim * (1 + history), d_model)
-        self.position = nn.Parameter(0.02 * torch.randn(tokens_per_frame, d_model))
+        self.position = nn.Parameter(torch.empty(tokens_per_frame, d_model).normal_().mul_(0.02))
         self.of_sigma = nn.Sequential(nn.Linear(16, d_model), nn.SiLU(), nn.Linear(d_model, d_model))
         self.of_control = _mlp(control_dim, d_model) if control_dim else None
         self.of_route = _mlp(route_dim - self.map_width, d_model) if route_dim else None

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from drivedit.config import TeacherConfig
 from drivedit.models.student import DiTStudent
-from drivedit.utils import global_state_kept, read_tensors, write_tensors
+from drivedit.utils import Undrawn, check_tensors, read_tensors, write_tensors
 
 FORMAT = "drivedit-teacher-1"
 DROP_CONTROL = 0.1  # share of clips that train the prediction without controls
@@ -102,8 +102,13 @@ class DiTTeacher(nn.Module):
             ValueError: The file is damaged, or holds something else.
         """
         weights, spec = read_tensors(path, FORMAT)
-        with global_state_kept():  # weights are drawn, and replaced
-            teacher = cls.from_config(TeacherConfig.from_dict(spec))
+        try:
+            config = TeacherConfig.from_dict(spec)
+            check_tensors(lambda: cls.from_config(config), weights)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error}); copy it again") from error
+        with Undrawn():
+            teacher = cls.from_config(config)
         teacher.load_state_dict(weights)
         return teacher.eval()
 

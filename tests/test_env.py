@@ -330,7 +330,7 @@ def test_the_shipped_world_drives():
     world = env.unwrapped.world  # type: ignore[attr-defined]
     assert world.scenes and world.card
     folder = Path(drivedit_env.__file__).parent / "worlds" / "carracing"
-    assert json.loads((folder / "config.json").read_text())["format"] == 1
+    assert json.loads((folder / "config.json").read_text())["format"] == 2
 
 
 def test_the_shipped_world_goes_on_where_reality_stands():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from drivedit.models import DiTTeacher
 from drivedit.utils import code_fingerprint, fingerprint, locked, package_of, read_tensors, write_tensors
 
 
@@ -77,3 +78,33 @@ def test_tensors_that_were_changed_are_refused(tmp_path):
     save_file(tensors, path, {"format": "kind-1", "spec": "{}"})
     with pytest.raises(ValueError, match="no digest"):
         read_tensors(path, "kind-1")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.tensor([1.0, float("nan")]), "not finite"),
+        (torch.zeros(2).to(torch.float8_e4m3fn), "float8"),
+    ],
+)
+def test_numbers_that_no_network_has_are_refused(tmp_path, value, message):
+    write_tensors(tmp_path / "file", {"a": value}, "some-1", {})
+    with pytest.raises(ValueError, match=message):
+        read_tensors(tmp_path / "file", "some-1")
+
+
+def test_a_teacher_of_other_sizes_than_its_weights_is_refused_before_it_is_made(tmp_path):
+    net = DiTTeacher(6, 16, 1, 2)
+    for change, message in (
+        ({"d_model": 65_536}, "shape"),
+        ({"n_layers": 2}, "there is none"),
+        ({"d_model": "wide"}, "d_model"),
+        ({"fog": 1}, "unknown key fog"),
+        ({"route_dim": 1, "map_dim": 9}, "describes no network"),
+    ):
+        write_tensors(tmp_path / "t", net.state_dict(), "drivedit-teacher-1", net.config.to_dict() | change)
+        with pytest.raises(ValueError, match=message):
+            DiTTeacher.load(tmp_path / "t")
+    net.save(tmp_path / "t")
+    before = torch.get_rng_state()
+    assert DiTTeacher.load(tmp_path / "t").config == net.config and torch.equal(before, torch.get_rng_state())

@@ -41,10 +41,20 @@ def main(argv: list[str] | None = None) -> None:
         )
         sub.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
         if name == "distill":
-            sub.add_argument("--teacher", type=str, default="runs/base/student/world", help="folder of its world")
+            sub.add_argument(
+                "--teacher",
+                type=str,
+                default="runs/base/student/world",
+                help="its world: folder, shipped name or hub:NAME/WORLD",
+            )
             sub.add_argument("--real_score", type=str | None, help="file of a bidirectional teacher, for `matching`")
         elif name in ("teacher", "decoder"):
-            sub.add_argument("--world", type=str, default="runs/carracing/student/world", help="folder of its world")
+            sub.add_argument(
+                "--world",
+                type=str,
+                default="runs/carracing/student/world",
+                help="its world: folder, shipped name or hub:NAME/WORLD",
+            )
         else:
             sub.add_class_arguments(WorldConfig, "world")
         if name == "decoder":
@@ -62,9 +72,19 @@ def main(argv: list[str] | None = None) -> None:
     memory.add_class_arguments(LoopConfig, "train")
     stages.add_subcommand("memory", memory)
     ship = ArgumentParser(description="Writes a trained world together with its card.")
-    ship.add_argument("--world", type=str, default="runs/carracing/student/world", help="folder of the trained world")
+    ship.add_argument(
+        "--world",
+        type=str,
+        default="runs/carracing/student/world",
+        help="trained world: folder, shipped name or hub:NAME/WORLD",
+    )
     ship.add_argument("--report", type=str, default="runs/evaluation", help="folder of its evaluation")
-    ship.add_argument("--to", type=str, default="drivedit_env/worlds/carracing", help="folder to write")
+    ship.add_argument(
+        "--to",
+        type=str,
+        default="drivedit_env/worlds/carracing",
+        help="folder to write; one with anything else than a world is refused",
+    )
     ship.add_argument("--template", type=str, default="carracing_card.md", help="text of the card")
     stages.add_subcommand("ship", ship)
     arguments = parser.parse_args([_preset(a, sys.argv[1:] if argv is None else argv) for a in (argv or sys.argv[1:])])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from drivedit.models import World
+from drivedit.models import World, find_world
 from drivedit.training.cards import commit
 
 
@@ -13,13 +13,14 @@ def ship(world: str, report: str, to: str, template: str = "carracing_card.md") 
     """Writes a world with a card that says how it was made and what it was measured to do.
 
     Args:
-        world: Folder of the trained world.
+        world: The trained world, as `drivedit.models.find_world` finds it.
         report: Folder that `python -m drivedit.evaluation world --out` wrote for this world.
-        to: Folder to write.
+        to: Folder to write: a new one, or one with nothing but a world in it, which is replaced.
         template: Text of the card with `{report}`, `{commit}`, `{parameters}` and `{size}` in it: a file, or the name
             of a shipped preset.
 
     Raises:
+        FileExistsError: The folder to write holds anything else than a world.
         FileNotFoundError: A folder or the report is missing.
     """
     result = World.from_pretrained(world, device="cpu")
@@ -31,7 +32,7 @@ def ship(world: str, report: str, to: str, template: str = "carracing_card.md") 
     source = Path(template)
     if not source.is_file():
         source = Path(str(resources.files("drivedit.training") / "presets" / template))
-    size = sum(path.stat().st_size for path in Path(world).iterdir()) / 1e6
+    size = sum(path.stat().st_size for path in find_world(world).iterdir()) / 1e6
     result.card = source.read_text().format(
         report=text.read_text().strip(),
         commit=commit(),

@@ -17,6 +17,19 @@ class BaseConfig:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
+    def check_ranges(self, **limits: tuple[float, float]) -> None:
+        """Checks numbers, and those in lists and dictionaries, against a least and a greatest value; None is left out.
+
+        Raises:
+            ValueError: One lies outside, or is not finite.
+        """
+        for name, (least, greatest) in limits.items():
+            value = getattr(self, name)
+            numbers = value.values() if isinstance(value, dict) else value
+            for number in numbers if isinstance(value, (dict, list, tuple)) else [value]:
+                if number is not None and not least <= number <= greatest:
+                    raise ValueError(f"{name} must be from {least:g} to {greatest:g}, got {number!r}")
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the configuration as nested plain dictionaries."""
         return asdict(self)

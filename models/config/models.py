@@ -1,10 +1,22 @@
-"""Configurations of the networks and of the world that is made of them."""
+"""Configurations of the networks and of the world that is made of them.
+
+Their limits are far beyond what anybody trains: they are there for files, so that a size that a file declares is
+refused before memory or time is taken for it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from drivedit.config.base import BaseConfig
+
+MANY = 2**16  # widths of layers and codes
+LARGEST = 1e9  # numbers that scale something
+TRANSFORMER = {
+    "latent_dim": (1, MANY), "d_model": (1, MANY), "n_layers": (0, 512), "n_heads": (1, 1024), "d_ff": (0, 4 * MANY),
+    "max_seq_len": (1, 2**17), "dropout": (0, 1), "tokens_per_frame": (1, MANY), "history": (0, 64),
+    "control_dim": (0, 1024), "route_dim": (0, 2**22), "map_dim": (0, 1024),
+}  # fmt: skip
 
 
 @dataclass
@@ -20,6 +32,12 @@ class VAEConfig(BaseConfig):
     temporal_kernel: int = 3
     decoder_dims: list[int] | None = None
     decoder_inner: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        self.check_ranges(
+            in_channels=(1, 64), latent_dim=(1, MANY), hidden_dims=(1, MANY), num_res_blocks=(0, 64),
+            beta=(0, LARGEST), temporal_kernel=(1, 64), decoder_dims=(1, MANY), decoder_inner=(1, MANY),
+        )  # fmt: skip
 
 
 @dataclass
@@ -42,6 +60,9 @@ class StudentConfig(BaseConfig):
     route_dim: int = 0
     map_dim: int = 0
 
+    def __post_init__(self) -> None:
+        self.check_ranges(rope_base=(1, LARGEST), window=(1, 4096), **TRANSFORMER)
+
 
 @dataclass
 class TeacherConfig(BaseConfig):
@@ -61,6 +82,9 @@ class TeacherConfig(BaseConfig):
     history: int = 0
     route_dim: int = 0
     map_dim: int = 0
+
+    def __post_init__(self) -> None:
+        self.check_ranges(num_diffusion_steps=(1, 100_000), **TRANSFORMER)
 
 
 @dataclass
@@ -93,7 +117,8 @@ class WorldConfig(BaseConfig):
         bounds_reach: Metres from which on the nearest edge of the playfield is told; None: never.
 
     Raises:
-        ValueError: Two reward terms have one name.
+        ValueError: A number is out of its range, a list has another length than it must, or two reward terms have one
+            name.
     """
 
     vae: VAEConfig = field(default_factory=VAEConfig)
@@ -138,6 +163,23 @@ class WorldConfig(BaseConfig):
     bounds_reach: float | None = None
 
     def __post_init__(self) -> None:
+        self.check_ranges(
+            image_size=(8, 4096), fps=(0.01, 1000), patch=(1, 64), sampling_steps=(1, 1000), temperature=(0, 100),
+            telemetry_scale=(-LARGEST, LARGEST), motion_scale=(-LARGEST, LARGEST), end_threshold=(0, 2),
+            constant_reward=(-LARGEST, LARGEST), end_reward=(-LARGEST, LARGEST), reward_scale=(-LARGEST, LARGEST),
+            route_offsets=(-1e5, 1e5), route_scale=(1e-3, 1e6), view=(-1e6, 1e6), map_cells=(1, 16),
+            map_arcs=(-1e5, 1e5), road_half_width=(1e-3, 1e4), bounds_reach=(1e-3, 1e6),
+        )  # fmt: skip
+        if self.image_size[0] % 8 or self.image_size[1] % 8:
+            raise ValueError(f"image_size must be multiples of 8, got {list(self.image_size)}")
+        if len(self.motion_scale) != 3:
+            raise ValueError(f"motion_scale must be 3 numbers (forward, right, turn), got {self.motion_scale}")
+        first, last, step = self.map_arcs
+        if not 0 < step <= last - first <= 10_000 * step:
+            raise ValueError(f"map_arcs must be first, last and step of 1 to 10,000 steps, got {self.map_arcs}")
+        for name in ("telemetry", "telemetry_scale", "constant_reward", "end_reward", "route_offsets"):
+            if len(getattr(self, name)) > 1024:
+                raise ValueError(f"{name} must have at most 1,024 entries, got {len(getattr(self, name))}")
         named = [*self.constant_reward, *self.end_reward]
         twice = sorted({name for name in named if named.count(name) > 1 or name == "progress"})
         if twice:

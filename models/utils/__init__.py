@@ -3,6 +3,8 @@
 from drivedit.utils.checks import real_numbers, whole_number
 from drivedit.utils.device import fast_dtype, resolve_device
 from drivedit.utils.files import (
+    Undrawn,
+    check_tensors,
     code_fingerprint,
     fingerprint,
     locked,
@@ -12,6 +14,7 @@ from drivedit.utils.files import (
     write_atomically,
     write_tensors,
 )
+from drivedit.utils.folders import replaced_folder, restore_folder
 from drivedit.utils.math_utils import (
     cosine_similarity_matrix,
     finite_difference_gradient,
@@ -52,11 +55,13 @@ from drivedit.utils.tensor_utils import (
 
 __all__ = [
     "UNBOUNDED",
+    "Undrawn",
     "Route",
     "RouteCoder",
     "advance_pose",
     "begin_worker",
     "check_seed",
+    "check_tensors",
     "chunk_tensor",
     "clip_gradients",
     "code_fingerprint",
@@ -90,7 +95,9 @@ __all__ = [
     "pairwise_distance_matrix",
     "read_tensors",
     "real_numbers",
+    "replaced_folder",
     "resolve_device",
+    "restore_folder",
     "restored",
     "route_code",
     "safe_cat",

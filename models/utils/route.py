@@ -209,7 +209,7 @@ class RouteCoder(nn.Module):
         self.bounds_reach = config.bounds_reach
         first, last, step = config.map_arcs
         self.register_buffer("offsets", torch.tensor(config.route_offsets), persistent=False)
-        self.register_buffer("arcs", torch.arange(first, last + step / 2, step), persistent=False)
+        self.register_buffer("arcs", torch.arange(first, last + step / 2, step, device="cpu"), persistent=False)
         self.register_buffer("cells", _cells(config), persistent=False)
 
     def forward(self, route: Route, pose: Tensor, s: Tensor) -> Tensor:
@@ -239,8 +239,9 @@ def _cells(config: WorldConfig) -> Tensor:
     width, height, car_x, car_y = config.view
     n, pixels = config.map_cells, 8 * config.patch
     rows, columns = config.image_size[0] // pixels, config.image_size[1] // pixels
-    x = ((torch.arange(columns * n) + 0.5) / (columns * n) - car_x) * width
-    y = (car_y - (torch.arange(rows * n) + 0.5) / (rows * n)) * height
+    x, y = (torch.arange(count * n, device="cpu") for count in (columns, rows))
+    x = ((x + 0.5) / (columns * n) - car_x) * width
+    y = (car_y - (y + 0.5) / (rows * n)) * height
     grid = torch.stack([x.expand(rows * n, -1), y[:, None].expand(-1, columns * n)], -1)
     return grid.reshape(rows, n, columns, n, 2).transpose(1, 2).reshape(-1, 2)
 

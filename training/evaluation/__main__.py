@@ -26,7 +26,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Judges a world on held-out drives: beside its simulator if it has one (carracing), or else, with "
         "--held-out, by recorded drives alone, of any size. The table, pictures and a plot go to --out.",
     )
-    world.add_argument("--world", default="carracing", help="name of a shipped world, or a folder (default: carracing)")
+    world.add_argument(
+        "--world", default="carracing", help="shipped name, folder or hub:NAME/WORLD (default: carracing)"
+    )
     world.add_argument(
         "--out", type=Path, default=Path("runs/evaluation"), help="folder of the report (default: %(default)s)"
     )
@@ -59,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     ablation = commands.add_parser("ablation", help="several worlds at several numbers of sampling steps: one table")
     ablation.add_argument(
-        "--worlds", nargs="+", required=True, metavar="NAME=FOLDER", help="names for the table, and folders (needed)"
+        "--worlds", nargs="+", required=True, metavar="NAME=FOLDER", help="names for the table, and worlds (needed)"
     )
     ablation.add_argument(
         "--sampling-steps", nargs="+", type=int, default=[1, 2, 4], metavar="STEPS",

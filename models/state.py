@@ -32,7 +32,7 @@ class WorldState:
         v: Attention values, likewise.
         clock: `[B]` frames in the ring so far.
         seeds: `[B]` seeds of the random streams.
-        latents: `[B, history, C, h, w]` last clean latents, the latest first.
+        latents: `[B, max(history, 1), C, h, w]` last clean latents, the latest first.
         control: `[B, 2]` the last control.
         motion: `[B, 3]` the last ego-motion, in units of `WorldConfig.motion_scale`.
         pose: `[B, 3]` (x, y, yaw) on the route's plane.

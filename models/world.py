@@ -114,6 +114,11 @@ class World(WorldStorage):
         """In which the dynamics compute."""
         return self.dynamics.position.dtype
 
+    @property
+    def _kept(self) -> int:
+        """Latents that a state keeps: those that the student looks back on, and the last one, which is seen."""
+        return max(self.config.student.history, 1)
+
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of a latent."""
         height, width = self.config.image_size
@@ -132,7 +137,7 @@ class World(WorldStorage):
         """Type and shape of what each field of a state holds for one world."""
         layers, _, *ring = self.dynamics.empty_cache(0)["k"].shape
         shapes = {
-            "clock": (), "seeds": (), "latents": (self.config.student.history, *self.latent_shape()), "control": (2,),
+            "clock": (), "seeds": (), "latents": (self._kept, *self.latent_shape()), "control": (2,),
             "motion": (3,), "pose": (3,), "arc": (), "points": (CAPACITY, 2), "count": (), "spacing": (), "closed": (),
             "bounds": (4,),
         }  # fmt: skip
@@ -234,7 +239,7 @@ class World(WorldStorage):
         out = self._output(clean, readings, readings.telemetry * self.telemetry_scale)
         return WorldState(
             cache["k"], cache["v"], cache["clock"], torch.tensor([seed], device=self.device),
-            latents[None, :history].clone(), control[-1:].clone(), motion, poses[-1:], arc, **vars(route),
+            latents[None, : self._kept].clone(), control[-1:].clone(), motion, poses[-1:], arc, **vars(route),
         ), out  # fmt: skip
 
     def _check_motion(self, scene: Scene) -> None:
@@ -306,7 +311,7 @@ class World(WorldStorage):
         telemetry = readings.telemetry * self.telemetry_scale
         state = WorldState(
             cache["k"], cache["v"], cache["clock"], state.seeds,
-            torch.cat([x[:, None], state.latents], 1)[:, : self.config.student.history], controls.clone(),
+            torch.cat([x[:, None], state.latents], 1)[:, : self._kept], controls.clone(),
             readings.motion, pose, arc, **vars(route),
         )  # fmt: skip
         return state, self._output(x, readings, telemetry)

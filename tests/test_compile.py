@@ -110,6 +110,7 @@ WORLDS = {
     "told everything": make_world,
     "several passes": lambda: other_world(sampling_steps=3),
     "clean cache": lambda: other_world(clean_cache=True, sampling_steps=2),
+    "no history": lambda: other_world({"history": 0}, clean_cache=True),
     "no bounds": lambda: other_world({"route_dim": 317}, bounds_reach=None),
     "no map": lambda: other_world({"route_dim": 65, "map_dim": 0}, view=None),
     "oblong": plain_world,

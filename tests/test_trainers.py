@@ -240,12 +240,12 @@ def test_from_config_passes_every_setting_on():
     ("batch", "error", "message"),
     [
         ({"controls": torch.zeros(1, 4, 2)}, KeyError, "must have 'frames'"),
-        ({"frames": torch.zeros(1, 4, 3, 16, 16)}, KeyError, "must have 'controls'"),
+        ({"frames": torch.zeros(1, 4, 3, 16, 16)}, KeyError, "needs 'controls'"),
         ({"frames": torch.zeros(1, 1, 3, 16, 16)}, ValueError, "T of at least 2"),
         ({"frames": torch.zeros(1, 4, 3, 16, 16, dtype=torch.uint8)}, ValueError, "torch.uint8"),
         ({"frames": torch.full((1, 4, 3, 16, 16), 255.0)}, ValueError, r"in \[0, 1\], got 255 to 255"),
         ({"frames": torch.zeros(1, 4, 3, 32, 32)}, ValueError, "32 x 32 make 16 tokens each"),
-        ({"frames": torch.zeros(1, 4, 3, 16, 16), "controls": torch.zeros(1, 4, 3)}, ValueError, "controls must be"),
+        ({"frames": torch.zeros(1, 4, 3, 16, 16), "controls": torch.zeros(1, 4, 1)}, ValueError, "controls must be"),
     ],
 )
 def test_batches_that_do_not_fit_are_named(batch, error, message):

@@ -1,8 +1,10 @@
 """What the published trainers share: epochs over a DataLoader, checkpoints, and clips as tokens.
 
 They train a `DiTStudent` on clips from a DataLoader, dictionaries of frames `[B, T, C, H, W]` in [0, 1] and, where the
-networks take them, controls `[B, T, cd]`, of which `controls[:, t]` leads from frame t to frame t + 1. The autoencoder
-stays as it is. All noise is a function of (seed, step), so a run that was stopped and resumed equals one that was not.
+networks take them, controls `[B, T, >= cd]`, of which `controls[:, t]` leads from frame t to frame t + 1. Of wider
+controls, as `VideoDataset` gives them, a student takes the first columns: with a `control_dim` of 2 steering and
+acceleration, not the goal. The autoencoder stays as it is. All noise is a function of (seed, step), so a run that was
+stopped and resumed equals one that was not.
 
 Legend: B clips, T frames, P tokens per frame, D token width, cd width of the controls.
 """
@@ -210,10 +212,11 @@ class Trainer(ABC):
             )
         if width := self.student.control_dim:
             if "controls" not in batch:
-                raise KeyError(f"the student has control_dim = {width}: a batch must have 'controls' [B, T, {width}]")
+                raise KeyError(f"the student has control_dim = {width}: it needs 'controls' [B, T, >= {width}]")
             control = batch["controls"].to(tokens)
-            if control.shape != (*frames.shape[:2], width):
-                raise ValueError(f"controls must be {[*frames.shape[:2], width]}, got {list(control.shape)}")
+            if control.ndim != 3 or control.shape[:2] != frames.shape[:2] or control.shape[2] < width:
+                raise ValueError(f"controls must be {[*frames.shape[:2], f'>= {width}']}, got {list(control.shape)}")
+            control = control[..., :width]
             control = torch.cat([torch.zeros_like(control[:, :1]), control[:, :-1]], 1)
         return tokens, control
 

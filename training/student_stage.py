@@ -85,12 +85,20 @@ class StudentStage(ClipStage):
     Args:
         world: Whose `dynamics` and `heads` are trained.
         config: The loss.
+
+    Raises:
+        ValueError: The world is not told the frames before.
     """
 
     hot = ("run",)
 
     def __init__(self, world: World, config: StudentStageConfig) -> None:
         super().__init__(world, config)
+        if self.history < 1:
+            raise ValueError(
+                "the student stage teaches worlds that are told the frames before: world.student.history must be at "
+                "least 1, got 0"
+            )
         self.config = config
         self.dynamics, self.heads = world.dynamics, world.heads
 

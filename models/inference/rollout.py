@@ -323,7 +323,8 @@ def _world_around(student: nn.Module, vae: nn.Module | None, image_size: tuple[i
     if settings.control_dim not in (0, 2, DRIVEN) or (settings.control_dim == DRIVEN and settings.history < 1):
         raise ValueError(
             "to be stepped as a world a student needs control_dim 0 (none), 2 (steering, throttle), or "
-            f"{DRIVEN} (these, the ones before, ego-motion) with history >= 1, "
+            f"{DRIVEN} (these, the ones before, ego-motion) with history >= 1 (trainers and rollouts take what they "
+            "need of wider controls, from the first column on; DiTStudent.generate tells any), "
             f"got control_dim {settings.control_dim} with history {settings.history}"
         )
     if settings.route_dim and (settings.route_dim, settings.map_dim) != config.code_widths():

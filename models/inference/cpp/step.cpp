@@ -246,13 +246,12 @@ private:
         const long size = m.channels * m.rows * m.columns;
         const float *readings = s.readings + i * m.read2.outputs, *told = readings + 3;
         const float* rest = told + std::max(m.telemetry, 1L);
-        const float *latent = s.latent + i * size, *before = state.latents + b * m.history * size;
-        float *latents = out.latents + b * m.history * size, *pose = state.pose + 3 * b;
+        const long kept = std::max(m.history, 1L);  // latents of a state: the last one is what is seen
+        const float *latent = s.latent + i * size, *before = state.latents + b * kept * size;
+        float *latents = out.latents + b * kept * size, *pose = state.pose + 3 * b;
         std::copy(latent, latent + size, out.latent + b * size);
-        if (m.history) {
-            std::copy(latent, latent + size, latents);
-            std::copy(before, before + (m.history - 1) * size, latents + size);
-        }
+        std::copy(latent, latent + size, latents);
+        std::copy(before, before + (kept - 1) * size, latents + size);
         std::copy(controls + 2 * b, controls + 2 * b + 2, state.control + 2 * b);
         std::copy(readings, readings + 3, state.motion + 3 * b);
         Pose there = advance({pose[0], pose[1], pose[2]}, scaled(readings));

@@ -1,5 +1,7 @@
 """What the files' helpers promise: names that follow contents, and locks that die with their process."""
 
+import errno
+import resource
 import subprocess
 import sys
 import textwrap
@@ -9,7 +11,17 @@ import torch
 from safetensors.torch import save_file
 
 from drivedit.models import DiTTeacher
-from drivedit.utils import code_fingerprint, fingerprint, locked, package_of, read_tensors, write_tensors
+from drivedit.utils import (
+    code_fingerprint,
+    fingerprint,
+    locked,
+    package_of,
+    read_tensors,
+    write_atomically,
+    write_tensors,
+)
+
+MANY = {"weight": torch.zeros(100_000)}
 
 
 def test_a_fingerprint_follows_contents_and_order(tmp_path):
@@ -62,6 +74,31 @@ def test_one_process_at_a_time_and_the_dead_hold_nothing(tmp_path):
         other.wait()
         with locked(tmp_path / "lock", "training here", wait_s=5):
             pass
+
+
+@pytest.mark.parametrize("size", [1000, 300_000])
+@pytest.mark.parametrize("write", [lambda file: file.write(bytes(400_000)), lambda file: torch.save(MANY, file)])
+def test_a_full_disk_is_an_error_that_says_so_and_the_older_file_stays(tmp_path, size, write):
+    """A limit on the size of files stands for the full disk: the operating system refuses to write on."""
+    path = tmp_path / "file"
+    path.write_bytes(b"older")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        with pytest.raises(OSError, match="could not write .*file: File too large; make room there") as told:
+            write_atomically(path, write)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert told.value.errno == errno.EFBIG and path.read_bytes() == b"older" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_wrong_with_the_content_is_not_called_a_full_disk(tmp_path):
+    def write(_file):
+        raise RuntimeError("no such tensor")
+
+    with pytest.raises(RuntimeError, match="no such tensor"):
+        write_atomically(tmp_path / "file", write)
+    assert not list(tmp_path.iterdir())
 
 
 def test_tensors_that_were_changed_are_refused(tmp_path):

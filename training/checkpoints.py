@@ -83,7 +83,7 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
     try:
         write_atomically(path, lambda file: torch.save(state, file))
     except OSError as error:
-        raise OSError(f"could not write the checkpoint {path} ({error}); the previous one is untouched") from error
+        raise OSError(error.errno, f"{error.strerror}; the previous one is untouched") from error
 
 
 def read_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

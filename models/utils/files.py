@@ -44,8 +44,11 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> 
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, f"could not write {path}: {error.strerror or error}; make room there") from error
+    except (OSError, RuntimeError) as error:
+        fault = error if isinstance(error, OSError) else error.__context__  # torch.save hides it behind one of its own
+        if not isinstance(fault, OSError):
+            raise
+        raise OSError(fault.errno, f"could not write {path}: {fault.strerror or fault}; make room there") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -97,6 +97,17 @@ def test_signals_write_a_checkpoint_and_a_resumed_run_is_the_same(tmp_path, numb
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
 
 
+def test_a_signal_in_the_last_validation_ends_the_run_after_it(tmp_path):
+    def figures(_stage):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"error": 1.0}
+
+    with pytest.raises(SystemExit, match="143"):
+        train(Line(), line_batch, loop(), tmp_path, validate=figures)
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 8
+    assert train(Line(), line_batch, loop(), tmp_path, validate=lambda _: {"error": 1.0}) is not None
+
+
 class Dropped(Line):
     """Dropout in the way; it notes what is left of ones."""
 

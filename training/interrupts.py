@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class Interrupts:
-    """Notes the first Ctrl-C or SIGTERM of a block instead of ending; a second Ctrl-C ends at once.
+    """Notes the first Ctrl-C or SIGTERM of a block and ends after it, if not before; a second Ctrl-C ends at once.
 
     Outside the main thread, where Python takes no signals, it notes nothing.
     """
@@ -26,9 +26,11 @@ class Interrupts:
             self._before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if kind is None and self.received is not None:
+            self.end(self.received)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:

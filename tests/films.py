@@ -14,11 +14,16 @@ def shade(frame: int) -> int:
 
 
 def write_video(
-    path: Path, numbers: range | list[int], size: tuple[int, int] = (96, 96), fps: int = FPS, pixel: int = 1
+    path: Path,
+    numbers: range | list[int],
+    size: tuple[int, int] = (96, 96),
+    fps: int = FPS,
+    pixel: int = 1,
+    same: int | None = None,
 ) -> Path:
     """Frame `i` is grey of `shade(i)` and shown at second i / fps; numbers that are left out are a hole.
 
-    Pixels are `pixel` times as wide as high.
+    Pixels are `pixel` times as wide as high. Frame `same` is shown at the time of the one before.
     """
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=fps, bit_rate=2_000_000)
@@ -28,7 +33,11 @@ def write_video(
         for number in numbers:
             picture = av.VideoFrame.from_ndarray(np.full((*size, 3), shade(number), np.uint8), format="rgb24")
             picture.pts, picture.time_base = number, Fraction(1, fps)
-            container.mux(stream.encode(picture))
+            packets = stream.encode(picture)
+            for packet in packets:
+                if number == same:
+                    packet.pts = packet.dts = packet.pts - 1
+            container.mux(packets)
         container.mux(stream.encode())
     return path
 

@@ -54,6 +54,8 @@ def test_times_that_are_not_quite_equal_are_no_holes(tmp_path):
     assert Video(path).left_out(30) == pytest.approx(1 / 15, abs=1e-3) and not Video(path).left_out(10)
     assert [number for number, _, _ in Video(path).frames(30, (16, 16))] == [*range(40), *range(41, 61)]
     assert [number for number, _, _ in Video(path).frames(10, (16, 16))] == [*range(21)]
+    twice = write_video(tmp_path / "twice.mkv", range(20), fps=10, same=11)
+    assert [round(10 * second) for _, second, _ in Video(twice).frames(10, (16, 16))] == [*range(11), *range(12, 20)]
     late = write_video(tmp_path / "late.mp4", [*range(0, 80, 4), 82, *range(84, 120, 4)], fps=60)
     film = Video(late)
     assert film.rate == 15 and [n for n, _, _ in film.frames(15, (16, 16))] == [*range(30)]

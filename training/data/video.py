@@ -102,6 +102,8 @@ class Video:
                         number = math.floor(last * fps + 0.5)
                     elif best is None:
                         number = 0
+                    elif pause <= 0:  # shown at the same time as the one before, which stays
+                        number = best[0]
                     else:
                         number = best[0] + (1 if pause <= HOLE / self.rate else max(2, round(pause * self.rate)))
                     off = abs(last * fps - number)

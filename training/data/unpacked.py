@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from drivedit.data.recordings import Episode, iter_episodes, read_folder_attrs, shard_paths
-from drivedit.utils import UNBOUNDED, code_fingerprint, fingerprint, from_origin, locked, origin_of
+from drivedit.data.recordings import Episode, read_folder_attrs, read_shard, shard_paths
+from drivedit.utils import UNBOUNDED, code_fingerprint, fingerprint, from_origin, locked, origin_of, work_folder
 
 CODE = (__name__, "drivedit.data.recordings", "drivedit.utils.origin", "drivedit.utils.shards")
-FOLDER, LOCK, WORK = "unpacked", "lock", "work"  # the others lie in the first
+FOLDER, LOCK = "unpacked", "lock"  # the second lies in the first
 KINDS = {
     "frames": np.uint8,
     "control": np.float32,
@@ -67,7 +67,10 @@ def open_unpacked(root: str | Path, held_out: bool) -> tuple[Arrays, Arrays, str
         try:
             with locked(root / FOLDER / LOCK, f"unpacking {root}"):
                 if not folder.is_dir():
-                    _unpack(root, folder, telemetry, held_out)
+                    _clear(folder.parent)
+                    with work_folder(folder) as work:
+                        _write(paths, work, telemetry, held_out)
+                        os.replace(work, folder)
         except OSError as error:
             reason = f"could not unpack {root} ({error}); about 12.5 kB of disk per frame of 64 x 64 are needed"
             raise OSError(error.errno, reason) from error
@@ -92,23 +95,16 @@ def _mapped(path: Path, kind: type, shape: tuple[int, ...]) -> np.ndarray:
     return np.memmap(path, kind, "r", shape=shape) if 0 not in shape else np.zeros(shape, kind)
 
 
-def _unpack(root: Path, folder: Path, telemetry: Sequence[str], held_out: bool) -> None:
-    """Makes `folder`, and removes what else lies beside it: of other shards, of other code, of killed processes."""
-    for other in folder.parent.iterdir():
+def _clear(folder: Path) -> None:
+    """Removes all but the lock: arrays of other shards and of other code, and what killed processes left."""
+    for other in folder.iterdir():
         if other.is_dir():
             shutil.rmtree(other)
         elif other.name != LOCK:
             other.unlink()
-    work = folder.with_name(WORK)
-    work.mkdir()
-    try:
-        _write(root, work, telemetry, held_out)
-        os.replace(work, folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
-def _write(root: Path, work: Path, telemetry: Sequence[str], held_out: bool) -> None:
+def _write(paths: Sequence[Path], work: Path, telemetry: Sequence[str], held_out: bool) -> None:
     """Writes the arrays, and `index.npz`.
 
     The index holds first `[E + 1]`, routes `[M, 2]` and route_first `[E + 1]`, closed, seeds and bounds of E drives;
@@ -118,11 +114,12 @@ def _write(root: Path, work: Path, telemetry: Sequence[str], held_out: bool) -> 
     picture, fps, coarse = None, 0.0, 0.0
     with ExitStack() as stack:
         files = {name: stack.enter_context(open(work / f"{name}.raw", "wb")) for name in KINDS}
-        for episode in tqdm(iter_episodes(root, held_out), desc="unpacking", unit="drive", mininterval=5):
+        read = ((path, episode) for path in paths for episode in read_shard(path))
+        for path, episode in tqdm(read, desc="unpacking", unit="drive", mininterval=5):
             picture, fps = picture or episode.frames.shape[1:], episode.fps
             if episode.frames.shape[1:] != picture:
-                sizes = sorted({picture, episode.frames.shape[1:]})
-                raise ValueError(f"the recordings of {root} have pictures of different sizes: {sizes}")
+                sizes = f"{list(episode.frames.shape[1:])}, before it {list(picture)}"
+                raise ValueError(f"{path} has pictures of different sizes: {sizes}; keep them in different folders")
             origin = origin_of(episode.poses, episode.route)
             if origin.any() and len(episode.route):
                 coarse = max(coarse, 0.5 * float(np.spacing(np.abs(episode.route).max())))
@@ -136,7 +133,8 @@ def _write(root: Path, work: Path, telemetry: Sequence[str], held_out: bool) -> 
         if coarse:
             log.warning(
                 "routes in %s were written far from zero, where float32 is off by up to %.2g m; write them from an "
-                "origin near the drive (drivedit.utils.origin_of), or import the film again", root, coarse,
+                "origin near the drive (drivedit.utils.origin_of), or import the film again",
+                os.path.commonpath(paths), coarse,
             )  # fmt: skip
         np.savez(
             stack.enter_context(open(work / "index.npz", "wb")),

@@ -169,8 +169,7 @@ def distill(
     with run_folder(run, where) as folder:
         result = World.from_pretrained(teacher, device=where)
         coder = World.from_pretrained(folder / "vae" / "world", device=where)
-        mine, theirs = ({**w.vae.encoder.state_dict(), **w.vae.to_moments.state_dict()} for w in (result, coder))
-        if mine.keys() != theirs.keys() or any(not torch.equal(value, theirs[name]) for name, value in mine.items()):
+        if encoder_fingerprint(result) != encoder_fingerprint(coder):
             raise ValueError(f"{teacher} has another encoder than {run}/vae/world, which made the latents")
         about: dict[str, Any] = {"teacher": {"folder": teacher, "fingerprint": result.fingerprint}}
         if result.dynamics.window is not None:  # its length bounds clips only, and long rollouts need long clips

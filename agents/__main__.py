@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import json
+import re
 import sys
 import typing
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from drivedit.agents.dreams import DREAM, open_for
 from drivedit.agents.drive import drive
 from drivedit.agents.load import load_agent
 from drivedit.agents.policies import POLICIES
@@ -20,8 +23,15 @@ from drivedit.utils import write_atomically
 if typing.TYPE_CHECKING:
     from drivedit.agents.scores import Scores
 
-DREAM, REAL = "drivedit_env:DriveDiT-v0", "drivedit_env:CarRacingTwin-v0"
-AGENT = "a name (see `judge --help`), PATH.safetensors (trained), PATH.zip (Stable-Baselines3), or module:callable"
+REAL = "drivedit_env:CarRacingTwin-v0"
+AGENT = (
+    "a name (see `judge --help`), PATH.safetensors (trained), PATH.zip (Stable-Baselines3), or module:callable "
+    "(default: %(default)s)"
+)
+SCORES = "JSON file for the scores of every episode (default: none)"
+WORLD = "name of a shipped world, or a folder"
+FIELD = r"^    (\w+): (.*?)(?=^    \w+: |\Z)"  # of a docstring
+ENV = "id of the environment (default: %(default)s)"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -30,83 +40,120 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("drive", help="an agent drives and is filmed")
     command.add_argument("--agent", default="learned", help=AGENT)
-    command.add_argument("--env", default=DREAM, help="id of the environment")
+    command.add_argument("--env", default=DREAM, help=ENV)
+    command.add_argument("--world", default=None, help=f"{WORLD} (default: the environment's)")
+    command.add_argument("--steps", type=int, default=300, help="steps to drive (default: %(default)s)")
+    command.add_argument("--out", type=Path, default=Path("drive.mp4"), help="the video (default: %(default)s)")
     command.add_argument(
-        "--world", default=None, help="shipped name, folder or hub:NAME/WORLD; default: the environment's"
+        "--seed", type=int, default=0, help="of the first episode and the agent (default: %(default)s)"
     )
-    command.add_argument("--steps", type=int, default=300)
-    command.add_argument("--out", type=Path, default=Path("drive.mp4"), help="the video")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--scene", type=int, default=None, help="index of the start scene; default: a random one")
+    command.add_argument("--scene", type=int, default=None, help="index of the start scene (default: a random one)")
     command.set_defaults(run=_drive)
 
     command = commands.add_parser("train", help="an agent learns; an interrupted run goes on with the same command")
-    command.add_argument("algorithm", choices=("ppo", "recurrent_ppo", "sac"))
-    command.add_argument("--out", type=Path, default=Path("runs/agent"), help="folder of the run")
+    command.add_argument("algorithm", choices=("ppo", "recurrent_ppo", "sac"), help="how it learns")
+    command.add_argument(
+        "--out", type=Path, default=Path("runs/agent"), help="folder of the run (default: %(default)s)"
+    )
     _add_fields(command)
     command.set_defaults(run=_train)
 
     command = commands.add_parser("curves", help="draws the learning curves of runs of `train`")
     command.add_argument("runs", nargs="+", type=Path, help="their folders")
-    command.add_argument("--out", type=Path, default=Path("curves.png"), help="the picture")
+    command.add_argument("--out", type=Path, default=Path("curves.png"), help="the picture (default: %(default)s)")
     command.set_defaults(run=_curves)
 
     command = commands.add_parser("test", help="whole episodes of CarRacing-v3: 1,000 ticks, its own reward")
     command.add_argument("--agent", default="learned", help=AGENT)
-    command.add_argument("--env", default="drivedit_env:CarRacingReal-v0", help="id of the environment")
-    command.add_argument("--episodes", type=int, default=100)
-    command.add_argument("--seed", type=int, default=1_000_000, help="of the first track; 1,000,000 and on: held out")
-    command.add_argument("--out", type=Path, default=None, help="JSON file for the scores of every episode")
+    command.add_argument("--env", default="drivedit_env:CarRacingReal-v0", help=ENV)
+    command.add_argument(
+        "--world", default=None,
+        help=f"of an agent that learned on latents: {WORLD} (default: where it was when the agent learned)",
+    )  # fmt: skip
+    command.add_argument("--episodes", type=int, default=100, help="how many (default: %(default)s)")
+    command.add_argument(
+        "--seed", type=int, default=1_000_000, help="of the first track; 1,000,000 and on: held out (default: 1000000)"
+    )
+    command.add_argument("--out", type=Path, default=None, help=SCORES)
     command.set_defaults(run=_test)
 
-    command = commands.add_parser("plan", help="a planner drives that tries futures in the dream")
-    command.add_argument("--env", default=DREAM, help="id of what it drives: the dream itself, or a real environment")
+    _add_plan(commands.add_parser("plan", help="a planner drives that tries futures in the dream"))
+    _add_judge(
+        commands.add_parser(
+            "judge", help="policies drive in a dream and in reality: how far can the dream be trusted to rank them?"
+        )
+    )
+    return parser
+
+
+def _add_plan(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--env", default=DREAM, help="id of what it drives, the dream or a real environment (default: %(default)s)"
+    )
     command.add_argument("--dream", default=DREAM, help="id of the dream that it plans in (default: %(default)s)")
-    command.add_argument("--world", default=None, help="shipped name, folder or hub:NAME/WORLD of the dream's world")
-    command.add_argument("--steps", type=int, default=100)
-    command.add_argument("--episodes", type=int, default=0, help="whole episodes to drive; default: STEPS steps")
-    command.add_argument("--futures", type=int, default=32, help="futures tried at once")
-    command.add_argument("--act", type=int, default=5, help="steps driven before the next plan is made")
-    command.add_argument("--compile", action="store_true", help="compile the dream's steps first")
-    command.add_argument("--out", type=Path, default=None, help="JSON file for the scores of every episode")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--world", default=None, help=f"of the dream: {WORLD} (default: the environment's)")
+    command.add_argument("--steps", type=int, default=100, help="steps to drive (default: %(default)s)")
+    command.add_argument("--episodes", type=int, default=0, help="whole episodes to drive (default: STEPS steps)")
+    command.add_argument("--futures", type=int, default=32, help="futures tried at once (default: %(default)s)")
+    command.add_argument(
+        "--act", type=int, default=5, help="steps driven before the next plan is made (default: %(default)s)"
+    )
+    command.add_argument(
+        "--compile", action="store_true", help="compile the dream's steps first (default: they are not)"
+    )
+    command.add_argument("--out", type=Path, default=None, help=SCORES)
+    command.add_argument(
+        "--seed", type=int, default=0, help="of the first episode and the planner (default: %(default)s)"
+    )
     command.set_defaults(run=_plan)
 
-    command = commands.add_parser(
-        "judge", help="policies drive in a dream and in reality: how far can the dream be trusted to rank them?"
-    )
+
+def _add_judge(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dream", default=DREAM, help="id of the dreamed environment (default: %(default)s)")
     command.add_argument("--real", default=REAL, help="id of the real one (default: %(default)s)")
-    command.add_argument("--world", default=None, help="shipped name, folder or hub:NAME/WORLD of the dream's world")
+    command.add_argument("--world", default=None, help=f"of the dream: {WORLD} (default: the environment's)")
     command.add_argument(
         "--policies", nargs="+", default=list(POLICIES), metavar="NAME",
-        help=f"module:callable, planner, or of {', '.join(POLICIES)} (default: all of these)",
+        help="PATH.safetensors, PATH.zip, module:callable, planner, or of "
+        f"{', '.join(POLICIES)} (default: all of these names)",
     )  # fmt: skip
-    command.add_argument("--starts", type=int, default=16)
-    command.add_argument("--horizon", type=int, default=300, help="steps of a drive")
-    command.add_argument("--first-seed", type=int, default=1_000_000, help="of the first start (default: held out)")
-    command.add_argument("--workers", type=int, default=2, help="processes that drive in reality")
+    command.add_argument("--starts", type=int, default=16, help="where all of them start (default: %(default)s)")
+    command.add_argument("--horizon", type=int, default=300, help="steps of a drive (default: %(default)s)")
     command.add_argument(
-        "--out", type=Path, default=Path("runs/judge"), help="folder; an interrupted run there goes on"
+        "--first-seed", type=int, default=1_000_000, help="of the first start (default: 1000000, the held-out tracks)"
     )
+    command.add_argument(
+        "--workers", type=int, default=2, help="processes that drive in reality (default: %(default)s)"
+    )
+    command.add_argument(
+        "--out", type=Path, default=Path("runs/judge"),
+        help="folder; an interrupted run there goes on (default: %(default)s)",
+    )  # fmt: skip
     command.set_defaults(run=_judge)
-    return parser
 
 
 def _add_fields(command: argparse.ArgumentParser) -> None:
     """One option for every field of `TrainConfig`; `none` stands for None, a bare name of a bool for True."""
     from drivedit.agents.train import TrainConfig
 
-    types = typing.get_type_hints(TrainConfig)
+    types, told = typing.get_type_hints(TrainConfig), _attributes(TrainConfig)
     for field in dataclasses.fields(TrainConfig):
         option, kind = f"--{field.name.replace('_', '-')}", types[field.name]
         if field.name == "algorithm":
             continue
+        default = str(field.default).lower() if field.default in (None, True, False) else field.default
+        text = f"{told[field.name]} (default: {default})".replace("%", "%%")
         if kind is bool:
-            command.add_argument(option, action=argparse.BooleanOptionalAction, default=field.default)
+            command.add_argument(option, action=argparse.BooleanOptionalAction, default=field.default, help=text)
             continue
         convert = kind if kind in (int, float, str) else _text_or_none
-        command.add_argument(option, type=convert, default=field.default, help=f"default: {field.default}")
+        command.add_argument(option, type=convert, default=field.default, help=text)
+
+
+def _attributes(kind: type) -> dict[str, str]:
+    """What the docstring of a class says about its attributes."""
+    text = (inspect.getdoc(kind) or "").partition("Attributes:\n")[2]
+    return {name: " ".join(said.split()).rstrip(".") for name, said in re.findall(FIELD, text, re.M | re.S)}
 
 
 def _text_or_none(text: str) -> str | None:
@@ -115,8 +162,8 @@ def _text_or_none(text: str) -> str | None:
 
 def _drive(options: argparse.Namespace) -> None:
     chosen = {} if options.world is None else {"world": options.world}
-    agent = load_agent(options.agent, options.seed)
-    env = gym.make(options.env, render_mode="rgb_array", **chosen)
+    agent = load_agent(options.agent, options.seed, options.world)
+    env = open_for(agent, options.env, render_mode="rgb_array", **chosen)
     start = None if options.scene is None else {"scene": options.scene}
     print(drive(env, agent, options.steps, options.seed, start, options.out))
     env.close()
@@ -142,8 +189,9 @@ def _curves(options: argparse.Namespace) -> None:
 def _test(options: argparse.Namespace) -> None:
     from drivedit.agents.scores import score
 
-    env = gym.make(options.env)
-    scores = score(env, load_agent(options.agent), options.episodes, options.seed)
+    agent = load_agent(options.agent, world=options.world)
+    env = open_for(agent, options.env)
+    scores = score(env, agent, options.episodes, options.seed)
     env.close()
     _tell(scores, options, agent=options.agent)
 

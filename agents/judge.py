@@ -23,13 +23,13 @@ import numpy as np
 from tqdm import tqdm
 
 from drivedit.agents.agreement import MEASURES, Estimate, agreement, better_half, mean, mean_score
+from drivedit.agents.pilot import PolicyError
 from drivedit.agents.policies import LEARNED
 from drivedit.agents.trials import (
     PLANNER,
     SIDES,
     Contest,
     Drives,
-    PolicyError,
     batched,
     check,
     drive_apart,
@@ -229,10 +229,9 @@ def _claim(contest: Contest, out: Path) -> None:
     path, mine = out / "contest.json", contest.to_dict()
     if path.exists():
         theirs = json.loads(path.read_text())
-        other = {name: theirs.get(name) for name in asdict(contest) if theirs.get(name) != mine[name]}
+        other = [f"{k} {theirs.get(k)!r} there, {mine[k]!r} here" for k in asdict(contest) if theirs.get(k) != mine[k]]
         if other:
-            wanted = {name: mine[name] for name in other}
-            raise ValueError(f"{out} holds drives with {other}, now {wanted} is asked for; choose another folder")
+            raise ValueError(f"{out} holds drives of another contest: {'; '.join(other)}; choose another folder")
     text = json.dumps(mine, indent=2) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
 

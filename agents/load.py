@@ -13,7 +13,7 @@ from drivedit.agents.policy import Policy
 from drivedit.agents.zips import read_zip
 
 
-def load_agent(name: str, seed: int = 0) -> Agent:
+def load_agent(name: str, seed: int = 0, world: str | None = None) -> Agent:
     """Finds an agent.
 
     Args:
@@ -22,6 +22,7 @@ def load_agent(name: str, seed: int = 0) -> Agent:
             function that takes an observation and returns an action, or a class of such (with an argument `seed` it
             gets the seed).
         seed: Of the agent's own chance.
+        world: Where the world is whose latents a trained agent sees, if it sees such; None: where training had it.
 
     Raises:
         ValueError: There is no such agent, or it cannot be called.
@@ -32,7 +33,7 @@ def load_agent(name: str, seed: int = 0) -> Agent:
     if Path(name).suffix == ".zip":
         return read_zip(name)
     if Path(name).suffix == ".safetensors":
-        return Policy.load(name)
+        return Policy.load(name, world)
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         names = ", ".join(POLICIES)

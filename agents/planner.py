@@ -17,6 +17,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from drivedit.agents.dreams import warn_without_rewards
+
 Fork = Callable[[int], Any]  # n -> vector environment of n worlds that go on from the present moment
 
 
@@ -87,6 +89,7 @@ class Planner:
     def in_dream(cls, env: gym.Env, search: Search | None = None, seed: int = 0) -> Planner:
         """A planner of a dream that can fork: it sees the very future, with the dream's own chance."""
         inside: Any = env.unwrapped
+        warn_without_rewards(env)
         return cls(inside.fork, _box(env), search, seed)
 
     @classmethod
@@ -102,6 +105,7 @@ class Planner:
             seed: Seed of its draws.
         """
         world: Any = dream.unwrapped
+        warn_without_rewards(dream)
         reality: Any = real.unwrapped
 
         def fork(n: int) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from drivedit.agents.dreams import Encode, open_encoder
 from drivedit.agents.wrappers import Memory
 from drivedit.config.base import BaseConfig
 from drivedit.utils import read_tensors, write_tensors
@@ -47,6 +48,8 @@ class PolicySpec(BaseConfig):
         activation: Of the perceptron: a key of `ACTIVATIONS`, with torch's default arguments.
         squash: Whether actions pass through tanh (SAC, TD3); else they are clipped to the box.
         repeat: Steps that every decision lasts.
+        fingerprint: Of the world whose latents it sees; empty: not known.
+        world: Name or folder of that world, where it was when the policy learned.
     """
 
     shape: list[int]
@@ -58,6 +61,8 @@ class PolicySpec(BaseConfig):
     activation: str = "tanh"
     squash: bool = False
     repeat: int = 1
+    fingerprint: str = ""
+    world: str | None = None
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
@@ -134,15 +139,21 @@ class Actor(nn.Module):
 class Policy:
     """A learned policy at the wheel: a frame comes in, an action goes out, and it remembers what it needs to.
 
+    One that learned on latents takes frames as well: its world's encoder, opened at the first frame, makes latents of
+    them.
+
     Args:
         spec: What the weights do not tell.
         weights: Of the actor, see `Actor`.
+        world: Name or folder of the world whose latents it sees; None: where it was when the policy learned.
 
     Raises:
         ValueError: The weights are of no known architecture, do not fit the spec, or are not finite.
     """
 
-    def __init__(self, spec: PolicySpec, weights: dict[str, torch.Tensor]) -> None:
+    def __init__(self, spec: PolicySpec, weights: dict[str, torch.Tensor], world: str | None = None) -> None:
+        self._place = world
+        self._encode: Encode | None = None
         wrong = [name for name, value in weights.items() if not (value.is_floating_point() and value.isfinite().all())]
         if wrong:
             raise ValueError(f"the weights of a policy are finite floating-point numbers, these are not: {wrong}")
@@ -161,6 +172,16 @@ class Policy:
             )
         self.reset()
 
+    @property
+    def sees(self) -> str:
+        """`pixels` or `latent`."""
+        return self.spec.sees
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the world whose latents it sees; empty: not known, or it sees frames."""
+        return self.spec.fingerprint
+
     def reset(self) -> None:
         """Forgets the last episode."""
         self._state: Any = None
@@ -170,14 +191,19 @@ class Policy:
         """Chooses the controls.
 
         Args:
-            observation: A frame uint8 `[64, 64, 3]`, or what else the spec says.
+            observation: A frame uint8 `[H, W, 3]`, or a latent float32 `[C, h, w]` if it sees such.
 
         Returns:
             float32 [2]: steering and throttle, in [-1, 1].
 
         Raises:
-            ValueError: The observation has another shape or type.
+            ValueError: The observation has another shape or type, or the world whose latents the policy sees is not
+                found.
         """
+        if self.sees == "latent" and observation.dtype == np.uint8:
+            if self._encode is None:
+                self._encode = open_encoder(self.fingerprint, self._place, self.spec.world)
+            observation = self._encode(observation[None])[0]
         space = self.spec.space
         if observation.shape != space.shape or observation.dtype != space.dtype:
             wanted, got = f"{space.dtype} {list(space.shape)}", f"{observation.dtype} {list(observation.shape)}"
@@ -199,8 +225,12 @@ class Policy:
         write_tensors(path, self.weights, FORMAT, self.spec.to_dict())
 
     @classmethod
-    def load(cls, path: str | Path) -> Policy:
+    def load(cls, path: str | Path, world: str | None = None) -> Policy:
         """Reads a policy that `save` wrote; `drivedit.agents.zips.read_zip` reads those of Stable-Baselines3.
+
+        Args:
+            path: The file.
+            world: See the class.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -208,6 +238,6 @@ class Policy:
         """
         weights, spec = read_tensors(path, FORMAT)
         try:
-            return cls(PolicySpec.from_dict(spec), weights)
+            return cls(PolicySpec.from_dict(spec), weights, world)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} describes no policy ({error})") from error

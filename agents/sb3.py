@@ -16,6 +16,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from drivedit.agents.dreams import warn_without_rewards
+
 try:
     from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 except ImportError as error:
@@ -23,7 +25,7 @@ except ImportError as error:
 
 
 def open_vector(env_id: str, num_envs: int, max_episode_steps: int | None = None, **settings: Any) -> VectorEnv:
-    """Opens a vector environment whose episodes the caller resets.
+    """Opens a vector environment whose episodes the caller resets; warns of a dream without rewards.
 
     Args:
         env_id: Id of the environment; one with a vector form of its own is opened in that form.
@@ -39,7 +41,9 @@ def open_vector(env_id: str, num_envs: int, max_episode_steps: int | None = None
         importlib.import_module(module)  # it registers the environment
     limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
     if gym.spec(name).vector_entry_point is not None:
-        return gym.make_vec(env_id, num_envs, autoreset_mode="Disabled", **limit, **settings)
+        env = gym.make_vec(env_id, num_envs, autoreset_mode="Disabled", **limit, **settings)
+        warn_without_rewards(env)
+        return env
     if settings.get("compile"):
         raise ValueError(f"only a dream can be compiled, {env_id} is none")
     makers = [lambda: gym.make(env_id, **limit, **settings)] * num_envs

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from drivedit.agents.dreams import open_for
 from drivedit.agents.policy import Policy, PolicySpec
 from drivedit.agents.scores import score
 from drivedit.agents.wrappers import OffRoad, Patience, Pessimism, RandomLook, Remember, Repeat, ResetWith
@@ -56,7 +57,7 @@ class TrainConfig(BaseConfig):
         algorithm: `ppo`, `recurrent_ppo` or `sac`.
         env: Id of the environment to learn in.
         world: World of the dream; None: the environment's own.
-        obs: `pixels`, or `latent` (faster; such an agent drives dreams only).
+        obs: `pixels`, or `latent` (faster; such an agent sees frames through its world's encoder).
         eval_env: Id of the environment in which the curve is drawn; None: no curve. It chooses nothing.
         eval_episodes: Episodes of every point of the curve.
         num_envs: Worlds that are stepped together.
@@ -119,8 +120,6 @@ class TrainConfig(BaseConfig):
             raise ValueError(f"obs must be 'pixels' or 'latent', got {self.obs!r}")
         if self.obs == "latent" and (self.gray or self.random_look):
             raise ValueError("gray and random_look change frames: they need obs='pixels'")
-        if self.obs == "latent" and self.eval_env not in (None, self.env):
-            raise ValueError(f"an agent that sees latents can be judged in {self.env!r} or not at all (eval_env: none)")
         for name in (
             "eval_episodes",
             "num_envs",
@@ -215,26 +214,25 @@ def warmth(done: float, cooldown: float) -> float:
 
 def export(model: BaseAlgorithm, config: TrainConfig) -> Policy:
     """The agent of a model, as it drives: deterministic, without Stable-Baselines3."""
-    space = gym_space(config)
+    space, fingerprint = _opened(config.env, tuple(_settings(config).items()))
     squash = config.algorithm == "sac"
     activation = "relu" if squash else "tanh"  # SB3's defaults
+    folder = config.world is not None and Path(config.world).is_dir()
+    world = str(Path(config.world).resolve()) if folder and config.world else config.world
+    dream = {"fingerprint": fingerprint, "world": world} if config.obs == "latent" else {}
     spec = PolicySpec(
         list(space.shape or ()), "pixels" if config.obs == "pixels" else "latent", config.gray, config.stack,
-        activation=activation, squash=squash, repeat=config.repeat,
+        activation=activation, squash=squash, repeat=config.repeat, **dream,
     )  # fmt: skip
     return Policy(spec, actor_weights(model.policy.state_dict()))
 
 
 @functools.lru_cache(maxsize=8)
-def _space(env: str, settings: tuple[tuple[str, Any], ...]) -> gym.Space:
+def _opened(env: str, settings: tuple[tuple[str, Any], ...]) -> tuple[gym.Space, str]:
+    """The space of one observation of an environment before it is wrapped, and its world's fingerprint if it dreams."""
     opened = gym.make(env, **dict(settings))
     opened.close()
-    return opened.observation_space
-
-
-def gym_space(config: TrainConfig) -> gym.Space:
-    """The space of one observation of the environment, before it is wrapped."""
-    return _space(config.env, tuple(_settings(config).items()))
+    return opened.observation_space, getattr(getattr(opened.unwrapped, "world", None), "fingerprint", "")
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
@@ -296,8 +294,8 @@ def _draw(config: TrainConfig, policy: Policy, model: BaseAlgorithm, path: Path)
     if model.ep_info_buffer:
         point["learned_in"] = float(np.mean([e["r"] for e in model.ep_info_buffer]))
     if config.eval_env is not None:
-        settings = _settings(config) if config.eval_env == config.env else {}
-        env = gym.make(config.eval_env, **settings)
+        own = config.eval_env == config.env
+        env = gym.make(config.env, **_settings(config)) if own else open_for(policy, config.eval_env)
         judged = score(env, policy, config.eval_episodes, seed=2_000_000, progress=False)
         env.close()
         point["judged"] = judged.summary()["mean"]
@@ -317,8 +315,10 @@ def _claim(config: TrainConfig, out: Path) -> None:
     path = out / CONFIG
     if path.is_file():
         stored = TrainConfig.from_json(path)
-        if replace(stored, steps=config.steps) != config:
-            raise ValueError(f"{out} holds a run of another configuration: {stored}; choose another folder")
+        there, here = replace(stored, steps=config.steps).to_dict(), config.to_dict()
+        other = [f"{name} {there[name]!r} there, {here[name]!r} here" for name in here if there[name] != here[name]]
+        if other:
+            raise ValueError(f"{out} holds a run of another configuration: {'; '.join(other)}; choose another folder")
     write_atomically(path, lambda file: file.write((config.to_json() + "\n").encode()))
 
 

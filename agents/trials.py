@@ -19,7 +19,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from drivedit.agents.load import load_agent
+from drivedit.agents.dreams import in_own_dream
+from drivedit.agents.pilot import Pilot, PolicyError
 from drivedit.agents.planner import Planner, Search
 from drivedit.utils import begin_worker
 
@@ -29,10 +30,6 @@ RUN_UP_POLICY = "lane_keeper"
 PLANNER = "planner"  # this policy tries futures in the dream, on both sides; it asks the environment where it is
 EFFORT = Search(futures=16, act=10)  # of the planner: thirty plans in 300 steps, a quarter of a minute
 BATCH = 32  # dreams that step together, at most (at least one policy's)
-
-
-class PolicyError(Exception):
-    """A policy failed, or answered what is no action."""
 
 
 @dataclass(frozen=True)
@@ -119,51 +116,6 @@ class Drives:
         return self.rewards[:, :horizon].sum(1)
 
 
-class Pilot:
-    """A policy whose every answer is checked.
-
-    Args:
-        name: Its name, see `load_agent`.
-        space: The actions that there are.
-        seed: Seed of its own chance.
-        agent: What it is, if the name alone does not tell.
-
-    Raises:
-        PolicyError: It cannot be made.
-    """
-
-    def __init__(self, name: str, space: gym.Space, seed: int, agent: Any = None) -> None:
-        self.name, self.space = name, space
-        try:
-            self.agent = load_agent(name, seed) if agent is None else agent
-            getattr(self.agent, "reset", lambda: None)()
-        except Exception as error:  # a policy is anybody's code: whatever it raises is its own failure
-            raise PolicyError(f"policy {name!r} cannot be made: {type(error).__name__}: {error}") from error
-
-    def __call__(self, observation: Any) -> Any:
-        """An action of the space; numbers outside a box are clipped.
-
-        Raises:
-            PolicyError: The policy raised, or answered with another shape, NaN, or anything else that is no action.
-        """
-        try:
-            answer = self.agent(observation)
-        except Exception as error:  # as above
-            raise PolicyError(f"policy {self.name!r} failed: {type(error).__name__}: {error}") from error
-        if not isinstance(self.space, gym.spaces.Box):
-            if not self.space.contains(answer):
-                raise PolicyError(f"policy {self.name!r} must answer with one of {self.space}, got {answer!r}")
-            return answer
-        try:
-            action = np.asarray(answer, self.space.dtype)
-        except (TypeError, ValueError) as error:
-            raise PolicyError(f"policy {self.name!r} must answer with numbers, got {answer!r}") from error
-        if action.shape != self.space.shape or np.isnan(action).any():
-            wanted = f"numbers of shape {list(self.space.shape)}, none of them NaN"
-            raise PolicyError(f"policy {self.name!r} must answer with {wanted}, got {answer!r}")
-        return np.clip(action, self.space.low, self.space.high)
-
-
 def check(contest: Contest, policies: Sequence[str], start: Start) -> None:
     """Looks for what would spoil a long run: spaces that differ, and policies that do not answer with an action.
 
@@ -183,7 +135,7 @@ def check(contest: Contest, policies: Sequence[str], start: Start) -> None:
         observation = place(env, start, side)
         for policy in (policy for policy in policies if policy != PLANNER):
             try:
-                Pilot(policy, env.action_space, start.number)(observation)
+                Pilot(policy, env.action_space, start.number, world=contest.world)(observation)
             except PolicyError as error:
                 wrong.append(f"{error} (at the first observation of the {side} environment)")
         env.close()
@@ -235,7 +187,8 @@ def drive_alone(contest: Contest, side: str, policy: str, start: Start) -> Drive
     Raises:
         PolicyError: It failed.
     """
-    latent = {"obs_type": "latent"} if policy == PLANNER else {}  # it looks at no picture
+    in_latents = policy == PLANNER or (side == "dream" and policy in latent_policies(contest, [policy]))
+    latent = {"obs_type": "latent"} if in_latents else {}  # the planner looks at no picture
     drives = Drives.empty(1, contest.horizon)
     with ExitStack() as stack:
         env = stack.enter_context(closing(contest.open(side, **(latent if side == "dream" else {}))))
@@ -245,7 +198,7 @@ def drive_alone(contest: Contest, side: str, policy: str, start: Start) -> Drive
         elif policy == PLANNER:
             dream = stack.enter_context(closing(contest.open("dream", **latent)))
             agent = Planner.in_reality(env, dream, EFFORT, start.number)
-        pilot = Pilot(policy, env.action_space, start.number, agent)
+        pilot = Pilot(policy, env.action_space, start.number, agent, contest.world)
         observation = place(env, start, side)
         for step in range(contest.horizon):
             observation, reward, terminated, truncated, info = env.step(pilot(observation))
@@ -291,18 +244,39 @@ def drive_together(
 ) -> Iterator[tuple[int, Outcome | None]]:
     """Policies drive dreams that step in one batch; needs a vector environment with `get_state` and `set_state`.
 
+    Those that learned on the dream's latents see these, the others see frames.
+
     Yields:
         As `drive_apart`.
     """
     many = max(1, BATCH // len(starts))
-    seats: Any = _vector(contest, len(starts))
     seeds = [start.seed for start in starts]
     scenes = {} if starts[0].scene is None else {"options": {"scene": [start.scene for start in starts]}}
-    first, _ = seats.reset(seed=seeds, **scenes)
-    states = seats.unwrapped.get_state()
-    seats.close()
-    for at in range(0, len(policies), many):
-        yield from _batch(contest, policies[at : at + many], starts, states, first)
+    latent = latent_policies(contest, policies)
+    for obs_type, some in (("latent", latent), ("pixels", [p for p in policies if p not in latent])):
+        if not some:
+            continue
+        shown = {"obs_type": obs_type} if obs_type == "latent" else {}
+        seats: Any = _vector(contest, len(starts), **shown)
+        first, _ = seats.reset(seed=seeds, **scenes)
+        states = seats.unwrapped.get_state()
+        seats.close()
+        for at in range(0, len(some), many):
+            yield from _batch(contest, some[at : at + many], starts, states, first, **shown)
+
+
+def latent_policies(contest: Contest, policies: Sequence[str]) -> list[str]:
+    """Those policies that learned on the latents of the contest's dream."""
+    env, found = contest.open("dream"), []
+    for policy in policies:
+        try:
+            agent = Pilot(policy, env.action_space, 0, world=contest.world).agent
+        except PolicyError:  # it will be said where it is to drive
+            continue
+        if in_own_dream(agent, env):
+            found.append(policy)
+    env.close()
+    return found
 
 
 def batched(contest: Contest) -> bool:
@@ -313,11 +287,11 @@ def batched(contest: Contest) -> bool:
 
 
 def _batch(
-    contest: Contest, policies: Sequence[str], starts: Sequence[Start], states: Any, first: np.ndarray
+    contest: Contest, policies: Sequence[str], starts: Sequence[Start], states: Any, first: np.ndarray, **shown: Any
 ) -> Iterator[tuple[int, Outcome | None]]:
     """Drives of some policies, all in one batch; row p S + s is policy p from start s. Yields as `drive_apart`."""
     size, count = len(starts), len(policies)
-    env = _vector(contest, count * size)
+    env = _vector(contest, count * size, **shown)
     inside: Any = env.unwrapped
     rows = states.select(list(range(size)) * count)
     inside.set_state(rows)
@@ -327,7 +301,8 @@ def _batch(
     for p, policy in enumerate(policies):
         outcomes[policy] = Drives.empty(size, contest.horizon)
         try:
-            pilots |= {p * size + s: Pilot(policy, env.single_action_space, starts[s].number) for s in range(size)}
+            space, world = env.single_action_space, contest.world
+            pilots |= {p * size + s: Pilot(policy, space, starts[s].number, world=world) for s in range(size)}
         except PolicyError as error:
             outcomes[policy] = error
     for step in range(contest.horizon):
@@ -355,12 +330,12 @@ def _batch(
     yield from ((0, (policy, outcomes[policy])) for policy in policies)
 
 
-def _vector(contest: Contest, rows: int) -> gym.vector.VectorEnv:
+def _vector(contest: Contest, rows: int, **shown: Any) -> gym.vector.VectorEnv:
     """A vector environment of the dream whose ended rows are brought back by hand."""
     settings: dict[str, Any] = {"max_episode_steps": contest.horizon + 1, "autoreset_mode": "Disabled"}
     if contest.world is not None:
         settings["world"] = contest.world
-    return gym.make_vec(contest.dream, num_envs=rows, **settings)
+    return gym.make_vec(contest.dream, num_envs=rows, **settings, **shown)
 
 
 def _alone(contest: Contest, side: str, policy: str, start: Start) -> Drives | PolicyError:

@@ -151,6 +151,29 @@ class DreamSettings:
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
+    @property
+    def rewarding(self) -> bool:
+        """Whether the reward depends on how one drives; it does not where the recordings had no rewards."""
+        config, weights = self.world.config, self.reward_weights
+        others = [*config.constant_reward.items(), *config.end_reward.items()]
+        at_the_end = any(weights[name] * value for name, value in others)
+        return bool(weights["progress"] * config.reward_scale) or (at_the_end and config.end_threshold < 1)
+
+    @torch.no_grad()
+    def encode(self, frames: np.ndarray) -> np.ndarray:
+        """Latents float32 `[B, C, h, w]` of frames uint8 `[B, H, W, 3]`, as `obs_type="latent"` shows them.
+
+        Raises:
+            ValueError: The frames have another size or type than this world's, or its encoder looks at several at once.
+        """
+        config = self.world.config
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (*config.image_size, 3):
+            wanted = f"uint8 [B, {config.image_size[0]}, {config.image_size[1]}, 3]"
+            raise ValueError(f"this world encodes frames {wanted}, got {frames.dtype} {list(frames.shape)}")
+        if config.vae.temporal_kernel != 1:
+            raise ValueError(f"this world's encoder looks at {config.vae.temporal_kernel} frames at once, not at one")
+        return self.world.encode(frames[:, None])[:, 0].float().cpu().numpy()
+
     def _dream(self, state: WorldState, actions: np.ndarray) -> tuple[WorldState, StepOutput]:
         """The worlds one frame later, under checked actions `[B, 2]`."""
         controls = torch.from_numpy(actions).to(self.world.device)

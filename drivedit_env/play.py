@@ -87,14 +87,23 @@ def film(session: Session, path: str | Path, steps: int) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="drivedit-play", description=__doc__)
-    parser.add_argument("--world", default="carracing", help="shipped name, folder or hub:NAME/WORLD of a world")
-    parser.add_argument("--scene", type=int, default=None, help="index of the first start scene; default: a random one")
-    parser.add_argument("--seed", type=int, default=0, help="decides how the dream goes on")
+    parser.add_argument("--world", default="carracing", help="shipped name, folder or hub:NAME/WORLD of a world (default: %(default)s)")
+    parser.add_argument(
+        "--scene", type=int, default=None, help="index of the first start scene (default: a random one)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="decides how the dream goes on (default: %(default)s)")
     parser.add_argument(
         "--agent", default=AGENT, metavar="MODULE:CALLABLE",
         help="who takes the wheel when asked: a function frame -> action, or a class of such (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--drives", type=Path, default=Path("drives"), help="folder that recordings go to")
-    parser.add_argument("--video", type=Path, default=None, help="no window: the agent drives, and this mp4 is written")
+    parser.add_argument(
+        "--drives", type=Path, default=Path("drives"), help="folder that recordings go to (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--video",
+        type=Path,
+        default=None,
+        help="the agent drives, and this mp4 is written (default: a window is opened)",
+    )
     parser.add_argument("--steps", type=int, default=None, help="length of the film (default: 300)")
     return parser

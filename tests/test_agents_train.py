@@ -136,7 +136,6 @@ def test_a_run_in_the_dream_is_judged_in_the_twin(saved, tmp_path, capsys):
         ({"algorithm": "dqn"}, "algorithm must be one of"),
         ({"obs": "sound"}, "obs must be"),
         ({"gray": True, "obs": "latent"}, "need obs='pixels'"),
-        ({"obs": "latent", "eval_env": "drivedit_env:CarRacingTwin-v0"}, "can be judged in"),
         ({"num_envs": 0}, "num_envs must be at least 1"),
     ],
 )

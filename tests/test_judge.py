@@ -26,10 +26,11 @@ from drivedit.agents.agreement import (
 from drivedit.agents.judge import compare, judge, trusted_scores, trusted_steps
 from drivedit.agents.lane_keeper import BAR_AT_REST, BAR_PER_SPEED, SPEED_BAR
 from drivedit.agents.load import load_agent
+from drivedit.agents.pilot import Pilot, PolicyError
 from drivedit.agents.planner import Planner, Search
 from drivedit.agents.policies import POLICIES
 from drivedit.agents.report import write_report
-from drivedit.agents.trials import Contest, Drives, Pilot, PolicyError
+from drivedit.agents.trials import Contest, Drives
 
 FRAME = np.zeros((64, 64, 3), np.uint8)
 

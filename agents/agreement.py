@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from drivedit.utils import extra
+
 Measure = Callable[[np.ndarray, np.ndarray], np.ndarray]
 LEVEL = 0.95  # of every interval
 REPLICAS = 2000
@@ -45,7 +47,8 @@ def pearson(real: np.ndarray, dream: np.ndarray) -> np.ndarray:
 
 def spearman(real: np.ndarray, dream: np.ndarray) -> np.ndarray:
     """Spearman's rank correlation of scores `[..., P]`, in [-1, 1]; equal scores share their mean rank."""
-    from scipy.stats import rankdata
+    with extra("agents", "judging policies"):
+        from scipy.stats import rankdata
 
     return pearson(rankdata(real, axis=-1), rankdata(dream, axis=-1))
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drivedit.agents.train import CURVE
-from drivedit.utils import write_atomically
+from drivedit.utils import extra, write_atomically
 
 PANELS = {
     "learned_in": "return of an episode while learning",
@@ -26,8 +26,9 @@ def draw_curves(runs: Sequence[str | Path], path: str | Path) -> None:
     Raises:
         FileNotFoundError: A folder holds no curve.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with extra("agents", "drawing curves"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     curves = {}
     for run in map(Path, runs):

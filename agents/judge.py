@@ -36,7 +36,7 @@ from drivedit.agents.trials import (
     drive_together,
     find_starts,
 )
-from drivedit.utils import code_fingerprint, fingerprint, package_of, write_atomically
+from drivedit.utils import code_fingerprint, extra, fingerprint, package_of, write_atomically
 
 HORIZONS = (25, 50, 100, 300)  # those below the contest's own are reported beside it
 KEPT = (0.9, 0.75, 0.5)  # shares of the dream's steps that are kept when those of low confidence are cut off
@@ -109,6 +109,10 @@ def judge(
             drives of another contest.
         RuntimeError: Too few policies were left when the others had failed.
     """
+    with extra("agents", "judging policies"):  # now rather than after an hour of driving
+        import matplotlib  # noqa: F401
+        import scipy  # noqa: F401
+
     out, policies = Path(out), list(dict.fromkeys(policies))
     if len(policies) < LEAST_POLICIES:
         raise ValueError(f"a judgement needs at least {LEAST_POLICIES} different policies, got {len(policies)}")

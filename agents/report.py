@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from drivedit.agents.agreement import MEASURES, Estimate
 from drivedit.agents.judge import Line, Verdict
-from drivedit.utils import write_atomically
+from drivedit.utils import extra, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -132,8 +132,9 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _image(verdict: Verdict) -> str:
     """The scatter plot, as an image inside the page."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with extra("agents", "the page of a judgement"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 6), layout="constrained")
     FigureCanvasAgg(figure)

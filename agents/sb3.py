@@ -17,11 +17,10 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from drivedit.agents.dreams import warn_without_rewards
+from drivedit.utils import extra
 
-try:
+with extra("agents", "training agents"):
     from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
-except ImportError as error:
-    raise ImportError("training agents needs Stable-Baselines3: pip install 'drivedit[agents]'") from error
 
 
 def open_vector(env_id: str, num_envs: int, max_episode_steps: int | None = None, **settings: Any) -> VectorEnv:

@@ -28,7 +28,7 @@ from drivedit.agents.scores import score
 from drivedit.agents.wrappers import OffRoad, Patience, Pessimism, RandomLook, Remember, Repeat, ResetWith
 from drivedit.agents.zips import actor_weights
 from drivedit.config.base import BaseConfig
-from drivedit.utils import generator, global_state_kept, resolve_device, write_atomically
+from drivedit.utils import extra, generator, global_state_kept, resolve_device, write_atomically
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -176,6 +176,10 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True) -> Policy
         ValueError: The folder holds a run of another configuration (all but `steps` has to agree).
         RuntimeError: The checkpoint is damaged.
     """
+    with extra("agents", "training agents"):
+        import stable_baselines3  # noqa: F401
+        import torch.utils.tensorboard  # noqa: F401  (the logger's)
+
     out = Path(out)
     _claim(config, out)
     with global_state_kept(resolve_device(config.device)):  # Stable-Baselines3 seeds and draws from all of it
@@ -203,6 +207,7 @@ def _learn(config: TrainConfig, out: Path, progress: bool) -> Policy:
             policy.save(out / AGENT)
             policy.save(out / "agents" / f"{model.num_timesteps}.safetensors")
             _draw(config, policy, model, out / CURVE)
+    policy.save(out / AGENT)  # a run that is done already: its file may be of an older format
     env.close()
     return policy
 
@@ -258,7 +263,8 @@ def _model(config: TrainConfig, env: VecEnv) -> BaseAlgorithm:
     settings["batch_size"] = min(settings["batch_size"], config.rollout * config.num_envs)
     if config.algorithm == "ppo":
         return PPO(kind, env, n_steps=config.rollout, policy_kwargs=network, **settings)
-    from sb3_contrib import RecurrentPPO
+    with extra("agents", "recurrent_ppo"):
+        from sb3_contrib import RecurrentPPO
 
     kind = kind.replace("Policy", "LstmPolicy")
     return RecurrentPPO(kind, env, n_steps=config.rollout, policy_kwargs=network, **settings)

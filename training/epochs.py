@@ -28,7 +28,7 @@ from drivedit.models import VAE3D, DiTStudent, FrameTokenizer
 from drivedit.models.sampler import past_of
 from drivedit.training.checkpoints import read_state, write_state
 from drivedit.training.losses import FlowMatchingLoss
-from drivedit.utils import fast_dtype, generator, resolve_device, seeded
+from drivedit.utils import extra, fast_dtype, generator, resolve_device, seeded
 
 LEAST_NOISE = 0.05  # a velocity is (x - clean) / sigma: at less noise than this it would only magnify rounding
 Batch = dict[str, Any]
@@ -285,8 +285,9 @@ class _Means:
 
 
 def _wandb() -> Any:
-    from accelerate.tracking import WandBTracker
-    from accelerate.utils import is_wandb_available
+    with extra("train", "use_wandb=True"):
+        from accelerate.tracking import WandBTracker
+        from accelerate.utils import is_wandb_available
 
     if not is_wandb_available():
         raise ImportError("use_wandb=True needs Weights & Biases: pip install wandb, or leave use_wandb out")

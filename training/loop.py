@@ -30,7 +30,7 @@ from drivedit.training.averaging import averaged, better, measure_both, swap
 from drivedit.training.checkpoints import load_checkpoint, save_checkpoint, shard, whole_state
 from drivedit.training.interrupts import Interrupts
 from drivedit.training.runs import RunNotes
-from drivedit.utils import fast_dtype, generator, seeded, write_atomically
+from drivedit.utils import extra, fast_dtype, generator, seeded, write_atomically
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
@@ -116,7 +116,8 @@ class _Run:
     def __init__(
         self, stage: nn.Module, config: LoopConfig, out: Path, about: Mapping[str, Any], device: torch.device | str
     ) -> None:
-        from accelerate import Accelerator
+        with extra("train", "training"):
+            from accelerate import Accelerator
 
         self.stage, self.config, self.out = stage, config, out
         on_cpu = torch.device(device).type == "cpu"
@@ -274,7 +275,8 @@ class Curve:
         self.path, self.step, self.main = out / "curve.jsonl", step, main
 
     def __enter__(self) -> Curve:
-        from torch.utils.tensorboard import SummaryWriter
+        with extra("train", "training"):
+            from torch.utils.tensorboard import SummaryWriter
 
         if self.main:
             rows = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []

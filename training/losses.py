@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from drivedit.utils import extra
+
 SCALES = 3  # picture sizes, each half of the one before, at which edges are compared
 
 
@@ -66,7 +68,8 @@ def gradient_difference(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def _dissimilarity(pred: Tensor, target: Tensor) -> Tensor:
-    from torchmetrics.functional.image import structural_similarity_index_measure
+    with extra("train", "structural similarity"):
+        from torchmetrics.functional.image import structural_similarity_index_measure
 
     similarity = structural_similarity_index_measure(pred, target, data_range=1.0)
     assert isinstance(similarity, Tensor)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from drivedit.config import LoopConfig
-from drivedit.utils import locked, write_atomically
+from drivedit.utils import extra, locked, write_atomically
 
 log = logging.getLogger(__name__)
 FREE = {  # what a resumed run may have otherwise: it goes on from the same weights, batches and noise
@@ -33,7 +33,8 @@ def run_folder(run: str | Path, device: torch.device | str) -> Iterator[Path]:
         RuntimeError: Another training works in it.
         OSError: It cannot be written.
     """
-    from accelerate import PartialState
+    with extra("train", "training"):
+        from accelerate import PartialState
 
     run = Path(run)
     if not PartialState(cpu=torch.device(device).type == "cpu").is_main_process:

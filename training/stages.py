@@ -36,7 +36,10 @@ from drivedit.training.scenes import pick_scenes
 from drivedit.training.student_stage import StudentStage, student_figures
 from drivedit.training.teacher_stage import BothWaysStage, TeacherStage, teacher_figures
 from drivedit.training.vae_stage import DecoderStage, VAEStage, narrowed, vae_figures
-from drivedit.utils import fingerprint, generator, resolve_device, seeded
+from drivedit.utils import extra, fingerprint, generator, resolve_device, seeded
+
+with extra("train", "training"):
+    from accelerate import PartialState
 
 log = logging.getLogger(__name__)
 
@@ -255,16 +258,12 @@ def _train_dynamics(
 
 def _open(data: DataConfig, device: torch.device) -> Drives:
     """Opens recordings, which unpacks them where that was not done before: one process at a time."""
-    from accelerate import PartialState
-
     with PartialState(cpu=device.type == "cpu").main_process_first():
         return Drives.open(data.root)
 
 
 def _latents(world: World, drives: Drives, run: Path) -> np.ndarray:
     """Latents of all states, made by one process while the others wait."""
-    from accelerate import PartialState
-
     with PartialState(cpu=world.device.type == "cpu").main_process_first():
         return encode_drives(world, drives, run)
 
@@ -286,8 +285,6 @@ def _about(data: DataConfig, drives: Drives) -> Mapping[str, Any]:
 
 
 def _is_main(device: torch.device) -> bool:
-    from accelerate import PartialState
-
     return PartialState(cpu=device.type == "cpu").is_main_process
 
 

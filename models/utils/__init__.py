@@ -2,6 +2,7 @@
 
 from drivedit.utils.checks import real_numbers, whole_number
 from drivedit.utils.device import fast_dtype, resolve_device
+from drivedit.utils.extras import extra
 from drivedit.utils.files import (
     Undrawn,
     check_tensors,
@@ -68,6 +69,7 @@ __all__ = [
     "cosine_similarity_matrix",
     "count_parameters",
     "exponential_moving_average",
+    "extra",
     "fast_dtype",
     "fingerprint",
     "finite_difference_gradient",

@@ -29,13 +29,11 @@ from drivedit.data.recordings import (
     shard_path,
     write_shard,
 )
-from drivedit.utils import work_folder
+from drivedit.utils import extra, work_folder
 
-try:
+with extra("data", "reading and writing Minari datasets"):
     import minari
     from minari.data_collector import EpisodeBuffer
-except ImportError as error:
-    raise ImportError("Minari datasets need Minari: pip install 'drivedit[data]'") from error
 
 TWIN = EnvSpec(ENV_ID, entry_point="drivedit.data.carracing:CarRacingTwin", max_episode_steps=1000)
 

@@ -16,19 +16,17 @@ import numpy as np
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 
-from gymnasium.error import DependencyNotInstalled
-
-try:
-    import Box2D
-    import gymnasium as gym
-    import pygame
-    from gymnasium.envs.box2d import car_racing
-    from gymnasium.envs.box2d.car_dynamics import SIZE, WHEELPOS, Car
-    from pygame import gfxdraw
-except (ImportError, DependencyNotInstalled) as error:
-    raise ImportError("the simulator needs Box2D and pygame: pip install 'drivedit[data]'") from error
+import gymnasium as gym
+import pygame
+from pygame import gfxdraw
 
 from drivedit.data.geometry import CentreLine
+from drivedit.utils import extra
+
+with extra("data", "the simulator"):
+    import Box2D
+    from gymnasium.envs.box2d import car_racing
+    from gymnasium.envs.box2d.car_dynamics import SIZE, WHEELPOS, Car
 
 TICK = 1.0 / car_racing.FPS  # s
 PLAYFIELD = car_racing.PLAYFIELD  # m; beyond this the car has left

@@ -33,7 +33,7 @@ from drivedit.evaluation.twin_drives import (
 )
 from drivedit.inference import compiled
 from drivedit.models import World
-from drivedit.utils import Route
+from drivedit.utils import Route, extra
 
 logger = logging.getLogger(__name__)
 
@@ -252,13 +252,9 @@ def _closed_loop(
 
 def _need_extras() -> None:
     """Fails now rather than after minutes of driving."""
-    try:
+    with extra("data,train", "an evaluation"):
         import matplotlib  # noqa: F401
         import scipy  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"an evaluation needs the extras data and train: pip install 'drivedit[data,train]' ({error})"
-        ) from error
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from drivedit.utils import extra
+
 BEST_PSNR = 60.0  # dB; equal pictures would have infinitely many
 
 
@@ -47,7 +49,8 @@ def slope(x: np.ndarray, y: np.ndarray) -> float:
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Spearman's rank correlation; NaN where one side does not vary."""
-    from scipy.stats import rankdata
+    with extra("train", "evaluating a world"):
+        from scipy.stats import rankdata
 
     return correlation(rankdata(x), rankdata(y))
 
@@ -73,7 +76,8 @@ def calibration(confidence: np.ndarray, error: np.ndarray, bins: int) -> dict[st
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     """Area under the ROC curve: the chance that a positive scores above a negative (ties count half)."""
-    from scipy.stats import rankdata
+    with extra("train", "evaluating a world"):
+        from scipy.stats import rankdata
 
     labels = np.asarray(labels, bool)
     positive, negative = int(labels.sum()), int((~labels).sum())

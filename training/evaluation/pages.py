@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from drivedit.evaluation.open_loop import Curves
+from drivedit.utils import extra
 from drivedit.utils.video import VideoWriter
 
 SHEET_HORIZONS = (1, 5, 10, 20, 50)
@@ -64,8 +65,9 @@ def write_plot(curve: Curves, path: Path, fps: float, title: str, spread: Pair |
         title: The title.
         spread: PSNR of the dream that a quarter of the clips stay below and a quarter exceed, at each horizon.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with extra("train", "the page of an evaluation"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     FigureCanvasAgg(figure)

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from drivedit.utils import extra
+
 SIGMA_OVER_WINDOW = 1.5 / 11  # of the Gaussian that SSIM looks through (Wang et al. 2004)
 SCALES = 3  # of the perceptual proxy
 LEAST_FLOW = 16  # pixels
@@ -208,10 +210,8 @@ def as_clips(frames: Tensor) -> Tensor:
 
 def _torchmetrics() -> Any:
     """The functions of pictures of torchmetrics, which takes seconds to import."""
-    try:
+    with extra("train", "measuring PSNR and SSIM"):
         from torchmetrics.functional import image
-    except ImportError as error:
-        raise ImportError(f"PSNR and SSIM need the extra train: pip install 'drivedit[train]' ({error})") from error
     return image
 
 

@@ -29,7 +29,7 @@ AGENT = (
     "(default: %(default)s)"
 )
 SCORES = "JSON file for the scores of every episode (default: none)"
-WORLD = "name of a shipped world, or a folder"
+WORLD = "shipped name, folder or hub:NAME/WORLD"
 FIELD = r"^    (\w+): (.*?)(?=^    \w+: |\Z)"  # of a docstring
 ENV = "id of the environment (default: %(default)s)"
 

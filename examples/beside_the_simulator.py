@@ -28,10 +28,14 @@ def picture(name: str, frame: np.ndarray, said: str) -> np.ndarray:
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Drives both and returns their returns."""
-    parser = argparse.ArgumentParser(description="Compare the dream with the simulator.")
-    parser.add_argument("--agent", default="lane_keeper", help="a name, PATH.safetensors, PATH.zip or module:callable")
-    parser.add_argument("--world", default="carracing")
-    parser.add_argument("--steps", type=int, default=100)
+    parser = argparse.ArgumentParser(
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter, description="Compare the dream with the simulator."
+    )
+    parser.add_argument(
+        "--agent", default="lane_keeper", help="who drives: a name, PATH.safetensors, PATH.zip or module:callable"
+    )
+    parser.add_argument("--world", default="carracing", help="name of a shipped world, or a folder")
+    parser.add_argument("--steps", type=int, default=100, help="steps to drive")
     parser.add_argument("--seed", type=int, default=7, help="of the track")
     parser.add_argument("--out", type=Path, default=None, help="video of both, beside each other")
     options = parser.parse_args(argv)
@@ -62,6 +66,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
                 film.write(np.concatenate([picture(name, seen[name], said[name]) for name in envs], 1))
     for name in envs:
         print(f"{name:<10} {said[name]}")
+    if options.out:
+        print(f"{'video':<10} {options.out}")
     return returns
 
 

@@ -40,18 +40,21 @@ SHAPES = {"ellipse": (ellipse, True), "hairpins": (hairpins, False)}
 
 def main(argv: list[str] | None = None) -> Drive:
     """Drives a drawn route and prints how it went."""
-    parser = argparse.ArgumentParser(description="Let the lane keeper drive a hand-drawn route.")
-    parser.add_argument("--world", default="carracing")
-    parser.add_argument("--shape", choices=SHAPES, default="ellipse")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--out", default="route.mp4")
+    parser = argparse.ArgumentParser(
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Let the lane keeper drive a hand-drawn route.",
+    )
+    parser.add_argument("--world", default="carracing", help="name of a shipped world, or a folder")
+    parser.add_argument("--shape", choices=SHAPES, default="ellipse", help="what is drawn")
+    parser.add_argument("--steps", type=int, default=300, help="steps to drive")
+    parser.add_argument("--out", default="route.mp4", help="the video")
     options = parser.parse_args(argv)
 
     draw, closed = SHAPES[options.shape]
     env = gym.make("drivedit_env:DriveDiT-v0", world=options.world, render_mode="rgb_array")
     result = drive(env, LaneKeeper(), options.steps, options={"route": draw(), "closed": closed}, out=options.out)
     env.close()
-    print(result)
+    print(f"{result}\n{'video':<18} {options.out}")
     return result
 
 

@@ -10,9 +10,11 @@ import gymnasium as gym
 
 def main(argv: list[str] | None = None) -> float:
     """Drives and returns the sum of the rewards."""
-    parser = argparse.ArgumentParser(description="Drive with random actions.")
-    parser.add_argument("--world", default="carracing")
-    parser.add_argument("--steps", type=int, default=100)
+    parser = argparse.ArgumentParser(
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter, description="Drive with random actions."
+    )
+    parser.add_argument("--world", default="carracing", help="name of a shipped world, or a folder")
+    parser.add_argument("--steps", type=int, default=100, help="steps to drive")
     options = parser.parse_args(argv)
 
     env = gym.make("drivedit_env:DriveDiT-v0", world=options.world)

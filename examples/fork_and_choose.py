@@ -11,11 +11,13 @@ import numpy as np
 
 def main(argv: list[str] | None = None) -> float:
     """Drives by random shooting and returns the return."""
-    parser = argparse.ArgumentParser(description="Drive by trying futures in the dream.")
-    parser.add_argument("--world", default="carracing")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--branches", type=int, default=32)
-    parser.add_argument("--horizon", type=int, default=10)
+    parser = argparse.ArgumentParser(
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter, description="Drive by trying futures in the dream."
+    )
+    parser.add_argument("--world", default="carracing", help="name of a shipped world, or a folder")
+    parser.add_argument("--steps", type=int, default=60, help="steps to drive")
+    parser.add_argument("--branches", type=int, default=32, help="futures opened at every step")
+    parser.add_argument("--horizon", type=int, default=10, help="steps of a future")
     options = parser.parse_args(argv)
 
     env = gym.make("drivedit_env:DriveDiT-v0", world=options.world, obs_type="latent")

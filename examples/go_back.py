@@ -13,9 +13,11 @@ import numpy as np
 
 def main(argv: list[str] | None = None) -> float:
     """Drives twice from one moment and returns how far the two last pictures are apart, in levels of 255."""
-    parser = argparse.ArgumentParser(description="Come back to a moment of a dream.")
-    parser.add_argument("--world", default="carracing")
-    parser.add_argument("--steps", type=int, default=40)
+    parser = argparse.ArgumentParser(
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter, description="Come back to a moment of a dream."
+    )
+    parser.add_argument("--world", default="carracing", help="name of a shipped world, or a folder")
+    parser.add_argument("--steps", type=int, default=40, help="steps to drive")
     options = parser.parse_args(argv)
 
     env = gym.make("drivedit_env:DriveDiT-v0", world=options.world)

@@ -12,10 +12,12 @@ import numpy as np
 
 def main(argv: list[str] | None = None) -> list[float]:
     """Drives all worlds at random and returns the returns of the episodes that ended."""
-    parser = argparse.ArgumentParser(description="Step many dreams at once.")
-    parser.add_argument("--world", default="carracing")
-    parser.add_argument("--num-envs", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=300)
+    parser = argparse.ArgumentParser(
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter, description="Step many dreams at once."
+    )
+    parser.add_argument("--world", default="carracing", help="name of a shipped world, or a folder")
+    parser.add_argument("--num-envs", type=int, default=16, help="worlds stepped together")
+    parser.add_argument("--steps", type=int, default=300, help="steps to drive")
     options = parser.parse_args(argv)
 
     envs = gym.make_vec(
@@ -31,7 +33,8 @@ def main(argv: list[str] | None = None) -> list[float]:
         if "episode" in infos:
             returns += np.asarray(infos["episode"]["r"])[infos["_episode"]].tolist()
     rate = options.steps * options.num_envs / (time.perf_counter() - begun)
-    print(f"{rate:.0f} steps/s, {len(returns)} episodes, latents {observations.shape}")
+    mean = f", mean return {np.mean(returns):.1f}" if returns else ""
+    print(f"{rate:.0f} steps/s, {len(returns)} episodes{mean}, latents {observations.shape}")
     return returns
 
 

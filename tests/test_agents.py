@@ -212,7 +212,7 @@ def test_make_drive_calls_a_command_that_exists():
     assert [a for a in arguments if a.startswith("--") and a not in done.stdout] == []
 
 
-def test_the_examples_run(saved, tmp_path):
+def test_the_examples_run(saved, tmp_path, capsys):
     returned = example("drive_random").main(["--world", saved, "--steps", "4"])
     assert np.isfinite(returned)
     planned = example("fork_and_choose").main(["--world", saved, "--steps", "3", "--branches", "4", "--horizon", "2"])
@@ -224,9 +224,25 @@ def test_the_examples_run(saved, tmp_path):
         assert result.steps == 3 and len(videos_frames(out)) == 3
     assert len(example("many_worlds").main(["--world", saved, "--num-envs", "3", "--steps", "101"])) == 3
     assert example("go_back").main(["--world", saved, "--steps", "3"]) >= 0
-    model = example("train_ppo").main(["--world", saved, "--num-envs", "2", "--steps", "16", "--rollout", "8"])
-    assert model.num_timesteps == 16
+    out = tmp_path / "ppo.zip"
+    train = ["--world", saved, "--num-envs", "2", "--steps", "16", "--rollout", "8", "--out", str(out)]
+    assert example("train_ppo").main(train).num_timesteps == 16
+    film = ["drive", "--agent", str(out), "--world", saved, "--steps", "2", "--out", str(tmp_path / "ppo.mp4")]
+    assert main(film) == 0, "what SB3 saved drives the dream that it learned in"
+    capsys.readouterr()
+    assert np.isfinite(example("play_by_keys").main(["--world", saved, "--steps", "3"]))
+    assert capsys.readouterr().out.splitlines()[-1].startswith("3 steps at 17 frames per second, return ")
     out = tmp_path / "beside.mp4"
     returns = example("beside_the_simulator").main(["--world", saved, "--steps", "3", "--out", str(out)])
     assert [frame.shape for frame in videos_frames(out)] == [(296, 512, 3)] * 3
     assert returns.keys() == {"simulator", "dream"} and all(np.isfinite(r) for r in returns.values())
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "examples").glob("*.py")))
+def test_every_option_of_an_example_has_a_sentence(name, capsys):
+    with pytest.raises(SystemExit):
+        example(name).main(["--help"])
+    listed = capsys.readouterr().out.partition("\noptions:\n")[2].split("\n  -")
+    assert [option for option in listed[1:] if "(default: " not in " ".join(option.split())] == [], (
+        "argparse adds it to every sentence"
+    )

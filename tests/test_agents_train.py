@@ -216,8 +216,8 @@ def test_wrong_agents_are_named(tmp_path):
     assert load_agent("drivedit.agents.lane_keeper:LaneKeeper")(np.zeros((64, 64, 3), np.uint8)).shape == (2,)
     policy = Policy(PolicySpec([1, 2, 2], "latent"), {"out.weight": torch.ones(2, 4), "out.bias": torch.zeros(2)})
     assert policy(np.full((1, 2, 2), 0.1, np.float32)) == pytest.approx([0.4, 0.4])
-    with pytest.raises(ValueError, match=r"float32 \[1, 2, 2\], got uint8"):
-        policy(np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"float32 \[1, 2, 2\], got float32"):
+        policy(np.zeros((1, 3, 3), np.float32))
     with pytest.raises(ValueError, match="no known policy network"):
         Policy(PolicySpec([1, 2, 2], "latent"), {"out.weight": torch.ones(2, 5), "out.bias": torch.zeros(2)})
 

@@ -87,7 +87,9 @@ def film(session: Session, path: str | Path, steps: int) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="drivedit-play", description=__doc__)
-    parser.add_argument("--world", default="carracing", help="shipped name, folder or hub:NAME/WORLD of a world (default: %(default)s)")
+    parser.add_argument(
+        "--world", default="carracing", help="shipped name, folder or hub:NAME/WORLD of a world (default: %(default)s)"
+    )
     parser.add_argument(
         "--scene", type=int, default=None, help="index of the first start scene (default: a random one)"
     )

@@ -73,7 +73,9 @@ def measure(viewer: Viewer, session: LabouredSession, seconds: float, presses: i
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status: 1 where the window was closed too early, 2 where there is no display."""
     parser = argparse.ArgumentParser(prog="python -m drivedit_env.responsiveness", description=__doc__)
-    parser.add_argument("--world", default="carracing", help="shipped name, folder or hub:NAME/WORLD of a world (default: %(default)s)")
+    parser.add_argument(
+        "--world", default="carracing", help="shipped name, folder or hub:NAME/WORLD of a world (default: %(default)s)"
+    )
     parser.add_argument(
         "--seconds", type=float, default=8.0, help="seconds of each drive without a key (default: %(default)s)"
     )

@@ -260,14 +260,15 @@ def test_the_decoder_draws_the_same_pictures(make):
 
 @needs_compiler
 @needs_packing
-def test_threads_that_share_a_step_dream_as_if_alone(fast_world, compiled):
-    decode = compile_decoder(fast_world)
+def test_threads_that_share_a_step_dream_as_if_alone(compiled_cache):
+    world = tune(make_world())
+    step, decode = made(world), compile_decoder(world)
     assert decode is not None
-    state, start = starts(fast_world), Barrier(2)
+    state, start = starts(world), Barrier(2)
 
     def drive(seed: int) -> list[np.ndarray]:
         start.wait()
-        outs = dream(compiled, replace(state.clone(), seeds=state.seeds + 10 * seed), 60, seed)[1]
+        outs = dream(step, replace(state.clone(), seeds=state.seeds + 10 * seed), 60, seed)[1]
         return [decode(out.latent) for out in outs]
 
     with ThreadPoolExecutor(2) as pool:

@@ -85,9 +85,9 @@ def test_vae_learns_one_clip_by_heart():
     torch.manual_seed(0)
     net = VAE3D(3, 8, [4, 8, 16, 32], 0, False, 1e-4)
     x = torch.nn.functional.interpolate(torch.rand(1, 3, 2, 2, 2), (2, 16, 16), mode="nearest") * 2 - 1
-    optimizer = torch.optim.Adam(net.parameters(), 2e-2)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
     losses = []
-    for _ in range(80):
+    for _ in range(200):
         recon, mean, logvar = net(x)
         loss = net.loss_function(recon, x, mean, logvar)
         optimizer.zero_grad()
@@ -96,7 +96,7 @@ def test_vae_learns_one_clip_by_heart():
         losses.append(loss.item())
     with torch.no_grad():
         recon, *_ = net.eval()(x)
-    assert (recon - x).square().mean() < 0.15 * x.var() and losses[-1] < 0.2 * losses[0]
+    assert (recon - x).square().mean() < 0.05 * x.var() and losses[-1] < 0.2 * losses[0]
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ def write_video(
             packets = stream.encode(picture)
             for packet in packets:
                 if number == same:
-                    packet.pts = packet.dts = packet.pts - 1
+                    packet.pts = packet.dts = number - 1
             container.mux(packets)
         container.mux(stream.encode())
     return path

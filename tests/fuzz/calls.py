@@ -228,7 +228,8 @@ class Player:
         tensor = getattr(worlds, chosen)
         kind = self.rng.integers(6)
         if kind <= 2 and tensor.numel():
-            number = NUMBERS[self.rng.integers(len(NUMBERS))]
+            with np.errstate(over="ignore"):
+                number = float(np.float32(NUMBERS[self.rng.integers(len(NUMBERS))]))
             if not tensor.is_floating_point():
                 number = int(self.rng.choice([-1, 0, 1, 2, 767, 768, 2**40, -(2**62)]))
             tensor.view(-1)[self.rng.integers(tensor.numel())] = number

@@ -100,10 +100,10 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
     | `closed` | whether the hand-drawn route is a loop (default False)                                          |
 
     ## Copies, forked processes, errors
-    A copy (`copy.deepcopy`, `pickle`) goes on exactly from where its original is; it shares the world, or finds it again
-    by its name. In forked processes (`gym.make_vec(..., vectorization_mode="async")`) torch computes with one thread.
-    What is no action, state, seed or option raises `ValueError`. A call that is refused has changed nothing; one that is
-    broken off (Ctrl-C) leaves the environment as it was before it or as it is after it. `sampling_steps` may be set at any
+    A copy (`copy.deepcopy`, `pickle`) goes on exactly from where its original is; it shares the world, or finds it
+    again by its name. In forked processes (`vectorization_mode="async"`) torch computes with one thread. What is no
+    action, state, seed or option raises `ValueError`. A call that is refused has changed nothing; one that is broken
+    off (Ctrl-C) leaves the environment as it was before it or as it is after it. `sampling_steps` may be set at any
     time.
 
     ## Version History

@@ -4,6 +4,6 @@ from fuzz.calls import run
 
 
 def test_random_calls_of_environments_are_taken_or_refused(fast_world):
-    outcomes, bad = run(60, 3, fast_world)
+    outcomes, bad = run(120, 3, fast_world)
     assert bad == []
-    assert outcomes.total() == 60 and outcomes["step taken"] > 5 and outcomes["set_state refused"] > 5
+    assert outcomes.total() == 120 and outcomes["step taken"] > 5 and outcomes["set_state refused"] > 5

@@ -11,6 +11,8 @@ import torch
 from drivedit.agents.load import load_agent
 from drivedit.agents.policy import Policy, PolicySpec
 
+from .damage import Outcomes, counted, damaged, tried
+
 FRAMES = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
 
 
@@ -28,65 +30,28 @@ def small_policy() -> Policy:
     return Policy(PolicySpec([64, 64, 3], gray=True, stack=2, repeat=2), weights)
 
 
-def damaged(content: bytes, rng: np.random.Generator) -> bytes:
-    """The content with bits flipped, a piece overwritten, moved, cut out or doubled, or its end missing."""
-    data, kind = bytearray(content), rng.integers(7)
-    # half of the damage goes where the descriptions are: at the beginning, and in a zip at the end as well
-    near = min(1500, len(data))
-    at = int(rng.choice([rng.integers(near), len(data) - 1 - rng.integers(near), *rng.integers(len(data), size=2)]))
-    length = int(rng.integers(1, 65))
-    if kind <= 1:
-        for _ in range(rng.integers(1, 5)):
-            data[at] ^= 1 << int(rng.integers(8))
-            at = int(rng.integers(len(data)))
-    elif kind == 2:
-        data[at : at + length] = rng.bytes(len(data[at : at + length]))
-    elif kind == 3:
-        data[at : at + length] = bytes(len(data[at : at + length]))
-    elif kind == 4:
-        del data[at : at + length]
-    elif kind == 5:
-        data[at:at] = data[at : at + length]
-    else:
-        del data[at:]
-    return bytes(data)
-
-
-def run(files: int, seed: int, originals: list[Path] | None = None) -> list[str]:
-    """Damages files of agents and loads them.
+def run(files: int, seed: int, originals: list[Path] | None = None) -> Outcomes:
+    """Damages files of agents and loads them: refused with ValueError or FileNotFoundError, or every frame's answer.
 
     Args:
         files: How many damaged files.
         seed: Decides them all.
         originals: What is damaged, in turn; None: a small policy.
-
-    Returns:
-        What went wrong: a line for every damaged file that was neither refused with ValueError or FileNotFoundError,
-        nor answers every frame as before, bit for bit.
     """
-    bad = []
     with tempfile.TemporaryDirectory() as folder:
         if originals is None:
             originals = [Path(folder) / "whole.safetensors"]
             small_policy().save(originals[0])
         contents = [path.read_bytes() for path in originals]
         wanted = [_answers(path) for path in originals]
-        for number in range(files):
-            which = number % len(originals)
+
+        def one(index: int, rng: np.random.Generator) -> str:
+            which = index % len(originals)
             path = Path(folder) / f"damaged{originals[which].suffix}"
-            path.write_bytes(damaged(contents[which], np.random.default_rng([seed, number])))
-            try:
-                same = np.array_equal(_answers(path), wanted[which])
-            except (ValueError, FileNotFoundError):
-                continue
-            except BaseException as error:  # whatever comes is what is looked for
-                if isinstance(error, KeyboardInterrupt):
-                    raise
-                bad.append(f"file {number} of seed {seed}: {type(error).__name__}: {error}")
-                continue
-            if not same:
-                bad.append(f"file {number} of seed {seed} drives otherwise")
-    return bad
+            path.write_bytes(damaged(contents[which], rng))
+            return tried(lambda: np.array_equal(_answers(path), wanted[which]), (ValueError, FileNotFoundError))
+
+        return counted(files, seed, one)
 
 
 def _answers(path: Path) -> np.ndarray:

@@ -27,6 +27,7 @@ MOVED = 0.5  # metres after which the direction of motion tells the heading
 POINT_STEP = 2.0  # metres between the points of a route
 BEFORE, AFTER = 10.0, 30.0  # seconds of the driven path before and after some frames that are their route
 HOLE = 4.0  # times the median time between two lines, and longer than a frame lasts: that many lines are missing
+LARGEST = 1e9  # of what anything but the time can be in its unit: the earth is 4e7 metres around
 EDGE = 0.1  # share of a frame's time by which frames and lines may miss each other
 
 
@@ -74,6 +75,9 @@ class ControlTable:
             raise ValueError(
                 f"the time in {self.path} must increase over at least 2 lines; {where or 'there are fewer'}"
             )
+        for name, column in self.columns.items():
+            if name != "time" and np.abs(column).max() > LARGEST:
+                raise ValueError(f"{name} in {self.path} cannot be {column[np.abs(column).argmax()]:g}; mend the line")
         for name, full in zip(NEEDED[1:], ("full lock", "full throttle and full brake"), strict=True):
             largest = self.columns[name][np.abs(self.columns[name]).argmax()]
             if abs(largest) > 1:

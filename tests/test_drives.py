@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import av
-import h5py
 import numpy as np
 import pytest
 
-from drivedit.data import iter_episodes
+from drivedit.data import iter_episodes, read_shard, write_shard
 from drivedit.data.clips import Drives
 from drivedit.models import World
 from drivedit_env.env import DriveDiTEnv
@@ -35,15 +34,14 @@ def replays(path: Path, world: World) -> bool:
     """Whether a shard's actions, driven from its state, give its frames and rewards, bit for bit."""
     env = DriveDiTEnv(world)
     env.reset(seed=99)
-    with h5py.File(path) as file:
-        episode: Any = file["episode_000000"]
-        assert episode.attrs["fingerprint"] == env.get_state().fingerprint
-        env.sampling_steps = int(episode.attrs["sampling_steps"])
-        env.set_state(episode["state"][()].tobytes())
-        driven = [env.step(control)[:2] for control in episode["controls"][()]]
-        return np.array_equal(np.stack([d[0] for d in driven]), episode["frames"][1:]) and np.array_equal(
-            np.array([d[1] for d in driven], np.float32), episode["reward"][()]
-        )
+    (episode,) = read_shard(path)
+    assert episode.extra["fingerprint"] == env.get_state().fingerprint
+    env.sampling_steps = int(episode.extra["sampling_steps"])
+    env.set_state(episode.extra["state"].tobytes())
+    driven = [env.step(control)[:2] for control in episode.controls]
+    return np.array_equal(np.stack([d[0] for d in driven]), episode.frames[1:]) and np.array_equal(
+        np.array([d[1] for d in driven], np.float32), episode.reward
+    )
 
 
 def test_a_recording_is_read_for_training_and_replays_bit_for_bit(session: Session, tiny_world: World):
@@ -93,8 +91,9 @@ def test_a_replay_with_other_actions_is_noticed(session: Session, tiny_world: Wo
     session.close()
     (path,) = session.folder.glob("shard-*.h5")
     assert replays(path, tiny_world)
-    with h5py.File(path, "r+") as file:
-        file["episode_000000/controls"][0] = [-1.0, -1.0]  # type: ignore[index]
+    (episode,) = read_shard(path)
+    episode.controls[0] = -1.0
+    write_shard(path, [episode])
     assert not replays(path, tiny_world)
 
 

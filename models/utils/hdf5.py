@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import mmap
+import subprocess
+import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,11 @@ import numpy as np
 
 BLOCK = 512  # bytes in front of a sealed file
 MOST_BYTES = 8 * 2**30  # of a file, and of the arrays in it
-MOST_TEXT = 2**20  # characters of an attribute
+MOST_TEXT = 60_000  # bytes of an attribute
 MOST_VALUES = 1000  # of an attribute, and attributes of a group
+
+MEMORY = 4 * 2**30  # bytes, and
+PATIENCE_S = 60  # seconds for the texts of a file without a seal
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _GZIP_AT_BEST = 1100  # bytes that a stored byte can stand for
@@ -32,10 +37,11 @@ def seal(digest: str) -> bytes:
     return f"sealed by drivedit, sha256 {digest}\n".encode().ljust(BLOCK, b"\0")
 
 
-def check_bytes(path: Path) -> None:
-    """Raises ValueError if a file is too large, is not what was sealed, or would keep HDF5 busy for ever.
+def check_bytes(path: Path) -> bool:
+    """Whether a file is sealed; one without a seal begins as any HDF5 file does.
 
-    A file without a seal begins as any HDF5 file does.
+    Raises:
+        ValueError: It is too large, or not what was sealed.
     """
     with open(path, "rb") as file:
         size = file.seek(0, io.SEEK_END)
@@ -43,33 +49,53 @@ def check_bytes(path: Path) -> None:
             raise ValueError(f"it has {size} bytes, it can have {MOST_BYTES} at most")
         file.seek(0)
         block = file.read(BLOCK)
-        if not block.startswith(_HDF5) and block != seal(hashlib.file_digest(file, "sha256").hexdigest()):
+        if block.startswith(_HDF5):
+            return False
+        if block != seal(hashlib.file_digest(file, "sha256").hexdigest()):
             raise ValueError("its bytes are not those that were sealed")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            _check_heaps(data)
+        return True
 
 
-def _check_heaps(data: mmap.mmap) -> None:
-    """Raises ValueError if a global heap has an object that leads nowhere: HDF5 2.0 walks over it without an end.
+def check_texts(path: Path) -> None:
+    """Reads the attributes of a file without a seal, in another process.
 
-    A heap is "GCOL", version 1, 3 zeros and its size; then objects of index (2 bytes, 0: free), uses (2), zeros (4) and
-    size (8), the size of free space with this header and that of others without, in steps of 8 bytes.
+    Texts of any length lie in a heap, and where that is damaged HDF5 goes on for ever, takes all memory, or ends the
+    process.
+
+    Raises:
+        ValueError: They cannot be read.
     """
-    at = data.find(b"GCOL\1\0\0\0")
-    while at >= 0:
-        end = at + int.from_bytes(data[at + 8 : at + 16], "little")
-        place = at + 16
-        while place + 16 <= min(end, len(data)):
-            size = int.from_bytes(data[place + 8 : place + 16], "little")
-            step = size if data[place : place + 2] == b"\0\0" else 16 + (size + 7) // 8 * 8
-            if step < 16 or place + step > end:
-                raise ValueError("the heap of its texts is damaged")
-            place += step
-        at = data.find(b"GCOL\1\0\0\0", at + 8)
+    now = path.stat()
+    _check_texts(path, now.st_size, now.st_mtime_ns)
 
 
-def attributes(owner: Any) -> dict[str, Any]:
-    """The attributes of a file or group: texts, numbers and short arrays of them.
+@lru_cache(maxsize=10_000)
+def _check_texts(path: Path, size: int, changed: int) -> None:
+    """The same, once for a file that stays as it is."""
+    command = [sys.executable, "-P", __file__, str(path)]
+    try:
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"its texts cannot be read in {PATIENCE_S} s") from None
+    if done.returncode:
+        reason = (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1]
+        raise ValueError(f"its texts cannot be read: {reason}")
+
+
+def text(value: str) -> np.ndarray:
+    """A text as an attribute that declares its length, and lies in no heap."""
+    data = value.encode()
+    if len(data) > MOST_TEXT:
+        raise ValueError(f"a text can have {MOST_TEXT} bytes at most, got {len(data)}: {value[:60]}...")
+    return np.array(data, f"S{max(1, len(data))}")
+
+
+def attributes(owner: Any, is_sealed: bool) -> dict[str, Any]:
+    """The attributes of a file or group: texts, numbers and short arrays of numbers.
+
+    Args:
+        owner: The file or group.
+        is_sealed: Whether its texts must be such as `text` makes; others are only read where `check_texts` did so.
 
     Raises:
         ValueError: One is something else, or too large.
@@ -79,15 +105,14 @@ def attributes(owner: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in owner.attrs:
         stored = owner.attrs.get_id(name)
+        kind = h5py.check_string_dtype(stored.dtype)
+        is_text = kind is not None and stored.shape == () and (kind.length is not None or not is_sealed)
+        if not is_text and stored.dtype.kind not in "biuf":
+            raise ValueError(f"the attribute {name[:100]!r} is neither a text nor numbers")
         if math.prod(stored.shape) > MOST_VALUES or stored.dtype.itemsize > MOST_TEXT:
             raise ValueError(f"the attribute {name[:100]!r} is too large")
         value = owner.attrs[name]
-        if isinstance(value, str):
-            if len(value) > MOST_TEXT:
-                raise ValueError(f"the attribute {name[:100]!r} has {len(value)} characters")
-        elif not isinstance(value, (np.generic, np.ndarray)) or value.dtype.kind not in "biuf":
-            raise ValueError(f"the attribute {name[:100]!r} is neither a text nor numbers")
-        found[name] = value
+        found[name] = value.decode() if isinstance(value, bytes) else value
     return found
 
 
@@ -128,3 +153,18 @@ def dataset(group: Any, name: str) -> h5py.Dataset:
     if size > data.id.get_storage_size() * _GZIP_AT_BEST or chunk > max(size, MOST_TEXT):
         raise ValueError(f"{name!r} declares {size} bytes in chunks of {chunk}, which are not there")
     return data
+
+
+def _read_texts(path: str) -> None:
+    """What `check_texts` does in its process, which may take little memory."""
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    with h5py.File(path, "r") as file:
+        for owner in (file, *(member(file, str(name), h5py.Group) for name in file)):
+            attributes(owner, is_sealed=False)
+
+
+if __name__ == "__main__":
+    _read_texts(sys.argv[1])

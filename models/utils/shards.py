@@ -24,7 +24,18 @@ import numpy as np
 
 from drivedit.config import WorldConfig
 from drivedit.utils.files import write_atomically
-from drivedit.utils.hdf5 import BLOCK, MOST_BYTES, MOST_VALUES, attributes, check_bytes, dataset, member, seal
+from drivedit.utils.hdf5 import (
+    BLOCK,
+    MOST_BYTES,
+    MOST_VALUES,
+    attributes,
+    check_bytes,
+    check_texts,
+    dataset,
+    member,
+    seal,
+    text,
+)
 
 FORMAT = "drivedit-recording"
 VERSION = 1
@@ -36,7 +47,7 @@ MEND = (
     "is missing"
 )
 
-_BAD_FILE = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, RecursionError)  # h5py raises
+_BAD_FILE = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError)  # h5py raises
 
 
 class ShardError(ValueError):
@@ -140,9 +151,6 @@ def _check_arrays(arrays: dict[str, Any], telemetry_names: Sequence[str]) -> Non
         raise ValueError(f"an episode needs a step and pictures, got frames of shape {list(arrays['frames'].shape)}")
     if len(arrays["route"]) > MOST_POINTS:
         raise ValueError(f"a route can have {MOST_POINTS} points at most, got {len(arrays['route'])}")
-    size = sum(array.dtype.itemsize * math.prod(array.shape) for array in arrays.values())
-    if size > MOST_BYTES:
-        raise ValueError(f"an episode can have {MOST_BYTES} bytes at most, got {size}")
 
 
 def _check_names(names: Any) -> tuple[str, ...]:
@@ -184,12 +192,17 @@ def write_shard(
     told = {"fps": float(episodes[0].fps), "telemetry": json.dumps(_check_names(episodes[0].telemetry_names))}
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", userblock_size=BLOCK) as file:
-        file.attrs.update({"format": FORMAT, "version": VERSION, "env": ENV_ID, "held_out": False, **attrs, **told})
+        _write_attributes(
+            file, {"format": FORMAT, "version": VERSION, "env": ENV_ID, "held_out": False, **attrs, **told}
+        )
         for number, episode in enumerate(episodes):
             _write_episode(file.create_group(f"episode_{number:06d}"), episode, compression)
+        file.flush()
+        for owner in (file, *(group for group, _ in _parts(file, episodes[0].telemetry_names))):  # can it be read?
+            attributes(owner, is_sealed=True)
     data = buffer.getbuffer()
     if len(data) > MOST_BYTES:
-        raise ValueError(f"a shard can have {MOST_BYTES} bytes at most, got {len(data)}; write fewer episodes in one")
+        raise ValueError(f"a shard can have {MOST_BYTES} bytes at most, got {len(data)}; write fewer episodes in it")
     data[:BLOCK] = seal(hashlib.sha256(data[BLOCK:]).hexdigest())
     write_atomically(path, lambda file: file.write(data))
 
@@ -205,13 +218,15 @@ def _write_episode(group: Any, episode: Episode, compression: int) -> None:
         chunks = (min(16, len(array)), *array.shape[1:]) if name == "frames" else array.shape
         packing = {"compression": "gzip", "compression_opts": compression} if name == "frames" else {}
         group.create_dataset(name, data=array, chunks=chunks, fletcher32=True, **packing)
-    group.attrs["seed"] = int(episode.seed)
-    group.attrs["driver"] = episode.driver
-    group.attrs["start"] = json.dumps(episode.start)
-    group.attrs["closed"] = bool(episode.closed)
-    if episode.bounds is not None:
-        group.attrs["bounds"] = np.asarray(episode.bounds, np.float32)
-    group.attrs.update({name: value for name, value in episode.extra.items() if name not in arrays})
+    told = {"seed": int(episode.seed), "driver": episode.driver, "start": json.dumps(episode.start)}
+    told |= {"closed": bool(episode.closed)}
+    told |= {} if episode.bounds is None else {"bounds": np.asarray(episode.bounds, np.float32)}
+    _write_attributes(group, told | {name: value for name, value in episode.extra.items() if name not in arrays})
+
+
+def _write_attributes(owner: Any, told: dict[str, Any]) -> None:
+    """Attributes of a file or group; texts declare their length."""
+    owner.attrs.update({name: text(value) if isinstance(value, str) else value for name, value in told.items()})
 
 
 def read_attrs(path: str | Path) -> dict[str, Any]:
@@ -221,7 +236,7 @@ def read_attrs(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ShardError: the file is truncated, corrupt or not a recording.
     """
-    with _opened(path) as (_, attrs):
+    with _opened(path) as (_, attrs, _):
         return attrs
 
 
@@ -232,27 +247,23 @@ def read_shard(path: str | Path) -> list[Episode]:
         FileNotFoundError: there is no such file.
         ShardError: the file is truncated, corrupt or not a recording, or it points out of itself.
     """
-    with _opened(path) as (file, attrs):
-        groups = [member(file, name, h5py.Group) for name in sorted(file)]
-        if not groups:
-            raise ValueError("it holds no episode")
-        parts = [_datasets(group, attrs["telemetry"]) for group in groups]
-        size = sum(data.dtype.itemsize * math.prod(data.shape) for part in parts for data in part.values())
-        if size > MOST_BYTES:
-            raise ValueError(f"its arrays would take {size} bytes, a shard can have {MOST_BYTES} at most")
-        return [_read_episode(group, part, attrs) for group, part in zip(groups, parts, strict=True)]
+    with _opened(path) as (file, attrs, is_sealed):
+        parts = _parts(file, attrs["telemetry"])
+        return [_read_episode(datasets, attributes(group, is_sealed), attrs) for group, datasets in parts]
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[h5py.File, dict[str, Any]]]:
-    """A shard that is open for reading, and its attributes; whatever goes wrong in the block is a `ShardError`."""
+def _opened(path: str | Path) -> Iterator[tuple[h5py.File, dict[str, Any], bool]]:
+    """An open shard, its attributes, and whether it is sealed; whatever goes wrong in the block is a `ShardError`."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no shard {path}")
     try:
-        check_bytes(path)
+        is_sealed = check_bytes(path)
+        if not is_sealed:
+            check_texts(path)
         with h5py.File(path, "r") as file:
-            attrs = attributes(file)
+            attrs = attributes(file, is_sealed)
             if attrs.get("format") != FORMAT or attrs.get("version") != VERSION:
                 found = f"format {attrs.get('format')!r}, version {attrs.get('version')!r}"
                 raise ShardError(f"{path} is not a {FORMAT} of version {VERSION} ({found})")
@@ -260,24 +271,32 @@ def _opened(path: str | Path) -> Iterator[tuple[h5py.File, dict[str, Any]]]:
             if not (math.isfinite(attrs["fps"]) and attrs["fps"] > 0):
                 raise ValueError(f"its frame rate is {attrs['fps']}")
             attrs["telemetry"] = _check_names(json.loads(attrs["telemetry"])) if "telemetry" in attrs else TELEMETRY
-            yield file, attrs
+            yield file, attrs, is_sealed
     except (ShardError, PermissionError):
         raise
     except _BAD_FILE as error:
         raise ShardError(f"shard {path} is truncated or corrupt ({error}); {MEND}") from error
 
 
-def _datasets(group: Any, telemetry_names: tuple[str, ...]) -> dict[str, Any]:
-    """The arrays of an episode, before they are read, of shapes that can be meant."""
-    found = {name: dataset(group, name) for name in dict.fromkeys((*_ARRAYS, *group))}
-    _check_arrays({name: found[name] for name in _ARRAYS}, telemetry_names)
-    return found
+def _parts(file: Any, telemetry_names: tuple[str, ...]) -> list[tuple[Any, dict[str, Any]]]:
+    """The group of every episode, and its arrays before they are read, of shapes and sizes that can be meant."""
+    parts, size = [], 0
+    for number in sorted(file):
+        group = member(file, number, h5py.Group)
+        found = {name: dataset(group, name) for name in dict.fromkeys((*_ARRAYS, *group))}
+        _check_arrays({name: found[name] for name in _ARRAYS}, telemetry_names)
+        size += sum(data.dtype.itemsize * math.prod(data.shape) for data in found.values())
+        if size > MOST_BYTES:
+            raise ValueError(f"the arrays take {size} bytes and more, those of a shard can take {MOST_BYTES} at most")
+        parts.append((group, found))
+    if not parts:
+        raise ValueError("there is no episode")
+    return parts
 
 
-def _read_episode(group: Any, datasets: dict[str, Any], attrs: dict[str, Any]) -> Episode:
-    """One episode (an HDF5 group) of an open shard."""
+def _read_episode(datasets: dict[str, Any], told: dict[str, Any], attrs: dict[str, Any]) -> Episode:
+    """One episode of an open shard, of its datasets, its attributes and those of the shard."""
     arrays = {name: np.asarray(data[()]) for name, data in datasets.items()}
-    told = attributes(group)
     driver, start = told["driver"], json.loads(told["start"])
     if not isinstance(driver, str) or not isinstance(start, dict):
         raise ValueError(f"driver must be a text and start a dictionary, got {driver!r} and {start!r}")

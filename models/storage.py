@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from drivedit.config import WorldConfig
 from drivedit.models.finding import CARD, CONFIG, FILES, SCENES, WEIGHTS, find_world, lacks
 from drivedit.models.scenes import Scene, check_scene, pack_scenes, unpack_scenes
-from drivedit.utils import Undrawn, check_tensors, fingerprint, replaced_folder, resolve_device
+from drivedit.utils import Undrawn, check_replaceable, check_tensors, fingerprint, replaced_folder, resolve_device
 
 FORMAT = 2
 LARGEST = {CONFIG: 2**20, CARD: 2**20, SCENES: 2**30}  # bytes; how large the weights are follows from the settings
@@ -78,6 +78,16 @@ class WorldStorage(nn.Module):
         except OSError as error:
             what = f"could not write the world to {path} ({error}); an older world there is untouched"
             raise OSError(error.errno, what) from error
+
+    @staticmethod
+    def check_place(path: str | Path) -> None:
+        """Refuses before a long work what `save_pretrained` would refuse after it.
+
+        Raises:
+            FileExistsError: There is a file, a link, or a folder that holds anything else than a world.
+        """
+        check_replaceable(Path(path), FILES)
+        _check_world(Path(path))
 
     def _files(self) -> dict[str, bytes]:
         """What the world's files hold; ValueError for what could not be loaded again."""

@@ -5,15 +5,18 @@ import random
 import signal
 import warnings
 
-import accelerate  # noqa: F401 (adds warning filters when it is imported)
+import accelerate  # noqa: F401 (these three add warning filters when they are imported)
 import gymnasium as gym
 import numpy as np
+import scipy.stats  # noqa: F401
 import torch
+import torchmetrics  # noqa: F401
 from test_training import make_episode
 from test_world import make_world
 
 from drivedit.config import DataConfig, LoopConfig, StudentStageConfig, VAEStageConfig
 from drivedit.data.recordings import write_shard
+from drivedit.evaluation import SequenceEvaluator
 from drivedit.models import World
 from drivedit.training.stages import student, vae
 
@@ -48,6 +51,9 @@ def test_environments_leave_it(tiny_world, tmp_path):
     rows.reset(seed=3)
     rows.step(np.zeros((2, 2), np.float32))
     rows.close()
+    frames = torch.zeros(1, 4, 3, 64, 64)
+    world = World.from_pretrained(tmp_path / "world", device="cpu")
+    SequenceEvaluator(world, device="cpu").evaluate_sequence(frames[:, :2], frames[:, 2:])
     unchanged(before)
 
 

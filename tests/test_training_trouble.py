@@ -211,3 +211,7 @@ def test_what_would_be_refused_at_the_end_is_said_before_the_first_step(tmp_path
     with pytest.raises(ValueError, match="states on the road"):
         student(config, loop(steps=1, batch_size=2), data, loss, str(tmp_path), "cpu")
     assert not (tmp_path / "student").exists()
+    (tmp_path / "vae" / "world" / "notes.txt").write_text("of weeks")
+    with pytest.raises(FileExistsError, match="notes.txt"):
+        vae(config, loop(steps=2, batch_size=4), data, VAEStageConfig(), str(tmp_path), "cpu")
+    assert torch.load(tmp_path / "vae" / "last.pt", weights_only=True)["step"] == 1

@@ -50,6 +50,7 @@ def vae(
     """Trains the autoencoder and writes `run/vae/world`, a world whose dynamics are still untrained."""
     where = resolve_device(device)
     with run_folder(run, where) as folder:
+        World.check_place(folder / "vae" / "world")
         drives = _open(data, where)
         world = suit(world, drives)
         states, held = _pictures(drives, data, where)
@@ -96,6 +97,7 @@ def decoder(
     """
     where = resolve_device(device)
     with run_folder(run, where) as place:
+        World.check_place(place / "decoder" / "world")
         world = World.from_pretrained(folder, device=where)
         drives = _open(data, where)
         latents = _latents(world, drives, place)
@@ -232,6 +234,7 @@ def _train_dynamics(
     about: dict[str, Any],
 ) -> World:  # fmt: skip
     """Trains a stage on clips of latents; writes `run/NAME/world`."""
+    World.check_place(run / name / "world")
     checked = drives.split(data.validation_fraction)[1]
     world.scenes = pick_scenes(drives, checked, world.config)
     about |= {

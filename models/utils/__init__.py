@@ -15,7 +15,7 @@ from drivedit.utils.files import (
     write_atomically,
     write_tensors,
 )
-from drivedit.utils.folders import replaced_folder, restore_folder
+from drivedit.utils.folders import check_replaceable, replaced_folder, restore_folder
 from drivedit.utils.math_utils import (
     cosine_similarity_matrix,
     finite_difference_gradient,
@@ -61,6 +61,7 @@ __all__ = [
     "RouteCoder",
     "advance_pose",
     "begin_worker",
+    "check_replaceable",
     "check_seed",
     "check_tensors",
     "chunk_tensor",

@@ -39,7 +39,7 @@ def replaced_folder(path: str | Path, names: Collection[str]) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _alone(path):
         _settle(path, names)
-        _check_replaceable(path, names)
+        check_replaceable(path, names)
         new = _beside(path, "new")
         new.mkdir()
         try:
@@ -78,8 +78,12 @@ def _beside(path: Path, kind: str) -> Path:
     return path.with_name(f".{path.name}.{kind}")
 
 
-def _check_replaceable(path: Path, names: Collection[str]) -> None:
-    """FileExistsError for a file, a link, and a folder with files of other names."""
+def check_replaceable(path: Path, names: Collection[str]) -> None:
+    """Refuses what `replaced_folder` must not replace.
+
+    Raises:
+        FileExistsError: There is a file, a link, or a folder with files of other names.
+    """
     if path.is_symlink():
         raise FileExistsError(errno.EEXIST, f"it is a symbolic link to {os.readlink(path)}; name its target", str(path))
     if not path.exists():

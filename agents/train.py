@@ -12,7 +12,6 @@ import functools
 import json
 import logging
 import math
-import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ from drivedit.agents.scores import score
 from drivedit.agents.wrappers import OffRoad, Patience, Pessimism, RandomLook, Remember, Repeat, ResetWith
 from drivedit.agents.zips import actor_weights
 from drivedit.config.base import BaseConfig
-from drivedit.utils import extra, generator, global_state_kept, resolve_device, write_atomically
+from drivedit.utils import extra, generator, global_state_kept, read_archive, resolve_device, write_atomically
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -354,7 +353,7 @@ def _load(path: Path, model: BaseAlgorithm) -> None:
     if not path.is_file():
         return
     try:
-        state = torch.load(path, map_location=model.device, weights_only=True)
+        state = read_archive(path, model.device)
         model.set_parameters(state["networks"], exact_match=True, device=model.device)
         for name, value in state["variables"].items():
             getattr(model, name).data.copy_(value)
@@ -365,7 +364,6 @@ def _load(path: Path, model: BaseAlgorithm) -> None:
             for name, values in state["replay"]["arrays"].items():
                 getattr(replay, name)[: len(values)] = values.cpu().numpy()
             replay.pos, replay.full = state["replay"]["pos"], state["replay"]["full"]
-    except (RuntimeError, KeyError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        why = type(error).__name__  # torch's own message would tell to unpickle what nobody has checked
-        raise RuntimeError(f"the checkpoint {path} is damaged ({why}); delete it to start anew") from error
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise RuntimeError(f"the checkpoint {path} is damaged ({error}); delete it to start anew") from error
     log.info("resuming %s at step %d", path, model.num_timesteps)

@@ -5,7 +5,9 @@ import resource
 import subprocess
 import sys
 import textwrap
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -14,9 +16,12 @@ from drivedit.models import DiTTeacher
 from drivedit.utils import (
     code_fingerprint,
     fingerprint,
+    load_checkpoint,
     locked,
     package_of,
+    read_archive,
     read_tensors,
+    save_checkpoint,
     write_atomically,
     write_tensors,
 )
@@ -145,3 +150,32 @@ def test_a_teacher_of_other_sizes_than_its_weights_is_refused_before_it_is_made(
     net.save(tmp_path / "t")
     before = torch.get_rng_state()
     assert DiTTeacher.load(tmp_path / "t").config == net.config and torch.equal(before, torch.get_rng_state())
+
+
+def test_checkpoints_come_back_whole_or_not_at_all(tmp_path):
+    """Torch looks at no checksum: of 1,500 damaged ones 34 were other numbers, and 102 failed in unexpected words."""
+    model, path, bad = torch.nn.Linear(4, 4), tmp_path / "good.pt", tmp_path / "bad.pt"
+    save_checkpoint(model, None, 3, 0.5, path, note="x", moments={"a": torch.randn(50), "b": [1, 2.5, None, True]})
+    good, rng = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for place in rng.integers(len(good), size=300):
+        data = bytearray(good)
+        data[place : place + 3] = rng.bytes(3)
+        bad.write_bytes(data[: rng.integers(len(data))] if place % 5 == 0 else data)
+        again = torch.nn.Linear(4, 4)
+        try:
+            found = load_checkpoint(bad, again)
+        except (KeyError, RuntimeError):
+            refused += 1
+            continue
+        assert (found["epoch"], found["loss"], found["note"]) == (3, 0.5, "x") and torch.equal(
+            again.weight, model.weight
+        )
+    assert refused > 150
+
+
+def test_a_packed_archive_is_refused_before_it_is_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10_000_000))
+    with pytest.raises(RuntimeError, match=r"bomb.pt is damaged \(archive/data.pkl"):
+        read_archive(tmp_path / "bomb.pt")

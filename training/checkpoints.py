@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim.swa_utils import AveragedModel
 
-from drivedit.utils import write_atomically
+from drivedit.utils import read_archive, write_atomically
 
 log = logging.getLogger(__name__)
 WHOLE = StateDictOptions(full_state_dict=True)
@@ -86,30 +85,17 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
         raise OSError(error.errno, f"{error.strerror}; the previous one is untouched") from error
 
 
-def read_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Reads what `write_state` wrote; nothing but tensors and plain values is ever loaded.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        RuntimeError, EOFError, pickle.UnpicklingError: It is damaged or something else.
-    """
-    with open(path, "rb") as file:
-        if not zipfile.is_zipfile(file):
-            raise RuntimeError("it is no archive of tensors")
-    return torch.load(path, map_location=device, weights_only=True)
-
-
 def load_checkpoint(path: Path, stage: nn.Module, ema: AveragedModel, optimizers: list[torch.optim.Optimizer]) -> int:
     """Loads a checkpoint if there is one; returns the number of steps done."""
     if not path.exists():
         return 0
     try:
-        state = read_state(path)
+        state = read_archive(path)
         set_model_state_dict(stage, state["stage"], options=WHOLE)
         set_model_state_dict(ema, state["ema"], options=WHOLE)
         for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
             set_optimizer_state_dict(stage, optimizer, stored, options=WHOLE)
-    except (RuntimeError, KeyError, EOFError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise RuntimeError(
             f"the checkpoint {path} is damaged or of another configuration ({error}); delete it to start anew"
         ) from error

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,9 +25,9 @@ from tqdm import tqdm
 from drivedit.config import TrainingConfig
 from drivedit.models import VAE3D, DiTStudent, FrameTokenizer
 from drivedit.models.sampler import past_of
-from drivedit.training.checkpoints import read_state, write_state
+from drivedit.training.checkpoints import write_state
 from drivedit.training.losses import FlowMatchingLoss
-from drivedit.utils import extra, fast_dtype, generator, resolve_device, seeded
+from drivedit.utils import extra, fast_dtype, generator, read_archive, resolve_device, seeded
 
 LEAST_NOISE = 0.05  # a velocity is (x - clean) / sigma: at less noise than this it would only magnify rounding
 Batch = dict[str, Any]
@@ -175,13 +174,13 @@ class Trainer(ABC):
             RuntimeError: It is damaged, no checkpoint of a trainer, or of another student.
         """
         try:
-            state = read_state(Path(filepath), self.device)
+            state = read_archive(filepath, self.device)
             self.student.load_state_dict(state.pop("student"))
             self.optimizer.load_state_dict(state.pop("optimizer"))
             self.step, self.epoch = state.pop("trainer_step"), state.pop("trainer_epoch")
         except FileNotFoundError:
             raise
-        except (RuntimeError, KeyError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise RuntimeError(f"{filepath} is damaged or of another student or trainer ({error})") from error
         return state
 

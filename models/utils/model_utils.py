@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from drivedit.utils.device import resolve_device
-from drivedit.utils.files import write_atomically
+from drivedit.utils.files import read_archive, write_atomically
 from drivedit.utils.tensor_utils import tensor_memory_usage
 
 INIT_TYPES = ("xavier", "kaiming", "orthogonal", "normal")
@@ -139,13 +138,7 @@ def load_checkpoint(
         RuntimeError: The file is damaged, or of another model.
     """
     path = Path(filepath)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
-    where = get_device(model) if device is None else resolve_device(device)
-    try:
-        state = torch.load(path, map_location=where, weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError) as error:
-        raise RuntimeError(f"the checkpoint {path} is damaged or holds more than plain values ({error})") from error
+    state = read_archive(path, get_device(model) if device is None else resolve_device(device))
     needed = {"model"} if optimizer is None else {"model", "optimizer"}
     missing = needed - set(state if isinstance(state, dict) else ())
     if missing:
@@ -155,7 +148,7 @@ def load_checkpoint(
         stored = state.pop("optimizer", None)
         if optimizer is not None:
             optimizer.load_state_dict(stored)
-    except (RuntimeError, ValueError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise RuntimeError(f"the checkpoint {path} is of another model or optimizer: {error}") from error
     return state
 

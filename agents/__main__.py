@@ -16,12 +16,12 @@ import gymnasium as gym
 
 from drivedit.agents.dreams import DREAM, open_for
 from drivedit.agents.drive import drive
+from drivedit.agents.drivers.policies import POLICIES
 from drivedit.agents.load import load_agent
-from drivedit.agents.policies import POLICIES
 from drivedit.utils import write_atomically
 
 if typing.TYPE_CHECKING:
-    from drivedit.agents.scores import Scores
+    from drivedit.agents.judging.scores import Scores
 
 REAL = "drivedit_env:CarRacingTwin-v0"
 AGENT = (
@@ -134,7 +134,7 @@ def _add_judge(command: argparse.ArgumentParser) -> None:
 
 def _add_fields(command: argparse.ArgumentParser) -> None:
     """One option for every field of `TrainConfig`; `none` stands for None, a bare name of a bool for True."""
-    from drivedit.agents.train import TrainConfig
+    from drivedit.agents.learning.train import TrainConfig
 
     types, told = typing.get_type_hints(TrainConfig), _attributes(TrainConfig)
     for field in dataclasses.fields(TrainConfig):
@@ -171,8 +171,8 @@ def _drive(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from drivedit.agents.train import AGENT as FILE
-    from drivedit.agents.train import TrainConfig, train
+    from drivedit.agents.learning.train import AGENT as FILE
+    from drivedit.agents.learning.train import TrainConfig, train
 
     values: dict[str, Any] = {field.name: getattr(options, field.name) for field in dataclasses.fields(TrainConfig)}
     train(TrainConfig.from_dict(values), options.out)
@@ -180,14 +180,14 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _curves(options: argparse.Namespace) -> None:
-    from drivedit.agents.curves import draw_curves
+    from drivedit.agents.learning.curves import draw_curves
 
     draw_curves(options.runs, options.out)
     print(f"{'curves':<18} {options.out}")
 
 
 def _test(options: argparse.Namespace) -> None:
-    from drivedit.agents.scores import score
+    from drivedit.agents.judging.scores import score
 
     agent = load_agent(options.agent, world=options.world)
     env = open_for(agent, options.env)
@@ -205,7 +205,7 @@ def _tell(scores: Scores, options: argparse.Namespace, **who: Any) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from drivedit.agents.planner import Planner, Search
+    from drivedit.agents.planning.planner import Planner, Search
 
     search = Search(futures=options.futures, act=options.act)
     chosen: dict[str, Any] = {} if options.world is None else {"world": options.world}
@@ -218,7 +218,7 @@ def _plan(options: argparse.Namespace) -> None:
         env = gym.make(options.env, disable_env_checker=True)
         planner = Planner.in_reality(env, dream, search, options.seed)
     if options.episodes:
-        from drivedit.agents.scores import score
+        from drivedit.agents.judging.scores import score
 
         _tell(score(env, planner, options.episodes, options.seed), options, search=dataclasses.asdict(search))
     else:
@@ -228,9 +228,9 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _judge(options: argparse.Namespace) -> None:
-    from drivedit.agents.judge import judge
-    from drivedit.agents.report import as_text, write_report
-    from drivedit.agents.trials import Contest
+    from drivedit.agents.judging.judge import judge
+    from drivedit.agents.judging.report import as_text, write_report
+    from drivedit.agents.judging.trials import Contest
 
     names = ("dream", "real", "world", "starts", "horizon", "first_seed")
     contest = Contest(**{name: getattr(options, name) for name in names})

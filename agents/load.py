@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any, cast
 
 from drivedit.agents.drive import Agent
-from drivedit.agents.policies import POLICIES
-from drivedit.agents.policy import Policy
-from drivedit.agents.zips import read_zip
+from drivedit.agents.drivers.policies import POLICIES
+from drivedit.agents.drivers.policy import Policy
+from drivedit.agents.drivers.zips import read_zip
 
 
 def load_agent(name: str, seed: int = 0, world: str | None = None) -> Agent:
     """Finds an agent.
 
     Args:
-        name: A key of `drivedit.agents.policies.POLICIES`; a file `PATH.safetensors` that training wrote; a file
-            `PATH.zip` of Stable-Baselines3, which is read without unpickling; or `module:callable` of your own: a
+        name: A key of `drivedit.agents.drivers.policies.POLICIES`; a file `PATH.safetensors` that training wrote; a
+            file `PATH.zip` of Stable-Baselines3, which is read without unpickling; or `module:callable` of your own: a
             function that takes an observation and returns an action, or a class of such (with an argument `seed` it
             gets the seed).
         seed: Of the agent's own chance.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from drivedit.data import CarRacingTwin
 from drivedit_env.env import DriveDiTEnv
-from drivedit_env.keys import HELP
+from drivedit_env.viewer.keys import HELP
 
 project = "DriveDiT"
 author = "The DriveDiT authors"

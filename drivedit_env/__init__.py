@@ -4,8 +4,9 @@ import gymnasium
 
 ENVIRONMENTS = {
     "DriveDiT-v0": "drivedit_env.env:DriveDiTEnv",
-    "CarRacingTwin-v0": "drivedit.data.carracing:CarRacingTwin",  # named, not imported: it needs the extra `data`
-    "CarRacingReal-v0": "drivedit.data.carracing_real:CarRacingReal",  # likewise
+    # simulators are named, not imported: they need the extra `data`
+    "CarRacingTwin-v0": "drivedit.data.domains.carracing.twin:CarRacingTwin",
+    "CarRacingReal-v0": "drivedit.data.domains.carracing.real:CarRacingReal",
 }
 ENDS_BY_ITSELF = {"CarRacingReal-v0"}
 VECTOR = {"DriveDiT-v0": "drivedit_env.vector:DriveDiTVectorEnv"}

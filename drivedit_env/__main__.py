@@ -2,7 +2,7 @@
 
 import sys
 
-from drivedit_env.play import main
+from drivedit_env.viewer.play import main
 
 if __name__ == "__main__":
     sys.exit(main())

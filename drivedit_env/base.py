@@ -15,8 +15,8 @@ from gymnasium import spaces
 
 from drivedit.inference import compile_decoder, compile_step
 from drivedit.models import World, WorldState, shipped_worlds
+from drivedit.models.dit.world import StepOutput
 from drivedit.models.finding import HUB
-from drivedit.models.world import StepOutput
 from drivedit.utils import real_numbers, whole_number
 from drivedit_env.shipped import load_world
 from drivedit_env.state import EnvState

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from drivedit.models import World, WorldState
-from drivedit.models.world import StepOutput
+from drivedit.models.dit.world import StepOutput
 from drivedit.utils import check_seed, restored, stream
 from drivedit_env.base import DreamSettings
 from drivedit_env.starts import check_options, draw_start, enter

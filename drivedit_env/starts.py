@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from drivedit.models import Scene, World, WorldState, check_scene
-from drivedit.models.world import StepOutput
+from drivedit.models.dit.world import StepOutput
 from drivedit.utils import Route
 from drivedit_env.routes import draw_route, random_route
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from drivedit.models import World, WorldState
-from drivedit.models.state import seal, unseal
+from drivedit.models.dit.state import seal, unseal
 from drivedit.utils import restored, whole_number
 
 VERSION = 3

@@ -50,7 +50,7 @@ class Window:
             return
         import pygame
 
-        from drivedit_env.screen import Screen, View
+        from drivedit_env.viewer.screen import Screen, View
 
         if self._screen is None:
             self._screen, self._clock = Screen(), pygame.time.Clock()

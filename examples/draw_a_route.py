@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from drivedit.agents.drive import Drive, drive
-from drivedit.agents.lane_keeper import LaneKeeper
+from drivedit.agents.drivers.lane_keeper import LaneKeeper
 
 
 def ellipse(length: float = 260.0, width: float = 160.0) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor
 
-from drivedit.agents.sb3 import SB3VecEnv, open_vector
+from drivedit.agents.learning.sb3 import SB3VecEnv, open_vector
 
 
 def main(argv: list[str] | None = None) -> PPO:

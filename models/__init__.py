@@ -1,15 +1,15 @@
 """The networks, the world made of them, and its state."""
 
+from drivedit.models.dit.heads import Heads, Readings
+from drivedit.models.dit.memory import MemoryBank
+from drivedit.models.dit.state import WorldState
+from drivedit.models.dit.student import DiTStudent
+from drivedit.models.dit.teacher import DiTTeacher
+from drivedit.models.dit.tokens import FrameTokenizer
+from drivedit.models.dit.vae import VAE3D
+from drivedit.models.dit.world import StepOutput, World
 from drivedit.models.finding import find_world, shipped_worlds
-from drivedit.models.heads import Heads, Readings
-from drivedit.models.memory import MemoryBank
 from drivedit.models.scenes import Scene, check_scene
-from drivedit.models.state import WorldState
-from drivedit.models.student import DiTStudent
-from drivedit.models.teacher import DiTTeacher
-from drivedit.models.tokens import FrameTokenizer
-from drivedit.models.vae import VAE3D
-from drivedit.models.world import StepOutput, World
 
 __all__ = [
     "DiTStudent",

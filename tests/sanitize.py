@@ -18,7 +18,7 @@ from drivedit.config import StudentConfig, VAEConfig, WorldConfig
 from drivedit.inference import CompiledDecoder, CompiledStep, tune
 from drivedit.inference.library import library
 from drivedit.models import World, WorldState
-from drivedit.models.state import FRAMES
+from drivedit.models.dit.state import FRAMES
 
 OPTIONS = ("-O0", "-g1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-omit-frame-pointer")
 FINDINGS = ("runtime error:", "ERROR: AddressSanitizer")

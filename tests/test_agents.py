@@ -17,7 +17,7 @@ import pytest
 import drivedit_env  # noqa: F401  (registers the environments)
 from drivedit.agents.__main__ import main
 from drivedit.agents.drive import drive
-from drivedit.agents.lane_keeper import (
+from drivedit.agents.drivers.lane_keeper import (
     UNREACHED,
     LaneKeeper,
     Skill,

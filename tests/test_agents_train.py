@@ -17,11 +17,11 @@ pytest.importorskip("stable_baselines3")
 
 import drivedit_env  # noqa: F401  (registers the environments)
 from drivedit.agents.__main__ import main
+from drivedit.agents.drivers.policy import Policy, PolicySpec
+from drivedit.agents.drivers.zips import read_zip
+from drivedit.agents.judging.scores import Scores, score
+from drivedit.agents.learning.train import TrainConfig, _model, export, open_env, train, warmth
 from drivedit.agents.load import load_agent
-from drivedit.agents.policy import Policy, PolicySpec
-from drivedit.agents.scores import Scores, score
-from drivedit.agents.train import TrainConfig, _model, export, open_env, train, warmth
-from drivedit.agents.zips import read_zip
 
 SMALL: dict[str, Any] = {"num_envs": 2, "rollout": 8, "segment": 16, "steps": 32, "horizon": 5, "buffer": 24}
 
@@ -115,7 +115,7 @@ def test_a_run_in_the_dream_is_judged_in_the_twin(saved, tmp_path, capsys):
     command = ["train", "ppo", "--world", saved, "--out", str(tmp_path), "--gray", "--random-look", "--floor", "0.01"]
     small = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
     short = "CarRacingTwinShort-v0"
-    gym.register(short, entry_point="drivedit.data.carracing:CarRacingTwin", max_episode_steps=4)
+    gym.register(short, entry_point="drivedit.data.domains.carracing.twin:CarRacingTwin", max_episode_steps=4)
     try:
         assert main([*command, *small, "--eval-env", short, "--eval-episodes", "1"]) == 0
     finally:
@@ -210,10 +210,10 @@ def test_wrong_agents_are_named(tmp_path):
     with pytest.raises(ValueError, match="module:callable"):
         load_agent("somebody")
     with pytest.raises(ValueError, match="cannot be imported"):
-        load_agent("drivedit.agents.lane_keeper:Nobody")
+        load_agent("drivedit.agents.drivers.lane_keeper:Nobody")
     with pytest.raises(ValueError, match="cannot be called"):
-        load_agent("drivedit.agents.lane_keeper:FRAME")
-    assert load_agent("drivedit.agents.lane_keeper:LaneKeeper")(np.zeros((64, 64, 3), np.uint8)).shape == (2,)
+        load_agent("drivedit.agents.drivers.lane_keeper:FRAME")
+    assert load_agent("drivedit.agents.drivers.lane_keeper:LaneKeeper")(np.zeros((64, 64, 3), np.uint8)).shape == (2,)
     policy = Policy(PolicySpec([1, 2, 2], "latent"), {"out.weight": torch.ones(2, 4), "out.bias": torch.zeros(2)})
     assert policy(np.full((1, 2, 2), 0.1, np.float32)) == pytest.approx([0.4, 0.4])
     with pytest.raises(ValueError, match=r"float32 \[1, 2, 2\], got float32"):

@@ -11,7 +11,7 @@ from test_world import make_world
 from drivedit.config import DataConfig, LoopConfig
 from drivedit.data.clips import Drives
 from drivedit.data.recordings import write_shard
-from drivedit.evaluation.card import HEADING
+from drivedit.evaluation.reports.card import HEADING
 from drivedit.training.calibration import calibrate
 from drivedit.training.cards import write_card
 

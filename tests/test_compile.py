@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from test_world import make_scene, make_world
 from torch import nn
 
-from drivedit.agents.train import TrainConfig, open_env
+from drivedit.agents.learning.train import TrainConfig, open_env
 from drivedit.config import StudentConfig, VAEConfig, WorldConfig
 from drivedit.inference import CompiledStep, compile_decoder, compile_step, library, tune
 from drivedit.inference import compiled as compiled_within

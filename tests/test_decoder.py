@@ -13,10 +13,10 @@ from test_world import make_world
 from drivedit.config import DataConfig, LoopConfig, VAEStageConfig
 from drivedit.data.recordings import write_shard
 from drivedit.models import VAE3D, World
-from drivedit.models.vae import ResBlock
+from drivedit.models.dit.vae import ResBlock
 from drivedit.training.__main__ import main
+from drivedit.training.methods.vae import DecoderStage, narrowed
 from drivedit.training.stages import decoder, vae
-from drivedit.training.vae_stage import DecoderStage, narrowed
 
 
 @pytest.fixture

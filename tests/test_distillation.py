@@ -14,10 +14,10 @@ from drivedit.data.clips import Drives
 from drivedit.data.recordings import write_shard
 from drivedit.models import DiTTeacher, World
 from drivedit.training.calibration import calibrate
-from drivedit.training.distillation import DistillStage, step_towards
+from drivedit.training.methods.distillation import DistillStage, step_towards
+from drivedit.training.methods.student import MOTION, Draw
+from drivedit.training.methods.teacher import BothWaysStage, TeacherStage, before_clip, teacher_figures
 from drivedit.training.stages import decoder, distill, student, teacher, vae
-from drivedit.training.student_stage import MOTION, Draw
-from drivedit.training.teacher_stage import BothWaysStage, TeacherStage, before_clip, teacher_figures
 
 MEAN, SPREAD = 0.7, 0.5  # of the teacher's Gaussian
 

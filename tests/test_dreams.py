@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import drivedit_env  # noqa: F401  (registers the environments)
-from drivedit.agents import trials
 from drivedit.agents.__main__ import main
 from drivedit.agents.dreams import open_for
+from drivedit.agents.drivers.policy import Policy, PolicySpec
+from drivedit.agents.judging import trials
+from drivedit.agents.judging.trials import Contest, Drives
 from drivedit.agents.load import load_agent
-from drivedit.agents.planner import Planner, Search
-from drivedit.agents.policy import Policy, PolicySpec
-from drivedit.agents.trials import Contest, Drives
+from drivedit.agents.planning.planner import Planner, Search
 from drivedit.data.agent_drivers import AgentDriver
 from drivedit.models import World
 
@@ -85,7 +85,7 @@ def test_a_world_that_has_moved_is_named_and_can_be_said(world, agent, tmp_path)
 def test_the_commands_take_it(world, agent, tmp_path, capsys):
     film = ["drive", "--agent", agent, "--steps", "3", "--out", str(tmp_path / "a.mp4")]
     assert main([*film, "--world", str(world)]) == 0 and main([*film, "--env", TWIN]) == 0
-    gym.register("TwinShort-v0", entry_point="drivedit.data.carracing:CarRacingTwin", max_episode_steps=3)
+    gym.register("TwinShort-v0", entry_point="drivedit.data.domains.carracing.twin:CarRacingTwin", max_episode_steps=3)
     try:
         out = tmp_path / "scores.json"
         command = ["test", "--agent", agent, "--env", "TwinShort-v0", "--episodes", "1"]
@@ -127,7 +127,7 @@ def test_it_drives_for_recordings(agent):
 def test_what_learned_on_latents_is_judged_in_the_twin(world, tmp_path):
     pytest.importorskip("stable_baselines3")
     small = ["--num-envs=2", "--rollout=8", "--segment=16", "--steps=16", "--horizon=5", "--eval-episodes=1"]
-    gym.register("TwinShort-v0", entry_point="drivedit.data.carracing:CarRacingTwin", max_episode_steps=3)
+    gym.register("TwinShort-v0", entry_point="drivedit.data.domains.carracing.twin:CarRacingTwin", max_episode_steps=3)
     try:
         command = ["train", "ppo", "--world", str(world), "--obs", "latent", "--eval-env", "TwinShort-v0", *small]
         assert main([*command, "--out", str(tmp_path)]) == 0
@@ -152,7 +152,7 @@ def unrewarded(tiny_world) -> World:
 @pytest.mark.filterwarnings("error")
 def test_a_world_without_rewards_is_named_before_anything_learns_or_plans(unrewarded, tiny_world):
     pytest.importorskip("stable_baselines3")
-    from drivedit.agents.sb3 import open_vector
+    from drivedit.agents.learning.sb3 import open_vector
 
     with pytest.warns(UserWarning, match="every reward of this world is the same"):
         open_vector(DREAM, 2, world=unrewarded)

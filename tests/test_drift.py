@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from drivedit.evaluation.drift import (
+from drivedit.evaluation.metrics.drift import (
     HORIZONS,
     SAMPLES,
     drift_figures,
@@ -16,7 +16,7 @@ from drivedit.evaluation.drift import (
     sampled,
     windows,
 )
-from drivedit.evaluation.metrics import calibration
+from drivedit.evaluation.metrics.figures import calibration
 from drivedit.models import VAE3D
 
 

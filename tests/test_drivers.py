@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from drivedit.data.carracing import CarRacingTwin
 from drivedit.data.collect import record_episode
-from drivedit.data.drivers import PLANS, Driver, draw_start, make_driver
-from drivedit.data.moods import MOODS
+from drivedit.data.domains.carracing.behaviours import MOODS
+from drivedit.data.domains.carracing.drivers import PLANS, Driver, draw_start, make_driver
+from drivedit.data.domains.carracing.twin import CarRacingTwin
 from drivedit.data.recordings import Episode
 
 

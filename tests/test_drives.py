@@ -15,7 +15,7 @@ from drivedit.data import iter_episodes, read_shard, write_shard
 from drivedit.data.clips import Drives
 from drivedit.models import World
 from drivedit_env.env import DriveDiTEnv
-from drivedit_env.session import Session
+from drivedit_env.viewer.session import Session
 
 GAS = np.array([0.0, 0.4], np.float32)
 
@@ -27,7 +27,7 @@ def session(tiny_world: World, tmp_path: Path) -> Session:
 
 @pytest.fixture(autouse=True)
 def small_films(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drivedit_env.recorder.FILM_HEIGHT", 128)
+    monkeypatch.setattr("drivedit_env.viewer.recorder.FILM_HEIGHT", 128)
 
 
 def replays(path: Path, world: World) -> bool:
@@ -98,7 +98,7 @@ def test_a_replay_with_other_actions_is_noticed(session: Session, tiny_world: Wo
 
 
 def test_long_recordings_are_cut_into_pieces_that_join(session: Session, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("drivedit_env.recorder.PIECE", 5)
+    monkeypatch.setattr("drivedit_env.viewer.recorder.PIECE", 5)
     session.toggle_recording()
     driven = [session.step(GAS) for _ in range(12)]
     session.close()

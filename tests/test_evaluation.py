@@ -12,19 +12,10 @@ import torch
 
 from drivedit.config import StudentConfig, VAEConfig, WorldConfig
 from drivedit.evaluation import __main__ as command
-from drivedit.evaluation import (
-    benchmark,
-    closed_loop,
-    control,
-    open_loop,
-    pages,
-    pictures,
-    report,
-    sources,
-    twin_drives,
-)
+from drivedit.evaluation import sources, twin_drives
 from drivedit.evaluation.dreams import Dream
-from drivedit.evaluation.metrics import (
+from drivedit.evaluation.metrics import pictures
+from drivedit.evaluation.metrics.figures import (
     BEST_PSNR,
     auc,
     correlation,
@@ -38,7 +29,9 @@ from drivedit.evaluation.metrics import (
     squared_error,
     turns,
 )
+from drivedit.evaluation.reports import pages, report
 from drivedit.evaluation.sources import Sources, stack
+from drivedit.evaluation.suites import benchmark, closed_loop, control, open_loop
 from drivedit.evaluation.twin_drives import CONTEXT, Job
 from drivedit.models import World
 from drivedit.utils import Route
@@ -345,7 +338,7 @@ def test_the_sheet_has_true_frames_above_dreamed_ones(tmp_path, clips):
 
 def test_an_ablation_is_one_row_per_world_and_number_of_passes(monkeypatch, tmp_path):
     """Every world meets the same drives, and each row is on disk as soon as it is known."""
-    from drivedit.evaluation import ablation
+    from drivedit.evaluation.suites import ablation
 
     asked = []
     monkeypatch.setattr(ablation, "true_drives", lambda *_a, **_k: {"clips": "drives"})

@@ -8,13 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from drivedit.evaluation import (
-    PerformanceBenchmark,
-    SequenceEvaluator,
-    WorldModelBenchmark,
-    compute_all_metrics,
-    performance,
-)
+from drivedit.evaluation import PerformanceBenchmark, SequenceEvaluator, WorldModelBenchmark, compute_all_metrics
+from drivedit.evaluation.suites import performance
 from drivedit.inference import InferenceConfig, StreamingRollout
 from drivedit.models import VAE3D, DiTStudent, World
 

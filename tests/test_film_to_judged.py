@@ -13,7 +13,7 @@ from drivedit.evaluation import __main__ as evaluation
 from drivedit.models import World
 from drivedit.training import __main__ as training
 from drivedit_env.env import DriveDiTEnv
-from drivedit_env.session import Session
+from drivedit_env.viewer.session import Session
 
 SIZE, FPS = (32, 48), 15.0
 VAE = ["--world.vae.hidden_dims=[8,8,16,16]", "--world.vae.decoder_dims=null", "--world.vae.latent_dim", "8"]

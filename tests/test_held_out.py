@@ -10,13 +10,15 @@ from drawn_film import film
 
 from drivedit.config import StudentConfig, VAEConfig, WorldConfig
 from drivedit.data.clips import suit
-from drivedit.data.import_drives import Plan, import_drives
+from drivedit.data.exchange.films import Plan, import_drives
 from drivedit.evaluation import __main__ as command
-from drivedit.evaluation import card, held_out, recorded, recorded_figures
-from drivedit.evaluation.benchmark import evaluate_world
+from drivedit.evaluation import held_out
 from drivedit.evaluation.dreams import Dream
-from drivedit.evaluation.metrics import BEST_PSNR
+from drivedit.evaluation.metrics.figures import BEST_PSNR
+from drivedit.evaluation.reports import card, recorded_figures
 from drivedit.evaluation.sizes import Sizes
+from drivedit.evaluation.suites import recorded
+from drivedit.evaluation.suites.benchmark import evaluate_world
 from drivedit.models import World
 
 SMALL = Sizes(clips=6, horizon=20, rounds=1)

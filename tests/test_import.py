@@ -12,11 +12,11 @@ from films import FPS, STEPS, shade, write_table, write_video
 from drivedit.config import StudentConfig, VAEConfig, WorldConfig
 from drivedit.data import __main__ as data_commands
 from drivedit.data.clips import Drives, suit
-from drivedit.data.control_table import ControlTable
-from drivedit.data.import_drives import Plan, import_drives
+from drivedit.data.exchange.control_table import ControlTable
+from drivedit.data.exchange.films import Plan, import_drives
+from drivedit.data.exchange.video import Video
 from drivedit.data.recordings import TELEMETRY, iter_episodes, read_attrs, shard_paths, write_shard
 from drivedit.data.sheet import write_sheet
-from drivedit.data.video import Video
 from drivedit.training import __main__ as training_commands
 from drivedit.utils.video import VideoWriter
 
@@ -217,7 +217,7 @@ def test_recordings_that_do_not_belong_together_are_refused(film, tmp_path):
 @pytest.mark.filterwarnings("ignore:.*is set to None:UserWarning")
 def test_filmed_drives_go_through_minari_without_loss(film, tmp_path, monkeypatch):
     pytest.importorskip("minari")
-    from drivedit.data.minari_io import export_minari, import_minari
+    from drivedit.data.exchange.minari import export_minari, import_minari
 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     plan = Plan(fps=5, size=(16, 32), episode_steps=8)

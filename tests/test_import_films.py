@@ -7,11 +7,11 @@ import pytest
 from films import shade, write_table, write_video
 
 from drivedit.data import __main__ as data_commands
-from drivedit.data.control_table import ControlTable
-from drivedit.data.import_drives import Plan, import_drives
-from drivedit.data.pictures import fitted
+from drivedit.data.exchange.control_table import ControlTable
+from drivedit.data.exchange.films import Plan, import_drives
+from drivedit.data.exchange.pictures import fitted
+from drivedit.data.exchange.video import Video
 from drivedit.data.recordings import iter_episodes, read_attrs, shard_paths
-from drivedit.data.video import Video
 
 
 def test_the_films_rate_and_aspect_are_kept_and_what_is_done_is_said(tmp_path, caplog):

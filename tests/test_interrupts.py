@@ -12,7 +12,7 @@ import pytest
 import drivedit.data
 import drivedit.models
 import drivedit_env
-from drivedit.data.carracing import CarRacingTwin
+from drivedit.data.domains.carracing.twin import CarRacingTwin
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.vector import DriveDiTVectorEnv
 

@@ -14,7 +14,7 @@ from drivedit.data import VideoDataset, VideoLoader
 from drivedit.inference import StreamingRollout
 from drivedit.models import VAE3D, DiTStudent, DiTTeacher, Scene, World
 from drivedit.training import DistillationTrainer, SelfForcingTrainer
-from drivedit.training.student_stage import StudentStage
+from drivedit.training.methods.student import StudentStage
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,13 @@ import pytest
 from scipy import stats
 
 import drivedit_env  # noqa: F401  (registers the environments)
-from drivedit.agents import judge as judging
-from drivedit.agents import trials
 from drivedit.agents.__main__ import main
-from drivedit.agents.agreement import (
+from drivedit.agents.drivers.lane_keeper import BAR_AT_REST, BAR_PER_SPEED, SPEED_BAR
+from drivedit.agents.drivers.pilot import Pilot, PolicyError
+from drivedit.agents.drivers.policies import POLICIES
+from drivedit.agents.judging import judge as judging
+from drivedit.agents.judging import trials
+from drivedit.agents.judging.agreement import (
     agreement,
     better_half,
     kendall,
@@ -23,14 +26,11 @@ from drivedit.agents.agreement import (
     pearson,
     spearman,
 )
-from drivedit.agents.judge import compare, judge, trusted_scores, trusted_steps
-from drivedit.agents.lane_keeper import BAR_AT_REST, BAR_PER_SPEED, SPEED_BAR
+from drivedit.agents.judging.judge import compare, judge, trusted_scores, trusted_steps
+from drivedit.agents.judging.report import write_report
+from drivedit.agents.judging.trials import Contest, Drives
 from drivedit.agents.load import load_agent
-from drivedit.agents.pilot import Pilot, PolicyError
-from drivedit.agents.planner import Planner, Search
-from drivedit.agents.policies import POLICIES
-from drivedit.agents.report import write_report
-from drivedit.agents.trials import Contest, Drives
+from drivedit.agents.planning.planner import Planner, Search
 
 FRAME = np.zeros((64, 64, 3), np.uint8)
 

@@ -7,7 +7,7 @@ from films import write_table
 
 from drivedit.config import StudentConfig, WorldConfig
 from drivedit.data.clips import Drives
-from drivedit.data.import_drives import Plan, import_drives
+from drivedit.data.exchange.films import Plan, import_drives
 from drivedit.data.recordings import Episode, iter_episodes, write_shard
 from drivedit.models import Scene, check_scene
 from drivedit.training.scenes import pick_scenes

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.xdist_group("packaging")
 def _shipped() -> dict[str, str]:
     """Every file that must ship: its path in the wheel, and its path in the checkout (and so in the sdist)."""
     files = [(package, file) for package, folder in FOLDERS.items() for file in (ROOT / folder).glob("*.py")]
-    files += [(package, ROOT / folder / "py.typed") for package, folder in FOLDERS.items()]
+    files += [(package, file) for package, folder in FOLDERS.items() for file in (ROOT / folder).glob("py.typed")]
     files += [("drivedit.inference", file) for file in (ROOT / "models" / "inference" / "cpp").iterdir()]
     files += [("drivedit.training", file) for file in (ROOT / "training" / "presets").rglob("*.*")]
     files += [("drivedit.agents", file) for file in (ROOT / "agents" / "weights").iterdir()]

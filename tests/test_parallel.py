@@ -13,7 +13,7 @@ from test_world import make_world
 
 from drivedit.config import LoopConfig, StudentStageConfig
 from drivedit.training.loop import train
-from drivedit.training.student_stage import StudentStage
+from drivedit.training.methods.student import StudentStage
 
 
 def clips(rng: torch.Generator) -> dict[str, torch.Tensor]:

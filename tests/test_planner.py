@@ -8,7 +8,7 @@ import pytest
 
 import drivedit_env  # noqa: F401  (registers the environments)
 from drivedit.agents.__main__ import main
-from drivedit.agents.planner import Planner, Search
+from drivedit.agents.planning.planner import Planner, Search
 
 BOX = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
 

@@ -13,10 +13,10 @@ import pytest
 
 from drivedit.models import World
 from drivedit_env.env import DriveDiTEnv
-from drivedit_env.play import main
-from drivedit_env.responsiveness import main as measured
-from drivedit_env.screen import Screen
-from drivedit_env.session import Session
+from drivedit_env.viewer.play import main
+from drivedit_env.viewer.responsiveness import main as measured
+from drivedit_env.viewer.screen import Screen
+from drivedit_env.viewer.session import Session
 
 GAS = np.array([0.0, 0.4], np.float32)
 

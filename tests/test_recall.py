@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from drivedit.config import LoopConfig, MemoryStudyConfig
-from drivedit.data.landmarks import PALETTE, LandmarkDrives, named, pixel_of, record
+from drivedit.data.domains.carracing.landmarks import PALETTE, LandmarkDrives, named, pixel_of, record
 from drivedit.training import memory_study
-from drivedit.training.recall import MIDDLE, REACH, WIDTH, Places, control_of, frames_of, tokens_of
+from drivedit.training.methods.recall import MIDDLE, REACH, WIDTH, Places, control_of, frames_of, tokens_of
 from drivedit.utils import advance_pose, motion_between
 
 SIZE = MemoryStudyConfig(drives=1, held_out=1, frames=208, d_model=64, n_layers=1, sampling_steps=1)

@@ -9,9 +9,9 @@ from drivedit.agents.load import load_agent
 from drivedit.data import iter_episodes, read_shard, record_episode, shard_paths
 from drivedit.data.__main__ import main
 from drivedit.data.agent_drivers import AgentDrivers
-from drivedit.data.carracing import CarRacingTwin
 from drivedit.data.clips import Drives
 from drivedit.data.collect import Recipe, collect_recordings
+from drivedit.data.domains.carracing.twin import CarRacingTwin
 
 AGENTS = ("learned", "brisk")
 SMALL = {"steps": 80, "episode_steps": 20, "shard_steps": 40, "progress": False}

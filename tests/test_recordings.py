@@ -13,8 +13,8 @@ import pytest
 
 from drivedit.data import __main__ as command_line
 from drivedit.data import collect as collect_module
-from drivedit.data.carracing import CarRacingTwin
 from drivedit.data.collect import collect_recordings
+from drivedit.data.domains.carracing.twin import CarRacingTwin
 from drivedit.data.recordings import (
     Episode,
     ShardError,
@@ -192,10 +192,10 @@ def test_folders_and_files_that_are_no_recordings_are_named(tmp_path):
 @pytest.mark.filterwarnings("ignore:.*is set to None:UserWarning")
 def test_minari_reads_the_export_and_the_import_gives_it_back(recording, tmp_path, monkeypatch):
     minari = pytest.importorskip("minari")
-    from drivedit.data.minari_io import export_minari, import_minari
+    from drivedit.data.exchange.minari import export_minari, import_minari
 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-    monkeypatch.setattr("drivedit.data.minari_io.EPISODES_AT_ONCE", 4)
+    monkeypatch.setattr("drivedit.data.exchange.minari.EPISODES_AT_ONCE", 4)
     originals = list(iter_episodes(recording))
     export_minari(recording, "drivedit/test-v0")
     dataset = minari.load_dataset("drivedit/test-v0")

@@ -11,7 +11,7 @@ pytest.importorskip("stable_baselines3")
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 import drivedit_env  # noqa: F401  (registers the environments)
-from drivedit.agents.sb3 import SB3VecEnv, ScaledReward, open_vector, split_infos
+from drivedit.agents.learning.sb3 import SB3VecEnv, ScaledReward, open_vector, split_infos
 
 
 class Counter(gym.Env):

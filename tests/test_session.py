@@ -10,10 +10,10 @@ import pygame
 import pytest
 
 from drivedit.models import World
-from drivedit_env.controls import Held, Pace, Wheel
 from drivedit_env.env import DriveDiTEnv
-from drivedit_env.keys import COMMANDS, DRIVING, Fingers
-from drivedit_env.session import Session, load_agent
+from drivedit_env.viewer.controls import Held, Pace, Wheel
+from drivedit_env.viewer.keys import COMMANDS, DRIVING, Fingers
+from drivedit_env.viewer.session import Session, load_agent
 
 GAS = np.array([0.0, 0.4], np.float32)
 
@@ -250,7 +250,7 @@ def test_dream_and_simulator_drive_side_by_side(session: Session):
 
 
 def test_without_the_simulator_one_line_says_so(session: Session, monkeypatch: pytest.MonkeyPatch):
-    for name in ("drivedit.data.carracing", "drivedit.data.simulator"):
+    for name in ("drivedit.data.domains.carracing.twin", "drivedit.data.domains.carracing.simulator"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "Box2D", None)
     with pytest.raises(ImportError, match=r"pip install 'drivedit\[data\]'"):

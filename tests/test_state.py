@@ -14,7 +14,7 @@ from test_world import make_world
 
 from drivedit.inference import compile_step
 from drivedit.models import World, WorldState
-from drivedit.models.state import seal, unseal
+from drivedit.models.dit.state import seal, unseal
 from drivedit_env.state import EnvState, restored
 
 

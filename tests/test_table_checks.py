@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drivedit.data.control_table import ControlTable
-from drivedit.data.table_checks import check_clock, check_units
+from drivedit.data.exchange.control_table import ControlTable
+from drivedit.data.exchange.table_checks import check_clock, check_units
 
 SECONDS, RATE = 60.0, 30.0
 

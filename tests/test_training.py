@@ -16,9 +16,9 @@ from drivedit.models import World
 from drivedit.training import loop
 from drivedit.training.latents import Clips, encode_drives
 from drivedit.training.loop import schedule, train
+from drivedit.training.methods.student import StudentStage, energy_score
+from drivedit.training.methods.vae import laplacian_energy
 from drivedit.training.stages import student, vae
-from drivedit.training.student_stage import StudentStage, energy_score
-from drivedit.training.vae_stage import laplacian_energy
 from drivedit.utils import generator, noise
 
 

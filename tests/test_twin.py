@@ -8,7 +8,7 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 
-from drivedit.data.carracing import CarRacingTwin
+from drivedit.data.domains.carracing.twin import CarRacingTwin
 from drivedit.data.geometry import CentreLine
 from drivedit.data.recordings import TELEMETRY
 
@@ -36,7 +36,9 @@ def some_actions(seed: int, count: int) -> np.ndarray:
 
 @pytest.mark.filterwarnings("error")
 def test_gymnasium_finds_nothing_to_say():
-    spec = EnvSpec("CarRacingTwin-v0", entry_point="drivedit.data.carracing:CarRacingTwin", max_episode_steps=1000)
+    spec = EnvSpec(
+        "CarRacingTwin-v0", entry_point="drivedit.data.domains.carracing.twin:CarRacingTwin", max_episode_steps=1000
+    )
     check_env(gym.make(spec).unwrapped)
     check_env(gym.make(spec, render_mode="rgb_array").unwrapped)
 

@@ -14,11 +14,11 @@ from test_recordings import made_up
 from drivedit.config import WorldConfig
 from drivedit.data import clips, unpacked
 from drivedit.data.clips import Drives, suit
-from drivedit.data.recordings import iter_episodes, write_shard
+from drivedit.data.recordings import iter_episodes, shard_paths, write_shard
 from drivedit.training.scenes import pick_scenes
 from drivedit.training.stages import Clips
 from drivedit_env.env import DriveDiTEnv
-from drivedit_env.session import Session
+from drivedit_env.viewer.session import Session
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def other_world(tiny_world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def driven(other_world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two drives of it, as the viewer records them."""
-    monkeypatch.setattr("drivedit_env.recorder.FILM_HEIGHT", 64)
+    monkeypatch.setattr("drivedit_env.viewer.recorder.FILM_HEIGHT", 64)
     session = Session(DriveDiTEnv(other_world), scene=0, folder=tmp_path / "drives")
     for _ in range(2):
         session.toggle_recording()
@@ -68,7 +68,7 @@ def test_a_drive_of_another_world_trains_such_a_world(driven, other_world):
 @pytest.mark.filterwarnings("ignore:.*is set to None:UserWarning", "ignore:env_spec is None:UserWarning")
 def test_the_same_through_minari(driven, tmp_path, monkeypatch):
     pytest.importorskip("minari")
-    from drivedit.data.minari_io import export_minari, import_minari
+    from drivedit.data.exchange.minari import export_minari, import_minari
 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     export_minari(driven, "drivedit/other-v0")
@@ -115,6 +115,13 @@ def test_processes_that_open_at_once_wait_for_each_other(tmp_path):
             process.join()
         assert [hears.recv() if hears.poll() else None for hears, _ in pipes] == [4 * 31 + 11 + seed] * 4
     assert len(list((tmp_path / "unpacked").iterdir())) == 2, "the arrays of the last shards, and the lock"
+
+
+def test_shards_in_hidden_folders_are_not_looked_at(tmp_path):
+    """Others work there, and take them away at any moment."""
+    for folder in ("", "more", ".work", "unpacked/.1.work"):
+        write_shard(tmp_path / folder / "shard-00000.h5", [made_up(3, 0)])
+    assert shard_paths(tmp_path) == [tmp_path / "more" / "shard-00000.h5", tmp_path / "shard-00000.h5"]
 
 
 def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path):

@@ -11,14 +11,14 @@ import numpy as np
 import pygame
 import pytest
 
-import drivedit_env.viewer as viewer_module
+import drivedit_env.viewer.viewer as viewer_module
 from drivedit.data import iter_episodes
 from drivedit.models import World
 from drivedit_env.env import DriveDiTEnv
-from drivedit_env.keys import COMMANDS
-from drivedit_env.screen import SIZE, SMALLEST, Screen, arrange, column_height, wrapped
-from drivedit_env.session import Session
-from drivedit_env.viewer import Viewer
+from drivedit_env.viewer.keys import COMMANDS
+from drivedit_env.viewer.screen import SIZE, SMALLEST, Screen, arrange, column_height, wrapped
+from drivedit_env.viewer.session import Session
+from drivedit_env.viewer.viewer import Viewer
 
 GAS = np.array([0.0, 0.4], np.float32)
 

@@ -11,8 +11,17 @@ from steering import Flicker, Steer, vector
 pytest.importorskip("stable_baselines3")
 
 import drivedit_env  # noqa: F401  (registers the environments)
-from drivedit.agents.sb3 import open_vector
-from drivedit.agents.wrappers import Memory, OffRoad, Patience, Pessimism, RandomLook, Remember, Repeat, ResetWith
+from drivedit.agents.learning.sb3 import open_vector
+from drivedit.agents.learning.wrappers import (
+    Memory,
+    OffRoad,
+    Patience,
+    Pessimism,
+    RandomLook,
+    Remember,
+    Repeat,
+    ResetWith,
+)
 
 
 def test_a_new_road_in_every_episode(tiny_world):

@@ -20,9 +20,9 @@ from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
+from drivedit.agents.drivers.policy import ACTIVATIONS, Policy
+from drivedit.agents.drivers.zips import read_zip
 from drivedit.agents.load import load_agent
-from drivedit.agents.policy import ACTIVATIONS, Policy
-from drivedit.agents.zips import read_zip
 
 SMALL = {"features_extractor_kwargs": {"features_dim": 16}}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from drivedit.config import DataConfig, LoopConfig
 from drivedit.data.clips import Drives
-from drivedit.evaluation.card import without_figures
+from drivedit.evaluation.reports.card import without_figures
 from drivedit.models import World
 
 HEAD = """\

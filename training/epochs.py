@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from drivedit.config import TrainingConfig
 from drivedit.models import VAE3D, DiTStudent, FrameTokenizer
-from drivedit.models.sampler import past_of
+from drivedit.models.flow.sampler import past_of
 from drivedit.training.checkpoints import write_state
 from drivedit.training.losses import FlowMatchingLoss
 from drivedit.utils import extra, fast_dtype, generator, read_archive, resolve_device, seeded

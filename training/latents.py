@@ -41,7 +41,7 @@ def encode_drives(world: World, drives: Drives, folder: Path) -> np.ndarray:
         ValueError: The file was damaged from outside.
     """
     shape = (int(drives.first[-1]), *world.latent_shape())
-    coder = fingerprint(encoder_fingerprint(world), code_fingerprint("drivedit.models.vae", __name__))
+    coder = fingerprint(encoder_fingerprint(world), code_fingerprint("drivedit.models.dit.vae", __name__))
     names = {"encoder": coder, "recordings": drives.fingerprint}
     path = folder / f"latents-{coder}-{drives.fingerprint}.npy"
     if not path.exists():

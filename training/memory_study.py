@@ -19,11 +19,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from drivedit.config import LoopConfig, MemoryStudyConfig
-from drivedit.data.carracing import FIRST_HELD_OUT_SEED
-from drivedit.data.landmarks import COLOURS, LandmarkDrives, named, pixel_of, record, spot
+from drivedit.data.domains.carracing.landmarks import COLOURS, LandmarkDrives, named, pixel_of, record, spot
+from drivedit.data.domains.carracing.twin import FIRST_HELD_OUT_SEED
 from drivedit.models import DiTStudent
 from drivedit.training.loop import train
-from drivedit.training.recall import MIDDLE, PATCHES, WIDTH, Places, RecallStage, control_of, frames_of, tokens_of
+from drivedit.training.methods.recall import (
+    MIDDLE,
+    PATCHES,
+    WIDTH,
+    Places,
+    RecallStage,
+    control_of,
+    frames_of,
+    tokens_of,
+)
 from drivedit.training.runs import run_folder
 from drivedit.utils import fingerprint, generator, motion_between, seeded
 

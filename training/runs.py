@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from drivedit.config import LoopConfig
-from drivedit.utils import extra, locked, write_atomically
+from drivedit.utils import extra, find_files, locked, write_atomically
 
 log = logging.getLogger(__name__)
 FREE = {  # what a resumed run may have otherwise: it goes on from the same weights, batches and noise
@@ -41,7 +41,7 @@ def run_folder(run: str | Path, device: torch.device | str) -> Iterator[Path]:
         yield run
         return
     with locked(run / ".lock", f"training in {run}", wait_s=0):
-        for left in run.rglob(".*.tmp"):
+        for left in find_files(run, ".*.tmp"):
             left.unlink(missing_ok=True)
         yield run
 

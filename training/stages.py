@@ -28,14 +28,14 @@ from drivedit.data.clips import Drives, suit
 from drivedit.models import DiTTeacher, World
 from drivedit.training.calibration import calibrate
 from drivedit.training.cards import write_card
-from drivedit.training.distillation import DistillStage
 from drivedit.training.latents import Clips, batches, encode_drives, encoder_fingerprint, frames_of, moments
 from drivedit.training.loop import train
+from drivedit.training.methods.distillation import DistillStage
+from drivedit.training.methods.student import StudentStage, student_figures
+from drivedit.training.methods.teacher import BothWaysStage, TeacherStage, teacher_figures
+from drivedit.training.methods.vae import DecoderStage, VAEStage, narrowed, vae_figures
 from drivedit.training.runs import run_folder
 from drivedit.training.scenes import pick_scenes
-from drivedit.training.student_stage import StudentStage, student_figures
-from drivedit.training.teacher_stage import BothWaysStage, TeacherStage, teacher_figures
-from drivedit.training.vae_stage import DecoderStage, VAEStage, narrowed, vae_figures
 from drivedit.utils import extra, fingerprint, generator, resolve_device, seeded
 
 with extra("train", "training"):

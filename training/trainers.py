@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from drivedit.models import DiTTeacher
-from drivedit.models.sampler import denoise, past_of, past_of_next
+from drivedit.models.flow.sampler import denoise, past_of, past_of_next
 from drivedit.training.epochs import LEAST_NOISE, Batch, Losses, Trainer
 from drivedit.training.losses import CompositeLoss
-from drivedit.training.student_stage import energy_score
+from drivedit.training.methods.student import energy_score
 
 
 class SelfForcingTrainer(Trainer):

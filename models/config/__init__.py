@@ -4,6 +4,7 @@ from drivedit.config.base import BaseConfig
 from drivedit.config.inference import InferenceConfig
 from drivedit.config.models import StudentConfig, TeacherConfig, VAEConfig, WorldConfig
 from drivedit.config.presets import ModelConfig, get_large_config, get_small_config
+from drivedit.config.spec import Modality, Quantity, RewardTerm, WorldSpec
 from drivedit.config.training import (
     ClipConfig,
     DataConfig,
@@ -23,7 +24,10 @@ __all__ = [
     "InferenceConfig",
     "LoopConfig",
     "MemoryStudyConfig",
+    "Modality",
     "ModelConfig",
+    "Quantity",
+    "RewardTerm",
     "StudentConfig",
     "StudentStageConfig",
     "TeacherConfig",
@@ -31,6 +35,7 @@ __all__ = [
     "VAEConfig",
     "VAEStageConfig",
     "WorldConfig",
+    "WorldSpec",
     "get_large_config",
     "get_small_config",
 ]

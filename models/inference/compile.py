@@ -24,7 +24,7 @@ from drivedit.inference.library import library
 from drivedit.inference.native import COLOURS, STATE, Output, Parts, State
 from drivedit.inference.tune import PackedConv, PackedResBlock, PackedUp
 from drivedit.models import World, WorldState
-from drivedit.models.world import StepOutput
+from drivedit.models.dit.world import StepOutput
 
 logger = logging.getLogger(__name__)
 

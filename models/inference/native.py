@@ -15,8 +15,8 @@ from torch import Tensor
 
 from drivedit.inference.tune import FoldedFrame, PackedConv, PackedResBlock, PackedUp
 from drivedit.models import World
-from drivedit.models.student import waves
-from drivedit.models.world import DRIVEN
+from drivedit.models.dit.student import waves
+from drivedit.models.dit.world import DRIVEN
 
 UNIT = 32  # inputs of the dynamics' layers are filled up to a multiple of it
 FIRST, INNER, OUTER, UP, FRAME = range(5)  # kinds of the decoder's layers

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from drivedit.config import InferenceConfig, WorldConfig
 from drivedit.models import VAE3D, DiTStudent, FrameTokenizer, Scene, StepOutput, World
-from drivedit.models.world import DRIVEN
+from drivedit.models.dit.world import DRIVEN
 from drivedit.utils import fast_dtype, global_state_kept, resolve_device
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from drivedit.utils.files import (
     write_atomically,
     write_tensors,
 )
-from drivedit.utils.folders import check_replaceable, replaced_folder, restore_folder
+from drivedit.utils.folders import check_replaceable, find_files, replaced_folder, restore_folder
 from drivedit.utils.math_utils import (
     cosine_similarity_matrix,
     finite_difference_gradient,
@@ -73,6 +73,7 @@ __all__ = [
     "exponential_moving_average",
     "extra",
     "fast_dtype",
+    "find_files",
     "fingerprint",
     "finite_difference_gradient",
     "freeze_parameters",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fnmatch
 import os
 import sys
 from collections.abc import Collection, Iterator
@@ -18,6 +19,18 @@ from drivedit.utils.files import locked
 
 AT_CWD, EXCHANGE = -100, 2  # of Linux' renameat2
 CANNOT_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+def find_files(folder: str | Path, pattern: str) -> list[Path]:
+    """The files in a folder and in the folders in it whose names match a pattern, in order.
+
+    Hidden folders, where others may be at work, are not entered; one that vanishes meanwhile is no error.
+    """
+    found = []
+    for place, inside, names in os.walk(folder):
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        found += [Path(place, name) for name in fnmatch.filter(names, pattern)]
+    return sorted(found)
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from drivedit.agents.drivers.policy import Policy, PolicySpec
 from drivedit.agents.load import load_agent
-from drivedit.agents.policy import Policy, PolicySpec
 
 from .damage import Outcomes, counted, damaged, tried
 

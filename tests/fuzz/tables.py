@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drivedit.data.control_table import ControlTable
+from drivedit.data.exchange.control_table import ControlTable
 
 from .damage import Outcomes, counted, damaged, tried
 

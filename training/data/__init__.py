@@ -15,14 +15,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from drivedit.data.augmentation import AugmentationPipeline
-    from drivedit.data.carracing import CarRacingTwin
     from drivedit.data.collect import Recipe, collect_recordings, collect_shard, record_episode
-    from drivedit.data.drivers import Driver, draw_start, make_driver
+    from drivedit.data.datasets.augmentation import AugmentationPipeline
+    from drivedit.data.datasets.preprocessing import ControlPreprocessor, VideoPreprocessor
+    from drivedit.data.datasets.transforms import FrameTransforms, VideoTransforms
+    from drivedit.data.datasets.video_dataset import VideoDataset, VideoLoader
+    from drivedit.data.domains.carracing.drivers import Driver, draw_start, make_driver
+    from drivedit.data.domains.carracing.twin import CarRacingTwin
+    from drivedit.data.exchange.films import Plan, import_drives
+    from drivedit.data.exchange.minari import export_minari, import_minari
     from drivedit.data.geometry import CentreLine, Foot, wrap_angle
-    from drivedit.data.import_drives import Plan, import_drives
-    from drivedit.data.minari_io import export_minari, import_minari
-    from drivedit.data.preprocessing import ControlPreprocessor, VideoPreprocessor
     from drivedit.data.recordings import (
         TELEMETRY,
         Episode,
@@ -33,22 +35,20 @@ if TYPE_CHECKING:
         write_shard,
     )
     from drivedit.data.sheet import write_sheet
-    from drivedit.data.transforms import FrameTransforms, VideoTransforms
-    from drivedit.data.video_dataset import VideoDataset, VideoLoader
 
 _HOMES = {
-    "augmentation": ("AugmentationPipeline",),
-    "carracing": ("CarRacingTwin",),
+    "datasets.augmentation": ("AugmentationPipeline",),
+    "domains.carracing.twin": ("CarRacingTwin",),
     "collect": ("Recipe", "collect_recordings", "collect_shard", "record_episode"),
-    "drivers": ("Driver", "draw_start", "make_driver"),
+    "domains.carracing.drivers": ("Driver", "draw_start", "make_driver"),
     "geometry": ("CentreLine", "Foot", "wrap_angle"),
-    "import_drives": ("Plan", "import_drives"),
-    "minari_io": ("export_minari", "import_minari"),
-    "preprocessing": ("ControlPreprocessor", "VideoPreprocessor"),
+    "exchange.films": ("Plan", "import_drives"),
+    "exchange.minari": ("export_minari", "import_minari"),
+    "datasets.preprocessing": ("ControlPreprocessor", "VideoPreprocessor"),
     "recordings": ("TELEMETRY", "Episode", "ShardError", "iter_episodes", "read_shard", "shard_paths", "write_shard"),
     "sheet": ("write_sheet",),
-    "transforms": ("FrameTransforms", "VideoTransforms"),
-    "video_dataset": ("VideoDataset", "VideoLoader"),
+    "datasets.transforms": ("FrameTransforms", "VideoTransforms"),
+    "datasets.video_dataset": ("VideoDataset", "VideoLoader"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

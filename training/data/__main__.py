@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             collect_recordings(**options)
         elif command == "import":
-            from drivedit.data.import_drives import Plan, import_drives
+            from drivedit.data.exchange.films import Plan, import_drives
 
             size = options.pop("size")
             rest = {name: options.pop(name) for name in ("fps", "fit", "episode_steps", "offset")}
@@ -121,11 +121,11 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(write_sheet(**options))
         elif command == "export-minari":
-            from drivedit.data.minari_io import export_minari
+            from drivedit.data.exchange.minari import export_minari
 
             print(export_minari(**options))
         else:
-            from drivedit.data.minari_io import import_minari
+            from drivedit.data.exchange.minari import import_minari
 
             import_minari(**options)
     except (ValueError, OSError, RuntimeError, ImportError) as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from drivedit.data.drivers import draw_start
+from drivedit.data.domains.carracing.drivers import draw_start
 from drivedit.data.geometry import CentreLine
 
 LOADER = "drivedit.agents.load:load_agent"  # by name: recordings are made without agents, too

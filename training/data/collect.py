@@ -19,8 +19,8 @@ import numpy as np
 from tqdm import tqdm
 
 from drivedit.data.agent_drivers import AgentDriver, AgentDrivers
-from drivedit.data.carracing import FIRST_HELD_OUT_SEED, CarRacingTwin
-from drivedit.data.drivers import make_driver
+from drivedit.data.domains.carracing.drivers import make_driver
+from drivedit.data.domains.carracing.twin import FIRST_HELD_OUT_SEED, CarRacingTwin
 from drivedit.data.geometry import CentreLine
 from drivedit.data.recordings import TELEMETRY, Episode, ShardError, read_attrs, read_shard, shard_path, write_shard
 from drivedit.utils import begin_worker, locked

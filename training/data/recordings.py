@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from drivedit.utils import find_files
 from drivedit.utils.shards import (
     ENV_ID,
     TELEMETRY,
@@ -66,7 +67,7 @@ def iter_episodes(folder: str | Path, held_out: bool = False) -> Iterator[Episod
 
 def shard_paths(folder: str | Path) -> list[Path]:
     """The shards of a folder and of the folders in it, in order; FileNotFoundError if there is none."""
-    paths = sorted(Path(folder).rglob("shard-*.h5"))
+    paths = find_files(folder, "shard-*.h5")
     if not paths:
         raise FileNotFoundError(
             f"no shard-*.h5 in {folder}; record some: python -m drivedit.data collect --out {folder}"

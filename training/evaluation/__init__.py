@@ -1,10 +1,10 @@
 """Metrics and benchmarks of a world against recordings."""
 
-from drivedit.evaluation.driving_metrics import ControlMetrics, PhysicsMetrics
 from drivedit.evaluation.evaluators import SequenceEvaluator, compute_all_metrics
-from drivedit.evaluation.performance import PerformanceBenchmark
-from drivedit.evaluation.video_metrics import TemporalConsistencyMetrics, VideoMetrics
-from drivedit.evaluation.world_benchmark import WorldModelBenchmark
+from drivedit.evaluation.metrics.driving import ControlMetrics, PhysicsMetrics
+from drivedit.evaluation.metrics.video import TemporalConsistencyMetrics, VideoMetrics
+from drivedit.evaluation.suites.performance import PerformanceBenchmark
+from drivedit.evaluation.suites.world_benchmark import WorldModelBenchmark
 
 __all__ = [
     "ControlMetrics",

@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _ablation(options: argparse.Namespace) -> int:
     """Runs the command `ablation`."""
-    from drivedit.evaluation.ablation import ablate, as_table
+    from drivedit.evaluation.suites.ablation import ablate, as_table
 
     pairs = [pair.partition("=") for pair in options.worlds]
     if not all(name and folder for name, _, folder in pairs):
@@ -118,10 +118,10 @@ def _check_counts(options: argparse.Namespace) -> None:
 
 def _world(options: argparse.Namespace, words: list[str]) -> int:
     """Runs the command `world`; `words` are what was typed."""
-    from drivedit.evaluation.benchmark import evaluate_world, load_world
-    from drivedit.evaluation.card import card_of, write_card
-    from drivedit.evaluation.recorded_benchmark import as_markdown
-    from drivedit.evaluation.report import as_text
+    from drivedit.evaluation.reports.card import card_of, write_card
+    from drivedit.evaluation.reports.report import as_text
+    from drivedit.evaluation.suites.benchmark import evaluate_world, load_world
+    from drivedit.evaluation.suites.recorded_benchmark import as_markdown
 
     sizes = Sizes.quick() if options.quick else Sizes()
     if options.clips is not None:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drivedit.evaluation.driving_metrics import ControlMetrics, PhysicsMetrics
-from drivedit.evaluation.video_metrics import TemporalConsistencyMetrics, VideoMetrics, same_shape
+from drivedit.evaluation.metrics.driving import ControlMetrics, PhysicsMetrics
+from drivedit.evaluation.metrics.video import TemporalConsistencyMetrics, VideoMetrics, same_shape
 from drivedit.inference import InferenceConfig, StreamingRollout
 from drivedit.models import DiTStudent, World
 from drivedit.utils import resolve_device

@@ -20,6 +20,7 @@ import numpy as np
 from drivedit.evaluation.sources import Sources, load_object
 from drivedit.evaluation.twin_drives import CONTEXT
 from drivedit.models import Scene, World
+from drivedit.utils import find_files
 from drivedit.utils.shards import read_attrs
 
 DRIVES = "drivedit.data.clips:Drives"  # opens a recording as memory-mapped arrays
@@ -71,7 +72,7 @@ def opened(where: str | Path) -> Iterator[HeldOut]:
 
 
 def _open(folder: Path) -> HeldOut:
-    shards = sorted(folder.rglob("shard-*.h5"))
+    shards = find_files(folder, "shard-*.h5")
     if not shards:
         raise FileNotFoundError(f"{folder} holds no shard-*.h5; {RECORD}")
     attrs = read_attrs(shards[0])

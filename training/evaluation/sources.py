@@ -22,7 +22,9 @@ from drivedit.utils import begin_worker, code_fingerprint, fingerprint, package_
 log = logging.getLogger(__name__)
 
 FIRST_HELD_OUT_SEED = 1_000_000  # tracks from here on are never trained on
-RECORDING = tuple(f"drivedit.evaluation.{name}" for name in ("twin_drives", "drift", "pictures"))  # make all drives
+RECORDING = tuple(
+    f"drivedit.evaluation.{name}" for name in ("twin_drives", "metrics.drift", "metrics.pictures")
+)  # make all drives
 MADE_FROM = "made_from"  # name beside the arrays
 Arrays = dict[str, np.ndarray]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from drivedit.evaluation.drift import sampled
-from drivedit.evaluation.pictures import road_share
+from drivedit.evaluation.metrics.drift import sampled
+from drivedit.evaluation.metrics.pictures import road_share
 from drivedit.evaluation.sources import FIRST_HELD_OUT_SEED, Arrays, Sources, load_object, unpad
 from drivedit.utils import UNBOUNDED
 from drivedit.utils.shards import TELEMETRY, Episode, read_shard

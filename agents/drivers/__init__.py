@@ -1,0 +1,1 @@
+"""Who drives: scripted drivers that see only pixels, and learned policies."""

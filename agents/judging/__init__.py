@@ -1,0 +1,1 @@
+"""Judging policies in a dream, and how far to trust that."""

@@ -1,0 +1,295 @@
+"""Judging policies in a dream, and saying how far the judgement can be trusted.
+
+Many policies drive in the dream and in reality from the same starts. If the dream ranks them as reality does, it may
+be asked about policies that never drove in reality. Each policy's drives are kept in a file of their own, so that an
+interrupted run goes on where it was; they are driven anew when the policy, the world or the code is another.
+
+Legend: P policies, S starts, H steps (the horizon).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from drivedit.agents.drivers.pilot import PolicyError
+from drivedit.agents.drivers.policies import LEARNED
+from drivedit.agents.judging.agreement import MEASURES, Estimate, agreement, better_half, mean, mean_score
+from drivedit.agents.judging.trials import (
+    PLANNER,
+    SIDES,
+    Contest,
+    Drives,
+    batched,
+    check,
+    drive_apart,
+    drive_together,
+    find_starts,
+)
+from drivedit.utils import code_fingerprint, extra, fingerprint, package_of, write_atomically
+
+HORIZONS = (25, 50, 100, 300)  # those below the contest's own are reported beside it
+KEPT = (0.9, 0.75, 0.5)  # shares of the dream's steps that are kept when those of low confidence are cut off
+LEAST_POLICIES = 3
+CODE = ("drivedit.agents", "drivedit.models")  # that drives come from, with that of the environments
+MADE_FROM = "made_from"  # name beside the drives
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table of agreement.
+
+    Attributes:
+        label: What was compared.
+        policies: How many policies it is about.
+        figures: Estimates by name of the measure.
+    """
+
+    label: str
+    policies: int
+    figures: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a contest.
+
+    Attributes:
+        contest: What was driven.
+        returns: Mean returns of every policy by side, best in reality first.
+        steps: Mean steps until an episode ended, by policy and side.
+        confidence: Mean confidence of the dream, by policy; NaN where none is told.
+        overall: Agreement at the whole horizon.
+        by_horizon: Agreement at shorter horizons and the whole one.
+        by_confidence: Agreement with the steps of low confidence cut off; empty if the dream tells no confidence.
+        upper: Agreement among the better half of the policies.
+        failed: What went wrong, by policy.
+    """
+
+    contest: Contest
+    returns: dict[str, dict[str, Estimate]]
+    steps: dict[str, dict[str, float]]
+    confidence: dict[str, float]
+    overall: Line
+    by_horizon: list[Line]
+    by_confidence: list[Line]
+    upper: Line
+    failed: dict[str, str]
+
+
+def judge(
+    contest: Contest, policies: Sequence[str], out: str | Path, workers: int = 2, progress: bool = True
+) -> Verdict:
+    """Lets policies drive on both sides and compares.
+
+    Args:
+        contest: What is driven.
+        policies: Names, see `drivedit.agents.load.load_agent`.
+        out: Folder of the results; a run that was interrupted there goes on.
+        workers: Processes that drive environments which cannot step in a batch.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The verdict, which is also written to `verdict.json` in the folder.
+
+    Raises:
+        ValueError: A policy gives no actions, the spaces differ, there are too few policies, or the folder holds the
+            drives of another contest.
+        RuntimeError: Too few policies were left when the others had failed.
+    """
+    with extra("agents", "judging policies"):  # now rather than after an hour of driving
+        import matplotlib  # noqa: F401
+        import scipy  # noqa: F401
+
+    out, policies = Path(out), list(dict.fromkeys(policies))
+    if len(policies) < LEAST_POLICIES:
+        raise ValueError(f"a judgement needs at least {LEAST_POLICIES} different policies, got {len(policies)}")
+    starts = find_starts(contest)
+    check(contest, policies, starts[0])
+    _claim(contest, out)
+    together, failed, sources = batched(contest), {}, _sources(contest, policies)
+    drives: dict[str, dict[str, Drives]] = {}
+    for side in reversed(SIDES):
+        kept = {policy: _read(_file(out, side, policy), sources[policy]) for policy in policies}
+        drives[side] = {policy: found for policy, found in kept.items() if found is not None}
+        missing = [policy for policy in policies if policy not in failed and policy not in drives[side]]
+        steps = len(missing) * len(starts) * contest.horizon
+        with tqdm(total=steps, desc=side, unit="step", disable=not progress, mininterval=1.0) as bar:
+            at_once = [policy for policy in missing if policy != PLANNER] if side == "dream" and together else []
+            alone = [policy for policy in missing if policy not in at_once]
+            results = [drive_together(contest, at_once, starts)] if at_once else []
+            results += [drive_apart(contest, side, alone, starts, workers)] if alone else []
+            for count, outcome in itertools.chain(*results):
+                bar.update(count)
+                if outcome is None:
+                    continue
+                policy, drives_or_error = outcome
+                if isinstance(drives_or_error, PolicyError):
+                    failed[policy] = str(drives_or_error)
+                else:
+                    drives[side][policy] = drives_or_error
+                    _keep(_file(out, side, policy), drives_or_error, sources[policy])
+    left = [policy for policy in policies if policy not in failed]
+    if len(left) < LEAST_POLICIES:
+        raise RuntimeError(f"only {len(left)} of {len(policies)} policies could be judged: {failed}")
+    dream, real = ({policy: drives[side][policy] for policy in left} for side in SIDES)
+    verdict = compare(contest, dream, real, failed)
+    text = json.dumps(_plain(verdict), indent=2) + "\n"
+    write_atomically(out / "verdict.json", lambda file: file.write(text.encode()))
+    return verdict
+
+
+def compare(
+    contest: Contest, dream: dict[str, Drives], real: dict[str, Drives], failed: dict[str, str] | None = None
+) -> Verdict:
+    """All figures of drives of the same policies on both sides."""
+    names = list(dream)
+    scores = {
+        side: {h: np.stack([drives[name].returns(h) for name in names]) for h in _horizons(contest)}
+        for side, drives in (("dream", dream), ("real", real))
+    }
+    whole = {side: scores[side][contest.horizon] for side in SIDES}
+    order = [names[i] for i in np.argsort(-mean(whole["real"]), kind="stable")]
+    confidence = np.stack([dream[name].confidence for name in names])  # [P, S, H]
+    overall = _line("all steps", whole["real"], whole["dream"])
+    best = better_half(whole["real"])
+    return Verdict(
+        contest=contest,
+        returns={n: {side: mean_score(whole[side][names.index(n)]) for side in SIDES} for n in order},
+        steps={n: {"dream": float(dream[n].steps.mean()), "real": float(real[n].steps.mean())} for n in order},
+        confidence={n: float(mean(dream[n].confidence.ravel())) for n in order},
+        overall=overall,
+        by_horizon=[_line(f"{h} steps", scores["real"][h], scores["dream"][h]) for h in _horizons(contest)],
+        by_confidence=[] if np.isnan(confidence).all() else [overall, *_cut_lines(real, dream, confidence)],
+        upper=_line("the better half", whole["real"][best], whole["dream"][best]),
+        failed=failed or {},
+    )
+
+
+def trusted_steps(drives: Sequence[Drives], threshold: float) -> np.ndarray:
+    """The steps of dreams that are not cut off, bool `[P, S, H]`: those of at least `threshold` confidence.
+
+    The steps after an ending stay: nothing is dreamed there, and nothing earned.
+    """
+    confidence = np.stack([drive.confidence for drive in drives])
+    over = np.arange(confidence.shape[2]) >= np.stack([drive.steps for drive in drives])[..., None]
+    return over | (confidence >= threshold)
+
+
+def trusted_scores(drives: Sequence[Drives], kept: np.ndarray) -> np.ndarray:
+    """The horizon times the mean reward of the steps that are kept, `[P, S]`; NaN where none is."""
+    rewards = np.stack([drive.rewards for drive in drives])
+    return rewards.shape[2] * mean(np.where(kept, rewards, np.nan))
+
+
+def _cut_lines(real: dict[str, Drives], dream: dict[str, Drives], confidence: np.ndarray) -> list[Line]:
+    """Agreement when only the most confident steps of the dream count.
+
+    Once reality is left whole, as where it is not known; once it loses the same steps, which shows whether the dream
+    is right where it is sure.
+    """
+    lines = []
+    whole = np.ones(confidence.shape, bool)
+    for share in KEPT:
+        threshold = float(np.nanquantile(confidence, 1.0 - share))
+        kept = trusted_steps(list(dream.values()), threshold)
+        dreamed = trusted_scores(list(dream.values()), kept)
+        for where, mask in (("the dream", whole), ("both", kept)):
+            truth = trusted_scores(list(real.values()), mask)
+            left = np.isfinite(mean(dreamed))
+            label = f"the {share:.0%} most confident steps of {where} (at least {threshold:.3f})"
+            lines.append(_line(label, truth[left], dreamed[left]))
+    return lines
+
+
+def _line(label: str, real: np.ndarray, dream: np.ndarray) -> Line:
+    """All measures of scores `[P, S]`; with fewer than 3 policies there are none."""
+    if len(real) < LEAST_POLICIES:
+        return Line(label, len(real), {})
+    return Line(label, len(real), {name: agreement(measure, real, dream) for name, measure in MEASURES.items()})
+
+
+def _horizons(contest: Contest) -> list[int]:
+    return [h for h in HORIZONS if h < contest.horizon] + [contest.horizon]
+
+
+def _claim(contest: Contest, out: Path) -> None:
+    """Writes down whose drives the folder holds, or ValueError if they are another contest's.
+
+    Of another world under the same name they are this contest's still; they are driven anew (see `_sources`).
+    """
+    path, mine = out / "contest.json", contest.to_dict()
+    if path.exists():
+        theirs = json.loads(path.read_text())
+        other = [f"{k} {theirs.get(k)!r} there, {mine[k]!r} here" for k in asdict(contest) if theirs.get(k) != mine[k]]
+        if other:
+            raise ValueError(f"{out} holds drives of another contest: {'; '.join(other)}; choose another folder")
+    text = json.dumps(mine, indent=2) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _sources(contest: Contest, policies: Sequence[str]) -> dict[str, str]:
+    """Fingerprints of all that the drives of every policy come from, code and weights included."""
+    environments = [contest.open(side) for side in SIDES]
+    for env in environments:
+        env.close()
+    inside = [env.unwrapped for env in environments]
+    weights = [getattr(getattr(env, "world", None), "fingerprint", "") for env in inside]
+    code = code_fingerprint(*CODE, *(package_of(type(env).__module__) for env in inside))
+    common = fingerprint(asdict(contest), weights, code)
+    return {policy: fingerprint(common, policy, _content(policy)) for policy in policies}
+
+
+def _content(policy: str) -> str:
+    """Fingerprint of a policy that is a file, or comes from a module of its own; the others are this package's."""
+    path, (module, _, attribute) = LEARNED if policy == "learned" else Path(policy), policy.partition(":")
+    if path.is_file():
+        return fingerprint(path)
+    return code_fingerprint(package_of(module)) if attribute else ""
+
+
+def _file(out: Path, side: str, policy: str) -> Path:
+    """Where a policy's drives are kept."""
+    digest = fingerprint(policy)[:8]
+    return out / "drives" / f"{side}-{re.sub(r'[^A-Za-z0-9_.]+', '_', policy)}-{digest}.npz"
+
+
+def _keep(path: Path, drives: Drives, source: str) -> None:
+    kept = {**vars(drives), MADE_FROM: np.array(source)}
+    write_atomically(path, lambda file: np.savez_compressed(file, allow_pickle=False, **kept))
+
+
+def _read(path: Path, source: str) -> Drives | None:
+    """The drives that are kept, if they are there, whole, and made from this."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            kept = dict(stored)
+        return Drives(**kept) if str(kept.pop(MADE_FROM, "")) == source else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        log.warning("%s is damaged (%s), its drives are driven anew", path, error)
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """Only what JSON knows: dataclasses become dictionaries, NaN becomes null."""
+    if hasattr(value, "__dataclass_fields__"):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

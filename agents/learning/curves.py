@@ -1,0 +1,51 @@
+"""The curves of several runs of `train` in one picture."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from drivedit.agents.learning.train import CURVE
+from drivedit.utils import extra, write_atomically
+
+PANELS = {
+    "learned_in": "return of an episode while learning",
+    "judged": "return where it is judged",
+}
+
+
+def draw_curves(runs: Sequence[str | Path], path: str | Path) -> None:
+    """Draws the learning curves of runs, one line each; runs that no environment judged have one panel.
+
+    Args:
+        runs: Folders of `drivedit.agents.learning.train.train`.
+        path: The PNG file.
+
+    Raises:
+        FileNotFoundError: A folder holds no curve.
+    """
+    with extra("agents", "drawing curves"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+    curves = {}
+    for run in map(Path, runs):
+        if not (run / CURVE).is_file():
+            raise FileNotFoundError(f"{run} holds no {CURVE}; a run of `train` writes it at its first checkpoint")
+        curves[run.name] = [json.loads(line) for line in (run / CURVE).read_text().splitlines()]
+    panels = [key for key in PANELS if any(key in point for points in curves.values() for point in points)]
+    figure = Figure(figsize=(6.4, 3.6 * len(panels)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, key in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+        for number, (name, points) in enumerate(curves.items()):
+            told = [(point["steps"], point[key]) for point in points if key in point]
+            if told:
+                axes.plot(*zip(*told, strict=True), "o-", color=f"C{number}", markersize=3, label=name)
+        axes.set(xlabel="steps", ylabel=PANELS[key])
+        axes.grid(alpha=0.3)
+        axes.legend()
+    data = io.BytesIO()
+    figure.savefig(data, dpi=110, format="png")
+    write_atomically(path, lambda file: file.write(data.getvalue()))

@@ -1,0 +1,111 @@
+"""`drivedit-play`: drive the dream in a window, or let an agent drive it into a film without one."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import trange
+
+from drivedit_env.env import DriveDiTEnv
+from drivedit_env.viewer.recorder import FILM_HEIGHT, enlarged, film_writer
+from drivedit_env.viewer.session import AGENT, TOLD, Session, in_words
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit status: 1: an error, 2: wrong arguments or no display, 130: an interrupted film."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.video is None and options.steps is not None:
+        parser.error("--steps is the length of a film: give --video out.mp4 as well")
+    try:
+        env = DriveDiTEnv(options.world)
+        session = Session(env, options.scene, options.seed, options.agent, options.drives)
+        if options.video is not None:
+            film(session, options.video, 300 if options.steps is None else options.steps)
+            return 0
+    except TOLD as error:
+        print(f"error: {in_words(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped: there is no film", file=sys.stderr)
+        return 130
+    from drivedit_env.viewer.screen import Screen
+    from drivedit_env.viewer.viewer import Viewer, spare_a_core
+
+    try:
+        screen = Screen(f"DriveDiT - {options.world}")
+    except RuntimeError as error:
+        print(f"error: {in_words(error)}", file=sys.stderr)
+        return 2
+    spare_a_core()
+    try:
+        viewer = Viewer(session, screen)
+        viewer.paused = True  # until the person is ready
+        viewer.run()
+    except KeyboardInterrupt:
+        pass
+    except OSError as error:
+        print(f"error: {in_words(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def film(session: Session, path: str | Path, steps: int) -> None:
+    """Lets the session's agent drive, films it, and prints how it went; an ended drive starts again.
+
+    Args:
+        session: The drive.
+        path: The mp4 to write; it appears when it is complete.
+        steps: Steps in all.
+
+    Raises:
+        ValueError: `steps` is less than 1.
+        ImportError: There is no such agent, or PyAV is missing.
+        OSError: The film could not be written.
+    """
+    if steps < 1:
+        raise ValueError(f"--steps must be at least 1, got {steps}")
+    if Path(path).is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    session.hand_over()
+    returned = 0.0
+    with film_writer(path, session.fps) as video:
+        for _ in trange(steps, desc="driving", unit="frame", mininterval=1.0):
+            if session.now.ended:
+                session.restart()
+            moment = session.step(np.zeros(2, np.float32))
+            returned += moment.reward
+            video.write(enlarged(moment.frame, FILM_HEIGHT))
+    session.close()
+    print(f"{session.agent_name} drove {steps} steps, return {returned:.1f}: {path}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="drivedit-play", description=__doc__)
+    parser.add_argument(
+        "--world", default="carracing", help="shipped name, folder or hub:NAME/WORLD of a world (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--scene", type=int, default=None, help="index of the first start scene (default: a random one)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="decides how the dream goes on (default: %(default)s)")
+    parser.add_argument(
+        "--agent", default=AGENT, metavar="MODULE:CALLABLE",
+        help="who takes the wheel when asked: a function frame -> action, or a class of such (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--drives", type=Path, default=Path("drives"), help="folder that recordings go to (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--video",
+        type=Path,
+        default=None,
+        help="the agent drives, and this mp4 is written (default: a window is opened)",
+    )
+    parser.add_argument("--steps", type=int, default=None, help="length of the film (default: 300)")
+    return parser

@@ -1,0 +1,396 @@
+"""Causal diffusion transformer: the dynamics of a world.
+
+Tokens of a frame see all tokens of the same frame and of the last `window` frames (block-causal). Every frame has a
+noise level of its own (diffusion forcing, Chen et al. 2024), told through adaptive norms (DiT, Peebles and Xie 2023)
+together with the controls and the route ahead. Notable: with `history` > 0 a frame also gets the clean frames before
+it as input channels, so the keys and values of its last denoising pass can stay in the cache and no extra clean pass
+is needed. The network returns the clean frame; the velocity of the package's path is `(x - out) / sigma`.
+
+Legend: B clips, F frames, P tokens per frame, N = F * P, D token width, E model width, H heads, L layers, W window,
+M memories.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from drivedit.config import StudentConfig
+from drivedit.models.flow.sampler import Generators, KVCache, generate
+from drivedit.models.layers.attention import Recall, attention, rotate, rotations
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each behind a norm that the condition scales, shifts and gates.
+
+    The activation is the squared ReLU (So et al. 2021): as good as GELU, and many times faster on a CPU in bfloat16.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+        self.activate: Callable[[Tensor], Tensor] = squared_relu
+
+    def forward(self, x: Tensor, modulation: Sequence[Tensor], attend: Any, memory: Tensor | None = None) -> Tensor:
+        """Transforms tokens `[B, F, P, E]` under six modulations `[B, F, 1, E]`.
+
+        `attend(qk, v, recall)` does the attention, also to the tokens of a memory `[B, M, E]`.
+        """
+        scale1, shift1, gate1, scale2, shift2, gate2 = modulation
+        y = torch.addcmul(shift1, norm(x), scale1)
+        qkv = self.qkv(y).unflatten(-1, (3, self.heads, -1))  # [B, F, P, 3, H, E/H]
+        y = self.out(attend(norm(qkv[..., :2, :, :]), qkv[..., 2, :, :], self.recall(memory)))
+        x = torch.addcmul(x, gate1, self.dropout(y))
+        y = torch.addcmul(shift2, norm(x), scale2)
+        return torch.addcmul(x, gate2, self.dropout(self.down(self.activate(self.up(y)))))
+
+    def recall(self, memory: Tensor | None) -> Recall | None:
+        """Keys and values of memory tokens `[B, M, E]`; a token of zeros is an absent one."""
+        if memory is None:
+            return None
+        _, k, v = self.qkv(norm(memory)).unflatten(-1, (3, self.heads, -1)).transpose(1, 3).unbind(2)
+        return Recall(norm(k), v, memory.ne(0).any(-1))
+
+
+class DiTStudent(nn.Module):
+    """Block-causal diffusion transformer over latent tokens.
+
+    Args:
+        latent_dim: Width D of a token.
+        d_model: Width of the network.
+        n_layers: Blocks.
+        n_heads: Attention heads.
+        d_ff: Width of the feed-forward layer; None: four times `d_model`.
+        max_seq_len: Most tokens in one call, and in the cache when `window` is None.
+        dropout: On both branches of a block.
+        use_rope: Rotary positions in time (Su et al. 2021).
+        rope_base: Their base.
+        tokens_per_frame: Tokens P that share a time, a noise level and a condition.
+        window: Frames that a frame sees, itself included; None: all.
+        history: Clean past frames that each frame gets as input channels.
+        control_dim: Width of the controls; 0: none.
+        route_dim: Width of the route code; 0: none.
+        map_dim: Values at the end of the route code that each token gets for itself.
+
+    Raises:
+        ValueError: `d_model` is not a multiple of `2 * n_heads`, or a sequence is too long.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 64,
+        d_model: int = 512,
+        n_layers: int = 12,
+        n_heads: int = 8,
+        d_ff: int | None = None,
+        max_seq_len: int = 256,
+        dropout: float = 0.1,
+        use_rope: bool = True,
+        rope_base: float = 10000.0,
+        *,
+        tokens_per_frame: int = 1,
+        window: int | None = None,
+        history: int = 0,
+        control_dim: int = 0,
+        route_dim: int = 0,
+        map_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        if d_model % (2 * n_heads):
+            raise ValueError(f"d_model must be a multiple of 2 * n_heads = {2 * n_heads}, got {d_model}")
+        self.latent_dim, self.d_model, self.n_heads, self.history = latent_dim, d_model, n_heads, history
+        self.tokens_per_frame, self.max_seq_len, self.window = tokens_per_frame, max_seq_len, window
+        self.capacity = window or max_seq_len // tokens_per_frame
+        self.use_rope, self.rope_base = use_rope, rope_base
+        self.control_dim, self.route_dim, self.map_width = control_dim, route_dim, map_dim * tokens_per_frame
+        self.embed = nn.Linear(latent_dim * (1 + history), d_model)
+        self.position = nn.Parameter(torch.empty(tokens_per_frame, d_model).normal_().mul_(0.02))
+        self.of_sigma = nn.Sequential(nn.Linear(16, d_model), nn.SiLU(), nn.Linear(d_model, d_model))
+        self.of_control = _mlp(control_dim, d_model) if control_dim else None
+        self.of_route = _mlp(route_dim - self.map_width, d_model) if route_dim else None
+        self.of_map = _mlp(map_dim, d_model) if map_dim else None
+        self.blocks = nn.ModuleList(Block(d_model, n_heads, d_ff or 4 * d_model, dropout) for _ in range(n_layers))
+        self.modulation = nn.Linear(d_model, (6 * n_layers + 2) * d_model)
+        self.head = nn.Linear(d_model, latent_dim)
+        for layer in (self.modulation, self.head):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            self.modulation.bias.view(-1, d_model)[self.scales()] = 1
+        self.config = StudentConfig(
+            latent_dim, d_model, n_layers, n_heads, d_ff, max_seq_len, dropout, use_rope, rope_base,
+            tokens_per_frame, window, history, control_dim, route_dim, map_dim,
+        )  # fmt: skip
+
+    @classmethod
+    def from_config(cls, config: StudentConfig) -> DiTStudent:
+        """Builds the network that a configuration describes."""
+        return cls(**config.to_dict())
+
+    def forward(
+        self,
+        x: Tensor,
+        kv_cache: KVCache | None = None,
+        use_cache: bool = False,
+        *,
+        sigma: Tensor | None = None,
+        control: Tensor | None = None,
+        route: Tensor | None = None,
+        past: Tensor | None = None,
+        memory: Tensor | None = None,
+        frame_ids: Tensor | None = None,
+    ) -> tuple[Tensor, KVCache | None]:
+        """Estimates clean tokens.
+
+        Args:
+            x: Tokens `[B, N, D]` at noise level `sigma`.
+            kv_cache: Cache of the frames before. N must be one frame, whose keys and values are written in place, over
+                those of a frame that none will see again: until its clock moves on, the cache is as good as before.
+            use_cache: Without a cache: whether to make and return one. With one: whether this pass is the frame's last,
+                so that the cache's clock moves on (earlier passes are overwritten).
+            sigma: `[B, F]` in [0, 1]; None: clean.
+            control: `[B, F, control_dim]`; None: zeros.
+            route: `[B, F, route_dim]`; None: zeros, which means no route.
+            past: `[B, N, history * D]` clean frames before each frame, the latest first; None: zeros.
+            memory: `[B, M, E]` tokens that every frame sees beside the frames before it (`MemoryBank.retrieve`); tokens
+                of zeros are absent ones. None: none.
+            frame_ids: `[F]` times of the frames, for a clip without caches; None: 0, 1, ... A time may come again:
+                later frames see the first frame of a time, the others see themselves only. So noisy targets can stand
+                beside the clean frames that their successors see.
+
+        Returns:
+            Clean estimate `[B, N, D]`, and the cache or None.
+
+        Raises:
+            ValueError: A shape does not fit, or the sequence is longer than `max_seq_len`.
+        """
+        hidden, condition, cache = self.features(
+            x, kv_cache, use_cache, sigma=sigma, control=control, route=route, past=past, memory=memory,
+            frame_ids=frame_ids,
+        )  # fmt: skip
+        return self.read(hidden, condition, past), cache
+
+    def features(
+        self,
+        x: Tensor,
+        kv_cache: KVCache | None = None,
+        use_cache: bool = False,
+        *,
+        sigma: Tensor | None = None,
+        control: Tensor | None = None,
+        route: Tensor | None = None,
+        past: Tensor | None = None,
+        memory: Tensor | None = None,
+        frame_ids: Tensor | None = None,
+    ) -> tuple[Tensor, Sequence[Tensor], KVCache | None]:
+        """Runs the trunk; arguments as in `forward`.
+
+        Returns:
+            Hidden tokens `[B, F, P, E]`, scale and shift of the output `[2, B, F, 1, E]`, and the cache or None.
+        """
+        frames = self._check(x, kv_cache, use_cache, memory, frame_ids)
+        rows = x.shape[0]
+        if sigma is None:
+            sigma = x.new_zeros(rows, frames)
+        if past is None:
+            past = x.new_zeros(rows, x.shape[1], self.history * self.latent_dim)
+        y = self.embed(torch.cat([x, past], -1)).unflatten(1, (frames, -1)) + self.position
+        condition = self.of_sigma(waves(sigma.float()).to(sigma.dtype))
+        if self.of_control is not None:
+            control = x.new_zeros(rows, frames, self.control_dim) if control is None else control
+            condition = condition + self.of_control(control)
+        if self.of_route is not None:
+            route = x.new_zeros(rows, frames, self.route_dim) if route is None else route
+            condition = condition + self.of_route(route[..., : self.route_dim - self.map_width])
+            if self.of_map is not None:
+                y = y + self.of_map(route[..., -self.map_width :].unflatten(-1, (self.tokens_per_frame, -1)))
+        modulation = self.modulation(F.silu(condition))[:, :, None]
+        parts = modulation.unflatten(-1, (-1, self.d_model)).unbind(-2)
+        if kv_cache is None:
+            attend, cache = self._attend_clip(rows, frames, y, use_cache, frame_ids)
+        else:
+            attend, cache = self._attend_cache(kv_cache)
+        for layer, block in enumerate(self.blocks):
+            y = block(y, parts[6 * layer : 6 * layer + 6], attend(layer), memory)
+        if kv_cache is not None and use_cache:
+            kv_cache["clock"] = kv_cache["clock"] + 1
+        return y, parts[-2:], cache
+
+    def generate(
+        self,
+        context: Tensor,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        *,
+        sampling_steps: int = 4,
+        control: Tensor | None = None,
+        memory: Tensor | None = None,
+        generator: Generators = None,
+    ) -> Tensor:
+        """Continues clean tokens `[B, N, D]`; returns them with the new ones after them (see `models/flow/sampler.py`).
+
+        Raises:
+            ValueError: An argument is out of its range, or the whole does not fit into the cache.
+        """
+        return generate(
+            self, context, max_new_tokens, temperature, top_k, top_p, sampling_steps=sampling_steps, control=control,
+            memory=memory, generator=generator,
+        )  # fmt: skip
+
+    def read(self, hidden: Tensor, modulation: Sequence[Tensor], past: Tensor | None) -> Tensor:
+        """The clean estimate `[B, N, D]`: the last clean frame plus what changes."""
+        scale, shift = modulation
+        out = self.head(torch.addcmul(shift, norm(hidden), scale)).flatten(1, 2)
+        if self.history and past is not None:
+            out = out + past[..., : self.latent_dim]
+        return out
+
+    def scales(self) -> list[int]:
+        """Which parts of the modulation are scales: they begin at one."""
+        layers = len(self.blocks)
+        return [6 * layer + part for layer in range(layers) for part in (0, 3)] + [6 * layers]
+
+    def empty_cache(self, rows: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> KVCache:
+        """A cache that has seen nothing."""
+        shape = (
+            len(self.blocks),
+            rows,
+            self.n_heads,
+            self.capacity,
+            self.tokens_per_frame,
+            self.d_model // self.n_heads,
+        )
+        return {
+            "k": torch.zeros(shape, device=device, dtype=dtype),
+            "v": torch.zeros(shape, device=device, dtype=dtype),
+            "clock": torch.zeros(rows, dtype=torch.long, device=device),
+        }
+
+    def _check(
+        self, x: Tensor, cache: KVCache | None, use_cache: bool, memory: Tensor | None, frame_ids: Tensor | None
+    ) -> int:
+        per_frame = self.tokens_per_frame
+        if x.ndim != 3 or x.shape[-1] != self.latent_dim or x.shape[1] % per_frame or x.shape[1] == 0:
+            raise ValueError(f"tokens must be [B, k * {per_frame}, {self.latent_dim}], got {tuple(x.shape)}")
+        length = x.shape[1] if frame_ids is None else len(frame_ids.unique()) * per_frame
+        if length > self.max_seq_len:
+            raise ValueError(f"at most max_seq_len = {self.max_seq_len} tokens in one call, got {length}")
+        if memory is not None and (memory.ndim != 3 or memory.shape[::2] != (len(x), self.d_model)):
+            raise ValueError(f"memory must be [{len(x)}, M, {self.d_model}], got {tuple(memory.shape)}")
+        if frame_ids is not None:
+            if cache is not None or use_cache:
+                raise ValueError("frame_ids are for whole clips: leave out kv_cache and use_cache")
+            if frame_ids.shape != (x.shape[1] // per_frame,):
+                raise ValueError(f"frame_ids must be [{x.shape[1] // per_frame}], got {tuple(frame_ids.shape)}")
+        if cache is not None:
+            if x.shape[1] != per_frame:
+                raise ValueError(f"with a cache give one frame of {per_frame} tokens, got {x.shape[1]} tokens")
+            if self.window is None and int(cache["clock"].max()) >= self.capacity:
+                raise ValueError(f"the cache is full ({self.capacity} frames); set `window` for endless rollouts")
+        return x.shape[1] // per_frame
+
+    def _sees(self, time: Tensor) -> Tensor:
+        """Which frame of a clip sees which `[F, F]`, by their times `[F]`: itself, and the first one of a past time."""
+        order = torch.arange(len(time), device=time.device)
+        lag = time[:, None] - time[None, :]
+        first = (lag == 0).int().argmax(0) == order
+        return (lag > 0) & (lag < self.capacity) & first | (order[:, None] == order)
+
+    def _attend_clip(
+        self, rows: int, frames: int, y: Tensor, keep: bool, frame_ids: Tensor | None
+    ) -> tuple[Any, KVCache | None]:
+        """Attention within a clip, and the cache of its last frames."""
+        time = torch.arange(frames, device=y.device) if frame_ids is None else frame_ids.to(y.device)
+        mask = self._sees(time)
+        mask = mask.repeat_interleave(self.tokens_per_frame, 0).repeat_interleave(self.tokens_per_frame, 1)
+        turn = self._turn(time[None])
+        cache = self.empty_cache(rows, y.device, y.dtype) if keep else None
+        if cache is not None:
+            cache["clock"] += frames
+        last = time[-self.capacity :]
+
+        def attend(layer: int) -> Any:
+            def run(qk: Tensor, v: Tensor, recall: Recall | None) -> Tensor:
+                q, k = rotate(qk, turn).unbind(-3)
+                if cache is not None:
+                    for name, value in (("k", k), ("v", v)):
+                        cache[name][layer, :, :, last % self.capacity] = (
+                            value[:, last].permute(0, 3, 1, 2, 4).to(cache[name])
+                        )
+                plain = q if recall is None else qk[..., 0, :, :]
+                q, plain, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, plain, k, v))
+                out = attention(q, plain, k.to(q), v.to(q), mask, recall)
+                return out.transpose(1, 2).flatten(2).unflatten(1, (frames, -1))
+
+            return run
+
+        return attend, cache
+
+    def _attend_cache(self, cache: KVCache) -> tuple[Any, KVCache]:
+        """Attention of one new frame to the ring buffer, into which its keys and values are written."""
+        clock, dtype = cache["clock"], cache["k"][0].dtype
+        rows, slot = torch.arange(len(clock), device=clock.device), clock % self.capacity
+        slots, young = [], True
+        if not torch.compiler.is_compiling():  # a graph sees no values: it is ready for rows of any age
+            clocks = clock.tolist()
+            slots, young = [frames % self.capacity for frames in clocks], min(clocks) < self.capacity - 1
+        together = len(set(slots)) == 1  # then the ring is written as a slice
+        turn = self._turn(clock[:, None], dtype)
+        mask = None
+        if young:
+            filled = torch.arange(self.capacity, device=clock.device) <= clock[:, None]
+            mask = filled.repeat_interleave(self.tokens_per_frame, 1)[:, None, None]
+
+        def attend(layer: int) -> Any:
+            keys, values = cache["k"][layer], cache["v"][layer]  # [B, H, W, P, E/H]
+
+            def run(qk: Tensor, v: Tensor, recall: Recall | None) -> Tensor:
+                q, k = rotate(qk, turn)[:, 0].transpose(1, 3).unbind(2)  # [B, H, P, E/H]
+                v = v[:, 0].transpose(1, 2)
+                if together:
+                    keys[:, :, slots[0]], values[:, :, slots[0]] = k, v
+                else:
+                    keys[rows, :, slot], values[rows, :, slot] = k.to(dtype), v.to(dtype)
+                plain = qk[:, 0, :, 0].transpose(1, 2)
+                out = attention(q, plain, keys.flatten(2, 3).to(q), values.flatten(2, 3).to(q), mask, recall)
+                return out.transpose(1, 2).flatten(2)[:, None]
+
+            return run
+
+        return attend, cache
+
+    def _turn(self, time: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor] | None:
+        """The rotation that frame times `[B, F]` stand for; None without rotary positions."""
+        return rotations(time, self.d_model // self.n_heads, self.rope_base, dtype) if self.use_rope else None
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """The square of the positive part."""
+    return F.relu(x).square()
+
+
+def norm(x: Tensor) -> Tensor:
+    """Layer norm over the last axis, without parameters (on a CPU much faster than the root-mean-square norm)."""
+    return F.layer_norm(x, (x.shape[-1],))
+
+
+def _mlp(inputs: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width))
+
+
+def waves(sigma: Tensor) -> Tensor:
+    """Sixteen smooth functions of the noise level: cosines and sines of its multiples."""
+    angle = sigma[..., None] * (math.pi * torch.arange(8, device=sigma.device) / 2 + 0.5)
+    return torch.cat([angle.cos(), angle.sin()], -1)

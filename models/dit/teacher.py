@@ -1,0 +1,312 @@
+"""Bidirectional diffusion transformer: a teacher that sees a whole clip, past and future.
+
+It is a DDPM (Ho et al. 2020): a variance-preserving chain of discrete steps whose noise it predicts, sampled with DDIM
+(Song et al. 2021) under classifier-free guidance (Ho and Salimans 2022). The chain stays behind its border: `sigma`
+and `velocity` speak the package's language, x_sigma = (1 - sigma) x0 + sigma n and v = n - x0. With a the chain's
+product of alphas, the bridge is s = sqrt((1 - a) / a), sigma = s / (1 + s), x_sigma = x_vp / (sqrt(a) (1 + s)).
+Notable: the network inside tells the angular velocity sqrt(a) n - sqrt(1 - a) x0 (Salimans and Ho 2022). The noise that
+follows from it leaves a clean estimate that is sound at every step, while noise told directly is divided by sqrt(a).
+
+Legend: B clips, F frames, P tokens per frame, N = F * P, D token width, K diffusion steps.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from drivedit.config import TeacherConfig
+from drivedit.models.dit.student import DiTStudent
+from drivedit.utils import Undrawn, check_tensors, read_tensors, write_tensors
+
+FORMAT = "drivedit-teacher-1"
+DROP_CONTROL = 0.1  # share of clips that train the prediction without controls
+
+
+class DiTTeacher(nn.Module):
+    """Denoiser of whole clips of latent tokens.
+
+    Args:
+        latent_dim: Width D of a token.
+        d_model: Width of the network.
+        n_layers: Blocks.
+        n_heads: Attention heads.
+        d_ff: Width of the feed-forward layer; None: four times `d_model`.
+        num_diffusion_steps: Steps K of the chain.
+        beta_schedule: "linear" (from 1e-4 to 2e-2 over 1000 steps, Ho et al. 2020; steeper over fewer) or "cosine"
+            (Nichol and Dhariwal 2021).
+        max_seq_len: Most tokens in one call.
+        dropout: On both branches of a block.
+        tokens_per_frame: Tokens P that share a time and a control.
+        control_dim: Width of the controls; 0: none.
+        history: Clean frames from before the clip that each of its frames gets as input channels.
+        route_dim: Width of the route code; 0: none.
+        map_dim: Values at the end of the route code that each token gets for itself.
+
+    Raises:
+        ValueError: The schedule is unknown, or the widths do not fit.
+    """
+
+    alphas: Tensor
+
+    def __init__(
+        self,
+        latent_dim: int = 64,
+        d_model: int = 768,
+        n_layers: int = 16,
+        n_heads: int = 12,
+        d_ff: int | None = None,
+        num_diffusion_steps: int = 1000,
+        beta_schedule: str = "linear",
+        *,
+        max_seq_len: int = 256,
+        dropout: float = 0.0,
+        tokens_per_frame: int = 1,
+        control_dim: int = 0,
+        history: int = 0,
+        route_dim: int = 0,
+        map_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        self.num_diffusion_steps, self.control_dim = num_diffusion_steps, control_dim
+        self.register_buffer("alphas", alpha_products(beta_schedule, num_diffusion_steps), persistent=False)
+        self.trunk = _BothWays(
+            latent_dim, d_model, n_layers, n_heads, d_ff, max_seq_len, dropout, tokens_per_frame=tokens_per_frame,
+            control_dim=control_dim + 1 if control_dim else 0,  # the last one: whether the control is told
+            history=history, route_dim=route_dim, map_dim=map_dim,
+        )  # fmt: skip
+        self.config = TeacherConfig(
+            latent_dim, d_model, n_layers, n_heads, d_ff, num_diffusion_steps, beta_schedule, max_seq_len, dropout,
+            tokens_per_frame, control_dim, history, route_dim, map_dim,
+        )  # fmt: skip
+
+    @classmethod
+    def from_config(cls, config: TeacherConfig) -> DiTTeacher:
+        """Builds the network that a configuration describes."""
+        return cls(**config.to_dict())
+
+    def save(self, path: str | Path) -> None:
+        """Writes the network to one safetensors file, whole or not at all."""
+        write_tensors(path, self.state_dict(), FORMAT, self.config.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> DiTTeacher:
+        """Reads a network that `save` wrote, in evaluation mode.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is damaged, or holds something else.
+        """
+        weights, spec = read_tensors(path, FORMAT)
+        try:
+            config = TeacherConfig.from_dict(spec)
+            check_tensors(lambda: cls.from_config(config), weights)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error}); copy it again") from error
+        with Undrawn():
+            teacher = cls.from_config(config)
+        teacher.load_state_dict(weights)
+        return teacher.eval()
+
+    # -- the chain -----------------------------------------------------------------------------------------------
+
+    def add_noise(self, x: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The chain's state `sqrt(a) x + sqrt(1 - a) noise`, shaped like `x`.
+
+        Args:
+            x: Clean `[B, ...]`.
+            noise: Like `x`.
+            timesteps: `[B]` whole numbers in [0, K - 1].
+
+        Raises:
+            ValueError: A shape does not fit or an index is out of range.
+        """
+        if noise.shape != x.shape:
+            raise ValueError(f"noise must be {tuple(x.shape)} as x, got {tuple(noise.shape)}")
+        signal, spread = self._scales(x, timesteps)
+        return signal * x + spread * noise
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        control: Tensor | None = None,
+        *,
+        route: Tensor | None = None,
+        past: Tensor | None = None,
+    ) -> Tensor:
+        """Predicts the noise `[B, N, D]` in a state of the chain.
+
+        Args:
+            x: States `[B, N, D]` (variance preserving, see `add_noise`).
+            timesteps: `[B]` whole numbers in [0, K - 1].
+            control: `[B, F, control_dim]`, what led to each frame; None: not told.
+            route: `[B, F, route_dim]`; None: zeros, which means no route.
+            past: `[B, N, history * D]` clean frames before the clip, the latest first; None: zeros.
+
+        Raises:
+            ValueError: A shape does not fit or an index is out of range.
+        """
+        frames = x.shape[1] // self.trunk.tokens_per_frame
+        signal, spread = self._scales(x, timesteps)
+        if control is not None:
+            if control.shape != (len(x), frames, self.control_dim):
+                raise ValueError(f"control must be {[len(x), frames, self.control_dim]}, got {tuple(control.shape)}")
+            control = F.pad(control, (0, 1), value=1.0)
+        return spread * x + signal * self._predict(x, timesteps, control, route, past)
+
+    def _predict(
+        self, x: Tensor, timesteps: Tensor, told: Tensor | None, route: Tensor | None, past: Tensor | None
+    ) -> Tensor:
+        """The angular velocity under controls that end in 1 where they are told, and are zeros where not."""
+        sigma = self.sigma(timesteps)[:, None].expand(-1, x.shape[1] // self.trunk.tokens_per_frame).to(x)
+        hidden, modulation, _ = self.trunk.features(x, sigma=sigma, control=told, route=route, past=past)
+        return self.trunk.read(hidden, modulation, None)
+
+    def loss(
+        self,
+        x: Tensor,
+        control: Tensor | None = None,
+        *,
+        route: Tensor | None = None,
+        past: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean squared error of the angular velocity at random steps for clean clips `[B, N, D]`.
+
+        A tenth of the clips is not told its controls, which guidance needs. `generator` None: torch's own randomness.
+        """
+        timesteps = torch.randint(self.num_diffusion_steps, (len(x),), generator=generator).to(x.device)
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        signal, spread = self._scales(x, timesteps)
+        told = None
+        if control is not None:
+            kept = torch.rand(len(x), 1, 1, generator=generator) >= DROP_CONTROL
+            told = F.pad(control, (0, 1), value=1.0) * kept.to(control)
+        guess = self._predict(signal * x + spread * noise, timesteps, told, route, past)
+        loss = F.mse_loss(guess.float(), (signal * noise - spread * x).float())
+        return loss, {"velocity_mse": loss.detach()}
+
+    @torch.no_grad()
+    def sample(
+        self,
+        shape: tuple[int, ...],
+        num_steps: int = 50,
+        guidance_scale: float = 1.0,
+        *,
+        control: Tensor | None = None,
+        route: Tensor | None = None,
+        past: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draws clean clips with deterministic DDIM.
+
+        Args:
+            shape: B, N, D.
+            num_steps: Network passes, from 1 to K (twice as many with guidance).
+            guidance_scale: Weight w of `u + w (c - u)`: 1 is plain conditional; needs controls otherwise.
+            control: `[B, F, control_dim]` or None.
+            route: As in `forward`.
+            past: As in `forward`.
+            generator: Of the first noise; None: torch's own.
+
+        Returns:
+            Clean tokens of that shape.
+
+        Raises:
+            ValueError: An argument is out of its range.
+        """
+        if not 1 <= num_steps <= self.num_diffusion_steps:
+            raise ValueError(f"num_steps must be from 1 to {self.num_diffusion_steps}, got {num_steps}")
+        if guidance_scale != 1 and control is None:
+            raise ValueError(f"guidance_scale = {guidance_scale} needs control; without one it must be 1")
+        place = next(self.parameters())
+        x = torch.randn(shape, generator=generator).to(place)
+        steps = torch.linspace(self.num_diffusion_steps - 1, 0, num_steps).round().long().to(place.device)
+        for index, step in enumerate(steps):
+            timesteps = step.expand(len(x))
+            noise = self(x, timesteps, control, route=route, past=past)
+            if guidance_scale != 1:
+                plain = self(x, timesteps, route=route, past=past)
+                noise = plain + guidance_scale * (noise - plain)
+            signal, spread = self._scales(x, timesteps)
+            clean = (x - spread * noise) / signal
+            x = clean if index == num_steps - 1 else self.add_noise(clean, noise, steps[index + 1].expand(len(x)))
+        return x
+
+    # -- the bridge ----------------------------------------------------------------------------------------------
+
+    def sigma(self, timesteps: Tensor) -> Tensor:
+        """The package's noise level `[B]` of steps of the chain, in double precision."""
+        ratio = ((1 - self.alphas) / self.alphas).sqrt()[timesteps]
+        return ratio / (1 + ratio)
+
+    def velocity(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        control: Tensor | None = None,
+        *,
+        route: Tensor | None = None,
+        past: Tensor | None = None,
+    ) -> Tensor:
+        """The velocity `n - x0` that the teacher predicts for a state of the package's path.
+
+        Args:
+            x: `(1 - sigma) x0 + sigma n`, `[B, N, D]`, at `sigma(timesteps)`.
+            timesteps: `[B]` whole numbers in [0, K - 1].
+            control: As in `forward`.
+            route: As in `forward`.
+            past: As in `forward`.
+
+        Returns:
+            `[B, N, D]`.
+        """
+        signal, spread = self._scales(x, timesteps)
+        state = x * (signal + spread)  # as sqrt(a) (1 + s) = sqrt(a) + sqrt(1 - a)
+        noise = self(state, timesteps, control, route=route, past=past)
+        return noise - (state - spread * noise) / signal
+
+    def _scales(self, x: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of signal and noise at the steps, shaped to multiply `x`."""
+        self._check_steps(x, timesteps)
+        alpha = self.alphas[timesteps].view(-1, *[1] * (x.ndim - 1))
+        return alpha.sqrt().to(x.dtype), (1 - alpha).sqrt().to(x.dtype)
+
+    def _check_steps(self, x: Tensor, timesteps: Tensor) -> None:
+        if timesteps.shape != x.shape[:1] or timesteps.is_floating_point():
+            raise ValueError(
+                f"timesteps must be [{len(x)}] whole numbers, got {tuple(timesteps.shape)} {timesteps.dtype}"
+            )
+        if len(timesteps) and not 0 <= int(timesteps.min()) <= int(timesteps.max()) < self.num_diffusion_steps:
+            raise ValueError(f"timesteps must be from 0 to {self.num_diffusion_steps - 1}, got {timesteps.tolist()}")
+
+
+class _BothWays(DiTStudent):
+    """The student's trunk where every frame of a clip sees every other."""
+
+    def _sees(self, time: Tensor) -> Tensor:
+        return torch.ones(len(time), len(time), dtype=torch.bool, device=time.device)
+
+
+def alpha_products(schedule: str, steps: int) -> Tensor:
+    """The share of the signal's variance after each step of a chain, `[K]` in double precision, falling.
+
+    Raises:
+        ValueError: The schedule is unknown, or there are no steps.
+    """
+    if steps < 1:
+        raise ValueError(f"num_diffusion_steps must be at least 1, got {steps}")
+    if schedule == "linear":
+        betas = torch.linspace(1e-4, 2e-2, steps, dtype=torch.float64) * 1000 / steps
+    elif schedule == "cosine":
+        time = torch.arange(steps + 1, dtype=torch.float64) / steps
+        share = ((time + 0.008) / 1.008 * math.pi / 2).cos().square()
+        betas = 1 - share[1:] / share[:-1]
+    else:
+        raise ValueError(f"beta_schedule must be 'linear' or 'cosine', got {schedule!r}")
+    return (1 - betas.clamp(max=0.999)).cumprod(0)

@@ -1,0 +1,1 @@
+"""From noise to data: the path, levels of noise, samplers."""

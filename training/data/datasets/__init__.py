@@ -1,0 +1,1 @@
+"""Clips as tensors, and their transforms (the published API)."""

@@ -1,0 +1,1 @@
+"""Recordings from elsewhere and to elsewhere: films, pictures, Minari."""

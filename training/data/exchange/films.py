@@ -1,0 +1,277 @@
+"""Filmed drives become recordings: videos with tables of controls, or folders of pictures with `controls.json`.
+
+Pictures and controls are all that is needed; positions give poses and the driven path as the route, a logged speed is
+the telemetry, a logged reward is what the world's reward is learned from. Positions far from zero, as map projections
+have them, are told from an origin near the episode, which `start["origin"]` names. The shards hold without loss what
+the source shows: a video has lost detail when it was compressed, and that stays lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from drivedit.data.exchange.control_table import ControlTable
+from drivedit.data.exchange.pictures import FITS, PictureDrive, find_drives, read_picture, share
+from drivedit.data.exchange.table_checks import check_clock, check_units
+from drivedit.data.exchange.video import SAME, Video
+from drivedit.data.recordings import TELEMETRY, Episode, batches, shard_path, write_shard
+from drivedit.utils import from_origin, origin_of, work_folder
+
+log = logging.getLogger(__name__)
+SIDE = 16  # sides of pictures are multiples of it: 8 pixels make a latent cell, 2 x 2 cells a token
+SHORT = 64  # pixels of the shorter side, unless a size is asked for
+PICTURES_FPS = 10.0  # rate at which pictures were taken, unless it is told
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How drives are read.
+
+    Attributes:
+        fps: Frames per second of the recording; None: every frame of a video (of the slowest one, where they differ).
+            Of pictures, the rate at which they were taken; None: 10.
+        size: Height and width of its pictures; None: the shorter side has 64 pixels (or fewer, where the film has),
+            and the aspect is that of the film as nearly as multiples of 16 allow.
+        fit: How pictures of another aspect are brought to the size: crop, letterbox or stretch.
+        episode_steps: Steps of an episode, about.
+        offset: Time in the table of controls at the first frame of the video, in seconds.
+    """
+
+    fps: float | None = None
+    size: tuple[int, int] | None = None
+    fit: str = "crop"
+    episode_steps: int = 300
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.fps is not None and not self.fps > 0) or self.episode_steps < 2:
+            raise ValueError(
+                f"fps must be positive and episode_steps at least 2, got fps={self.fps}, "
+                f"episode_steps={self.episode_steps}"
+            )
+        if self.size and any(side < SIDE or side % SIDE for side in self.size):
+            raise ValueError(f"both sides of size must be multiples of {SIDE}, got {self.size[0]} x {self.size[1]}")
+        if self.fit not in FITS:
+            raise ValueError(f"fit must be one of {', '.join(FITS)}, got {self.fit!r}")
+
+    def size_of(self, height: int, aspect: float) -> tuple[int, int]:
+        """Height and width for films of some height in pixels and some aspect (width over height)."""
+        if self.size:
+            return self.size
+        short = min(SHORT, int(min(height, height * aspect)) // SIDE * SIDE)
+        if not short:
+            raise ValueError(
+                f"pictures must be {SIDE} pixels high and wide at least, got {height} x {height * aspect:g}"
+            )
+        long = max(1, round(short * max(aspect, 1 / aspect) / SIDE)) * SIDE
+        return (short, long) if aspect >= 1 else (long, short)
+
+
+def import_drives(
+    out: str | Path,
+    videos: Sequence[str | Path] = (),
+    controls: Sequence[str | Path] = (),
+    images: str | Path | None = None,
+    plan: Plan | None = None,
+    held_out: bool = False,
+    progress: bool = True,
+) -> list[Path]:
+    """Writes filmed drives as a recording folder; nothing is left there if it fails.
+
+    Args:
+        out: The folder to be; it must not exist or be empty.
+        videos: Video files.
+        controls: Tables of controls (see `drivedit.data.exchange.video`), one per video.
+        images: Instead of videos, a folder of drives as pictures (see `drivedit.data.exchange.pictures`).
+        plan: Rate, size and cutting; None: its defaults.
+        held_out: Mark the recording as kept for judging; trainers refuse it.
+        progress: Show a progress bar.
+
+    Returns:
+        The paths of the shards.
+
+    Raises:
+        FileNotFoundError: A source is missing.
+        ValueError: A source is damaged or does not fit, or `out` holds something.
+    """
+    out, plan = Path(out), plan or Plan()
+    if bool(videos) == (images is not None) or len(videos) != len(controls):
+        raise ValueError(
+            "give videos and one table of controls for each, or a folder of pictures, got "
+            f"{len(videos)} videos, {len(controls)} tables and {'a' if images is not None else 'no'} folder of pictures"
+        )
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} holds something already; choose another folder, or empty it")
+    with work_folder(out) as work:
+        if images is not None:
+            fps = plan.fps or PICTURES_FPS
+            episodes = _of_pictures(find_drives(images), plan, fps, progress)
+        else:
+            log.info("videos are compressed with loss: what they no longer show, no world can learn")
+            films = [Video(path) for path in videos]
+            fps = plan.fps or min(film.rate for film in films)
+            pairs = [(film, ControlTable(path, 1 / fps)) for film, path in zip(films, controls, strict=True)]
+            for film, table in pairs:
+                check_clock(film, table, plan.offset, fps)
+                check_units(table)
+            episodes = _of_videos(pairs, plan, fps, progress)
+        attrs = {"held_out": held_out, "env": "", "recipe": "python -m drivedit.data import"}
+        names, steps, count = [], 0, 0
+        for number, batch in enumerate(batches(episodes)):
+            names.append(shard_path("", number).name)
+            write_shard(work / names[-1], [replace(episode, fps=fps) for episode in batch], attrs)
+            steps, count = steps + sum(map(len, batch)), count + len(batch)
+        if not names:
+            raise ValueError("no drive has two frames in a row")
+        os.replace(work, out)
+    log.info("%d episodes, %d steps (%.1f minutes at %.4g frames/s) in %s", count, steps, steps / fps / 60, fps, out)
+    return [out / name for name in names]
+
+
+def _of_videos(pairs: list[tuple[Video, ControlTable]], plan: Plan, fps: float, progress: bool) -> Iterator[Episode]:
+    """Episodes of videos with their tables."""
+    size = plan.size_of(pairs[0][0].size[0], pairs[0][0].aspect)
+    for video, table in pairs:
+        _say(video, table, plan, fps, size)
+        total = round(video.seconds * fps) + 1
+        frames = video.frames(fps, size, plan.fit)
+        shown = tqdm(frames, video.path.name, total, unit="frame", disable=not progress)
+        for seconds, pictures in _cut(_known(shown, table, plan.offset), plan.episode_steps):
+            times = plan.offset + seconds
+            telemetry = np.full((len(times), len(TELEMETRY)), np.nan, np.float32)
+            telemetry[:, TELEMETRY.index("speed")] = table.speed(times)
+            yield _episode(
+                pictures,
+                table.controls(times),
+                {"source": video.path.name, "second": float(seconds[0])},
+                reward=table.reward(times),
+                ended=table.ends(times[-1], 1 / fps),
+                telemetry=telemetry,
+                poses=table.poses(times),
+                route=table.route(times[0], times[-1]),
+            )
+
+
+def _say(video: Video, table: ControlTable, plan: Plan, fps: float, size: tuple[int, int]) -> None:
+    """Says what is done to a film, and what is left out of it."""
+    every = abs(fps - video.rate) <= SAME * video.rate
+    rows, columns = (100 * kept for kept in share(video.aspect, size))
+    fits = {
+        "crop": f"crop keeps {rows:.0f}% of the height, {columns:.0f}% of the width",
+        "letterbox": f"all of the picture between black bars of {100 - min(rows, columns):.0f}%",
+        "stretch": f"all of the picture, {rows / columns:.2f} times as high for its width",
+    }
+    log.info(
+        "%s: %d x %d (height x width) at %.4g frames/s for %.1f s -> %d x %d, %s; %s",
+        video.path, *video.size, video.rate, video.seconds, *size,
+        "every frame" if every else f"{fps:.4g} frames/s (of {video.rate:.4g})", fits[plan.fit],
+    )  # fmt: skip
+    seconds, pauses = table.left_out(plan.offset, plan.offset + video.seconds)
+    for path, what, missing in ((video.path, "frames", video.left_out(fps)), (table.path, "lines", seconds)):
+        if missing:
+            log.warning("%s has no %s for %.2f s in all: the drive is cut there", path, what, missing)
+    if pauses:
+        log.warning("where a table holds lines only when something changes, add lines in between to keep the film")
+
+
+def _known(
+    frames: Iterable[tuple[int, float, np.ndarray]], table: ControlTable, offset: float
+) -> Iterator[tuple[int, float, np.ndarray]]:
+    """Leaves out what the table knows nothing of; numbers that follow each other belong together."""
+    jumps, before = 0, math.inf
+    for number, second, picture in frames:
+        time = offset + second
+        if not table.within_hole(time):
+            jumps += table.cut_between(before, time)
+            before = time
+            yield number + jumps, second, picture
+
+
+def _of_pictures(drives: list[PictureDrive], plan: Plan, fps: float, progress: bool) -> Iterator[Episode]:
+    """Episodes of folders of pictures."""
+    height, width = read_picture(drives[0].frames[0]).shape[:2]
+    size = plan.size_of(height, width / height)
+    log.info(
+        "%d drives of pictures, %d x %d (height x width), taken as %.4g frames/s -> %d x %d, %s",
+        len(drives), height, width, fps, *size, plan.fit,
+    )  # fmt: skip
+    for drive in drives:
+        controls = drive.controls()[:, :2]
+        if np.abs(controls).max() > 1:
+            raise ValueError(
+                f"controls of {drive.folder} must lie in [-1, 1], the largest is {np.abs(controls).max():g}"
+            )
+        bar = tqdm(drive.frames, drive.name, unit="frame", disable=not progress)
+        frames = ((number, number / fps, read_picture(path, size, plan.fit)) for number, path in enumerate(bar))
+        for seconds, pictures in _cut(frames, plan.episode_steps):
+            first = round(seconds[0] * fps)
+            start = {"source": drive.name, "second": float(seconds[0])}
+            yield _episode(pictures, controls[first : first + len(pictures) - 1], start)
+
+
+def _cut(frames: Iterable[tuple[int, float, np.ndarray]], steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Cuts numbered frames into runs without holes, of about `steps` steps, half as many at least where possible.
+
+    Yields:
+        Seconds float64 `[n + 1 >= 2]`, and uint8 `[n + 1, H, W, 3]`.
+    """
+    run: list[tuple[float, np.ndarray]] = []
+    last = 0
+    for number, second, picture in frames:
+        if run and number != last + 1:
+            if len(run) > 1:
+                yield _stacked(run)
+            run = []
+        last = number
+        run.append((second, picture))
+        if len(run) == (steps + 1) + (steps + 1) // 2:
+            yield _stacked(run[: steps + 1])
+            run = run[steps + 1 :]
+    if len(run) > 1:
+        yield _stacked(run)
+
+
+def _stacked(run: list[tuple[float, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([second for second, _ in run]), np.stack([picture for _, picture in run])
+
+
+def _episode(
+    frames: np.ndarray,
+    controls: np.ndarray,
+    start: dict[str, Any],
+    reward: np.ndarray | None = None,
+    ended: bool = False,
+    telemetry: np.ndarray | None = None,
+    poses: np.ndarray | None = None,
+    route: np.ndarray | None = None,
+) -> Episode:
+    """An episode that knows what was given, and nothing else; places far from zero get an origin of their own."""
+    steps = len(controls)
+    poses = np.full((steps + 1, 3), np.nan) if poses is None else poses
+    route = np.zeros((0, 2)) if route is None else route
+    origin = origin_of(poses, route)
+    if origin.any():
+        start = {**start, "origin": origin.tolist()}
+    reward = np.full(steps, np.nan, np.float32) if reward is None else reward
+    return Episode(
+        frames=frames,
+        controls=controls,
+        reward=reward,
+        progress=reward.copy(),  # all of it is learned
+        terminated=np.arange(steps) == (steps - 1 if ended else -1),
+        telemetry=np.full((steps + 1, len(TELEMETRY)), np.nan, np.float32) if telemetry is None else telemetry,
+        poses=from_origin(poses, origin),
+        route=from_origin(route, origin).astype(np.float32),
+        driver="filmed",
+        start=start,
+        closed=False,
+    )

@@ -1,0 +1,1 @@
+"""Figures as tables, cards, pictures and films."""

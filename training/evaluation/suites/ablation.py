@@ -1,0 +1,79 @@
+"""Several worlds side by side on the same held-out drives, at several numbers of sampling steps: one table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from drivedit.evaluation.metrics.drift import drift_figures
+from drivedit.evaluation.sizes import Sizes
+from drivedit.evaluation.sources import Arrays, Sources
+from drivedit.evaluation.suites import closed_loop, control, open_loop
+from drivedit.evaluation.suites.benchmark import load_world, true_drives
+from drivedit.evaluation.suites.speed import dream_rate
+from drivedit.evaluation.twin_drives import scenes
+from drivedit.models import World
+
+COLUMNS = {
+    "psnr_1": "PSNR 1", "psnr_10": "10", "psnr_50": "50 frames", "sharpness_1": "sharpness 1", "sharpness_50": "50",
+    "steering_correlation": "steering r", "steering_slope": "slope", "branch_15": "branch told at 15",
+    "frechet_300": "drift at 300", "frechet_1000": "at 1,000", "steps_per_second": "steps/s",
+}  # fmt: skip
+
+
+def ablate(
+    worlds: dict[str, str], sampling_steps: Sequence[int], out: Path, sizes: Sizes | None = None, quiet: bool = False
+) -> list[dict[str, Any]]:
+    """Measures every world at every number of sampling steps; writes ablation.json and ablation.md to `out`.
+
+    Args:
+        worlds: Names for the table, and the folders (or names) of the worlds.
+        sampling_steps: Network passes per frame.
+        out: Folder of the report; true drives are kept there for the next time.
+        sizes: How much is measured.
+        quiet: Show no progress.
+
+    Returns:
+        One row per world and number of steps.
+    """
+    sizes, sources = sizes or Sizes(), Sources()
+    out.mkdir(parents=True, exist_ok=True)
+    truth = true_drives(out / "true", sizes, sources, quiet=quiet)
+    rows = []
+    for name, folder in worlds.items():
+        world = load_world(folder, sources)
+        for count in sampling_steps:
+            figures = figures_of(world, truth, sources, sizes, count, quiet)
+            rows.append({"world": name, "sampling_steps": count, **figures})
+            (out / "ablation.json").write_text(json.dumps(rows, indent=1) + "\n")
+            (out / "ablation.md").write_text(as_table(rows) + "\n")
+    return rows
+
+
+def figures_of(
+    world: World, truth: dict[str, Arrays], sources: Sources, sizes: Sizes, sampling_steps: int, quiet: bool = False
+) -> dict[str, float]:
+    """The figures of one row."""
+    options: dict[str, Any] = {"sampling_steps": sampling_steps, "quiet": quiet}
+    clips = truth["clips"]
+    dreamed = open_loop.dream_clips(world, clips, **options)
+    figures = open_loop.picture_figures(clips, dreamed, open_loop.curves(clips, dreamed, world))
+    branches = control.dream_branches(world, truth["branches"], **options)
+    figures |= control.steering_figures(control.Branches.true(truth["branches"]), branches)
+    true = closed_loop.true_drives(truth["drives"])
+    starts = closed_loop.scene_starts(world, scenes(truth["drives"]))
+    long = closed_loop.drive_dream(world, starts, sources, sizes.drive_steps, **options)
+    figures |= drift_figures(world, true.seen, long.seen, sizes.drive_steps)
+    figures["steps_per_second"] = dream_rate(world, scenes(truth["drives"])[0], sources, sizes.rounds, sampling_steps)
+    return figures
+
+
+def as_table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a table in Markdown."""
+    lines = ["| world | steps | " + " | ".join(COLUMNS.values()) + " |", "|---|---|" + "---|" * len(COLUMNS)]
+    for row in rows:
+        cells = [f"{row[name]:.3g}" if name in row else "" for name in COLUMNS]
+        lines.append(f"| {row['world']} | {row['sampling_steps']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

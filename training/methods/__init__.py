@@ -1,0 +1,1 @@
+"""What each stage of training teaches: one file per loss."""

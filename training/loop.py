@@ -29,6 +29,7 @@ from drivedit.config import LoopConfig
 from drivedit.training.averaging import averaged, better, measure_both, swap
 from drivedit.training.checkpoints import load_checkpoint, save_checkpoint, shard, whole_state
 from drivedit.training.interrupts import Interrupts
+from drivedit.training.optimizers import Muon
 from drivedit.training.runs import RunNotes
 from drivedit.utils import extra, fast_dtype, generator, seeded, write_atomically
 
@@ -314,10 +315,7 @@ def make_optimizers(stage: nn.Module, config: LoopConfig) -> list[torch.optim.Op
     ]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)]
     if matrices:
-        muon = torch.optim.Muon(
-            matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
-        optimizers.append(muon)
+        optimizers.append(Muon(matrices, lr=config.lr, weight_decay=config.weight_decay))
     return optimizers
 
 

@@ -1,0 +1,80 @@
+"""Muon (Jordan et al. 2024) in the type that the machine multiplies fast.
+
+`torch.optim.Muon` orthogonalises in bfloat16 whatever the machine: without hardware for it a step of the shipped
+student takes nine seconds of one core, in float32 three tenths of one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from drivedit.utils import fast_dtype
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that is steepest at zero
+ITERATIONS = 5
+LEAST = 1e-7  # norm
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update of a weight matrix is orthogonalised, and scaled to the size of AdamW's.
+
+    Args:
+        matrices: Parameters with two axes.
+        lr: Learning rate, of the size of AdamW's.
+        weight_decay: Decoupled, relative to the learning rate.
+        momentum: Of Nesterov's kind.
+
+    Raises:
+        ValueError: A parameter has not two axes.
+    """
+
+    def __init__(
+        self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95
+    ) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        wrong = [list(p.shape) for group in self.param_groups for p in group["params"] if p.ndim != 2]
+        if wrong:
+            raise ValueError(f"Muon updates matrices, got parameters of the shapes {wrong}")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Updates all matrices that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for matrix in (p for p in group["params"] if p.grad is not None):
+                self._update(matrix, matrix.grad, group)
+        return loss
+
+    def _update(self, matrix: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        momentum, state = group["momentum"], self.state[matrix]
+        buffer = state.setdefault("momentum_buffer", torch.zeros_like(grad))
+        buffer.lerp_(grad, 1 - momentum)
+        update = orthogonalised(grad.lerp(buffer, momentum), fast_dtype(matrix.device))
+        matrix.mul_(1 - group["lr"] * group["weight_decay"])
+        matrix.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(matrix.shape)))
+
+
+def orthogonalised(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """About the nearest matrix with orthogonal rows or columns: singular values from .7 to 1.2, by Newton and Schulz.
+
+    Args:
+        matrix: `[M, N]`.
+        dtype: In which the products are taken.
+    """
+    a, b, c = COEFFICIENTS
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.to(dtype)
+    x = x.T if tall else x
+    x = x / x.norm().clamp(min=LEAST)
+    for _ in range(ITERATIONS):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x

@@ -1,6 +1,6 @@
 """The networks, the world made of them, and its state."""
 
-from drivedit.models.dit.heads import Heads, Readings
+from drivedit.models.dit.heads import HeadOutputs, Heads
 from drivedit.models.dit.memory import MemoryBank
 from drivedit.models.dit.state import WorldState
 from drivedit.models.dit.student import DiTStudent
@@ -15,9 +15,9 @@ __all__ = [
     "DiTStudent",
     "DiTTeacher",
     "FrameTokenizer",
+    "HeadOutputs",
     "Heads",
     "MemoryBank",
-    "Readings",
     "Scene",
     "StepOutput",
     "VAE3D",

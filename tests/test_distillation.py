@@ -13,8 +13,10 @@ from drivedit.config import ClipConfig, DataConfig, DistillConfig, LoopConfig, S
 from drivedit.data.clips import Drives
 from drivedit.data.recordings import write_shard
 from drivedit.models import DiTTeacher, World
+from drivedit.models.flow.path import noise_levels
+from drivedit.models.flow.sampler import sample
 from drivedit.training.calibration import calibrate
-from drivedit.training.methods.distillation import DistillStage, step_towards
+from drivedit.training.methods.distillation import DistillStage
 from drivedit.training.methods.student import MOTION, Draw
 from drivedit.training.methods.teacher import BothWaysStage, TeacherStage, before_clip, teacher_figures
 from drivedit.training.stages import decoder, distill, student, teacher, vae
@@ -45,11 +47,8 @@ def draws(seed: int = 0) -> Draw:
 
 def test_small_steps_along_a_perfect_teacher_carry_noise_to_data():
     x = torch.randn(8, 500, 1, 4, generator=torch.Generator().manual_seed(0))
-    start, steps = x, 400
-    for index in range(steps, 0, -1):
-        sigma = torch.full(x.shape[:2], index / steps)
-        x = step_towards(x, posterior(x, sigma, MEAN, SPREAD), sigma, sigma - 1 / steps)
-    assert torch.allclose(x, transport(start, torch.ones(x.shape[:2])), atol=0.02)
+    data = sample(lambda x, sigma, _: posterior(x, sigma[:, None], MEAN, SPREAD), x, noise_levels(400))
+    assert torch.allclose(data, transport(x, torch.ones(x.shape[:2])), atol=0.02)
 
 
 def test_distribution_matching_pulls_samples_to_the_teachers_mean_and_spread():

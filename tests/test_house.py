@@ -36,6 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "drivedit.agents": _GROUND,
 }
 
+KINDS = ("dit", "sde", "sets", "pixel")  # of worlds, each in a folder of `models`
+
 # A distribution that is imported by another name than its own.
 IMPORT_NAME = {
     "opencv-python": "cv2",
@@ -130,6 +132,17 @@ def test_rooms_import_only_what_they_may():
         if target and room and target != room and target not in MAY_IMPORT[room]:
             wrong.append(f"{where}: {package} imports {name}")
     assert not wrong, "the import layers (tests/test_house.py, MAY_IMPORT) are broken:\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize("package", ["layers", "flow", *KINDS])
+def test_layers_and_flow_know_no_world_and_worlds_know_no_other_kind(package: str):
+    """Inside `models` every kind of world stands on layers and flow alone."""
+    owner = f"drivedit.models.{package}"
+    others = {f"drivedit.models.{kind}" for kind in KINDS if kind != package}
+    if package not in KINDS:
+        others |= {f"drivedit.models.{name}" for name in ("world", "state", "scenes", "storage", "finding")}
+    wrong = [f"{where}: {name}" for found, where, name in _all_imports() if found == owner and _within(name, others)]
+    assert not wrong, f"{owner} imports a world:\n" + "\n".join(wrong)
 
 
 def test_a_room_is_named_by_one_name_only():

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from drivedit.models import DiTStudent, DiTTeacher
+from drivedit.models.dit.generation import truncated_noise
 from drivedit.models.dit.teacher import alpha_products
-from drivedit.models.flow.sampler import truncated_noise
 
 
 def teacher(**changes) -> DiTTeacher:

@@ -71,7 +71,7 @@ def test_a_rollout_is_what_one_pass_over_the_clip_says(history):
     clean, control = trainer._clips(next(iter(loader())))
     own = torch.rand(4, 4) < 0.7
     rng = torch.Generator().manual_seed(0)
-    context, states = trainer._roll_out(clean, control, own, [1.0, 0.5], rng)
+    context, states = trainer._roll_out(clean, control, own, torch.tensor([1.0, 0.5]), rng)
     assert torch.equal(context[:, 0], clean[:, 0])
     kept = ~own
     kept[:, 0] = True

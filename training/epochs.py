@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from drivedit.config import TrainingConfig
 from drivedit.models import VAE3D, DiTStudent, FrameTokenizer
-from drivedit.models.flow.sampler import past_of
+from drivedit.models.flow.path import add_noise
+from drivedit.models.layers.past import past_of
 from drivedit.training.checkpoints import write_state
 from drivedit.training.losses import FlowMatchingLoss
 from drivedit.utils import extra, fast_dtype, generator, read_archive, resolve_device, seeded
@@ -239,7 +240,7 @@ class Trainer(ABC):
         """
         rows, frames = context.shape[:2]
         times = torch.arange(frames, device=self.device)
-        past = past_of(context, self.student.history).unflatten(1, (frames, -1))
+        past = past_of(context, self.student.history)
 
         def beside(of_frame: Tensor) -> Tensor:
             return torch.cat([of_frame] + [of_frame[:, 1:]] * len(states), 1)
@@ -258,8 +259,7 @@ class Trainer(ABC):
     def _noisy(self, clean: Tensor, sigma: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Clean frames `[B, F, P, D]` at noise levels `[B, F]`, and the noise."""
         noise = self._normal(clean, rng)
-        sigma = sigma[..., None, None]
-        return (1 - sigma) * clean + sigma * noise, noise
+        return add_noise(clean, noise, sigma), noise
 
     def _normal(self, like: Tensor, rng: torch.Generator) -> Tensor:
         return torch.randn(like.shape, generator=rng).to(like)

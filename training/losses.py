@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from drivedit.models.flow.path import velocity as path_velocity
 from drivedit.utils import extra
 
 SCALES = 3  # picture sizes, each half of the one before, at which edges are compared
@@ -112,7 +113,7 @@ class FlowMatchingLoss(nn.Module):
                 "velocity, clean and noise must have one shape, got "
                 f"{tuple(velocity.shape)}, {tuple(clean.shape)} and {tuple(noise.shape)}"
             )
-        return F.mse_loss(velocity.float(), (noise - clean).float())
+        return F.mse_loss(velocity.float(), path_velocity(clean, noise).float())
 
 
 class CompositeLoss(nn.Module):

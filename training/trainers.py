@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from drivedit.models import DiTTeacher
-from drivedit.models.flow.sampler import denoise, past_of, past_of_next
+from drivedit.models.dit.generation import cached
+from drivedit.models.flow.path import noise_levels, velocity_estimate
+from drivedit.models.flow.sampler import sample
+from drivedit.models.layers.past import past_of, past_of_next
 from drivedit.training.epochs import LEAST_NOISE, Batch, Losses, Trainer
 from drivedit.training.losses import CompositeLoss
 from drivedit.training.methods.student import energy_score
@@ -73,7 +76,7 @@ class SelfForcingTrainer(Trainer):
         clean, control = self._clips(batch)
         ratio = self.ratio() if self.student.training else self.self_forcing_ratio
         passes = int(torch.randint(1, self.sampling_steps + 1, (), generator=rng))
-        levels = torch.linspace(1, 0, self.sampling_steps + 1)[:passes].tolist()
+        levels = noise_levels(self.sampling_steps)[:passes]
         target, context = clean[:, 1:], clean
         drawn = self.flow.draw(*target.shape[:2], generator=rng)
         exits = torch.rand(drawn.shape, generator=rng) < 0.5  # the other half: levels between those of a rollout
@@ -84,9 +87,9 @@ class SelfForcingTrainer(Trainer):
             own = (torch.rand(clean.shape[:2], generator=rng) < ratio).to(self.device)
             context, ends = self._roll_out(clean, control, own, levels, rng)
             states += ends
-            sigmas += [torch.full_like(sigma, levels[-1])] * len(ends)
+            sigmas += [levels[-1].to(sigma).expand_as(sigma)] * len(ends)
         made, *samples = self._next_frames(context, control, states, sigmas)
-        flow = self.flow((state - made) / sigma[..., None, None], target, noise)
+        flow = self.flow(velocity_estimate(state, made, sigma), target, noise)
         if not samples:
             return {"flow": flow, "loss": flow}
         rollout, _ = energy_score(samples[0], samples[1], target)
@@ -94,7 +97,7 @@ class SelfForcingTrainer(Trainer):
 
     @torch.no_grad()
     def _roll_out(
-        self, clean: Tensor, control: Tensor | None, own: Tensor, levels: list[float], rng: torch.Generator
+        self, clean: Tensor, control: Tensor | None, own: Tensor, levels: Tensor, rng: torch.Generator
     ) -> tuple[Tensor, list[Tensor]]:
         """Makes every frame after the first, on the frames before it, twice.
 
@@ -102,7 +105,7 @@ class SelfForcingTrainer(Trainer):
             clean: Recorded `[B, T, P, D]`.
             control: What led to each frame `[B, T, cd]`, or None.
             own: `[B, T]` where the first of the two takes the recorded frame's place in what comes before the next.
-            levels: Noise levels of the passes.
+            levels: Noise levels of the passes `[S]`.
             rng: Of the noise.
 
         Returns:
@@ -117,10 +120,12 @@ class SelfForcingTrainer(Trainer):
                 now = None if control is None else control[:, index : index + 1]
                 past = past_of_next(context, student.history)
                 if index:
+                    given, net = {"control": now, "past": past}, cached(student, cache)
                     noises = [self._normal(clean[:, index], rng) for _ in range(2)]
-                    made = [denoise(student, noise, levels, cache, control=now, past=past) for noise in noises]
-                    pairs.append([state for _, state in made])
-                    frame = torch.where(own[:, index, None, None], made[0][0].float(), clean[:, index])
+                    states = [sample(net, noise, levels.to(noise), given) for noise in noises]
+                    pairs.append(states)
+                    made = net(states[0], levels[-1].to(states[0]).expand(len(clean)), given)
+                    frame = torch.where(own[:, index, None, None], made.float(), clean[:, index])
                     context = torch.cat([context, frame[:, None]], 1)
                 student(context[:, -1], cache, True, control=now, past=past)
         return context, [torch.stack(states, 1) for states in zip(*pairs, strict=True)]
@@ -198,15 +203,15 @@ class DistillationTrainer(Trainer):
             with torch.no_grad():
                 told = control if self.teacher.control_dim else None
                 wanted = self.teacher.velocity(state.flatten(1, 2), timesteps, told)
-            past = past_of(clean, self.student.history)
+            past = past_of(clean, self.student.history).flatten(1, 2)
             guess, _ = self.student(state.flatten(1, 2), sigma=level, control=control, past=past)
-        velocity = (state - guess.float().unflatten(1, state.shape[1:3])) / level[..., None, None]
-        soft = softened_distance(velocity.flatten(1, 2), wanted.float(), self.temperature)
+        guessed = velocity_estimate(state, guess.float().unflatten(1, state.shape[1:3]), level)
+        soft = softened_distance(guessed.flatten(1, 2), wanted.float(), self.temperature)
 
         sigma = self.flow.draw(*clean[:, 1:].shape[:2], generator=rng).to(clean)
         noisy, noise = self._noisy(clean[:, 1:], sigma, rng)
         (made,) = self._next_frames(clean, control, [noisy], [sigma])
-        hard = self.flow((noisy - made) / sigma[..., None, None], clean[:, 1:], noise)
+        hard = self.flow(velocity_estimate(noisy, made, sigma), clean[:, 1:], noise)
         total = self.total({"soft": soft, "hard": hard})
         return {"soft": soft, "hard": hard, "loss": total["total"]}
 

@@ -11,7 +11,7 @@ from drivedit.models.dit.student import norm
 
 
 @dataclass
-class Readings:
+class HeadOutputs:
     """Raw outputs of the heads, in the units that `WorldConfig` sets; leading axes `...` are rows and frames.
 
     Attributes:
@@ -46,8 +46,8 @@ class Heads(nn.Module):
         nn.init.zeros_(last.weight)
         self.mlp = nn.Sequential(nn.Linear(32 * tokens, d_model), nn.SiLU(), last)
 
-    def forward(self, hidden: Tensor) -> Readings:
+    def forward(self, hidden: Tensor) -> HeadOutputs:
         """Reads hidden tokens `[..., P, E]`."""
         out = self.mlp(self.squeeze(norm(hidden)).flatten(-2)).float()
         motion, telemetry, reward, ended, log_error = torch.split(out, [3, self.telemetry, 1, 1, 1], -1)
-        return Readings(motion, telemetry, reward[..., 0], ended[..., 0], log_error[..., 0])
+        return HeadOutputs(motion, telemetry, reward[..., 0], ended[..., 0], log_error[..., 0])

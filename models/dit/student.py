@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drivedit.config import StudentConfig
-from drivedit.models.flow.sampler import Generators, KVCache, generate
+from drivedit.models.dit.generation import Generators, KVCache, generate
 from drivedit.models.layers.attention import Recall, attention, rotate, rotations
 
 
@@ -239,7 +239,7 @@ class DiTStudent(nn.Module):
         memory: Tensor | None = None,
         generator: Generators = None,
     ) -> Tensor:
-        """Continues clean tokens `[B, N, D]`; returns them with the new ones after them (see `models/flow/sampler.py`).
+        """Continues clean tokens `[B, N, D]`; returns them with the new ones after them (see `generation.py`).
 
         Raises:
             ValueError: An argument is out of its range, or the whole does not fit into the cache.

@@ -19,11 +19,14 @@ from einops import rearrange
 from torch import Tensor
 
 from drivedit.config import WorldConfig
-from drivedit.models.dit.heads import Heads, Readings
+from drivedit.models.dit.heads import HeadOutputs, Heads
 from drivedit.models.dit.state import WorldState
 from drivedit.models.dit.student import DiTStudent
 from drivedit.models.dit.tokens import FrameTokenizer
 from drivedit.models.dit.vae import VAE3D
+from drivedit.models.flow.path import noise_levels
+from drivedit.models.flow.sampler import sample
+from drivedit.models.layers.past import as_channels
 from drivedit.models.scenes import Scene, check_scene
 from drivedit.models.storage import WorldStorage
 from drivedit.utils import Route, RouteCoder, advance_pose, motion_between, noise, truncate
@@ -297,15 +300,19 @@ class World(WorldStorage):
         route = state.route
         code = self._code(route, state.pose, state.arc, state.motion)
         driven = torch.cat([controls, state.control, state.motion], -1)
-        levels = torch.linspace(1, 0, steps + 1, device=self.device)
-        passed = (driven, code, state.latents, cache)
-        for index in range(steps):
-            sigma, lower = levels[index], levels[index + 1]
-            last = index == steps - 1 and not self.config.clean_cache
-            clean, readings = self._pass(x, sigma.expand(len(state)), *passed, last)
-            x = clean + lower / sigma * (x - clean)
+        readings: HeadOutputs | None = None
+
+        def denoiser(x: Tensor, sigma: Tensor, given: tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]) -> Tensor:
+            nonlocal readings
+            clean, readings = self._pass(x, sigma, *given)
+            return clean
+
+        given = (driven, code, state.latents, cache)
+        x = sample(denoiser, x, noise_levels(steps, self.device), given)
         if self.config.clean_cache:
-            _, readings = self._pass(x, torch.zeros(len(state), device=self.device), *passed, last=True)
+            denoiser(x, torch.zeros(len(state), device=self.device), given)
+        assert readings is not None
+        cache["clock"] = cache["clock"] + 1
         pose = advance_pose(state.pose, readings.motion * self.motion_scale)
         arc = route.foot(pose[:, :2], state.arc)
         telemetry = readings.telemetry * self.telemetry_scale
@@ -324,11 +331,11 @@ class World(WorldStorage):
         code: Tensor,
         past: Tensor,
         cache: dict[str, Tensor],
-        last: bool,
-    ) -> tuple[Tensor, Readings]:
+        last: bool = False,
+    ) -> tuple[Tensor, HeadOutputs]:
         """One pass of the network for one frame of every row; x `[B, C, h, w]`, past `[B, history, C, h, w]`."""
         tokens, network = self.tokens(x), self.dynamics
-        before = torch.cat([tokens[..., :0], *(self.tokens(past).unbind(1) if network.history else ())], -1)
+        before = as_channels(self.tokens(past).unbind(1)[: network.history], tokens)
         hidden, modulation, _ = network.features(
             tokens.to(self.dtype),
             cache,
@@ -358,7 +365,7 @@ class World(WorldStorage):
         """The route as told for the coming frame, from where the last motion would bring the car."""
         return self.coder(route, advance_pose(pose, motion * self.motion_scale), arc)
 
-    def _output(self, latent: Tensor, readings: Readings, telemetry: Tensor) -> StepOutput:
+    def _output(self, latent: Tensor, readings: HeadOutputs, telemetry: Tensor) -> StepOutput:
         probability = readings.ended.double().sigmoid().float()  # in float32 equal rows may differ in the last bit
         ended = probability > self.config.end_threshold
         terms = {"progress": readings.reward * self.config.reward_scale}

@@ -1,157 +1,56 @@
-"""Frames from noise: a student's few-step denoising of one frame, and whole continuations frame after frame.
+"""Data from noise: the one denoising loop of the package, and guidance.
 
-The student keeps clean frames in its cache. A new frame starts as noise and goes down the noise levels: each pass
-estimates the clean frame and steps to the next level, as DDIM does (Song et al. 2021). Then it is cached, clean.
-
-Legend: B clips, F frames, P tokens per frame, N = F * P, D token width, M memories, E model width.
+A sampler knows a network as a `Denoiser` only. It steps down the levels of noise along the straight line from the point
+where it is through the clean estimate there, which is Euler's method on the flow, and DDIM (Song et al. 2021). The
+C++ step of a compiled world (`drivedit.inference`) is the only other place where this loop is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from itertools import pairwise
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
-from drivedit.utils import truncate
-
-KVCache = dict[str, Tensor]  # "k", "v": [L, B, H, W, P, E / H]; "clock": [B] frames seen so far
-Generators = torch.Generator | Sequence[torch.Generator] | None
+from drivedit.models.flow.path import euler_step
 
 
-class CausalNetwork(Protocol):
-    """What sampling needs of a network: `DiTStudent.forward`, and how its tokens stand in frames."""
+class Denoiser(Protocol):
+    """A network as samplers see it."""
 
-    tokens_per_frame: int
-    history: int
-    window: int | None
-    capacity: int
-
-    def __call__(
-        self, x: Tensor, kv_cache: KVCache | None = None, use_cache: bool = False, **conditions: Tensor | None
-    ) -> tuple[Tensor, KVCache | None]:
-        """See `DiTStudent.forward`."""
+    def __call__(self, x: Tensor, sigma: Tensor, given: Any) -> Tensor:
+        """The clean estimate `[B, ...]` for `x` `[B, ...]` at level `sigma` `[B]`, under what is given."""
         ...
 
 
-@torch.no_grad()
-def generate(
-    student: CausalNetwork,
-    context: Tensor,
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    *,
-    sampling_steps: int = 4,
-    control: Tensor | None = None,
-    memory: Tensor | None = None,
-    generator: Generators = None,
-) -> Tensor:
-    """Continues clean tokens by whole frames.
+def sample(denoiser: Denoiser, x: Tensor, levels: Tensor, given: Any = None) -> Tensor:
+    """Carries `x` down the levels of noise, with one call of the denoiser for each step.
 
     Args:
-        student: The network, in evaluation mode unless its dropout is wanted.
-        context: Clean tokens `[B, N, D]`, at least one frame.
-        max_new_tokens: Tokens to add, a multiple of P.
-        temperature: Scale of the noise that a frame is made from; towards 0 all futures become one.
-        top_k: Must be None: continuous tokens have no k best ones.
-        top_p: Central mass of the normal distribution that noise comes from (the truncation trick, Brock et al. 2019);
-            None or 1: all of it.
-        sampling_steps: Network passes for one frame.
-        control: `[B, F, control_dim]` of all frames, old and new: what led to each. None: zeros.
-        memory: `[B, M, E]`, or None.
-        generator: One for all rows, or one for each, so that a row is the same alone and in a batch; None: torch's own.
+        denoiser: The network.
+        x: `[B, ...]` at the first level; at level 1 it is noise.
+        levels: `[S + 1]`, falling (`noise_levels`); all but the last are above 0. A single one leaves `x` as it is.
+        given: What the denoiser is given beside them.
 
     Returns:
-        Context and new tokens `[B, N + max_new_tokens, D]`.
-
-    Raises:
-        ValueError: An argument is out of its range, or the whole does not fit into the cache of a student that has no
-            window.
+        `[B, ...]` at the last level; at level 0 it is the clean estimate of the last step.
     """
-    per_frame = student.tokens_per_frame
-    if top_k is not None:
-        raise ValueError(f"top_k needs discrete tokens, these are continuous: use top_p or temperature, got {top_k}")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
-    if max_new_tokens < 0 or max_new_tokens % per_frame:
-        raise ValueError(f"max_new_tokens must be a multiple of {per_frame}, at least 0, got {max_new_tokens}")
-    if sampling_steps < 1:
-        raise ValueError(f"sampling_steps must be at least 1, got {sampling_steps}")
-    if context.ndim != 3 or context.shape[1] % per_frame or not context.shape[1]:
-        raise ValueError(f"context must be [B, k * {per_frame}, D] with k > 0, got {tuple(context.shape)}")
-    clip = context.unflatten(1, (-1, per_frame))
-    rows, old, new = len(clip), clip.shape[1], max_new_tokens // per_frame
-    if student.window is None and old + new > student.capacity:
-        raise ValueError(
-            f"{old} + {new} frames do not fit into a cache of {student.capacity}: raise max_seq_len or set window"
-        )
-    if control is not None and control.shape[:2] != (rows, old + new):
-        raise ValueError(f"control must be [{rows}, {old + new}, control_dim], got {tuple(control.shape)}")
-    levels = torch.linspace(1, 0, sampling_steps + 1).tolist()[:-1]
-    if not new:
-        return context
-    start = max(0, old - student.capacity)
-    _, cache = student(
-        context[:, start * per_frame :], None, True, memory=memory,
-        control=None if control is None else control[:, start:old],
-        past=past_of(clip, student.history)[:, start * per_frame :],
-    )  # fmt: skip
-    assert cache is not None
-    for index in range(old, old + new):
-        before = past_of_next(clip, student.history)
-        now = None if control is None else control[:, index : index + 1]
-        noise = temperature * truncated_noise((rows, per_frame, clip.shape[-1]), top_p, generator).to(context)
-        frame, _ = denoise(student, noise, levels, cache, control=now, past=before, memory=memory)
-        student(frame, cache, True, control=now, past=before, memory=memory)
-        clip = torch.cat([clip, frame[:, None]], 1)
-    return clip.flatten(1, 2)
+    for sigma, lower in pairwise(levels):
+        x = euler_step(x, denoiser(x, sigma.expand(len(x)), given), sigma, lower)
+    return x
 
 
-def denoise(
-    student: CausalNetwork, noise: Tensor, levels: Sequence[float], cache: KVCache, **conditions: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Carries one frame of noise `[B, P, D]` down the noise levels; the clock of the cache stands still.
+def guided(denoiser: Denoiser, scale: float, plain: Any) -> Denoiser:
+    """A denoiser under classifier-free guidance (Ho and Salimans 2022): `u + scale (c - u)`.
 
-    Returns:
-        The clean estimate of the last pass, and the state at the last level that it was made from, each `[B, P, D]`.
+    Args:
+        denoiser: The network, called twice for an estimate unless the scale is 1.
+        scale: 1 is plain conditional, 0 unconditional.
+        plain: What the denoiser is given for the unconditional estimate u.
     """
-    clean = state = noise
-    for index, sigma in enumerate(levels):
-        if index:
-            state = clean + sigma / levels[index - 1] * (state - clean)
-        clean, _ = student(state, cache, False, sigma=state.new_full((len(state), 1), sigma), **conditions)
-    return clean, state
 
+    def estimate(x: Tensor, sigma: Tensor, given: Any) -> Tensor:
+        unconditional = denoiser(x, sigma, plain)
+        return unconditional + scale * (denoiser(x, sigma, given) - unconditional)
 
-def past_of(clip: Tensor, history: int) -> Tensor:
-    """The clean frames before each frame of `[B, F, P, D]`, the latest first, as channels `[B, N, history * D]`.
-
-    Before the first frame stands the first frame.
-    """
-    order = torch.arange(clip.shape[1], device=clip.device)
-    lags = [clip[:, (order - lag).clamp(min=0)] for lag in range(1, history + 1)]
-    return torch.cat([clip[..., :0], *lags], -1).flatten(1, 2)
-
-
-def past_of_next(clip: Tensor, history: int) -> Tensor:
-    """The same `[B, P, history * D]` for the frame that follows the clip."""
-    recent = clip[:, -history - 1 :]
-    return past_of(torch.cat([recent, recent[:, -1:]], 1), history)[:, -clip.shape[2] :]
-
-
-def truncated_noise(shape: tuple[int, ...], top_p: float | None, generator: Generators) -> Tensor:
-    """Standard normal numbers `[B, ...]`, squeezed into the central `top_p` of the distribution.
-
-    Raises:
-        ValueError: `top_p` is not in (0, 1], or the number of generators is not the number of rows.
-    """
-    if isinstance(generator, torch.Generator) or generator is None:
-        noise = torch.randn(shape, generator=generator)
-    elif len(generator) != shape[0]:
-        raise ValueError(f"one generator, or one for each of {shape[0]} rows is needed, got {len(generator)}")
-    else:
-        noise = torch.stack([torch.randn(shape[1:], generator=row) for row in generator])
-    return truncate(noise, top_p)
+    return denoiser if scale == 1 else estimate

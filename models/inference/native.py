@@ -17,6 +17,7 @@ from drivedit.inference.tune import FoldedFrame, PackedConv, PackedResBlock, Pac
 from drivedit.models import World
 from drivedit.models.dit.student import waves
 from drivedit.models.dit.world import DRIVEN
+from drivedit.models.flow.path import noise_levels
 
 UNIT = 32  # inputs of the dynamics' layers are filled up to a multiple of it
 FIRST, INNER, OUTER, UP, FRAME = range(5)  # kinds of the decoder's layers
@@ -127,7 +128,7 @@ class Parts:
         for name, mlp in (("control", network.of_control), ("route", network.of_route), ("map", network.of_map)):
             if mlp is not None:
                 named |= {f"{name}1": mlp[0], f"{name}2": mlp[2]}
-        levels = torch.linspace(1, 0, steps + 1)
+        levels = noise_levels(steps)
         levels = torch.stack([levels[:-1], levels[1:]], 1)
         if config.clean_cache:
             levels = torch.cat([levels, torch.zeros(1, 2)])

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from drivedit.config import DistillConfig
 from drivedit.models import World
+from drivedit.models.flow.path import add_noise, euler_step, noise_levels, weighted
+from drivedit.models.flow.sampler import sample
 from drivedit.training.methods.student import Draw, Logs, StudentStage, estimate
 
 LEVELS = (0.02, 0.98)  # noise at which the scores are compared
@@ -62,11 +64,10 @@ class DistillStage(StudentStage):
         index = 1 + (draw.uniform(rows, frames) * grid).floor()
         index = torch.where(draw.uniform(rows, frames) < self.config.pure_noise, float(grid), index)
         sigma, lower = index / grid, (index - 1) / grid
-        level = sigma[..., None, None]
-        noisy = (1 - level) * truth + level * draw.normal(*truth.shape)
+        noisy = add_noise(truth, draw.normal(*truth.shape), sigma)
         with torch.no_grad():
             clean, _ = self.score(self.teacher, noisy, sigma, control, route, past)
-            nearer = step_towards(noisy, clean, sigma, lower)
+            nearer = euler_step(noisy, clean, sigma, lower)
             aim, _ = self.score(self.target, nearer, lower, control, route, past)
             aim = torch.where(lower[..., None, None] == 0, nearer, aim)  # data is its own estimate
         out, readings = self.run(noisy, sigma, control, route, past)
@@ -93,24 +94,24 @@ class DistillStage(StudentStage):
         self, tokens: Tensor, truth: Tensor, control: Tensor, route: Tensor, batch: dict[str, Tensor], draw: Draw
     ) -> tuple[Tensor, Logs]:
         past, moved, noisy = self._own_rollout(tokens, control, route, draw)
-        exits = self.distill.exits
-        last = draw.alike(exits)
-        sigma = truth.new_ones(truth.shape[:2])
+        levels = noise_levels(self.distill.exits, truth.device)[: draw.alike(self.distill.exits) + 1]
+
+        def denoiser(x: Tensor, sigma: Tensor, given: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+            return self.run(x, sigma[:, None].expand(truth.shape[:2]), *given)[0]
+
         with torch.no_grad():
-            for _ in range(last):
-                clean, _ = self.run(noisy, sigma, moved, route, past)
-                lower = sigma - 1 / exits
-                noisy, sigma = step_towards(noisy, clean, sigma, lower), lower
+            noisy = sample(denoiser, noisy, levels, (moved, route, past))
+        sigma = levels[-1].expand(truth.shape[:2])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._critic_alone()):
-            sample, readings = self.run(noisy, sigma, moved, route, past)
-        critic = self._critic_loss(sample.detach(), moved, route, past, draw)
-        error = (sample - truth).square().mean((2, 3))
+            made, readings = self.run(noisy, sigma, moved, route, past)
+        critic = self._critic_loss(made.detach(), moved, route, past, draw)
+        error = (made - truth).square().mean((2, 3))
         logs = {"critic": critic.detach(), "mse": error.detach().mean()}
         if self._critic_alone():
             untouched = torch.stack([weight.sum() for weight in self._students_weights()]).sum()
             return critic + 0 * untouched, logs  # data-parallel training wants a gradient for every weight
-        difference = self._difference_of_scores(sample.detach(), moved, route, past, draw)
-        matching = 0.5 * (sample - (sample - difference).detach()).square().mean()
+        difference = self._difference_of_scores(made.detach(), moved, route, past, draw)
+        matching = 0.5 * (made - (made - difference).detach()).square().mean()
         heads, read = self._head_losses(readings, error, batch)
         loss = matching + critic + self.config.head_weight * heads
         if self.distill.consistency:
@@ -124,23 +125,22 @@ class DistillStage(StudentStage):
         return past, moved, draw.normal(*tokens[:, self.history :].shape)
 
     @torch.no_grad()
-    def _difference_of_scores(self, sample: Tensor, control: Tensor, route: Tensor, past: Tensor, draw: Draw) -> Tensor:
+    def _difference_of_scores(self, made: Tensor, control: Tensor, route: Tensor, past: Tensor, draw: Draw) -> Tensor:
         """Where the teacher would have the samples differ from where they are, per unit of its own disagreement."""
-        noisy, sigma = self._renoise(sample, draw)
+        noisy, sigma = self._renoise(made, draw)
         real, _ = self.score(self.teacher, noisy, sigma, control, route, past)
         fake, _ = self.score(self.critic, noisy, sigma, control, route, past)
-        return pull(sample, real, fake)
+        return pull(made, real, fake)
 
-    def _critic_loss(self, sample: Tensor, control: Tensor, route: Tensor, past: Tensor, draw: Draw) -> Tensor:
-        noisy, sigma = self._renoise(sample, draw)
+    def _critic_loss(self, made: Tensor, control: Tensor, route: Tensor, past: Tensor, draw: Draw) -> Tensor:
+        noisy, sigma = self._renoise(made, draw)
         out, _ = self.score(self.critic, noisy, sigma, control, route, past)
-        return ((out - sample).square().mean((2, 3)) / (sigma.square() + 0.25)).mean()
+        return weighted((out - made).square().mean((2, 3)), sigma).mean()
 
-    def _renoise(self, sample: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    def _renoise(self, made: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         low, high = LEVELS
-        sigma = low + (high - low) * draw.uniform(*sample.shape[:2])
-        level = sigma[..., None, None]
-        return (1 - level) * sample + level * draw.normal(*sample.shape), sigma
+        sigma = low + (high - low) * draw.uniform(*made.shape[:2])
+        return add_noise(made, draw.normal(*made.shape), sigma), sigma
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -150,11 +150,6 @@ class DistillStage(StudentStage):
             mean.lerp_(now, 1 - self.distill.target_ema)
 
 
-def pull(sample: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+def pull(made: Tensor, real: Tensor, fake: Tensor) -> Tensor:
     """The difference of two clean estimates `[B, T, P, D]`, per unit of the real one's distance to each frame."""
-    return (fake - real) / (sample - real).abs().mean((2, 3), keepdim=True).clamp(min=1e-2)
-
-
-def step_towards(noisy: Tensor, clean: Tensor, sigma: Tensor, lower: Tensor) -> Tensor:
-    """An Euler step of the flow `v = (noisy - clean) / sigma` from level `sigma` `[B, T]` down to `lower`."""
-    return clean + (lower / sigma)[..., None, None] * (noisy - clean)
+    return (fake - real) / (made - real).abs().mean((2, 3), keepdim=True).clamp(min=1e-2)

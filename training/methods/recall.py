@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from drivedit.data.domains.carracing.landmarks import CAR, COLUMNS, METRES, ROWS
 from drivedit.models import DiTStudent, MemoryBank
-from drivedit.models.flow.sampler import past_of
+from drivedit.models.flow.path import add_noise, weighted
+from drivedit.models.layers.past import past_of
 from drivedit.utils import advance_pose, motion_between
 
 PATCH = 4  # pixels
@@ -130,17 +131,16 @@ class RecallStage(nn.Module):
         scale = self.context_noise * (math.pi / 2 * torch.rand(rows, 1, generator=rng)).tan().clamp(max=10)
         drawn = torch.randn(tokens.shape, generator=rng)
         past = tokens[:, :-1] + scale[..., None, None] * drawn[:, :-1]
-        level = sigma[..., None]
-        noisy = (1 - level) * tokens[:, -1] + level * drawn[:, -1]
+        noisy = add_noise(tokens[:, -1], drawn[:, -1], sigma[:, 0])
         clip = torch.cat([past, noisy[:, None]], 1)
         out, _ = self.dynamics(
             clip.flatten(1, 2),
             sigma=torch.cat([sigma.new_zeros(rows, frames - 1), sigma], 1),
             control=batch["control"],
-            past=past_of(clip, self.dynamics.history),
+            past=past_of(clip, self.dynamics.history).flatten(1, 2),
             memory=batch["memory"],
         )
         error = (out[:, -tokens.shape[2] :].float() - tokens[:, -1]).square().mean((1, 2))
         pure = sigma[:, 0] == 1
         logs = {"mse": (error.detach() * pure).sum() / pure.sum().clamp(min=1)}
-        return (error / (sigma[:, 0].square() + 0.25)).mean(), logs
+        return weighted(error, sigma[:, 0]).mean(), logs

@@ -21,7 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drivedit.config import ClipConfig, StudentStageConfig
-from drivedit.models import DiTStudent, Readings, World
+from drivedit.models import DiTStudent, HeadOutputs, World
+from drivedit.models.flow.path import add_noise, weighted
+from drivedit.models.layers.past import past_of
 from drivedit.utils import generator
 
 Logs = dict[str, Tensor]
@@ -65,10 +67,7 @@ class ClipStage(nn.Module, ABC):
 
     def _past(self, tokens: Tensor) -> Tensor:
         """The clean frames before each target, the latest first, as channels `[B, T, P, history * D]`."""
-        frames = tokens.shape[1] - self.history
-        return torch.cat(
-            [tokens[:, self.history - lag : self.history - lag + frames] for lag in range(1, self.history + 1)], -1
-        )
+        return past_of(tokens, self.history)[:, self.history :]
 
     def _corrupt(self, tokens: Tensor, draw: Draw) -> Tensor:
         """The clips' past with noise of a half-Cauchy size: mostly little, sometimes so much that the route must do."""
@@ -120,12 +119,11 @@ class StudentStage(ClipStage):
         rows, frames = truth.shape[:2]
         sigma = draw.normal(rows, frames).sigmoid()
         sigma = torch.where(draw.uniform(rows, frames) < self.config.pure_noise, torch.ones_like(sigma), sigma)
-        level = sigma[..., None, None]
-        noisy = (1 - level) * truth + level * draw.normal(*truth.shape)
+        noisy = add_noise(truth, draw.normal(*truth.shape), sigma)
         out, readings = self.run(noisy, sigma, control, route, self._past(self._corrupt(tokens, draw)))
         error = (out - truth).square().mean((2, 3))
         heads, logs = self._head_losses(readings, error, batch)
-        loss = (error / (sigma.square() + 0.25)).mean() + self.config.head_weight * heads
+        loss = weighted(error, sigma).mean() + self.config.head_weight * heads
         pure = sigma == 1
         return loss, {"mse": (error.detach() * pure).sum() / pure.sum().clamp(min=1), **logs}
 
@@ -152,7 +150,7 @@ class StudentStage(ClipStage):
 
     def run(
         self, noisy: Tensor, sigma: Tensor, control: Tensor, route: Tensor, past: Tensor
-    ) -> tuple[Tensor, Readings]:
+    ) -> tuple[Tensor, HeadOutputs]:
         """One pass over clips: clean estimate `[B, T, P, D]` and readings."""
         out, hidden = estimate(self.dynamics, noisy, sigma, control, route, past)
         return out, self.heads(hidden)
@@ -173,7 +171,7 @@ class StudentStage(ClipStage):
             control = torch.cat([control[..., : MOTION.start], motion.to(control)], -1)
         return tokens, control
 
-    def _head_losses(self, readings: Readings, error: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Logs]:
+    def _head_losses(self, readings: HeadOutputs, error: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Logs]:
         losses = {
             "motion": F.smooth_l1_loss(readings.motion, batch["motion"], beta=1.0),
             "telemetry": F.smooth_l1_loss(readings.telemetry, batch["telemetry"], beta=0.5),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from drivedit.config import ClipConfig, DistillConfig
 from drivedit.models import DiTTeacher, World
+from drivedit.models.flow.path import add_noise, clean_estimate
 from drivedit.training.methods.distillation import LEVELS, DistillStage, pull
 from drivedit.training.methods.student import MOTION, ClipStage, Draw, Logs
 from drivedit.utils import generator
@@ -107,8 +108,8 @@ class BothWaysStage(DistillStage):
     def _noised(self, sample: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         """Clips at one level of noise each, and the steps of the teacher's chain that have these levels."""
         chosen = self.steps[(len(self.steps) * draw.uniform(len(sample))).long().cpu()].to(sample.device)
-        level = self.real.sigma(chosen).to(sample)[:, None, None, None]
-        return (1 - level) * sample + level * draw.normal(*sample.shape), chosen
+        level = self.real.sigma(chosen).to(sample)
+        return add_noise(sample, draw.normal(*sample.shape), level), chosen
 
     def _clean(
         self, net: DiTTeacher, noisy: Tensor, chosen: Tensor, control: Tensor, route: Tensor, past: Tensor
@@ -116,7 +117,7 @@ class BothWaysStage(DistillStage):
         """The clean estimate `[B, T, P, D]` of a bidirectional network."""
         told, before = before_clip(control, past)
         velocity = net.velocity(noisy.flatten(1, 2), chosen, told, route=route, past=before)
-        return noisy - net.sigma(chosen).to(noisy)[:, None, None, None] * velocity.unflatten(1, noisy.shape[1:3])
+        return clean_estimate(noisy, velocity.unflatten(1, noisy.shape[1:3]), net.sigma(chosen).to(noisy))
 
 
 def before_clip(control: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,9 +148,9 @@ def teacher_figures(stage: nn.Module, batch: dict[str, Tensor]) -> dict[str, flo
     every, figures = net.sigma(torch.arange(net.num_diffusion_steps)), {}
     for level in (0.25, 0.5, 0.75):
         step = (every - level).abs().argmin().to(truth.device).expand(len(truth))
-        sigma = net.sigma(step).to(truth)[:, None, None]
-        noisy = (1 - sigma) * truth + sigma * draw.normal(*truth.shape)
-        clean = noisy - sigma * net.velocity(noisy, step, told, route=batch["route"], past=before)
+        sigma = net.sigma(step).to(truth)
+        noisy = add_noise(truth, draw.normal(*truth.shape), sigma)
+        clean = clean_estimate(noisy, net.velocity(noisy, step, told, route=batch["route"], past=before), sigma)
         figures[f"mse_{level}"] = F.mse_loss(clean, truth).item()
     stage.train(was)
     return figures

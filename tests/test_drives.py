@@ -39,7 +39,7 @@ def replays(path: Path, world: World) -> bool:
     env.sampling_steps = int(episode.extra["sampling_steps"])
     env.set_state(episode.extra["state"].tobytes())
     driven = [env.step(control)[:2] for control in episode.controls]
-    return np.array_equal(np.stack([d[0] for d in driven]), episode.frames[1:]) and np.array_equal(
+    return np.array_equal(np.stack([d[0] for d in driven]), episode.picture[1:]) and np.array_equal(
         np.array([d[1] for d in driven], np.float32), episode.reward
     )
 
@@ -63,12 +63,14 @@ def test_a_recording_is_read_for_training_and_replays_bit_for_bit(session: Sessi
 
     episodes = list(iter_episodes(session.folder))
     assert [(len(e), e.driver) for e in episodes] == [(20, "person"), (4, "person"), (3, "LaneKeeper")]
-    assert np.array_equal(np.concatenate([e.frames[1:] for e in episodes]), [m.frame for m in driven])
+    assert np.array_equal(np.concatenate([e.picture[1:] for e in episodes]), [m.frame for m in driven])
     assert np.array_equal(np.concatenate([e.controls for e in episodes]), [m.action for m in driven])
     assert np.concatenate([e.reward for e in episodes]) == pytest.approx([m.reward for m in driven])
-    assert np.array_equal(episodes[1].frames[0], driven[14].frame)
-    assert episodes[0].telemetry[-1] == pytest.approx(list(driven[19].info["telemetry"].values()))
-    assert [e.progress[0] for e in episodes] == pytest.approx(
+    assert np.array_equal(episodes[1].picture[0], driven[14].frame)
+    assert [values[-1] for values in episodes[0].telemetry.values()] == pytest.approx(
+        list(driven[19].info["telemetry"].values())
+    )
+    assert [e.rewards["progress"][0] for e in episodes] == pytest.approx(
         [driven[i].info["reward_terms"]["progress"] for i in (0, 20, 24)]
     )
     shards = sorted(session.folder.glob("shard-*.h5"))
@@ -104,8 +106,8 @@ def test_long_recordings_are_cut_into_pieces_that_join(session: Session, monkeyp
     session.close()
     episodes = list(iter_episodes(session.folder))
     assert [len(e) for e in episodes] == [5, 5, 2]
-    assert np.array_equal(episodes[0].frames[-1], episodes[1].frames[0])
-    assert np.array_equal(np.concatenate([e.frames[1:] for e in episodes]), [m.frame for m in driven])
+    assert np.array_equal(episodes[0].picture[-1], episodes[1].picture[0])
+    assert np.array_equal(np.concatenate([e.picture[1:] for e in episodes]), [m.frame for m in driven])
 
 
 def test_nothing_is_lost_when_the_process_is_killed(session: Session, tiny_world: World):

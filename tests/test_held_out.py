@@ -92,7 +92,7 @@ class Lengths:
     ],
 )
 def test_drives_are_cut_into_clips_from_their_ends(tmp_path, steps, expected, context):
-    held = held_out.HeldOut(tmp_path, "", ())
+    held = held_out.HeldOut(tmp_path, "")
     held.__dict__["drives"] = Lengths(*steps)
     clips = held_out.cut(held, 4, 100)
     assert list(zip(clips.first.tolist(), clips.steps.tolist(), strict=True)) == expected and clips.context == context
@@ -101,7 +101,7 @@ def test_drives_are_cut_into_clips_from_their_ends(tmp_path, steps, expected, co
 
 
 def test_of_many_clips_some_are_taken_evenly_and_no_steps_are_an_error(tmp_path):
-    held = held_out.HeldOut(tmp_path, "", ())
+    held = held_out.HeldOut(tmp_path, "")
     held.__dict__["drives"] = Lengths(*[108] * 9, 50)
     clips = held_out.cut(held, 3, 100)
     assert clips.drive.tolist() == [0, 4, 8] and (clips.steps == 100).all()
@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_refused_and_both_are_named(folder, tmp_path, capsy
         evaluate_world(world, tmp_path, held_out=folder / "large.rec")
     with pytest.raises(ValueError, match="frames per second: 30, the recording 15"):
         evaluate_world(untrained(plain, fps=30.0), tmp_path, held_out=folder / "plain.rec")
-    with pytest.raises(ValueError, match=r"telemetry: \['battery'\], the recording \['speed'"):
+    with pytest.raises(ValueError, match=r"telemetry: \['battery'\], the recording \[\]"):
         battery = untrained(plain, telemetry=["battery"], telemetry_scale=[1.0])
         evaluate_world(battery, tmp_path, held_out=folder / "plain.rec")
     with pytest.raises(ValueError, match="is a training recording.*--held-out"):
@@ -196,7 +196,7 @@ class Perfect:
         wrong = np.array([not np.array_equal(take(drives.control, row), controls[row]) for row in rows])
         frames[wrong] = 255 - frames[wrong] if self.obedient else frames[wrong]
         reward, ended = (
-            np.stack([take(drives.progress, row) for row in rows]),
+            np.stack([take(drives.earned("progress"), row) for row in rows]),
             np.stack([take(drives.ended, row) for row in rows]),
         )
         nothing = np.zeros((len(scenes), steps))

@@ -21,15 +21,15 @@ def test_the_films_rate_and_aspect_are_kept_and_what_is_done_is_said(tmp_path, c
     out = tmp_path / "mine"
     assert data_commands.main(["import", "--video", str(video), "--controls", str(table), "--out", str(out)]) == 0
     (episode,) = iter_episodes(out)
-    assert episode.frames.shape == (31, 64, 112, 3) and read_attrs(shard_paths(out)[0])["fps"] == 30
-    assert np.abs(episode.frames.mean((1, 2, 3)) - [shade(k) for k in range(31)]).max() < 3
+    assert episode.picture.shape == (31, 64, 112, 3) and read_attrs(shard_paths(out)[0])["spec"].dt == 1 / 30
+    assert np.abs(episode.picture.mean((1, 2, 3)) - [shade(k) for k in range(31)]).max() < 3
     assert "90 x 160 (height x width) at 30 frames/s for 1.0 s -> 64 x 112, every frame" in caplog.text
     assert "crop keeps 100% of the height, 98% of the width" in caplog.text
     caplog.clear()
     import_drives(tmp_path / "slow", [video], [table], plan=Plan(15, (96, 160), "letterbox"), progress=False)
     (episode,) = iter_episodes(tmp_path / "slow")
-    assert episode.frames.shape == (16, 96, 160, 3), "larger than the film when asked for"
-    assert not episode.frames[0, :2].any() and episode.frames[0, 4:-4].min() > 10, "bars above and below"
+    assert episode.picture.shape == (16, 96, 160, 3), "larger than the film when asked for"
+    assert not episode.picture[0, :2].any() and episode.picture[0, 4:-4].min() > 10, "bars above and below"
     assert "15 frames/s (of 30)" in caplog.text and "black bars of 6%" in caplog.text
     sizes = {(720, 16 / 9): (64, 112), (1080, 4 / 3): (64, 80), (1280, 9 / 16): (112, 64), (48, 2.0): (48, 96)}
     assert {film: Plan().size_of(*film) for film in sizes} == sizes
@@ -43,8 +43,8 @@ def test_pixels_that_are_not_square_and_the_slowest_of_several_films(film, tmp_p
     tables = [film[1], write_table(tmp_path / "wide.csv", 1.6)]
     paths = import_drives(tmp_path / "mine", [film[0], video], tables, progress=False)
     first, second = iter_episodes(tmp_path / "mine")
-    assert read_attrs(paths[0])["fps"] == 10 and (len(first), len(second)) == (45, 15)
-    assert first.frames.shape[1:] == second.frames.shape[1:] == (64, 64, 3)
+    assert read_attrs(paths[0])["spec"].dt == 0.1 and (len(first), len(second)) == (45, 15)
+    assert first.picture.shape[1:] == second.picture.shape[1:] == (64, 64, 3)
 
 
 def test_times_that_are_not_quite_equal_are_no_holes(tmp_path):
@@ -86,7 +86,7 @@ def test_rewards_and_endings_of_a_table(tmp_path):
     first, second, third = iter_episodes(tmp_path / "mine")
     assert [len(e) for e in (first, second, third)] == [10, 6, 2]
     assert np.allclose(first.reward, [(2 * k + 1) + (2 * k + 2) for k in range(10)])
-    assert np.array_equal(first.reward, first.progress)
+    assert np.array_equal(first.reward, first.rewards["progress"])
     assert second.start["second"] == pytest.approx(1.1) and np.allclose(second.reward[0], 23 + 24)
     assert first.terminated.nonzero()[0].tolist() == [9] and second.terminated.nonzero()[0].tolist() == [5]
     assert not third.terminated.any(), "the film ends, the drive does not"
@@ -94,6 +94,33 @@ def test_rewards_and_endings_of_a_table(tmp_path):
     coarse.write_text("time,steering,throttle,reward\n0,0,0,7\n1,0,0,10\n2.5,0,0,-3\n")
     earned = ControlTable(coarse).reward(np.array([0.0, 0.25, 1.0, 2.0, 2.5]))
     assert np.allclose(earned, [2.5, 7.5, -2, -1]), "evenly between the lines; before the first one nothing is known"
+
+
+def test_further_columns_are_telemetry_or_controls(tmp_path, capsys):
+    video = write_video(tmp_path / "drive.mp4", range(21), fps=10)
+    time = np.round(np.arange(43) / 20, 3)
+    lines = [f"{t},0,0,{10 * t},{np.sin(t)},{t / 4}" for t in time]
+    table = tmp_path / "drive.csv"
+    table.write_text("\n".join(["time,steering,throttle,Speed,battery,lamp", *lines]) + "\n")
+    arguments = ["import", "--video", str(video), "--controls", str(table), "--control", "lamp"]
+    assert data_commands.main([*arguments, "--out", str(tmp_path / "mine")]) == 0
+    (episode,) = iter_episodes(tmp_path / "mine")
+    spec = episode.spec
+    assert spec.names("controls") == ["steering", "throttle", "lamp"] and spec.names("telemetry") == [
+        "speed",
+        "battery",
+    ]
+    assert [quantity.scale for quantity in spec.telemetry] == pytest.approx(
+        [20, np.sqrt(np.square(np.sin(time)).mean())]
+    )
+    assert np.allclose(episode.controls[:, 2], (np.arange(20) + 0.5) / 40), "means over the frames' intervals"
+    assert np.allclose(episode.telemetry["battery"], np.sin(np.arange(21) / 10), atol=1e-3)
+    assert np.allclose(episode.telemetry["speed"], np.arange(21)) and np.allclose(episode.seconds(), np.arange(21) / 10)
+    assert data_commands.main([*arguments, "horn", "--out", str(tmp_path / "none")]) == 1
+    assert "must have the columns time, steering, throttle, lamp, horn" in capsys.readouterr().err
+    table.write_text("time,steering,throttle,lamp\n0,0,0,0\n9,0,0,3\n")
+    assert data_commands.main([*arguments, "--out", str(tmp_path / "none")]) == 1
+    assert "lamp in" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
 def test_holes_of_a_table_cut_the_drive_and_are_counted(film, tmp_path, caplog):
@@ -113,7 +140,7 @@ def test_holes_of_a_table_cut_the_drive_and_are_counted(film, tmp_path, caplog):
     assert [len(e) for e in iter_episodes(tmp_path / "whole")] == [90] and "no lines" not in caplog.text
 
 
-@pytest.mark.parametrize("command", ["collect", "import", "sheet", "export-minari", "import-minari"])
+@pytest.mark.parametrize("command", ["collect", "import", "sheet", "upgrade", "export-minari", "import-minari"])
 def test_every_option_says_what_it_does_and_its_default(command, capsys):
     with pytest.raises(SystemExit):
         data_commands.main([command, "--help"])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from films import write_table
+from fuzz.episodes import spec_of
 
 from drivedit.config import StudentConfig, WorldConfig
 from drivedit.data.clips import Drives
@@ -51,21 +52,16 @@ def test_recordings_far_away_are_unpacked_near_an_origin_of_each_drive(tmp_path,
     for shift in (np.zeros(2), FAR, 2 * FAR):
         poses = np.stack([0.2 * np.arange(steps + 1) + shift[0], np.full(steps + 1, shift[1]), np.zeros(steps + 1)], 1)
         route = np.stack([np.arange(0, 60, 2) + shift[0], np.full(30, shift[1])], 1)
-        unknown = np.full(steps, np.nan, np.float32)
         drives.append(
             Episode(
-                np.zeros((steps + 1, 16, 16, 3), np.uint8),
+                spec_of(16, 16, []),
+                {"camera": np.zeros((steps + 1, 16, 16, 3), np.uint8)},
                 np.zeros((steps, 2), np.float32),
-                unknown,
-                unknown,
-                np.zeros(steps, bool),
-                np.zeros((steps + 1, 0), np.float32),
-                poses,
-                route.astype(np.float32),
+                poses=poses,
+                route=route.astype(np.float32),
                 closed=False,
                 bounds=np.array([*(shift - 50), *(shift + 50)], np.float32),
-                telemetry_names=(),
-            )  # fmt: skip
+            )
         )
     write_shard(tmp_path / "shard-00000.h5", drives)
     opened = Drives.open(tmp_path)

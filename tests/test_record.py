@@ -30,7 +30,7 @@ def test_the_agent_drives_by_what_it_sees_and_noise_is_drawn_around_it():
         episode = record_episode(CarRacingTwin(), np.random.default_rng(seed), 15, make=AgentDrivers(AGENTS))
         agent = load_agent(episode.driver)
         getattr(agent, "reset", lambda: None)()
-        answers = np.stack([np.asarray(agent(frame)) for frame in episode.frames[:-1]])
+        answers = np.stack([np.asarray(agent(frame)) for frame in episode.picture[:-1]])
         sizes[episode.driver].append(float(np.abs(episode.controls - np.clip(answers, -1, 1)).mean()))
     for name, found in sizes.items():
         assert min(found) < 1e-6, f"{name} drives without noise in some episodes: its own answers, bit for bit"
@@ -45,7 +45,7 @@ def test_processes_record_the_same_and_a_folder_may_hold_folders(recording, tmp_
     assert names == ["agents/shard-00000.h5", "agents/shard-00001.h5", "shard-00000.h5", "shard-00001.h5"]
     drives = Drives.open(tmp_path)
     assert [episode.driver in AGENTS for episode in iter_episodes(tmp_path)] == [True] * 4 + [False] * 4
-    assert drives.frames[0].tolist() == next(iter_episodes(recording)).frames[0].tolist()
+    assert drives.frames[0].tolist() == next(iter_episodes(recording)).picture[0].tolist()
 
 
 def test_a_recording_goes_on_only_with_the_agents_that_began_it(recording):

@@ -4,19 +4,19 @@ import builtins
 import errno
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from fuzz.episodes import made_up, same, with_everything
 
 from drivedit.data import __main__ as command_line
 from drivedit.data import collect as collect_module
 from drivedit.data.collect import collect_recordings
 from drivedit.data.domains.carracing.twin import CarRacingTwin
 from drivedit.data.recordings import (
-    Episode,
     ShardError,
     iter_episodes,
     read_attrs,
@@ -30,28 +30,6 @@ from drivedit.utils import locked
 SMALL = {"steps": 120, "episode_steps": 25, "shard_steps": 60, "progress": False}
 
 
-def equal(first: Episode, second: Episode) -> bool:
-    return all(np.array_equal(getattr(first, f.name), getattr(second, f.name)) for f in fields(Episode))
-
-
-def made_up(steps: int = 20, seed: int = 0) -> Episode:
-    rng = np.random.default_rng(seed)
-    return Episode(
-        frames=rng.integers(0, 255, (steps + 1, 64, 64, 3), dtype=np.uint8),
-        controls=rng.uniform(-1, 1, (steps, 2)).astype(np.float32),
-        reward=rng.normal(size=steps).astype(np.float32),
-        progress=rng.random(steps).astype(np.float32),
-        terminated=np.arange(steps) == steps - 1,
-        telemetry=rng.normal(size=(steps + 1, 4)).astype(np.float32),
-        poses=rng.normal(size=(steps + 1, 3)),
-        route=rng.normal(size=(30, 2)).astype(np.float32),
-        seed=seed,
-        driver="test",
-        start={"speed": 3.0},
-        bounds=np.array([-1, -2, 3, 4], np.float32) if seed % 2 else None,
-    )
-
-
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("recording")
@@ -62,7 +40,7 @@ def recording(tmp_path_factory) -> Path:
 def test_a_shard_gives_back_what_was_written(tmp_path):
     episodes = [made_up(20, 1), made_up(3, 2)]
     write_shard(tmp_path / "new" / "shard-00000.h5", episodes)
-    assert all(map(equal, episodes, read_shard(tmp_path / "new" / "shard-00000.h5")))
+    assert all(map(same, episodes, read_shard(tmp_path / "new" / "shard-00000.h5")))
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["shard-00000.h5"]
 
 
@@ -70,12 +48,16 @@ def test_a_recording_replays_in_the_twin(recording):
     env = CarRacingTwin()
     for episode in list(iter_episodes(recording))[:2]:
         frame, info = env.reset(seed=episode.seed, options=episode.start)
-        assert np.array_equal(frame, episode.frames[0])
+        assert np.array_equal(frame, episode.picture[0])
         for step, control in enumerate(episode.controls):
             frame, reward, terminated, _, info = env.step(control)
-            assert np.array_equal(frame, episode.frames[step + 1])
+            assert np.array_equal(frame, episode.picture[step + 1])
             assert np.float32(reward) == episode.reward[step] and terminated == episode.terminated[step]
-            assert np.float32(info["reward_terms"]["progress"]) == episode.progress[step]
+            assert all(
+                np.float32(info["reward_terms"][name]) == values[step] for name, values in episode.rewards.items()
+            )
+            assert all(np.float32(info["telemetry"][name]) == v[step + 1] for name, v in episode.telemetry.items())
+        assert episode.ending == ("left" if terminated else "")
         assert np.array_equal(env.route, episode.route)
 
 
@@ -114,7 +96,7 @@ def test_a_damaged_shard_is_named_and_refilled(recording, tmp_path, harm):
     data = bytearray(victim.read_bytes())
     with h5py.File(victim, "r") as file:
         name = sorted(file)[0]
-        place = file[f"{name}/frames"].id.get_chunk_info(0).byte_offset + 300
+        place = file[f"{name}/observations/camera"].id.get_chunk_info(0).byte_offset + 300
     data[place] ^= 0x10
     victim.write_bytes({"cut": data[: len(data) // 2], "flip": data, "garbage": b"no" * 900, "empty": b""}[harm])
     with pytest.raises(ShardError, match="shard-00001.h5.*run collect again"):
@@ -154,7 +136,7 @@ def test_a_full_disk_is_named_and_costs_nothing(tmp_path, monkeypatch):
 def test_wrong_shapes_are_refused_before_anything_is_written(tmp_path):
     episode = made_up()
     episode.poses = episode.poses[:-1]
-    with pytest.raises(ValueError, match="episode.poses must be float64"):
+    with pytest.raises(ValueError, match=r"poses: the episode has float64 \[20, 3\], its spec float64 \[21, 3\]"):
         write_shard(tmp_path / "shard-00000.h5", [episode])
     with pytest.raises(ValueError, match="at least one"):
         write_shard(tmp_path / "shard-00000.h5", [])
@@ -189,6 +171,30 @@ def test_folders_and_files_that_are_no_recordings_are_named(tmp_path):
         read_attrs(tmp_path / "shard-00000.h5")
 
 
+@pytest.mark.filterwarnings("ignore:.*is set to None:UserWarning", "ignore:env_spec is None:UserWarning")
+def test_minari_carries_all_that_an_episode_knows(tmp_path, monkeypatch):
+    minari = pytest.importorskip("minari")
+    from drivedit.data.exchange.minari import export_minari, import_minari
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    episodes = [with_everything(5, 0), with_everything(3, 1), replace(with_everything(4, 2), agents=None, times=None)]
+    assert (
+        episodes[0].agents is not None
+        and len(episodes[0].agents.ids)
+        and episodes[0].controls.shape == (5, 3)
+        and len(episodes[0].observations) == 2
+    )
+    attrs = {"held_out": True, "env": "Plane-v0", "made_from": {"code": "abc", "recipe": {"seed": 3}}}
+    write_shard(tmp_path / "all" / "shard-00000.h5", episodes, attrs)
+    export_minari(tmp_path / "all", "drivedit/all-v0")
+    (first, *_) = minari.load_dataset("drivedit/all-v0").iterate_episodes()
+    assert np.array_equal(first.observations["range"], episodes[0].observations["range"])
+    (path,) = import_minari("drivedit/all-v0", tmp_path / "back")
+    assert all(map(same, episodes, read_shard(path))), "times, agents and attributes included"
+    back = read_attrs(path)
+    assert {name: back[name] for name in attrs} == attrs and back["spec"] == episodes[0].spec
+
+
 @pytest.mark.filterwarnings("ignore:.*is set to None:UserWarning")
 def test_minari_reads_the_export_and_the_import_gives_it_back(recording, tmp_path, monkeypatch):
     minari = pytest.importorskip("minari")
@@ -202,16 +208,41 @@ def test_minari_reads_the_export_and_the_import_gives_it_back(recording, tmp_pat
     assert dataset.total_episodes == len(originals) and dataset.total_steps == 120
     assert isinstance(dataset.recover_environment().unwrapped, CarRacingTwin)
     for data, episode in zip(dataset.iterate_episodes(), originals, strict=True):
-        assert np.array_equal(data.observations, episode.frames), "lossless"
+        assert np.array_equal(data.observations, episode.picture), "lossless"
         assert np.array_equal(data.actions, episode.controls) and np.array_equal(data.rewards, episode.reward)
-        assert np.array_equal(data.infos["telemetry"], episode.telemetry)
+        assert np.array_equal(data.infos["telemetry"], np.stack(list(episode.telemetry.values()), 1))
         assert data.terminations[-1] != data.truncations[-1]
     with pytest.raises(ValueError, match="exists already"):
         export_minari(recording, "drivedit/test-v0")
     import_minari("drivedit/test-v0", tmp_path / "back")
-    assert all(map(equal, originals, iter_episodes(tmp_path / "back")))
+    assert all(map(same, originals, iter_episodes(tmp_path / "back")))
     with pytest.raises(ValueError, match="empty folder"):
         import_minari("drivedit/test-v0", recording)
+
+
+def test_recordings_of_version_1_are_written_in_the_format_of_today(tmp_path, capsys, caplog):
+    caplog.set_level("INFO")
+    first, mixed, out = Path(__file__).parent / "data" / "format1", tmp_path / "mixed", tmp_path / "out"
+    for name in ("simulator", "viewer"):
+        (mixed / name).mkdir(parents=True)
+        (mixed / name / "shard-00000.h5").write_bytes((first / name / "shard-00000.h5").read_bytes())
+    write_shard(mixed / "shard-00000.h5", [with_everything()], {"note": "new already"})
+    assert command_line.main(["upgrade", "--from", str(mixed), "--to", str(out)]) == 0
+    assert "2 shards written in version 2, 1 copied" in caplog.text
+    assert [p.relative_to(out) for p in shard_paths(out)] == [p.relative_to(mixed) for p in shard_paths(mixed)]
+    assert (out / "shard-00000.h5").read_bytes() == (mixed / "shard-00000.h5").read_bytes()
+    for name in ("simulator", "viewer"):
+        before, after = (folder / name / "shard-00000.h5" for folder in (mixed, out))
+        assert all(map(same, read_shard(before), read_shard(after)))
+        assert read_attrs(after) == {**read_attrs(before), "version": 2}
+    assert command_line.main(["upgrade", "--from", str(mixed), "--to", str(out)]) == 1
+    assert "holds something already" in capsys.readouterr().err
+    assert command_line.main(["upgrade", "--from", str(mixed), "--to", str(mixed / "new")]) == 1
+    assert "whose shards it would double" in capsys.readouterr().err
+    (mixed / "viewer" / "shard-00000.h5").write_bytes(b"no")
+    assert command_line.main(["upgrade", "--from", str(mixed), "--to", str(tmp_path / "none")]) == 1
+    assert "truncated or corrupt" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mixed", "out"], "nothing half-made is left"
 
 
 def test_the_command_line(recording, tmp_path, capsys):

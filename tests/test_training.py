@@ -10,6 +10,7 @@ from test_world import make_world
 from torch import nn
 
 from drivedit.config import DataConfig, LoopConfig, StudentStageConfig, VAEStageConfig
+from drivedit.config.domains.carracing import SPEC
 from drivedit.data.clips import Drives, clip_starts
 from drivedit.data.recordings import Episode, write_shard
 from drivedit.models import World
@@ -30,12 +31,12 @@ def make_episode(steps: int, seed: int, ended: bool = False) -> Episode:
     poses = np.stack([100 * np.cos(turn), 100 * np.sin(turn), turn + np.pi / 2], -1)
     shade = (rng.integers(0, 200, (1, 1, 1, 3)) + np.arange(steps + 1)[:, None, None, None]).astype(np.uint8)
     frames = np.broadcast_to(shade, (steps + 1, 64, 64, 3)).copy()
-    telemetry = np.zeros((steps + 1, 4), np.float32)
-    telemetry[:, 0], telemetry[:, 3] = 30, 1
+    known = {"speed": 30, "lateral_offset": 0, "heading_error": 0, "wheels_on_road": 1}
+    telemetry = {name: np.full(steps + 1, value, np.float32) for name, value in known.items()}
     return Episode(
-        frames, rng.uniform(-1, 1, (steps, 2)).astype(np.float32), np.zeros(steps, np.float32),
-        rng.uniform(0, 3, steps).astype(np.float32), np.arange(steps) == (steps - 1 if ended else -1), telemetry, poses,
-        route, seed, "test", bounds=np.array([-120, -120, 120, 120], np.float32),
+        SPEC, {"camera": frames}, rng.uniform(-1, 1, (steps, 2)).astype(np.float32), np.zeros(steps, np.float32),
+        {"progress": rng.uniform(0, 3, steps).astype(np.float32)}, np.arange(steps) == (steps - 1 if ended else -1),
+        telemetry, poses, route=route, seed=seed, driver="test", bounds=np.array([-120, -120, 120, 120], np.float32),
     )  # fmt: skip
 
 
@@ -127,7 +128,7 @@ def test_drives_hold_what_was_recorded(recordings):
     assert len(drives) == 3 and drives.first.tolist() == [0, 21, 52, 78]
     episode = make_episode(30, 1)
     states = drives.states(1)
-    assert np.array_equal(drives.frames[states], episode.frames)
+    assert np.array_equal(drives.frames[states], episode.picture)
     assert np.array_equal(drives.control[states][1:], episode.controls) and not drives.control[states][0].any()
     assert drives.ended[states].tolist() == [False] * 30 + [True]
     motion = drives.motion()[states]

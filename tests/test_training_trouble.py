@@ -203,7 +203,7 @@ def test_a_full_disk_while_encoding_is_an_error_that_says_so(recordings, tmp_pat
 def test_what_would_be_refused_at_the_end_is_said_before_the_first_step(tmp_path):
     """No drive that is only looked at is on the road."""
     episodes = [make_episode(20, seed) for seed in range(3)]
-    episodes[-1].telemetry[:, 3] = 0
+    episodes[-1].telemetry["wheels_on_road"][:] = 0
     write_shard(tmp_path / "recordings" / "shard-00000.h5", episodes)
     config, data = make_world().config, DataConfig(str(tmp_path / "recordings"), validation_fraction=0.34)
     vae(config, loop(steps=1, batch_size=4), data, VAEStageConfig(), str(tmp_path), "cpu")

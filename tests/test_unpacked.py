@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_recordings import made_up
+from fuzz.episodes import EVERYTHING, made_up, same, spec_of, with_everything
 
 from drivedit.config import WorldConfig
 from drivedit.data import clips, unpacked
@@ -53,7 +53,7 @@ def driven(other_world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_drive_of_another_world_trains_such_a_world(driven, other_world):
     drives = Drives.open(driven)
-    assert drives.fps == 10 and list(drives.telemetry_names) == other_world.config.telemetry
+    assert drives.fps == 10 and list(drives.telemetry) == other_world.config.telemetry
     told = suit(other_world.config, drives)
     assert told.fps == 10 and told.telemetry == other_world.config.telemetry and told.image_size == (64, 64)
     plain = suit(WorldConfig(), drives)
@@ -61,7 +61,8 @@ def test_a_drive_of_another_world_trains_such_a_world(driven, other_world):
     latents = np.zeros((len(drives.frames), 8, 8, 8), np.float16)
     batch = Clips(drives, latents, told, 4).batch(np.array([5]))
     scale = np.array(told.telemetry_scale, np.float32)
-    assert np.allclose(batch["telemetry"][0].numpy() * scale, drives.telemetry[5:9], atol=1e-5)
+    recorded = np.stack([values[5:9] for values in drives.telemetry.values()], 1)
+    assert np.allclose(batch["telemetry"][0].numpy() * scale, recorded, atol=1e-5)
     assert len(pick_scenes(drives, np.arange(2), told, 4)) == 4
 
 
@@ -74,27 +75,43 @@ def test_the_same_through_minari(driven, tmp_path, monkeypatch):
     export_minari(driven, "drivedit/other-v0")
     import_minari("drivedit/other-v0", tmp_path / "back")
     for before, after in zip(iter_episodes(driven), iter_episodes(tmp_path / "back"), strict=True):
-        assert after.fps == 10 and after.telemetry_names == before.telemetry_names
-        assert np.array_equal(after.telemetry, before.telemetry) and np.array_equal(after.frames, before.frames)
-    nothing = replace(made_up(5), telemetry=np.zeros((6, 0), np.float32), telemetry_names=(), fps=3.0)
-    write_shard(tmp_path / "none" / "shard-00000.h5", [nothing], {"env": ""})
+        assert after.spec.dt == 0.1 and same(replace(before, extra={}), after)
+    nothing = made_up(5, spec=spec_of(64, 64, [], dt=0.25))
+    write_shard(tmp_path / "none" / "shard-00000.h5", [nothing])
     export_minari(tmp_path / "none", "drivedit/none-v0")
     import_minari("drivedit/none-v0", tmp_path / "none back")
     (episode,) = iter_episodes(tmp_path / "none back")
-    assert episode.fps == 3 and episode.telemetry.shape == (6, 0) and episode.telemetry_names == ()
-    write_shard(tmp_path / "none" / "shard-00001.h5", [replace(nothing, fps=5.0)], {"env": ""})
-    with pytest.raises(ValueError, match=r"shard-00000.h5 has 3.0 per second, shard-00001.h5 has 5.0"):
+    assert episode.spec.dt == 0.25 and episode.telemetry == {}
+    write_shard(tmp_path / "none" / "shard-00001.h5", [made_up(5, spec=spec_of(64, 64, [], dt=0.2))])
+    with pytest.raises(ValueError, match=r"dt: .*shard-00000.h5 has 0.25, .*shard-00001.h5 has 0.2"):
         export_minari(tmp_path / "none", "drivedit/mixed-v0")
 
 
 def test_values_that_a_drive_does_not_have_are_not_known(tmp_path):
-    one = replace(made_up(5), telemetry=np.ones((6, 1), np.float32), telemetry_names=("fuel",))
+    one = made_up(5, spec=spec_of(64, 64, ["fuel"]), telemetry={"fuel": np.ones(6, np.float32)})
     write_shard(tmp_path / "shard-00000.h5", [one])
     write_shard(tmp_path / "shard-00001.h5", [made_up(4)])
     drives = Drives.open(tmp_path)
-    assert drives.telemetry_names == ("fuel", "speed", "lateral_offset", "heading_error", "wheels_on_road")
-    assert np.isnan(drives.telemetry[:6, 1:]).all() and np.isnan(drives.telemetry[6:, 0]).all()
-    assert (drives.telemetry[:6, 0] == 1).all() and np.isfinite(drives.telemetry[6:, 1:]).all()
+    assert list(drives.telemetry) == ["fuel", "speed", "lateral_offset", "heading_error", "wheels_on_road"]
+    assert all(np.isnan(values[:6]).all() for name, values in drives.telemetry.items() if name != "fuel")
+    assert np.isnan(drives.telemetry["fuel"][6:]).all() and (drives.telemetry["fuel"][:6] == 1).all()
+    assert np.isfinite(drives.told("speed")[6:]).all() and np.isnan(drives.told("nobody knows")).all()
+
+
+def test_drives_carry_whatever_the_spec_names(tmp_path):
+    episodes = [with_everything(5, 0), replace(with_everything(3, 1), times=None)]
+    write_shard(tmp_path / "shard-00000.h5", episodes)
+    drives = Drives.open(tmp_path)
+    assert drives.spec == EVERYTHING and drives.fps == 10 and drives.control.shape == (10, 3)
+    for number, episode in enumerate(episodes):
+        states = drives.states(number)
+        assert all(
+            np.array_equal(drives.observations[name][states], seen) for name, seen in episode.observations.items()
+        )
+        assert all(np.array_equal(drives.earned(name)[states][1:], values) for name, values in episode.rewards.items())
+        assert all(np.array_equal(drives.told(name)[states], values) for name, values in episode.telemetry.items())
+        assert np.array_equal(drives.times[states], episode.seconds())
+    assert drives.frames is drives.observations["picture"] and np.allclose(drives.times[-4:], [0, 0.1, 0.2, 0.3])
 
 
 def _open(root: Path, told: Any) -> None:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_recordings import made_up
+from fuzz.episodes import made_up
 
 from drivedit.data import (
     AugmentationPipeline,
@@ -115,7 +115,7 @@ def test_a_recording_is_a_dataset_too(tmp_path):
     clips = VideoDataset(tmp_path, sequence_length=6, image_size=(64, 64))
     item = clips[2]  # 11 frames a drive: clips start at 0 and 3
     assert (item["sequence_id"], item["start_idx"], len(clips)) == ("drive-000001", 0, 4)
-    assert np.array_equal((item["frames"] * 255).round().byte().permute(0, 2, 3, 1), episodes[1].frames[:6])
+    assert np.array_equal((item["frames"] * 255).round().byte().permute(0, 2, 3, 1), episodes[1].picture[:6])
     assert np.allclose(item["controls"][:, :2], episodes[1].controls[:6]) and not item["controls"][:, 2:].any()
     looked = VideoDataset(tmp_path, sequence_length=11, image_size=(32, 32), split="val")
     assert len(looked) == 1 and looked[0]["frames"].shape == (11, 3, 32, 32)

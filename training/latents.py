@@ -85,11 +85,13 @@ class Clips:
         self.control = np.asarray(drives.control)
         self.codes = drives.codes(world)
         self.motion = drives.motion() / np.asarray(world.motion_scale, np.float32)
-        told = np.asarray(drives.telemetry)[:, [drives.telemetry_names.index(name) for name in world.telemetry]]
-        self.telemetry = told / np.asarray(world.telemetry_scale, np.float32)
-        if not world.telemetry:
-            self.telemetry = np.zeros((len(told), 1), np.float32)  # for the unused output of `drivedit.models.Heads`
-        self.reward = np.asarray(drives.progress) / world.reward_scale if world.reward_scale else np.zeros(len(told))
+        states = len(self.control)
+        self.telemetry = np.zeros((states, 1), np.float32)  # for the unused output of `drivedit.models.Heads`
+        if world.telemetry:
+            told = np.stack([drives.telemetry[name] for name in world.telemetry], 1)
+            self.telemetry = told / np.asarray(world.telemetry_scale, np.float32)
+        earned = np.asarray(drives.earned("progress"))
+        self.reward = earned / world.reward_scale if world.reward_scale else np.zeros(states)
         self.ended = np.asarray(drives.ended).astype(np.float32)
 
     def batch(self, starts: np.ndarray) -> dict[str, Tensor]:

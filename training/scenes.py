@@ -6,8 +6,9 @@ import numpy as np
 
 from drivedit.config import WorldConfig
 from drivedit.data.clips import Drives
-from drivedit.data.recordings import TELEMETRY
 from drivedit.models import Scene, check_scene
+
+STEADY = ("speed", "lateral_offset", "heading_error", "wheels_on_road")  # telemetry that says where a dream can begin
 
 
 def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: int = 48) -> list[Scene]:
@@ -26,7 +27,7 @@ def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: i
     found: list[tuple[float, int, int]] = []
     for drive in chosen:
         states = drives.states(int(drive))
-        speeds, offset, heading, wheels = (_told(drives, name, states) for name in TELEMETRY)
+        speeds, offset, heading, wheels = (drives.told(name)[states] for name in STEADY)
         steady = ~((np.abs(heading) >= 0.3) | (np.abs(offset) >= 4) | (wheels < 1))  # what is not known hinders nothing
         steady[: context - 1] = False
         for index in np.flatnonzero(steady)[:: max(1, steady.sum() // (3 * most))]:
@@ -43,13 +44,6 @@ def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: i
             used[drive] = used.get(drive, 0) + 1
             picked.append(found[index])
     return [scene_at(drives, drive, now, world) for _, drive, now in picked]
-
-
-def _told(drives: Drives, name: str, states: slice) -> np.ndarray:
-    """A telemetry value of some states; NaN where it is not known."""
-    if name not in drives.telemetry_names:
-        return np.full(states.stop - states.start, np.nan)
-    return np.asarray(drives.telemetry[states, drives.telemetry_names.index(name)])
 
 
 def _context(world: WorldConfig) -> int:

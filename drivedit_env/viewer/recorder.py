@@ -18,14 +18,34 @@ from typing import Any
 import cv2
 import numpy as np
 
-from drivedit.utils.shards import Episode, write_shard
+from drivedit.config import Modality, Quantity, RewardTerm, WorldConfig, WorldSpec
+from drivedit.utils.episodes import Episode
+from drivedit.utils.shards import write_shard
 from drivedit_env.state import EnvState
 
 PIECE = 256  # steps of a shard at most
 SAVE_EVERY = 16  # steps, about a second
 FILM_HEIGHT = 512  # px
-OF_STEPS = ("controls", "reward", "progress", "terminated")
-KNOWN = (*OF_STEPS, "frames", "telemetry", "poses")  # what the format names; the rest of a row is extra
+LARGEST = 1e9  # of a telemetry value
+
+
+def spec_of(world: WorldConfig) -> WorldSpec:
+    """What a drive in a world is about."""
+    rewards = {"progress": RewardTerm("learned", world.reward_scale)}
+    rewards |= {name: RewardTerm("constant", value) for name, value in world.constant_reward.items()}
+    rewards |= {name: RewardTerm("on_end", value) for name, value in world.end_reward.items()}
+    return WorldSpec(
+        observations={"camera": Modality((*world.image_size, 3))},
+        controls=[Quantity("steering"), Quantity("throttle")],
+        telemetry=[
+            Quantity(name, -LARGEST, LARGEST, scale)
+            for name, scale in zip(world.telemetry, world.telemetry_scale, strict=True)
+        ],
+        rewards=rewards,
+        conditions=["route"] if world.student.route_dim else [],
+        dt=1 / world.fps,
+        endings=dict.fromkeys(world.end_reward, ""),
+    )
 
 
 @dataclass(frozen=True)
@@ -62,14 +82,14 @@ class Recording:
 
     Args:
         folder: Where shards and film go; a folder may hold many recordings, and is one set of them for training.
-        fps: Frames per second.
+        spec: What is recorded.
     """
 
-    def __init__(self, folder: str | Path, fps: float) -> None:
+    def __init__(self, folder: str | Path, spec: WorldSpec) -> None:
         self.folder = Path(folder)
         self.name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         self.steps = 0
-        self._pieces, self._fps = 0, fps
+        self._pieces, self._spec = 0, spec
         self._rows: list[dict[str, Any]] = []
         self._head: dict[str, Any] = {}
         self._first: Moment | None = None
@@ -106,7 +126,7 @@ class Recording:
         if len(self._rows) % SAVE_EVERY == 0:
             self.save()
         if self._film is None:
-            self._film = self._stack.enter_context(film_writer(self.film, self._fps, live=True))
+            self._film = self._stack.enter_context(film_writer(self.film, 1 / self._spec.dt, live=True))
         self._film.write(enlarged(after.frame, FILM_HEIGHT))
 
     def save(self) -> None:
@@ -117,8 +137,9 @@ class Recording:
         """
         if self._first is not None:
             path = self.folder / f"shard-{self.name}-{self._pieces:04d}.h5"
-            episode = _episode(self._rows, self._first, self._head, self._fps)
-            write_shard(path, [episode], {"env": "DriveDiT-v0"}, compression=1)
+            episode = _episode(self._rows, self._first, self._head, self._spec)
+            attrs = {"env": "DriveDiT-v0", "made_from": {"world": self._first.state.fingerprint}}
+            write_shard(path, [episode], attrs, compression=1)
 
     def close(self) -> None:
         """Writes what is left; the recording is then over.
@@ -152,33 +173,41 @@ def enlarged(frame: np.ndarray, height: int) -> np.ndarray:
 def _row(moment: Moment) -> dict[str, Any]:
     """What a shard holds of one moment; the first one of a piece has no step that led to it."""
     return {
-        "frames": moment.frame,
-        "controls": moment.action,
-        "reward": np.float32(moment.reward),
-        "progress": np.float32(moment.info["reward_terms"]["progress"]),
-        "terminated": np.bool_(moment.ended),
-        "telemetry": np.array(list(moment.info["telemetry"].values()), np.float32),
-        "poses": moment.state.world.pose[0].double().cpu().numpy(),
-        "confidence": np.float32(moment.info["confidence"]),
+        "frame": moment.frame,
+        "action": moment.action,
+        "reward": moment.reward,
+        "rewards": moment.info["reward_terms"],
+        "ended": moment.ended,
+        "telemetry": moment.info["telemetry"],
+        "pose": moment.state.world.pose[0].double().cpu().numpy(),
+        "confidence": moment.info["confidence"],
     }
 
 
-def _episode(rows: list[dict[str, Any]], first: Moment, head: dict[str, Any], fps: float) -> Episode:
+def _episode(rows: list[dict[str, Any]], first: Moment, head: dict[str, Any], spec: WorldSpec) -> Episode:
     """The episode of n + 1 rows, with what a replay needs."""
-    world = first.state.world
-    arrays: dict[str, Any] = {name: np.stack([row[name] for row in rows[name in OF_STEPS :]]) for name in rows[0]}
+    world, steps = first.state.world, rows[1:]
     bounds = world.bounds[0].cpu().numpy()
+    ends = [name for name in spec.endings if steps[-1]["rewards"][name]] if steps[-1]["ended"] else []
     return Episode(
-        **{name: arrays.pop(name) for name in KNOWN},
+        spec=spec,
+        observations={spec.picture: np.stack([row["frame"] for row in rows])},
+        controls=np.stack([row["action"] for row in steps]),
+        reward=np.array([row["reward"] for row in steps], np.float32),
+        rewards={name: np.array([row["rewards"][name] for row in steps], np.float32) for name in spec.rewards},
+        terminated=np.array([row["ended"] for row in steps], bool),
+        telemetry={
+            name: np.array([row["telemetry"][name] for row in rows], np.float32) for name in spec.names("telemetry")
+        },
+        poses=np.stack([row["pose"] for row in rows]),
         route=world.points[0, : int(world.count)].float().cpu().numpy(),
-        driver=head["driver"],
-        start={"scene": first.info["scene"]},
         closed=bool(world.closed),
         bounds=bounds if np.isfinite(bounds).any() else None,
-        fps=fps,
-        telemetry_names=tuple(first.info["telemetry"]),
+        ending=ends[0] if ends else "",
+        driver=head["driver"],
+        start={"scene": first.info["scene"]},
         extra={
-            **arrays,
+            "confidence": np.array([row["confidence"] for row in rows], np.float32),
             "state": np.frombuffer(first.state.to_bytes(), np.uint8),
             "sampling_steps": head["sampling_steps"],
             "fingerprint": first.state.fingerprint,

@@ -19,7 +19,7 @@ import numpy as np
 
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.reality import Reality
-from drivedit_env.viewer.recorder import Moment, Recording
+from drivedit_env.viewer.recorder import Moment, Recording, spec_of
 
 Agent = Callable[[np.ndarray], Any]
 AGENT = "drivedit.agents:LaneKeeper"
@@ -232,7 +232,7 @@ class Session:
         """
         if self.recording is None:
             self.broken = False
-            self.recording = Recording(self.folder, self.fps)
+            self.recording = Recording(self.folder, spec_of(self.env.world.config))
             self.say(f"Recording to {self.folder}.")
         else:
             self._stop_recording()

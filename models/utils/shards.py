@@ -1,10 +1,10 @@
 """The file format of recordings: HDF5 shards of whole episodes, lossless, sealed, and read without trust.
 
-A shard is composed in memory and written in one move, so a shard that exists is whole. Frames are gzipped in chunks of
-16. A seal stands in front (see `drivedit.utils.hdf5`; shards of earlier versions have none). What a recording does not
-know (of a filmed drive often everything but pictures and controls) is NaN, or an empty route.
+A shard is composed in memory and written in one move, so a shard that exists is whole. A seal stands in front (see
+`drivedit.utils.hdf5`). The spec stands in it once, for all its episodes. Observations are gzipped in chunks of 16.
+What `drivedit.utils.earlier_shards` knows is read as well.
 
-Legend: n steps of an episode, K telemetry values, M points of a route.
+Legend: n steps of an episode, K telemetry values, R reward terms.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from drivedit.config import WorldConfig
+from drivedit.config import WorldSpec
+from drivedit.utils import earlier_shards
+from drivedit.utils.episodes import Agents, Episode, Shape, arrays_of, check_arrays, check_episode, columns, shapes
 from drivedit.utils.files import write_atomically
 from drivedit.utils.hdf5 import (
     BLOCK,
     MOST_BYTES,
-    MOST_VALUES,
     attributes,
     check_bytes,
     check_texts,
@@ -38,129 +38,20 @@ from drivedit.utils.hdf5 import (
 )
 
 FORMAT = "drivedit-recording"
-VERSION = 1
-ENV_ID = "CarRacingTwin-v0"
-TELEMETRY = ("speed", "lateral_offset", "heading_error", "wheels_on_road")  # of the twin, and of version 1 unless named
-MOST_POINTS = 100_000  # of a route
+VERSION = 2
 MEND = (
     "copy it again, or delete it and, if collect wrote it, run collect again with the same settings: it refills what "
     "is missing"
 )
 
+_OWN = ("format", "version", "spec")  # attributes of a shard that nobody gives
 _BAD_FILE = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError)  # h5py raises
+
+Datasets = dict[str, h5py.Dataset]
 
 
 class ShardError(ValueError):
     """A shard that cannot be used: truncated, corrupt, or not a recording."""
-
-
-@dataclass
-class Episode:
-    """One drive of `n` steps; NaN in a float array means that the recording does not know it.
-
-    Attributes:
-        frames: uint8 [n+1, H, W, 3].
-        controls: float32 [n, 2], [steering, throttle]; `controls[i]` led from `frames[i]` to `frames[i+1]`.
-        reward: float32 [n].
-        progress: float32 [n], the progress term of the reward.
-        terminated: bool [n].
-        telemetry: float32 [n+1, K].
-        poses: float64 [n+1, 3]: x, y, yaw.
-        route: float32 [M, 2], the centre line in driving direction; M = 0: not known. Poses and route of a map
-            projection are to be told from an origin near the drive (`drivedit.utils.origin_of`).
-        seed: seed of the track.
-        driver: name of the driver.
-        start: reset options of the twin.
-        closed: whether the route is a closed lap.
-        bounds: float32 [4] of the playfield, beyond which the episode ends: x and y at least, x and y at most; None:
-            not known.
-        fps: frames per second.
-        telemetry_names: names of the K telemetry values.
-        extra: further arrays of numbers, texts and numbers by name, which the format only carries.
-    """
-
-    frames: np.ndarray
-    controls: np.ndarray
-    reward: np.ndarray
-    progress: np.ndarray
-    terminated: np.ndarray
-    telemetry: np.ndarray
-    poses: np.ndarray
-    route: np.ndarray
-    seed: int = 0
-    driver: str = ""
-    start: dict[str, Any] = field(default_factory=dict)
-    closed: bool = True
-    bounds: np.ndarray | None = None
-    fps: float = WorldConfig.fps
-    telemetry_names: tuple[str, ...] = TELEMETRY
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        """Steps."""
-        return len(self.controls)
-
-    def told(self, name: str) -> np.ndarray:
-        """A telemetry value by its name, [n+1]; NaN where the recording has none of that name."""
-        if name not in self.telemetry_names:
-            return np.full(len(self.telemetry), np.nan, np.float32)
-        return self.telemetry[:, self.telemetry_names.index(name)]
-
-
-_ARRAYS: dict[str, tuple[str, int | None, tuple[int | None, ...]]] = {  # dtype, length beyond n, rest (None: free)
-    "frames": ("uint8", 1, (None, None, 3)),
-    "controls": ("float32", 0, (2,)),
-    "reward": ("float32", 0, ()),
-    "progress": ("float32", 0, ()),
-    "terminated": ("bool", 0, ()),
-    "telemetry": ("float32", 1, (None,)),
-    "poses": ("float64", 1, (3,)),
-    "route": ("float32", None, (2,)),
-}
-_ATTRIBUTES = ("seed", "driver", "start", "closed", "bounds")  # of an episode
-
-
-def check_episode(episode: Episode) -> None:
-    """Raises ValueError if an array of the episode has the wrong type or shape, or its rate or names are none."""
-    _check_arrays({name: np.asarray(getattr(episode, name)) for name in _ARRAYS}, episode.telemetry_names)
-    if not (math.isfinite(episode.fps) and episode.fps > 0):
-        raise ValueError(f"episode.fps must be positive and finite, got {episode.fps}")
-    if episode.bounds is not None and np.shape(episode.bounds) != (4,):
-        raise ValueError(f"episode.bounds must have 4 values, got the shape {list(np.shape(episode.bounds))}")
-    taken = sorted({*_ARRAYS, *_ATTRIBUTES} & set(episode.extra))
-    if taken:
-        raise ValueError(f"episode.extra must not have names of the format itself, got {taken}")
-
-
-def _check_arrays(arrays: dict[str, Any], telemetry_names: Sequence[str]) -> None:
-    """The same for arrays, or for HDF5 datasets that are not read yet."""
-    n = arrays["controls"].shape[0] if arrays["controls"].ndim else 0
-    for name, (dtype, extra, rest) in _ARRAYS.items():
-        array = arrays[name]
-        length = array.shape[0] if extra is None and array.ndim else n + (extra or 0)
-        if name == "telemetry":
-            rest = (len(telemetry_names),)
-        wanted = tuple(size if size is not None else (array.shape[axis] if axis < array.ndim else 0)
-                       for axis, size in enumerate(rest, 1))  # fmt: skip
-        if array.dtype != np.dtype(dtype) or array.shape != (length, *wanted):
-            expected = str([length, *rest]).replace("None", "any")
-            raise ValueError(
-                f"episode.{name} must be {dtype} {expected} for {n} steps, got {array.dtype} {list(array.shape)}"
-            )
-    if n < 1 or 0 in arrays["frames"].shape:
-        raise ValueError(f"an episode needs a step and pictures, got frames of shape {list(arrays['frames'].shape)}")
-    if len(arrays["route"]) > MOST_POINTS:
-        raise ValueError(f"a route can have {MOST_POINTS} points at most, got {len(arrays['route'])}")
-
-
-def _check_names(names: Any) -> tuple[str, ...]:
-    """The names of telemetry values, if they are."""
-    names = tuple(names)
-    if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
-        raise ValueError(f"telemetry names must be different texts, got {names}")
-    if len(names) > MOST_VALUES:
-        raise ValueError(f"there can be {MOST_VALUES} telemetry values at most, got {len(names)}")
-    return names
 
 
 def write_shard(
@@ -169,37 +60,41 @@ def write_shard(
     """Writes episodes as one shard, atomically.
 
     Args:
-        path: the file to be; its folder is made.
-        episodes: at least one; all of the same rate and telemetry.
-        attrs: further attributes of the shard (`held_out`, `recipe`, `env` where it is not the twin).
-        compression: of the frames, 0 (fast) to 9 (small).
+        path: The file to be; its folder is made.
+        episodes: At least one; all of the same spec.
+        attrs: Attributes of the shard: `held_out` (whether it is kept for judging; default no), `env` (Gymnasium id of
+            what was recorded; default empty), `made_from` (a dictionary that tells the code and the recipe); others.
+        compression: Of the observations, 0 (fast) to 9 (small).
 
     Raises:
-        ValueError: an episode does not fit the format or the others.
-        OSError: the file could not be written, for instance because the disk is full; nothing else is touched.
+        ValueError: An episode does not fit its spec or the others.
+        OSError: The file could not be written, for instance because the disk is full; nothing else is touched.
     """
     if not episodes:
         raise ValueError("a shard needs at least one episode")
-    attrs = attrs or {}
-    if {"fps", "telemetry"} & set(attrs):
-        raise ValueError("the rate and the telemetry are told by the episodes (fps, telemetry_names), not by attrs")
-    for episode in episodes:
+    told: dict[str, Any] = {"held_out": False, "env": "", "made_from": {}, **(attrs or {})}
+    if set(_OWN) & set(told):
+        raise ValueError(f"the attributes {list(_OWN)} of a shard are told by its episodes, not by attrs")
+    spec = episodes[0].spec
+    _check_names(spec)
+    for number, episode in enumerate(episodes):
         check_episode(episode)
-        for name in ("fps", "telemetry_names"):
-            first, other = getattr(episodes[0], name), getattr(episode, name)
-            if first != other:
-                raise ValueError(f"the episodes of a shard must have the same {name}, got {first} and {other}")
-    told = {"fps": float(episodes[0].fps), "telemetry": json.dumps(_check_names(episodes[0].telemetry_names))}
+        if episode.spec != spec:
+            spec.check_same(episode.spec, "the first episode of a shard", f"episode {number}")
+            raise ValueError(f"the episodes of a shard must have the same spec, the first has {spec}, {number} has "
+                             f"{episode.spec}")  # fmt: skip
+    told |= {"format": FORMAT, "version": VERSION}
+    told["spec"] = json.dumps(WorldSpec.from_dict(spec.to_dict()).to_dict())  # numbers of one type
+    told["made_from"] = json.dumps(told["made_from"])
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", userblock_size=BLOCK) as file:
-        _write_attributes(
-            file, {"format": FORMAT, "version": VERSION, "env": ENV_ID, "held_out": False, **attrs, **told}
-        )
+        _write_attributes(file, told)
         for number, episode in enumerate(episodes):
             _write_episode(file.create_group(f"episode_{number:06d}"), episode, compression)
         file.flush()
-        for owner in (file, *(group for group, _ in _parts(file, episodes[0].telemetry_names))):  # can it be read?
-            attributes(owner, is_sealed=True)
+        attributes(file, is_sealed=True)  # can it be read?
+        for group, _ in _parts(file, spec, _located):
+            _attributes(group)
     data = buffer.getbuffer()
     if len(data) > MOST_BYTES:
         raise ValueError(f"a shard can have {MOST_BYTES} bytes at most, got {len(data)}; write fewer episodes in it")
@@ -207,21 +102,39 @@ def write_shard(
     write_atomically(path, lambda file: file.write(data))
 
 
+def _check_names(spec: WorldSpec) -> None:
+    """Raises ValueError if the name of an observation cannot be that of a dataset."""
+    bad = [name for name in spec.observations if "/" in name or "\0" in name or name == "."]
+    if bad:
+        raise ValueError(f"the names of observations in a file must be without / and zeros, got {bad}")
+
+
 def _write_episode(group: Any, episode: Episode, compression: int) -> None:
     """One episode as an HDF5 group."""
-    arrays = {name: np.asarray(getattr(episode, name)) for name in _ARRAYS}
-    arrays |= {name: value for name, value in episode.extra.items() if isinstance(value, np.ndarray)}
-    for name, array in arrays.items():
-        if not array.size:
-            group.create_dataset(name, data=array)
-            continue
-        chunks = (min(16, len(array)), *array.shape[1:]) if name == "frames" else array.shape
-        packing = {"compression": "gzip", "compression_opts": compression} if name == "frames" else {}
-        group.create_dataset(name, data=array, chunks=chunks, fletcher32=True, **packing)
-    told = {"seed": int(episode.seed), "driver": episode.driver, "start": json.dumps(episode.start)}
-    told |= {"closed": bool(episode.closed)}
+    arrays, n = arrays_of(episode), len(episode)
+    for part, names, length in (("telemetry", episode.spec.names("telemetry"), n + 1),
+                                ("rewards", episode.spec.rewards, n)):  # fmt: skip
+        columns = [arrays.pop(f"{part}/{name}") for name in names]
+        arrays[part] = np.stack(columns, 1) if columns else np.zeros((length, 0), np.float32)
+    for name, array in sorted(arrays.items()):
+        packing: dict[str, Any] = {}
+        if name.startswith("observations/"):
+            packing = {"chunks": (min(16, len(array)), *array.shape[1:]), "compression": "gzip",
+                       "compression_opts": compression, "shuffle": array.dtype.itemsize > 1}  # fmt: skip
+        group.create_dataset(name, data=array, **packing)
+    told = {name: getattr(episode, name) for name in ("seed", "driver", "closed", "ending")}
+    told |= {name: json.dumps(getattr(episode, name)) for name in ("start", "attributes")}
     told |= {} if episode.bounds is None else {"bounds": np.asarray(episode.bounds, np.float32)}
-    _write_attributes(group, told | {name: value for name, value in episode.extra.items() if name not in arrays})
+    _write_attributes(group, told)
+    if episode.agents is not None:
+        _write_attributes(group["agents"], {"names": json.dumps(episode.agents.names)})
+    if episode.extra:
+        extra = group.create_group("extra")
+        for name, value in sorted(episode.extra.items()):
+            if isinstance(value, np.ndarray):
+                extra.create_dataset(name, data=value)
+            else:
+                _write_attributes(extra, {name: value})
 
 
 def _write_attributes(owner: Any, told: dict[str, Any]) -> None:
@@ -230,11 +143,11 @@ def _write_attributes(owner: Any, told: dict[str, Any]) -> None:
 
 
 def read_attrs(path: str | Path) -> dict[str, Any]:
-    """The attributes of a shard, checked for format and version; `fps` and `telemetry` (a tuple) are always there.
+    """The attributes of a shard, checked: `spec` (a `WorldSpec`), `held_out`, `env`, `made_from`, `version`, others.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ShardError: the file is truncated, corrupt or not a recording.
+        FileNotFoundError: There is no such file.
+        ShardError: The file is truncated, corrupt or not a recording.
     """
     with _opened(path) as (_, attrs, _):
         return attrs
@@ -244,12 +157,19 @@ def read_shard(path: str | Path) -> list[Episode]:
     """Reads all episodes of a shard.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ShardError: the file is truncated, corrupt or not a recording, or it points out of itself.
+        FileNotFoundError: There is no such file.
+        ShardError: The file is truncated, corrupt or not a recording, or it points out of itself.
     """
     with _opened(path) as (file, attrs, is_sealed):
-        parts = _parts(file, attrs["telemetry"])
-        return [_read_episode(datasets, attributes(group, is_sealed), attrs) for group, datasets in parts]
+        spec = attrs["spec"]
+        if attrs["version"] == VERSION:
+            episodes = [_episode(spec, found, _attributes(group)) for group, found in _parts(file, spec, _located)]
+        else:
+            parts = _parts(file, spec, earlier_shards.located)
+            episodes = [earlier_shards.episode(spec, found, attributes(group, is_sealed)) for group, found in parts]
+        for episode in episodes:
+            check_episode(episode)
+        return episodes
 
 
 @contextmanager
@@ -264,13 +184,18 @@ def _opened(path: str | Path) -> Iterator[tuple[h5py.File, dict[str, Any], bool]
             check_texts(path)
         with h5py.File(path, "r") as file:
             attrs = attributes(file, is_sealed)
-            if attrs.get("format") != FORMAT or attrs.get("version") != VERSION:
-                found = f"format {attrs.get('format')!r}, version {attrs.get('version')!r}"
-                raise ShardError(f"{path} is not a {FORMAT} of version {VERSION} ({found})")
-            attrs["fps"] = float(attrs.get("fps", WorldConfig.fps))
-            if not (math.isfinite(attrs["fps"]) and attrs["fps"] > 0):
-                raise ValueError(f"its frame rate is {attrs['fps']}")
-            attrs["telemetry"] = _check_names(json.loads(attrs["telemetry"])) if "telemetry" in attrs else TELEMETRY
+            attrs["version"] = int(attrs.get("version", 0))
+            known = [earlier_shards.VERSION, *([VERSION] if is_sealed else [])]
+            if attrs.pop("format", None) != FORMAT or attrs["version"] not in known:
+                raise ShardError(
+                    f"{path} is not a {FORMAT} of version {VERSION}, sealed, or {earlier_shards.VERSION} "
+                    f"(version {attrs['version']}, {'' if is_sealed else 'not '}sealed)"
+                )
+            if attrs["version"] == VERSION:
+                attrs |= {name: json.loads(attrs[name]) for name in ("spec", "made_from")}
+                attrs["spec"] = WorldSpec.from_dict(attrs["spec"])
+            else:
+                attrs = earlier_shards.attributes_now(file, attrs)
             yield file, attrs, is_sealed
     except (ShardError, PermissionError):
         raise
@@ -278,13 +203,14 @@ def _opened(path: str | Path) -> Iterator[tuple[h5py.File, dict[str, Any], bool]
         raise ShardError(f"shard {path} is truncated or corrupt ({error}); {MEND}") from error
 
 
-def _parts(file: Any, telemetry_names: tuple[str, ...]) -> list[tuple[Any, dict[str, Any]]]:
+def _parts(
+    file: Any, spec: WorldSpec, locate: Callable[[Any, WorldSpec], Datasets]
+) -> list[tuple[h5py.Group, Datasets]]:
     """The group of every episode, and its arrays before they are read, of shapes and sizes that can be meant."""
     parts, size = [], 0
     for number in sorted(file):
         group = member(file, number, h5py.Group)
-        found = {name: dataset(group, name) for name in dict.fromkeys((*_ARRAYS, *group))}
-        _check_arrays({name: found[name] for name in _ARRAYS}, telemetry_names)
+        found = locate(group, spec)
         size += sum(data.dtype.itemsize * math.prod(data.shape) for data in found.values())
         if size > MOST_BYTES:
             raise ValueError(f"the arrays take {size} bytes and more, those of a shard can take {MOST_BYTES} at most")
@@ -294,22 +220,66 @@ def _parts(file: Any, telemetry_names: tuple[str, ...]) -> list[tuple[Any, dict[
     return parts
 
 
-def _read_episode(datasets: dict[str, Any], told: dict[str, Any], attrs: dict[str, Any]) -> Episode:
-    """One episode of an open shard, of its datasets, its attributes and those of the shard."""
-    arrays = {name: np.asarray(data[()]) for name, data in datasets.items()}
-    driver, start = told["driver"], json.loads(told["start"])
-    if not isinstance(driver, str) or not isinstance(start, dict):
-        raise ValueError(f"driver must be a text and start a dictionary, got {driver!r} and {start!r}")
-    episode = Episode(
-        **{name: arrays.pop(name) for name in _ARRAYS},
-        seed=int(told["seed"]),
-        driver=driver,
-        start=start,
+def _located(group: Any, spec: WorldSpec) -> Datasets:
+    """The arrays of an episode, which are not read yet; those of `extra` too."""
+    steps = dataset(group, "controls").shape[0]
+    wanted = _stored(spec, steps)
+    within = {part: member(group, part, h5py.Group) for part in ("agents", "extra") if part in group}
+    within["observations"] = member(group, "observations", h5py.Group)
+    found: Datasets = {}
+    for name in wanted:
+        part, _, rest = name.rpartition("/")
+        if part in within:
+            found[name] = dataset(within[part], rest)
+        elif not part and (name != "times" or name in group):
+            found[name] = dataset(group, name)
+    check_arrays(found, wanted, steps)
+    return found | {f"extra/{name}": dataset(within["extra"], name) for name in within.get("extra", ())}
+
+
+def _stored(spec: WorldSpec, steps: int) -> dict[str, Shape]:
+    """The shapes of an episode as they are stored: telemetry `[n + 1, K]` and rewards `[n, R]` are an array each."""
+    wanted = {
+        name: shape for name, shape in shapes(spec, steps).items() if not name.startswith(("telemetry/", "rewards/"))
+    }
+    wanted["telemetry"] = ("float32", (steps + 1, len(spec.telemetry)))
+    wanted["rewards"] = ("float32", (steps, len(spec.rewards)))
+    return wanted
+
+
+def _attributes(group: Any) -> dict[str, Any]:
+    """The attributes of an episode, of its agents and of what it only carries."""
+    told = attributes(group, is_sealed=True)
+    for part in ("agents", "extra"):
+        if part in group:
+            told[part] = attributes(member(group, part, h5py.Group), is_sealed=True)
+    return told
+
+
+def _episode(spec: WorldSpec, found: Datasets, told: dict[str, Any]) -> Episode:
+    """One episode of its datasets and its attributes."""
+    arrays = {name: np.asarray(data[()]) for name, data in found.items()}
+
+    def of(part: str) -> dict[str, np.ndarray]:
+        return {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(f"{part}/")}
+
+    start, chosen = json.loads(told["start"]), json.loads(told["attributes"])
+    if not isinstance(start, dict) or not isinstance(chosen, dict):
+        raise ValueError(f"start and attributes must be dictionaries, got {start!r} and {chosen!r}")
+    return Episode(
+        spec=spec,
+        observations=of("observations"),
+        rewards=columns(arrays["rewards"], spec.rewards),
+        telemetry=columns(arrays["telemetry"], spec.names("telemetry")),
+        **{name: arrays[name] for name in ("controls", "reward", "terminated", "poses", "route")},
+        times=arrays.get("times"),
+        agents=Agents(**of("agents"), names=tuple(json.loads(told["agents"]["names"]))) if "agents" in told else None,
         closed=bool(told["closed"]),
         bounds=np.asarray(told["bounds"], np.float32) if "bounds" in told else None,
-        fps=attrs["fps"],
-        telemetry_names=attrs["telemetry"],
-        extra=arrays | {name: value for name, value in told.items() if name not in _ATTRIBUTES},
+        attributes=chosen,
+        ending=str(told["ending"]),
+        seed=int(told["seed"]),
+        driver=str(told["driver"]),
+        start=start,
+        extra=of("extra") | told.get("extra", {}),
     )
-    check_episode(episode)
-    return episode

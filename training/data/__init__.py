@@ -2,8 +2,8 @@
 
 `CarRacingTwin` is the real simulator behind the spaces of `DriveDiT-v0`; `collect_recordings` records it with drivers
 of many skills; `Episode`, `read_shard`, `write_shard` and `iter_episodes` are the recordings on disk; `export_minari`
-and `import_minari` exchange them, `import_drives` makes them of videos and pictures. What needs Box2D or Minari is
-imported at first use (`pip install 'drivedit[data]'`).
+and `import_minari` exchange them, `import_drives` makes them of videos and pictures, `upgrade_recordings` renews older
+ones. What needs Box2D or Minari is imported at first use (`pip install 'drivedit[data]'`).
 
 `VideoDataset` and `VideoLoader` give clips of pictures or recordings as tensors; `VideoTransforms`, `FrameTransforms`,
 `AugmentationPipeline`, `VideoPreprocessor` and `ControlPreprocessor` change them.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from drivedit.data.exchange.minari import export_minari, import_minari
     from drivedit.data.geometry import CentreLine, Foot, wrap_angle
     from drivedit.data.recordings import (
-        TELEMETRY,
+        Agents,
         Episode,
         ShardError,
         iter_episodes,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         write_shard,
     )
     from drivedit.data.sheet import write_sheet
+    from drivedit.data.upgrade import upgrade_recordings
 
 _HOMES = {
     "datasets.augmentation": ("AugmentationPipeline",),
@@ -45,15 +46,16 @@ _HOMES = {
     "exchange.films": ("Plan", "import_drives"),
     "exchange.minari": ("export_minari", "import_minari"),
     "datasets.preprocessing": ("ControlPreprocessor", "VideoPreprocessor"),
-    "recordings": ("TELEMETRY", "Episode", "ShardError", "iter_episodes", "read_shard", "shard_paths", "write_shard"),
+    "recordings": ("Agents", "Episode", "ShardError", "iter_episodes", "read_shard", "shard_paths", "write_shard"),
     "sheet": ("write_sheet",),
+    "upgrade": ("upgrade_recordings",),
     "datasets.transforms": ("FrameTransforms", "VideoTransforms"),
     "datasets.video_dataset": ("VideoDataset", "VideoLoader"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "TELEMETRY",
+    "Agents",
     "AugmentationPipeline",
     "CarRacingTwin",
     "CentreLine",
@@ -80,6 +82,7 @@ __all__ = [
     "read_shard",
     "record_episode",
     "shard_paths",
+    "upgrade_recordings",
     "wrap_angle",
     "write_shard",
     "write_sheet",

@@ -1,4 +1,4 @@
-"""Command line of the recordings: `python -m drivedit.data collect|import|sheet|export-minari|import-minari`."""
+"""Command line of the recordings: `python -m drivedit.data COMMAND`, which `--help` lists."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def _parser() -> argparse.ArgumentParser:
         help="write videos with tables of controls, or folders of pictures, as a recording",
         description="Writes filmed drives as a recording: --video and --controls, or --images. A table is a CSV file "
         "with the columns time (s), steering and throttle in [-1, 1] (+1: right, -1: full brake), and where known "
-        "speed (m/s), x and y (m), yaw (rad), reward (earned since the line before) and terminated (1 where a drive "
-        "ended). Pictures lie in <images>/<drive>/*.png with controls.json beside them. What is done to the film is "
-        "said in one line.",
+        "speed (m/s), x and y (m), yaw (rad), reward (earned since the line before), terminated (1 where a drive "
+        "ended) and others, which become telemetry. Pictures lie in <images>/<drive>/*.png with controls.json beside "
+        "them. What is done to the film is said in one line.",
     )
     filmed.add_argument(
         "--video",
@@ -55,6 +55,10 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="CSV files, one per video in the same order (default: none)",
     )
+    filmed.add_argument(
+        "--control", dest="further", nargs="+", default=[], metavar="NAME",
+        help="further columns of the tables that are controls, after steering and throttle (default: none)",
+    )  # fmt: skip
     filmed.add_argument(
         "--images", type=Path, default=None, help="folder of drives as pictures, instead of videos (default: none)"
     )
@@ -89,6 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     sheet.add_argument("--every", type=int, default=4, help="steps between two frames of a clip (default: 4)")
     sheet.add_argument("--seed", type=int, default=0, help="seed of which clips are drawn (default: 0)")
 
+    upgrade = commands.add_parser("upgrade", help="write a recording of an earlier version in the format of today")
+    upgrade.add_argument("--from", dest="source", type=Path, required=True, help="folder of the recording (needed)")
+    upgrade.add_argument("--to", dest="out", type=Path, required=True, help="folder to be, new or empty (needed)")
+
     export = commands.add_parser("export-minari", help="write a recording as a Minari dataset")
     export.add_argument("folder", type=Path, help="folder of the recording (needed)")
     export.add_argument("--dataset", required=True, help="name, for example drivedit/carracing-v0 (needed)")
@@ -114,12 +122,16 @@ def main(arguments: list[str] | None = None) -> int:
 
             size = options.pop("size")
             rest = {name: options.pop(name) for name in ("fps", "fit", "episode_steps", "offset")}
-            plan = Plan(size=tuple(size) if size else None, **rest)
+            plan = Plan(size=tuple(size) if size else None, controls=tuple(options.pop("further")), **rest)
             import_drives(videos=options.pop("video"), plan=plan, **options)
         elif command == "sheet":
             from drivedit.data.sheet import write_sheet
 
             print(write_sheet(**options))
+        elif command == "upgrade":
+            from drivedit.data.upgrade import upgrade_recordings
+
+            upgrade_recordings(**options)
         elif command == "export-minari":
             from drivedit.data.exchange.minari import export_minari
 

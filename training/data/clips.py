@@ -1,10 +1,11 @@
 """Recordings as arrays that training draws clips from.
 
-Legend: S states of all drives one after another, T frames of a clip, K telemetry values, C width of the route code.
+Legend: S states of all drives one after another, T frames of a clip, C width of the route code.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from drivedit.config import WorldConfig
-from drivedit.data.recordings import TELEMETRY
+from drivedit.config import WorldConfig, WorldSpec
 from drivedit.data.unpacked import open_unpacked
 from drivedit.utils import Route, RouteCoder, advance_pose, motion_between
 
@@ -26,35 +26,35 @@ class Drives:
     """All drives of a recording folder; arrays of S states, memory-mapped; NaN where a recording does not know.
 
     Attributes:
-        frames: uint8 `[S, H, W, 3]`.
-        control: float32 `[S, 2]`, the control that led to the state (zero at the start of a drive).
-        progress: float32 `[S]`, the reward term earned on the way to the state.
+        spec: What they are about, all together.
+        observations: By kind `[S, ...]`.
+        control: float32 `[S, controls]`, what led to the state (zero at the start of a drive).
+        rewards: By name float32 `[S]`, each term as it was earned on the way to the state (zero at the start).
         ended: bool `[S]`.
-        telemetry: float32 `[S, K]`.
+        telemetry: By name float32 `[S]`.
         pose: float64 `[S, 3]`.
+        times: float64 `[S]` seconds, of every drive its own.
         first: int `[E + 1]`, where each drive begins.
         routes: The centre line of every drive, `[0, 2]` where it is not known.
         closed: Whether each one is a loop.
         seeds: Track seed of every drive.
         bounds: float32 `[E, 4]`, the playfield of every drive, infinite where it is not known.
-        fps: Frames per second.
-        telemetry_names: Names of the K telemetry values.
         fingerprint: Name of what the arrays were made from: the shards' contents, and the code that read them.
     """
 
-    frames: np.ndarray
+    spec: WorldSpec
+    observations: dict[str, np.ndarray]
     control: np.ndarray
-    progress: np.ndarray
+    rewards: dict[str, np.ndarray]
     ended: np.ndarray
-    telemetry: np.ndarray
+    telemetry: dict[str, np.ndarray]
     pose: np.ndarray
+    times: np.ndarray
     first: np.ndarray
     routes: list[np.ndarray]
     closed: np.ndarray
     seeds: np.ndarray
     bounds: np.ndarray
-    fps: float
-    telemetry_names: tuple[str, ...]
     fingerprint: str
 
     @classmethod
@@ -64,19 +64,39 @@ class Drives:
         Raises:
             FileNotFoundError: There is no shard.
             ValueError: A shard is damaged, held-out where training recordings are asked for (or the reverse), or
-                of another frame rate or picture size than the others.
+                has other observations, controls or `dt` than the others.
             OSError: There is no room to unpack them.
         """
         arrays, index, source = open_unpacked(root, held_out)
-        rest = {name: index[name] for name in ("first", "closed", "seeds", "bounds")}
+        spec = WorldSpec.from_dict(json.loads(str(index["spec"])))
         return cls(
-            **arrays,
-            **rest,
+            spec=spec,
+            observations={name: arrays[f"seen_{place}"] for place, name in enumerate(spec.observations)},
+            rewards=dict(zip(spec.rewards, arrays["rewards"].T, strict=True)),
+            telemetry=dict(zip(spec.names("telemetry"), arrays["telemetry"].T, strict=True)),
+            **{name: arrays[name] for name in ("control", "ended", "pose", "times")},
+            **{name: index[name] for name in ("first", "closed", "seeds", "bounds")},
             routes=np.split(index["routes"], index["route_first"][1:-1]),
-            fps=float(index["fps"]),
-            telemetry_names=tuple(index["telemetry_names"].tolist()),
             fingerprint=source,
         )
+
+    @property
+    def frames(self) -> np.ndarray:
+        """The pictures: the first kind of observation, `[S, ...]`."""
+        return self.observations[self.spec.picture]
+
+    @property
+    def fps(self) -> float:
+        """Frames per second."""
+        return 1 / self.spec.dt
+
+    def told(self, name: str) -> np.ndarray:
+        """A telemetry value by its name, `[S]`; NaN where the recordings have none of that name."""
+        return self.telemetry.get(name, np.full(int(self.first[-1]), np.nan, np.float32))
+
+    def earned(self, name: str) -> np.ndarray:
+        """A reward term by its name, `[S]`; NaN where the recordings have none of that name."""
+        return self.rewards.get(name, np.full(int(self.first[-1]), np.nan, np.float32))
 
     def __len__(self) -> int:
         return len(self.first) - 1
@@ -152,18 +172,14 @@ def suit(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> WorldConfi
         raise ValueError(
             f"pictures must have sides that are multiples of {side} (8 * world.patch), got {height} x {width}"
         )
-    unknown = set(world.telemetry) - {*TELEMETRY, *drives.telemetry_names}
+    unknown = set(world.telemetry) - {*WorldConfig().telemetry, *drives.telemetry}
     if unknown:
         raise ValueError(
-            f"the recordings have the telemetry {list(drives.telemetry_names)}, world.telemetry names {sorted(unknown)}"
+            f"the recordings have the telemetry {list(drives.telemetry)}, world.telemetry names {sorted(unknown)}"
         )
-    known = {
-        name
-        for name, values in zip(drives.telemetry_names, drives.telemetry.T, strict=True)
-        if np.isfinite(values).all()
-    }
+    known = {name for name, values in drives.telemetry.items() if np.isfinite(values).all()}
     units = {name: scale for name, scale in zip(world.telemetry, world.telemetry_scale, strict=True) if name in known}
-    progress = np.asarray(drives.progress, np.float64)
+    progress = np.asarray(drives.earned("progress"), np.float64)
     unit = world.reward_scale or float(np.sqrt(np.square(progress).mean()))
     rewarded = bool(np.isfinite(progress).all()) and unit > 0
     routed = world.student.route_dim > 0 and any(len(line) for line in drives.routes)

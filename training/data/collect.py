@@ -18,13 +18,15 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
+from drivedit.config.domains.carracing import ENV_ID, SPEC
 from drivedit.data.agent_drivers import AgentDriver, AgentDrivers
 from drivedit.data.domains.carracing.drivers import make_driver
 from drivedit.data.domains.carracing.twin import FIRST_HELD_OUT_SEED, CarRacingTwin
 from drivedit.data.geometry import CentreLine
-from drivedit.data.recordings import TELEMETRY, Episode, ShardError, read_attrs, read_shard, shard_path, write_shard
-from drivedit.utils import begin_worker, locked
+from drivedit.data.recordings import Episode, ShardError, read_attrs, read_shard, shard_path, write_shard
+from drivedit.utils import begin_worker, code_fingerprint, locked
 
+CODE = (__name__, *(f"drivedit.data.{name}" for name in ("agent_drivers", "domains.carracing", "geometry")))
 LOCK = ".collect.lock"  # in the folder of the recording
 logger = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ def record_episode(
     driver, start = make(rng)
     frame, info = env.reset(seed=seed, options=start)
     frames, poses, telemetry = [frame], [env.pose], [info["telemetry"]]
-    controls, rewards, progress, ended = [], [], [], []
+    controls, rewards, terms = [], [], []
     line, terminated = env.centre_line, False
     while len(controls) < steps and not terminated:
         action = driver.act(poses[-1], telemetry[-1], line, frames[-1])
@@ -98,22 +100,23 @@ def record_episode(
         telemetry.append(info["telemetry"])
         controls.append(action)
         rewards.append(reward)
-        progress.append(info["reward_terms"]["progress"])
-        ended.append(terminated)
+        terms.append(info["reward_terms"])
+    ends = [name for name in SPEC.endings if terms[-1][name]] if terminated else []
     return Episode(
-        frames=np.stack(frames),
+        spec=SPEC,
+        observations={SPEC.picture: np.stack(frames)},
         controls=np.stack(controls).astype(np.float32),
         reward=np.array(rewards, dtype=np.float32),
-        progress=np.array(progress, dtype=np.float32),
-        terminated=np.array(ended, dtype=bool),
-        telemetry=np.array([[row[name] for name in TELEMETRY] for row in telemetry], dtype=np.float32),
+        rewards={name: np.array([row[name] for row in terms], np.float32) for name in SPEC.rewards},
+        terminated=np.arange(len(controls)) == (len(controls) - 1 if terminated else -1),
+        telemetry={name: np.array([row[name] for row in telemetry], np.float32) for name in SPEC.names("telemetry")},
         poses=np.stack(poses),
         route=env.route,
+        bounds=env.bounds,
+        ending=ends[0] if ends else "",
         seed=seed,
         driver=driver.name,
         start=start,
-        bounds=env.bounds,
-        fps=env.metadata["render_fps"],
     )
 
 
@@ -141,7 +144,8 @@ def collect_shard(
         left -= len(episode)
         if tell is not None:
             tell(len(episode))
-    attrs = {"held_out": recipe.held_out, "recipe": json.dumps(asdict(recipe))}
+    made_from = {"code": code_fingerprint(*CODE), "recipe": asdict(recipe)}
+    attrs = {"held_out": recipe.held_out, "env": ENV_ID, "made_from": made_from}
     try:
         write_shard(shard_path(folder, index), episodes, attrs)
     except OSError as error:
@@ -244,14 +248,15 @@ def _is_done(path: Path, recipe: Recipe) -> bool:
     if not path.exists():
         return False
     try:
-        found = read_attrs(path).get("recipe")
+        found = read_attrs(path)["made_from"].get("recipe", "an unknown recipe")
         read_shard(path)
     except ShardError as error:
         logger.warning("recording %s anew: %s", path, error)
         return False
-    if {"policies": [], **json.loads(found or "{}")} != json.loads(json.dumps(asdict(recipe))):
+    asked = json.loads(json.dumps(asdict(recipe)))
+    if not isinstance(found, dict) or {"policies": [], **found} != asked:
         raise ValueError(
-            f"{path} was recorded with {found or 'an unknown recipe'}, but {json.dumps(asdict(recipe))} is asked for; "
-            "use these settings or another folder"
+            f"{path} was recorded with {json.dumps(found)}, but {json.dumps(asked)} is asked for; use these settings "
+            "or another folder"
         )
     return True

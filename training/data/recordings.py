@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from drivedit.config import WorldSpec
 from drivedit.utils import find_files
-from drivedit.utils.shards import (
-    ENV_ID,
-    TELEMETRY,
-    Episode,
-    ShardError,
-    read_attrs,
-    read_shard,
-    write_shard,
-)
+from drivedit.utils.episodes import Agents, Episode
+from drivedit.utils.shards import ShardError, read_attrs, read_shard, write_shard
 
 __all__ = [
-    "ENV_ID",
     "EPISODES_AT_ONCE",
-    "TELEMETRY",
+    "Agents",
     "Episode",
     "ShardError",
     "batches",
     "iter_episodes",
+    "joint_spec",
     "read_attrs",
     "read_folder_attrs",
     "read_shard",
@@ -84,20 +79,32 @@ def read_folder_attrs(folder: str | Path, held_out: bool | None = None) -> list[
 
     Raises:
         FileNotFoundError: there is no shard.
-        ValueError: a shard is damaged, of the kind that is not wanted, or of another frame rate than the first one.
+        ValueError: a shard is damaged, of the kind that is not wanted, or does not go with the first one.
     """
     paths = shard_paths(folder)
     found = [read_attrs(path) for path in paths]
     wanted = bool(found[0].get("held_out", False)) if held_out is None else held_out
     for path, attrs in zip(paths, found, strict=True):
         _check_kind(path, attrs, wanted)
-        if attrs["fps"] != found[0]["fps"]:
-            raise ValueError(
-                f"the recordings of {folder} have different frame rates: {paths[0].relative_to(folder)} has "
-                f"{found[0]['fps']} per second, {path.relative_to(folder)} has {attrs['fps']}; keep them in different "
-                "folders"
-            )
+        found[0]["spec"].check_same(attrs["spec"], str(paths[0]), str(path), ("observations", "controls", "dt"))
     return found
+
+
+def joint_spec(specs: Sequence[WorldSpec]) -> WorldSpec:
+    """The spec of recordings that lie in one folder: that of the first, and what others know beside.
+
+    Args:
+        specs: Theirs, one at least, with the same observations, controls and `dt`.
+    """
+    found: dict[str, dict[str, Any]] = {"telemetry": {}, "rewards": {}, "endings": {}, "attributes": {}}
+    for spec in specs:
+        told = {"telemetry": {quantity.name: quantity for quantity in spec.telemetry}, "rewards": spec.rewards,
+                "endings": spec.endings}  # fmt: skip
+        for part, values in told.items():
+            found[part] |= {name: value for name, value in values.items() if name not in found[part]}
+        for name, values in spec.attributes.items():
+            found["attributes"][name] = list(dict.fromkeys([*found["attributes"].get(name, []), *values]))
+    return replace(specs[0], **{**found, "telemetry": list(found["telemetry"].values())})
 
 
 def _check_kind(path: Path, attrs: dict[str, Any], held_out: bool) -> None:

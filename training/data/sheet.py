@@ -36,7 +36,7 @@ def write_sheet(
         span = every * (columns - 1)
         first = int(rng.integers(max(1, len(episode) - span)))
         picked = np.minimum(first + every * np.arange(columns), len(episode))
-        frames = np.concatenate(list(episode.frames[picked]), axis=1)  # [H, W columns, 3]
+        frames = np.concatenate(list(episode.picture[picked]), axis=1)  # [H, W columns, 3]
         label = np.zeros((14, frames.shape[1], 3), dtype=np.uint8)
         speed, on_road = (episode.told(name)[picked].mean() for name in ("speed", "wheels_on_road"))
         text = f"{episode.driver}  track {episode.seed}  step {first}"

@@ -5,11 +5,12 @@ so a full disk is an error and not the end of the process, and what a killed one
 
 Every drive whose places lie far from zero gets an origin of its own (`drivedit.utils.origin_of`), in float64.
 
-Legend: S states of all drives one after another, E drives, K telemetry values.
+Legend: S states of all drives one after another, E drives, K telemetry values, R reward terms.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -21,19 +22,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from drivedit.data.recordings import Episode, read_folder_attrs, read_shard, shard_paths
+from drivedit.config import WorldSpec
+from drivedit.data.recordings import Episode, joint_spec, read_folder_attrs, read_shard, shard_paths
 from drivedit.utils import UNBOUNDED, code_fingerprint, fingerprint, from_origin, locked, origin_of, work_folder
 
-CODE = (__name__, "drivedit.data.recordings", "drivedit.utils.origin", "drivedit.utils.shards")
+CODE = (__name__, "drivedit.config.domains", "drivedit.data.recordings") + tuple(
+    f"drivedit.utils.{name}" for name in ("earlier_shards", "episodes", "origin", "shards")
+)
 FOLDER, LOCK = "unpacked", "lock"  # the second lies in the first
-KINDS = {
-    "frames": np.uint8,
-    "control": np.float32,
-    "progress": np.float32,
-    "ended": np.bool_,
-    "telemetry": np.float32,
-    "pose": np.float64,
-}
 
 Arrays = dict[str, np.ndarray]
 
@@ -48,12 +44,12 @@ def open_unpacked(root: str | Path, held_out: bool) -> tuple[Arrays, Arrays, str
         held_out: Whether held-out recordings are wanted; the other kind is refused.
 
     Returns:
-        The memory-mapped arrays of S states that `KINDS` names; what is not of states, as `_write` says; and the
+        The memory-mapped arrays of S states that `_layout` names; what is not of states, as `_write` says; and the
         fingerprint of what both were made from.
 
     Raises:
         FileNotFoundError: There is no shard.
-        ValueError: A shard is damaged, of the other kind, or of another frame rate or picture size than the others.
+        ValueError: A shard is damaged, of the other kind, or has other observations, controls or `dt` than the others.
         OSError: There is no room to unpack them.
     """
     root = Path(root)
@@ -62,14 +58,13 @@ def open_unpacked(root: str | Path, held_out: bool) -> tuple[Arrays, Arrays, str
     source = fingerprint(names, *paths, code_fingerprint(*CODE))
     folder = root / FOLDER / source
     if not folder.is_dir():
-        attrs = read_folder_attrs(root, held_out)
-        telemetry = list(dict.fromkeys(name for told in attrs for name in told["telemetry"]))
+        spec = joint_spec([attrs["spec"] for attrs in read_folder_attrs(root, held_out)])
         try:
             with locked(root / FOLDER / LOCK, f"unpacking {root}"):
                 if not folder.is_dir():
                     _clear(folder.parent)
                     with work_folder(folder) as work:
-                        _write(paths, work, telemetry, held_out)
+                        _write(paths, work, spec, held_out)
                         os.replace(work, folder)
         except OSError as error:
             reason = f"could not unpack {root} ({error}); about 12.5 kB of disk per frame of 64 x 64 are needed"
@@ -77,11 +72,11 @@ def open_unpacked(root: str | Path, held_out: bool) -> tuple[Arrays, Arrays, str
     try:
         with np.load(folder / "index.npz", allow_pickle=False) as stored:
             index = dict(stored)
-        rests = {"frames": index["picture"], "control": (2,), "telemetry": index["telemetry_names"].shape, "pose": (3,)}
         total = int(index["first"][-1])
+        spec = WorldSpec.from_dict(json.loads(str(index["spec"])))
         arrays = {
-            name: _mapped(folder / f"{name}.raw", kind, (total, *map(int, rests.get(name, ()))))
-            for name, kind in KINDS.items()
+            name: _mapped(folder / f"{name}.raw", dtype, (total, *shape))
+            for name, (dtype, shape) in _layout(spec).items()
         }
     except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{folder} is damaged ({error}); delete it, it is made anew") from error
@@ -90,9 +85,22 @@ def open_unpacked(root: str | Path, held_out: bool) -> tuple[Arrays, Arrays, str
     return arrays, index, source
 
 
-def _mapped(path: Path, kind: type, shape: tuple[int, ...]) -> np.ndarray:
+def _layout(spec: WorldSpec) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of what is kept of every state, by the names of the files; `seen_0` is the first observation."""
+    return {
+        **{f"seen_{place}": (kind.dtype, kind.shape) for place, kind in enumerate(spec.observations.values())},
+        "control": ("float32", (len(spec.controls),)),
+        "rewards": ("float32", (len(spec.rewards),)),
+        "ended": ("bool", ()),
+        "telemetry": ("float32", (len(spec.telemetry),)),
+        "pose": ("float64", (3,)),
+        "times": ("float64", ()),
+    }
+
+
+def _mapped(path: Path, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     """The array in a file; an empty one cannot be mapped."""
-    return np.memmap(path, kind, "r", shape=shape) if 0 not in shape else np.zeros(shape, kind)
+    return np.memmap(path, dtype, "r", shape=shape) if 0 not in shape else np.zeros(shape, dtype)
 
 
 def _clear(folder: Path) -> None:
@@ -104,28 +112,24 @@ def _clear(folder: Path) -> None:
             other.unlink()
 
 
-def _write(paths: Sequence[Path], work: Path, telemetry: Sequence[str], held_out: bool) -> None:
+def _write(paths: Sequence[Path], work: Path, spec: WorldSpec, held_out: bool) -> None:
     """Writes the arrays, and `index.npz`.
 
     The index holds first `[E + 1]`, routes `[M, 2]` and route_first `[E + 1]`, closed, seeds and bounds of E drives;
-    picture (height, width, 3), telemetry_names `[K]`, fps and held_out.
+    the joint spec, as JSON, and held_out.
     """
     lengths, routes, closed, seeds, bounds = [0], [], [], [], []
-    picture, fps, coarse = None, 0.0, 0.0
+    layout, coarse = _layout(spec), 0.0
     with ExitStack() as stack:
-        files = {name: stack.enter_context(open(work / f"{name}.raw", "wb")) for name in KINDS}
-        read = ((path, episode) for path in paths for episode in read_shard(path))
-        for path, episode in tqdm(read, desc="unpacking", unit="drive", mininterval=5):
-            picture, fps = picture or episode.frames.shape[1:], episode.fps
-            if episode.frames.shape[1:] != picture:
-                sizes = f"{list(episode.frames.shape[1:])}, before it {list(picture)}"
-                raise ValueError(f"{path} has pictures of different sizes: {sizes}; keep them in different folders")
+        files = {name: stack.enter_context(open(work / f"{name}.raw", "wb")) for name in layout}
+        read = (episode for path in paths for episode in read_shard(path))
+        for episode in tqdm(read, desc="unpacking", unit="drive", mininterval=5):
             origin = origin_of(episode.poses, episode.route)
             if origin.any() and len(episode.route):
                 coarse = max(coarse, 0.5 * float(np.spacing(np.abs(episode.route).max())))
-            for name, value in _of_states(episode, telemetry, origin).items():
-                files[name].write(np.ascontiguousarray(value, KINDS[name]).data)
-            lengths.append(len(episode.frames))
+            for name, value in _of_states(episode, spec, origin).items():
+                files[name].write(np.ascontiguousarray(value, layout[name][0]).data)
+            lengths.append(len(episode) + 1)
             routes.append(from_origin(episode.route, origin).astype(np.float32))
             closed.append(episode.closed)
             seeds.append(episode.seed)
@@ -140,18 +144,21 @@ def _write(paths: Sequence[Path], work: Path, telemetry: Sequence[str], held_out
             stack.enter_context(open(work / "index.npz", "wb")),
             first=np.cumsum(lengths), routes=np.concatenate(routes),
             route_first=np.cumsum([0, *map(len, routes)]), closed=np.array(closed), seeds=np.array(seeds),
-            bounds=np.array(bounds, np.float32), picture=np.array(picture), fps=np.array(fps),
-            telemetry_names=np.array(telemetry, str), held_out=np.array(held_out),
+            bounds=np.array(bounds, np.float32), spec=np.array(json.dumps(spec.to_dict())),
+            held_out=np.array(held_out),
         )  # fmt: skip
 
 
-def _of_states(episode: Episode, telemetry: Sequence[str], origin: np.ndarray) -> Arrays:
-    """The arrays of an episode with a row per state; telemetry that it does not have is NaN."""
+def _of_states(episode: Episode, spec: WorldSpec, origin: np.ndarray) -> Arrays:
+    """The arrays of an episode with a row per state; values that it does not have are NaN, those led to begin at 0."""
+    telemetry = [episode.told(name) for name in spec.names("telemetry")]
+    rewards = [np.append(np.float32(0), episode.earned(name)) for name in spec.rewards]
     return {
-        "frames": episode.frames,
-        "control": np.concatenate([np.zeros((1, 2)), episode.controls]),
-        "progress": np.concatenate([np.zeros(1), episode.progress]),
+        **{f"seen_{place}": episode.observations[name] for place, name in enumerate(spec.observations)},
+        "control": np.concatenate([np.zeros((1, len(spec.controls))), episode.controls]),
+        "rewards": np.stack(rewards, 1) if rewards else np.zeros((0, 0)),
         "ended": np.concatenate([[False], episode.terminated]),
-        "telemetry": np.stack([episode.told(name) for name in telemetry], 1) if telemetry else np.zeros((0, 0)),
+        "telemetry": np.stack(telemetry, 1) if telemetry else np.zeros((0, 0)),
         "pose": from_origin(episode.poses, origin),
+        "times": episode.seconds(),
     }

@@ -36,12 +36,10 @@ class HeldOut:
     Attributes:
         folder: Where it lies.
         env: Gymnasium id of the simulator that it was recorded in; empty for filmed drives.
-        telemetry: Names of its telemetry values.
     """
 
     folder: Path
     env: str
-    telemetry: tuple[str, ...]
 
     @cached_property
     def drives(self) -> Any:
@@ -81,17 +79,17 @@ def _open(folder: Path) -> HeldOut:
             f"{folder} is a training recording, which says nothing about what a world can do where it has not learned; "
             f"{RECORD}"
         )
-    return HeldOut(folder, str(attrs.get("env", "")), attrs["telemetry"])
+    return HeldOut(folder, str(attrs["env"]))
 
 
 def check_fit(world: World, held: HeldOut) -> None:
     """Raises ValueError if the drives show or tell something else than the world dreams; both are named."""
     config, drives = world.config, held.drives
-    size = tuple(drives.frames.shape[1:3])
+    size, told = tuple(drives.frames.shape[1:3]), drives.spec.names("telemetry")
     pairs = [
         ("pictures of", "{0[0]} x {0[1]}", tuple(config.image_size), size, size == tuple(config.image_size)),
         ("frames per second:", "{:.4g}", config.fps, drives.fps, math.isclose(config.fps, drives.fps, rel_tol=0.01)),
-        ("telemetry:", "{}", config.telemetry, list(held.telemetry), set(config.telemetry) <= set(held.telemetry)),
+        ("telemetry:", "{}", config.telemetry, told, set(config.telemetry) <= set(told)),
     ]
     wrong = [
         f"{what} {shown.format(wanted)}, the recording {shown.format(there)}"
@@ -159,10 +157,10 @@ class Clips:
             (bounds - np.tile(here, 2)).astype(np.float32) if told and np.isfinite(bounds).any() else None,
         )
 
-    def ahead(self, row: int, name: str, now: bool = False) -> np.ndarray:
+    def ahead(self, row: int, array: np.ndarray, now: bool = False) -> np.ndarray:
         """An array of `Drives` in the states that are to be dreamed, `[T, ...]`; with the present one if `now`."""
         at = int(self.first[row]) + self.context + 1
-        return np.array(getattr(self.held.drives, name)[at - now : at + int(self.steps[row])])
+        return np.array(array[at - now : at + int(self.steps[row])])
 
 
 def cut(held: HeldOut, count: int, horizon: int) -> Clips:

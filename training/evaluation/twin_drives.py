@@ -15,7 +15,8 @@ from drivedit.evaluation.metrics.drift import sampled
 from drivedit.evaluation.metrics.pictures import road_share
 from drivedit.evaluation.sources import FIRST_HELD_OUT_SEED, Arrays, Sources, load_object, unpad
 from drivedit.utils import UNBOUNDED
-from drivedit.utils.shards import TELEMETRY, Episode, read_shard
+from drivedit.utils.episodes import Episode
+from drivedit.utils.shards import read_shard
 
 CONTEXT = 8  # controls of a context
 STEER_FRAMES, SPEED_FRAMES = 15, 20
@@ -226,8 +227,9 @@ def _read(episode: Episode, steps: int) -> Arrays:
     stop = len(episode) - 1
     frames, after = slice(stop - steps, stop + 1), slice(stop - steps, stop)
     return {
-        "frames": episode.frames[frames], "poses": episode.poses[frames],
-        "telemetry": np.stack([episode.told(name)[frames] for name in TELEMETRY], 1),
-        "controls": episode.controls[after], "progress": episode.progress[after], "ended": episode.terminated[after],
+        "frames": episode.picture[frames], "poses": episode.poses[frames],
+        "telemetry": np.stack([values[frames] for values in episode.telemetry.values()], 1),
+        "controls": episode.controls[after], "progress": episode.earned("progress")[after],
+        "ended": episode.terminated[after],
         "route": episode.route, "bounds": UNBOUNDED if episode.bounds is None else episode.bounds,
     }  # fmt: skip

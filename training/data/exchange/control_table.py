@@ -6,17 +6,19 @@ A table is a CSV file with a header and the columns `time` (seconds, increasing)
 - `speed` (m/s), `x` and `y` (metres, on a plane with yaw counter-clockwise from +x), `yaw` (radians);
 - `reward`: what was earned since the line before; what a frame's interval gets is the sum of that over the interval,
   where a line's reward counts evenly over the time since the line before, so none is lost or counted twice;
-- `terminated`: 1 where a drive ended (0 elsewhere); the next line begins another one.
+- `terminated`: 1 where a drive ended (0 elsewhere); the next line begins another one;
+- whatever else was logged, in numbers, which becomes telemetry of the same name.
 
 Between two lines values change evenly. Where lines are missing there is a hole, and the film is cut there.
 
-Legend: N lines of the table, n steps between n + 1 frames.
+Legend: N lines of the table, n steps between n + 1 frames, C controls.
 """
 
 from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ MOVED = 0.5  # metres after which the direction of motion tells the heading
 POINT_STEP = 2.0  # metres between the points of a route
 BEFORE, AFTER = 10.0, 30.0  # seconds of the driven path before and after some frames that are their route
 HOLE = 4.0  # times the median time between two lines, and longer than a frame lasts: that many lines are missing
+FULL = {"steering": "full lock", "throttle": "full throttle and full brake"}
 LARGEST = 1e9  # of what anything but the time can be in its unit: the earth is 4e7 metres around
 EDGE = 0.1  # share of a frame's time by which frames and lines may miss each other
 
@@ -37,32 +40,36 @@ class ControlTable:
     Args:
         path: The CSV file.
         interval: Seconds between two frames of the film; no shorter pause between lines is a hole.
+        controls: Names of further columns that are controls, in [-1, 1].
 
     Attributes:
         path: The file.
         columns: The columns, float64 `[N]` each.
         time: The column `time`.
         holes: float64 `[K, 2]`, beginnings and ends of the pauses without lines.
+        told: Names of the columns that become telemetry.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A column is missing or unknown, a value is no number, the time does not increase, controls lie
-            outside [-1, 1], or `terminated` is neither 0 nor 1.
+        ValueError: A column is missing or stands twice, a value is no number, the time does not increase, controls
+            lie outside [-1, 1], or `terminated` is neither 0 nor 1.
     """
 
-    def __init__(self, path: str | Path, interval: float = 0.0) -> None:
+    def __init__(self, path: str | Path, interval: float = 0.0, controls: Sequence[str] = ()) -> None:
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"there is no table of controls {self.path}")
         with open(self.path, newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
         names = [name.strip().lower() for name in rows[0]] if rows else []
-        missing, unknown = [n for n in NEEDED if n not in names], [n for n in names if n not in KNOWN]
-        if missing or unknown or len(set(names)) < len(names) or len({"x", "y"} & set(names)) == 1:
+        needed = [*NEEDED, *controls]
+        missing = [name for name in needed if name not in names]
+        if missing or not all(names) or len(set(names)) < len(names) or len({"x", "y"} & set(names)) == 1:
             raise ValueError(
-                f"{self.path} must have the columns {', '.join(NEEDED)} and may have {', '.join(KNOWN[3:])} "
-                f"(x and y together), got {', '.join(names) or 'nothing'}"
+                f"{self.path} must have the columns {', '.join(needed)} and may have {', '.join(KNOWN[3:])} "
+                f"(x and y together) and others with names of their own, got {', '.join(names) or 'nothing'}"
             )
+        self.told = [n for n in names if n not in controls and (n == "speed" or n not in KNOWN)]
         self.columns = dict(zip(names, self._numbers(rows, len(names)).T, strict=True))
         self.time = self.columns["time"]
         if len(self.time) < 2 or not (np.diff(self.time) > 0).all():
@@ -78,18 +85,17 @@ class ControlTable:
         for name, column in self.columns.items():
             if name != "time" and np.abs(column).max() > LARGEST:
                 raise ValueError(f"{name} in {self.path} cannot be {column[np.abs(column).argmax()]:g}; mend the line")
-        for name, full in zip(NEEDED[1:], ("full lock", "full throttle and full brake"), strict=True):
+        for name in needed[1:]:
             largest = self.columns[name][np.abs(self.columns[name]).argmax()]
             if abs(largest) > 1:
                 raise ValueError(
                     f"{name} in {self.path} must lie in [-1, 1], got {largest:g} (degrees, percent?); divide it by "
-                    f"what {full} is in its own unit"
+                    f"what {FULL.get(name, 'its largest value')} is in its own unit"
                 )
-        controls = np.stack([self.columns[name] for name in NEEDED[1:]], -1)
         ended = self.columns.get("terminated", np.zeros(len(self.time)))
         if not np.isin(ended, (0, 1)).all():
             raise ValueError(f"terminated in {self.path} must be 0 or 1, got {ended[~np.isin(ended, (0, 1))][0]:g}")
-        self._controls, self._edge = controls, EDGE * interval
+        self._controls, self._edge = np.stack([self.columns[name] for name in needed[1:]], -1), EDGE * interval
         pauses = np.diff(self.time)
         self._missing = pauses > max(HOLE * float(np.median(pauses)), interval)
         self._ended = ended[:-1] == 1
@@ -122,14 +128,14 @@ class ControlTable:
         return bool(((self._ends >= time - self._edge) & (self._ends < time - self._edge + interval)).any())
 
     def controls(self, times: np.ndarray) -> np.ndarray:
-        """Mean controls between n + 1 increasing times, float32 `[n, 2]`.
+        """Mean controls between n + 1 increasing times, float32 `[n, C]`.
 
         Means, not samples: what the wheel did between two frames is what moves the second one.
         """
         grid = np.union1d(self.time, times)
         values = np.stack([np.interp(grid, self.time, column) for column in self._controls.T], -1)
         areas = 0.5 * (values[1:] + values[:-1]) * np.diff(grid)[:, None]
-        total = np.concatenate([np.zeros((1, 2)), np.cumsum(areas, 0)])[np.searchsorted(grid, times)]
+        total = np.concatenate([np.zeros((1, areas.shape[1])), np.cumsum(areas, 0)])[np.searchsorted(grid, times)]
         return np.clip(np.diff(total, axis=0) / np.diff(times)[:, None], -1, 1).astype(np.float32)
 
     def reward(self, times: np.ndarray) -> np.ndarray:
@@ -139,9 +145,9 @@ class ControlTable:
         earned = np.concatenate([[0.0], np.cumsum(self.columns["reward"][1:])])
         return np.diff(np.interp(times, self.time, earned)).astype(np.float32)
 
-    def speed(self, times: np.ndarray) -> np.ndarray:
-        """Speed at some times; NaN where it was not logged."""
-        return self._at("speed", times)
+    def telemetry(self, times: np.ndarray) -> dict[str, np.ndarray]:
+        """What was logged beside, at some times, float32 `[n + 1]` by name."""
+        return {name: self._at(name, times).astype(np.float32) for name in self.told}
 
     def poses(self, times: np.ndarray) -> np.ndarray:
         """x, y and yaw at some times, float64 `[n + 1, 3]`; NaN where positions were not logged.
@@ -167,8 +173,6 @@ class ControlTable:
         return path[kept] if len(kept) > 3 else np.zeros((0, 2))
 
     def _at(self, name: str, times: np.ndarray) -> np.ndarray:
-        if name not in self.columns:
-            return np.full(len(times), np.nan)
         return np.interp(times, self.time, self.columns[name])
 
     def _yaw(self) -> np.ndarray:

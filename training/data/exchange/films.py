@@ -1,9 +1,9 @@
 """Filmed drives become recordings: videos with tables of controls, or folders of pictures with `controls.json`.
 
-Pictures and controls are all that is needed; positions give poses and the driven path as the route, a logged speed is
-the telemetry, a logged reward is what the world's reward is learned from. Positions far from zero, as map projections
-have them, are told from an origin near the episode, which `start["origin"]` names. The shards hold without loss what
-the source shows: a video has lost detail when it was compressed, and that stays lost.
+Pictures and controls are all that is needed; positions give poses and the driven path as the route, a logged reward is
+what the world's reward is learned from, and what else was logged is telemetry. Positions far from zero, as map
+projections have them, are told from an origin near the episode, which `start["origin"]` names. The shards hold without
+loss what the source shows: a video has lost detail when it was compressed, and that stays lost.
 """
 
 from __future__ import annotations
@@ -12,23 +12,25 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from drivedit.data.exchange.control_table import ControlTable
+from drivedit.config import Modality, Quantity, RewardTerm, WorldSpec
+from drivedit.data.exchange.control_table import LARGEST, NEEDED, ControlTable
 from drivedit.data.exchange.pictures import FITS, PictureDrive, find_drives, read_picture, share
 from drivedit.data.exchange.table_checks import check_clock, check_units
 from drivedit.data.exchange.video import SAME, Video
-from drivedit.data.recordings import TELEMETRY, Episode, batches, shard_path, write_shard
-from drivedit.utils import from_origin, origin_of, work_folder
+from drivedit.data.recordings import Episode, batches, shard_path, write_shard
+from drivedit.utils import code_fingerprint, from_origin, origin_of, work_folder
 
 log = logging.getLogger(__name__)
 SIDE = 16  # sides of pictures are multiples of it: 8 pixels make a latent cell, 2 x 2 cells a token
 SHORT = 64  # pixels of the shorter side, unless a size is asked for
+TERM = "progress"  # the reward term that is learned
+SPEED = Quantity("speed", -LARGEST, LARGEST, 20.0, "m/s")
 PICTURES_FPS = 10.0  # rate at which pictures were taken, unless it is told
 
 
@@ -44,6 +46,7 @@ class Plan:
         fit: How pictures of another aspect are brought to the size: crop, letterbox or stretch.
         episode_steps: Steps of an episode, about.
         offset: Time in the table of controls at the first frame of the video, in seconds.
+        controls: Names of further columns of the tables that are controls, after steering and throttle.
     """
 
     fps: float | None = None
@@ -51,6 +54,7 @@ class Plan:
     fit: str = "crop"
     episode_steps: int = 300
     offset: float = 0.0
+    controls: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.fps is not None and not self.fps > 0) or self.episode_steps < 2:
@@ -90,7 +94,7 @@ def import_drives(
     Args:
         out: The folder to be; it must not exist or be empty.
         videos: Video files.
-        controls: Tables of controls (see `drivedit.data.exchange.video`), one per video.
+        controls: Tables of controls (see `drivedit.data.exchange.control_table`), one per video.
         images: Instead of videos, a folder of drives as pictures (see `drivedit.data.exchange.pictures`).
         plan: Rate, size and cutting; None: its defaults.
         held_out: Mark the recording as kept for judging; trainers refuse it.
@@ -109,6 +113,8 @@ def import_drives(
             "give videos and one table of controls for each, or a folder of pictures, got "
             f"{len(videos)} videos, {len(controls)} tables and {'a' if images is not None else 'no'} folder of pictures"
         )
+    if plan.controls and images is not None:
+        raise ValueError(f"pictures have steering and throttle alone, got the further controls {list(plan.controls)}")
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} holds something already; choose another folder, or empty it")
     with work_folder(out) as work:
@@ -119,16 +125,18 @@ def import_drives(
             log.info("videos are compressed with loss: what they no longer show, no world can learn")
             films = [Video(path) for path in videos]
             fps = plan.fps or min(film.rate for film in films)
-            pairs = [(film, ControlTable(path, 1 / fps)) for film, path in zip(films, controls, strict=True)]
+            tables = [ControlTable(path, 1 / fps, plan.controls) for path in controls]
+            pairs = list(zip(films, tables, strict=True))
             for film, table in pairs:
                 check_clock(film, table, plan.offset, fps)
                 check_units(table)
             episodes = _of_videos(pairs, plan, fps, progress)
-        attrs = {"held_out": held_out, "env": "", "recipe": "python -m drivedit.data import"}
+        made_from = {"code": code_fingerprint("drivedit.data.exchange"), "recipe": asdict(plan)}
+        attrs = {"held_out": held_out, "made_from": made_from}
         names, steps, count = [], 0, 0
         for number, batch in enumerate(batches(episodes)):
             names.append(shard_path("", number).name)
-            write_shard(work / names[-1], [replace(episode, fps=fps) for episode in batch], attrs)
+            write_shard(work / names[-1], batch, attrs)
             steps, count = steps + sum(map(len, batch)), count + len(batch)
         if not names:
             raise ValueError("no drive has two frames in a row")
@@ -140,6 +148,7 @@ def import_drives(
 def _of_videos(pairs: list[tuple[Video, ControlTable]], plan: Plan, fps: float, progress: bool) -> Iterator[Episode]:
     """Episodes of videos with their tables."""
     size = plan.size_of(pairs[0][0].size[0], pairs[0][0].aspect)
+    spec = _spec(size, fps, plan.controls, [table for _, table in pairs])
     for video, table in pairs:
         _say(video, table, plan, fps, size)
         total = round(video.seconds * fps) + 1
@@ -147,18 +156,47 @@ def _of_videos(pairs: list[tuple[Video, ControlTable]], plan: Plan, fps: float, 
         shown = tqdm(frames, video.path.name, total, unit="frame", disable=not progress)
         for seconds, pictures in _cut(_known(shown, table, plan.offset), plan.episode_steps):
             times = plan.offset + seconds
-            telemetry = np.full((len(times), len(TELEMETRY)), np.nan, np.float32)
-            telemetry[:, TELEMETRY.index("speed")] = table.speed(times)
-            yield _episode(
-                pictures,
-                table.controls(times),
-                {"source": video.path.name, "second": float(seconds[0])},
-                reward=table.reward(times),
-                ended=table.ends(times[-1], 1 / fps),
-                telemetry=telemetry,
-                poses=table.poses(times),
-                route=table.route(times[0], times[-1]),
+            poses, route = table.poses(times), table.route(times[0], times[-1])
+            start = {"source": video.path.name, "second": float(seconds[0])}
+            origin = origin_of(poses, route)  # of a map projection, far from zero
+            if origin.any():
+                start["origin"] = origin.tolist()
+            reward, steps = table.reward(times), len(times) - 1
+            yield Episode(
+                spec=spec,
+                observations={spec.picture: pictures},
+                controls=table.controls(times),
+                reward=reward,
+                rewards={TERM: reward.copy()},  # all of it is learned
+                terminated=np.arange(steps) == (steps - 1 if table.ends(times[-1], 1 / fps) else -1),
+                telemetry=table.telemetry(times),
+                poses=from_origin(poses, origin),
+                times=seconds - seconds[0],
+                route=from_origin(route, origin).astype(np.float32),
+                closed=False,
+                driver="filmed",
+                start=start,
             )
+
+
+def _spec(
+    size: tuple[int, int], fps: float, controls: Sequence[str] = (), tables: Sequence[ControlTable] = ()
+) -> WorldSpec:
+    """What filmed drives are about; the unit of a value with a name of its own is its root mean square."""
+    telemetry = {}
+    for name in dict.fromkeys(name for table in tables for name in table.told):
+        values = np.concatenate([table.columns[name] for table in tables if name in table.told])
+        unit = float(np.sqrt(np.square(values).mean())) or 1.0
+        telemetry[name] = SPEED if name == SPEED.name else Quantity(name, -LARGEST, LARGEST, unit)
+    return WorldSpec(
+        domain="film",
+        observations={"camera": Modality((*size, 3))},
+        controls=[Quantity(name) for name in (*NEEDED[1:], *controls)],
+        telemetry=list(telemetry.values()),
+        rewards={TERM: RewardTerm("learned")},
+        conditions=["route"],
+        dt=1 / fps,
+    )
 
 
 def _say(video: Video, table: ControlTable, plan: Plan, fps: float, size: tuple[int, int]) -> None:
@@ -204,6 +242,7 @@ def _of_pictures(drives: list[PictureDrive], plan: Plan, fps: float, progress: b
         "%d drives of pictures, %d x %d (height x width), taken as %.4g frames/s -> %d x %d, %s",
         len(drives), height, width, fps, *size, plan.fit,
     )  # fmt: skip
+    spec = _spec(size, fps)
     for drive in drives:
         controls = drive.controls()[:, :2]
         if np.abs(controls).max() > 1:
@@ -215,7 +254,14 @@ def _of_pictures(drives: list[PictureDrive], plan: Plan, fps: float, progress: b
         for seconds, pictures in _cut(frames, plan.episode_steps):
             first = round(seconds[0] * fps)
             start = {"source": drive.name, "second": float(seconds[0])}
-            yield _episode(pictures, controls[first : first + len(pictures) - 1], start)
+            yield Episode(
+                spec=spec,
+                observations={spec.picture: pictures},
+                controls=controls[first : first + len(pictures) - 1],
+                closed=False,
+                driver="filmed",
+                start=start,
+            )
 
 
 def _cut(frames: Iterable[tuple[int, float, np.ndarray]], steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -242,36 +288,3 @@ def _cut(frames: Iterable[tuple[int, float, np.ndarray]], steps: int) -> Iterato
 
 def _stacked(run: list[tuple[float, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([second for second, _ in run]), np.stack([picture for _, picture in run])
-
-
-def _episode(
-    frames: np.ndarray,
-    controls: np.ndarray,
-    start: dict[str, Any],
-    reward: np.ndarray | None = None,
-    ended: bool = False,
-    telemetry: np.ndarray | None = None,
-    poses: np.ndarray | None = None,
-    route: np.ndarray | None = None,
-) -> Episode:
-    """An episode that knows what was given, and nothing else; places far from zero get an origin of their own."""
-    steps = len(controls)
-    poses = np.full((steps + 1, 3), np.nan) if poses is None else poses
-    route = np.zeros((0, 2)) if route is None else route
-    origin = origin_of(poses, route)
-    if origin.any():
-        start = {**start, "origin": origin.tolist()}
-    reward = np.full(steps, np.nan, np.float32) if reward is None else reward
-    return Episode(
-        frames=frames,
-        controls=controls,
-        reward=reward,
-        progress=reward.copy(),  # all of it is learned
-        terminated=np.arange(steps) == (steps - 1 if ended else -1),
-        telemetry=np.full((steps + 1, len(TELEMETRY)), np.nan, np.float32) if telemetry is None else telemetry,
-        poses=from_origin(poses, origin),
-        route=from_origin(route, origin).astype(np.float32),
-        driver="filmed",
-        start=start,
-        closed=False,
-    )

@@ -120,7 +120,7 @@ class Dreams:
     def __init__(self, world: World, clips: Clips, rows: list[int], sampling_steps: int | None) -> None:
         self.world, self.clips, self.rows, self.sampling_steps = world, clips, rows, sampling_steps
         self.routed = world.config.student.route_dim > 0
-        self.controls = [clips.ahead(row, "control") for row in rows]
+        self.controls = [clips.ahead(row, clips.held.drives.control) for row in rows]
         self.scenes = [clips.scene(row, self.routed) for row in rows]
 
     def under(self, controls: list[np.ndarray], seed: int = 0, free: bool = False) -> Dream:
@@ -137,10 +137,11 @@ class Dreams:
 def _under_true_controls(dreams: Dreams, found: Measured, shown: set[int]) -> None:
     """The long dream, against the recording, against its last frame kept, and against the autoencoder."""
     clips, names = dreams.clips, dreams.world.config.telemetry
+    drives = clips.held.drives
     dreamed = dreams.under(dreams.controls)
     for place, row in enumerate(dreams.rows):
         steps = int(clips.steps[row])
-        true, seen = clips.ahead(row, "frames", now=True), dreamed.frames[place, :steps]
+        true, seen = clips.ahead(row, drives.frames, now=True), dreamed.frames[place, :steps]
         found.errors["dream"][row, :steps] = squared_error(seen, true[1:])
         found.errors["copy"][row, :steps] = squared_error(true[:1], true[1:])
         at = np.array([horizon for horizon in HORIZONS if horizon <= steps])
@@ -149,22 +150,22 @@ def _under_true_controls(dreams: Dreams, found: Measured, shown: set[int]) -> No
             found.energy["true"][row, horizon - 1] = laplacian_energy(true[horizon])
             found.energy["dream"][row, horizon - 1] = laplacian_energy(seen[horizon - 1])
         found.ended["dream"][row, :steps] = dreamed.ended[place, :steps]
-        found.ended["true"][row, :steps] = clips.ahead(row, "ended")
+        found.ended["true"][row, :steps] = clips.ahead(row, drives.ended)
         if row in shown:
             found.shown["true"][row], found.shown["dream"][row] = true, seen
         if steps >= SHORT:
             found.dreamed["reward"][row] = dreamed.progress[place, :SHORT].sum()
-            found.true["reward"][row] = clips.ahead(row, "progress")[:SHORT].sum()
+            found.true["reward"][row] = clips.ahead(row, drives.earned("progress"))[:SHORT].sum()
             found.dreamed["confidence"][row] = dreamed.confidence[place, :SHORT].mean()
-            told = clips.ahead(row, "telemetry", now=True)[:, [clips.held.telemetry.index(name) for name in names]]
             for column, name in enumerate(names):
                 found.dreamed[name][row] = dreamed.telemetry[place, SHORT - 1, column]
-                found.true[name][row], found.kept[name][row] = told[SHORT, column], told[0, column]
+                told = clips.ahead(row, drives.telemetry[name], now=True)
+                found.true[name][row], found.kept[name][row] = told[SHORT], told[0]
         if steps >= AHEAD:
             here = dreams.scenes[place].poses_or_start()[-1:]
             moved = (
                 np.concatenate([here, dreamed.poses[place, :AHEAD]]),
-                clips.ahead(row, "pose", now=True)[: AHEAD + 1],
+                clips.ahead(row, drives.pose, now=True)[: AHEAD + 1],
             )
             for side, poses in zip((found.dreamed, found.true), moved, strict=True):
                 side["turn"][row] = turns(poses[:, 2]).sum()
@@ -174,8 +175,9 @@ def _under_true_controls(dreams: Dreams, found: Measured, shown: set[int]) -> No
 def _under_other_controls(dreams: Dreams, found: Measured) -> None:
     """Short dreams from the same moments with the same noise: of another clip's controls, mirrored, without a route."""
     clips, count = dreams.clips, len(dreams.clips)
+    drives = clips.held.drives
     short = [part[:AHEAD] for part in dreams.controls]
-    others = [clips.ahead((row + (count + 1) // 2) % count, "control")[:AHEAD] for row in dreams.rows]
+    others = [clips.ahead((row + (count + 1) // 2) % count, drives.control)[:AHEAD] for row in dreams.rows]
     kinds = {"other": others, "mirrored": [part * np.array([-1, 1], np.float32) for part in short]}
     kinds |= {"free": short} if any(scene.route is not None for scene in dreams.scenes) else {}
     for name, controls in kinds.items():
@@ -184,7 +186,7 @@ def _under_other_controls(dreams: Dreams, found: Measured) -> None:
             steps = min(len(controls[place]), len(short[place]))
             if name != "free" and np.abs(controls[place][:steps] - short[place][:steps]).mean() < ALIKE:
                 continue  # controls that are nearly the same tell nothing
-            true = clips.ahead(row, "frames")[:steps]
+            true = clips.ahead(row, drives.frames)[:steps]
             found.errors[name][row, :steps] = squared_error(dreamed.frames[place, :steps], true)
 
 

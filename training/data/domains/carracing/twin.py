@@ -169,7 +169,7 @@ class CarRacingTwin(ReplayedEnv):
 
     @property
     def telemetry(self) -> dict[str, float]:
-        """The car's state relative to the road, with the names of `drivedit.data.TELEMETRY`."""
+        """The car's state relative to the road, with the names of `drivedit.config.domains.carracing.SPEC`."""
         x, y, yaw = self.pose
         return self._telemetry(self._simulator.centre_line.foot(x, y), yaw)
 

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pygame
 import pytest
 
 import drivedit_env.viewer.viewer as viewer_module
-from drivedit.data import iter_episodes
+from drivedit.data import iter_episodes, read_shard
 from drivedit.models import World
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.keys import COMMANDS
@@ -120,11 +119,10 @@ def test_a_person_drives_pauses_goes_back_branches_records_and_quits(viewer: Vie
     env = DriveDiTEnv(tiny_world)
     env.reset(seed=9)
     for path in session.folder.glob("shard-*.h5"):
-        with h5py.File(path) as file:
-            episode: Any = file["episode_000000"]
-            env.set_state(episode["state"][()].tobytes())
-            again = [env.step(control)[0] for control in episode["controls"][()]]
-            assert np.array_equal(again, episode["frames"][1:]), "bit for bit"
+        (episode,) = read_shard(path)
+        env.set_state(episode.extra["state"].tobytes())
+        again = [env.step(control)[0] for control in episode.controls]
+        assert np.array_equal(again, episode.picture[1:]), "bit for bit"
 
 
 def test_a_key_changes_the_frame_within_two_frames(tmp_path: Path):

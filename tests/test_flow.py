@@ -6,6 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from drivedit.models.flow.parametrisations import (
+    alpha_products,
+    level_of_ddpm,
+    level_of_edm,
+    nearest_step,
+    signal_and_spread,
+)
 from drivedit.models.flow.path import (
     add_noise,
     clean_estimate,
@@ -54,6 +61,19 @@ def test_each_row_and_frame_has_its_own_level():
 def test_errors_count_most_where_there_is_little_noise():
     error = torch.ones(3)
     assert torch.allclose(weighted(error, torch.tensor([0.0, 0.5, 1.0])), torch.tensor([4.0, 2.0, 0.8]))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_other_parametrisations_pass_through_the_same_points(schedule):
+    clean, noise, alphas = normal(1000, 3), normal(1000, 3, seed=1), alpha_products(schedule, 1000)
+    signal, spread = signal_and_spread(alphas, clean)
+    sigma = level_of_ddpm(alphas)
+    assert torch.allclose((signal * clean + spread * noise) / (signal + spread), add_noise(clean, noise, sigma))
+    assert torch.equal(nearest_step(alphas, sigma), torch.arange(1000))
+    assert torch.equal(nearest_step(alphas, sigma.float()), torch.arange(1000))
+    s = (spread / signal)[:, 0]
+    assert torch.allclose(level_of_edm(s.log()), sigma)
+    assert torch.allclose((clean + over(s, clean) * noise) / over(1 + s, clean), add_noise(clean, noise, sigma))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from drivedit.models import DiTStudent, MemoryBank
-from drivedit.models.dit.student import Block, norm
 from drivedit.models.layers.attention import Recall, attention
+from drivedit.models.layers.blocks import Block, norm
 
 
 def directions(count: int, width: int = 16, seed: int = 0) -> torch.Tensor:

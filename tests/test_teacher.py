@@ -6,7 +6,7 @@ from torch import Tensor
 
 from drivedit.models import DiTStudent, DiTTeacher
 from drivedit.models.dit.generation import truncated_noise
-from drivedit.models.dit.teacher import alpha_products
+from drivedit.models.flow.parametrisations import alpha_products
 
 
 def teacher(**changes) -> DiTTeacher:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from drivedit.models.flow.parametrisations import level_of_edm
 from drivedit.models.flow.path import velocity as path_velocity
 from drivedit.utils import extra
 
@@ -100,7 +101,7 @@ class FlowMatchingLoss(nn.Module):
     def draw(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
         """Noise levels tau in [0, 1) of that shape, log s uniform; `generator` None: torch's own randomness."""
         low, high = math.log(self.sigma_min), math.log(self.sigma_max)
-        return (low + (high - low) * torch.rand(shape, generator=generator)).sigmoid()
+        return level_of_edm(low + (high - low) * torch.rand(shape, generator=generator))
 
     def forward(self, velocity: Tensor, clean: Tensor, noise: Tensor) -> Tensor:
         """The loss of a predicted velocity, all three of one shape.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from drivedit.models.dit.student import norm
+from drivedit.models.layers.blocks import norm
 
 
 @dataclass

@@ -12,8 +12,7 @@ M memories.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,44 +21,9 @@ from torch import Tensor, nn
 
 from drivedit.config import StudentConfig
 from drivedit.models.dit.generation import Generators, KVCache, generate
-from drivedit.models.layers.attention import Recall, attention, rotate, rotations
-
-
-class Block(nn.Module):
-    """Attention and feed-forward, each behind a norm that the condition scales, shifts and gates.
-
-    The activation is the squared ReLU (So et al. 2021): as good as GELU, and many times faster on a CPU in bfloat16.
-    """
-
-    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.up = nn.Linear(width, hidden)
-        self.down = nn.Linear(hidden, width)
-        self.dropout = nn.Dropout(dropout)
-        self.activate: Callable[[Tensor], Tensor] = squared_relu
-
-    def forward(self, x: Tensor, modulation: Sequence[Tensor], attend: Any, memory: Tensor | None = None) -> Tensor:
-        """Transforms tokens `[B, F, P, E]` under six modulations `[B, F, 1, E]`.
-
-        `attend(qk, v, recall)` does the attention, also to the tokens of a memory `[B, M, E]`.
-        """
-        scale1, shift1, gate1, scale2, shift2, gate2 = modulation
-        y = torch.addcmul(shift1, norm(x), scale1)
-        qkv = self.qkv(y).unflatten(-1, (3, self.heads, -1))  # [B, F, P, 3, H, E/H]
-        y = self.out(attend(norm(qkv[..., :2, :, :]), qkv[..., 2, :, :], self.recall(memory)))
-        x = torch.addcmul(x, gate1, self.dropout(y))
-        y = torch.addcmul(shift2, norm(x), scale2)
-        return torch.addcmul(x, gate2, self.dropout(self.down(self.activate(self.up(y)))))
-
-    def recall(self, memory: Tensor | None) -> Recall | None:
-        """Keys and values of memory tokens `[B, M, E]`; a token of zeros is an absent one."""
-        if memory is None:
-            return None
-        _, k, v = self.qkv(norm(memory)).unflatten(-1, (3, self.heads, -1)).transpose(1, 3).unbind(2)
-        return Recall(norm(k), v, memory.ne(0).any(-1))
+from drivedit.models.layers.attention import Recall, attention
+from drivedit.models.layers.blocks import Block, adaptive_norm, fourier_features, mlp
+from drivedit.models.layers.rotary import rotate, rotations
 
 
 class DiTStudent(nn.Module):
@@ -116,9 +80,9 @@ class DiTStudent(nn.Module):
         self.embed = nn.Linear(latent_dim * (1 + history), d_model)
         self.position = nn.Parameter(torch.empty(tokens_per_frame, d_model).normal_().mul_(0.02))
         self.of_sigma = nn.Sequential(nn.Linear(16, d_model), nn.SiLU(), nn.Linear(d_model, d_model))
-        self.of_control = _mlp(control_dim, d_model) if control_dim else None
-        self.of_route = _mlp(route_dim - self.map_width, d_model) if route_dim else None
-        self.of_map = _mlp(map_dim, d_model) if map_dim else None
+        self.of_control = mlp(control_dim, d_model) if control_dim else None
+        self.of_route = mlp(route_dim - self.map_width, d_model) if route_dim else None
+        self.of_map = mlp(map_dim, d_model) if map_dim else None
         self.blocks = nn.ModuleList(Block(d_model, n_heads, d_ff or 4 * d_model, dropout) for _ in range(n_layers))
         self.modulation = nn.Linear(d_model, (6 * n_layers + 2) * d_model)
         self.head = nn.Linear(d_model, latent_dim)
@@ -205,7 +169,7 @@ class DiTStudent(nn.Module):
         if past is None:
             past = x.new_zeros(rows, x.shape[1], self.history * self.latent_dim)
         y = self.embed(torch.cat([x, past], -1)).unflatten(1, (frames, -1)) + self.position
-        condition = self.of_sigma(waves(sigma.float()).to(sigma.dtype))
+        condition = self.of_sigma(fourier_features(sigma.float()).to(sigma.dtype))
         if self.of_control is not None:
             control = x.new_zeros(rows, frames, self.control_dim) if control is None else control
             condition = condition + self.of_control(control)
@@ -252,7 +216,7 @@ class DiTStudent(nn.Module):
     def read(self, hidden: Tensor, modulation: Sequence[Tensor], past: Tensor | None) -> Tensor:
         """The clean estimate `[B, N, D]`: the last clean frame plus what changes."""
         scale, shift = modulation
-        out = self.head(torch.addcmul(shift, norm(hidden), scale)).flatten(1, 2)
+        out = self.head(adaptive_norm(hidden, scale, shift)).flatten(1, 2)
         if self.history and past is not None:
             out = out + past[..., : self.latent_dim]
         return out
@@ -374,23 +338,3 @@ class DiTStudent(nn.Module):
     def _turn(self, time: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor] | None:
         """The rotation that frame times `[B, F]` stand for; None without rotary positions."""
         return rotations(time, self.d_model // self.n_heads, self.rope_base, dtype) if self.use_rope else None
-
-
-def squared_relu(x: Tensor) -> Tensor:
-    """The square of the positive part."""
-    return F.relu(x).square()
-
-
-def norm(x: Tensor) -> Tensor:
-    """Layer norm over the last axis, without parameters (on a CPU much faster than the root-mean-square norm)."""
-    return F.layer_norm(x, (x.shape[-1],))
-
-
-def _mlp(inputs: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width))
-
-
-def waves(sigma: Tensor) -> Tensor:
-    """Sixteen smooth functions of the noise level: cosines and sines of its multiples."""
-    angle = sigma[..., None] * (math.pi * torch.arange(8, device=sigma.device) / 2 + 0.5)
-    return torch.cat([angle.cos(), angle.sin()], -1)

@@ -2,17 +2,16 @@
 
 It is a DDPM (Ho et al. 2020): a variance-preserving chain of discrete steps whose noise it predicts, sampled with DDIM
 (Song et al. 2021) under classifier-free guidance (Ho and Salimans 2022). The chain stays behind its border: `sigma`
-and `velocity` speak the package's language, x_sigma = (1 - sigma) x0 + sigma n and v = n - x0. With a the chain's
-product of alphas, the bridge is s = sqrt((1 - a) / a), sigma = s / (1 + s), x_sigma = x_vp / (sqrt(a) (1 + s)).
-Notable: the network inside tells the angular velocity sqrt(a) n - sqrt(1 - a) x0 (Salimans and Ho 2022). The noise that
-follows from it leaves a clean estimate that is sound at every step, while noise told directly is divided by sqrt(a).
+and `velocity` speak of the package's path (`drivedit.models.flow.parametrisations` has the bridge), and the package's
+sampler draws from it. Notable: the network inside tells the angular velocity sqrt(a) n - sqrt(1 - a) x0 (Salimans and
+Ho 2022). The noise that follows from it leaves a clean estimate that is sound at every step, while noise told directly
+is divided by sqrt(a).
 
 Legend: B clips, F frames, P tokens per frame, N = F * P, D token width, K diffusion steps.
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
@@ -21,6 +20,9 @@ from torch import Tensor, nn
 
 from drivedit.config import TeacherConfig
 from drivedit.models.dit.student import DiTStudent
+from drivedit.models.flow.parametrisations import alpha_products, level_of_ddpm, nearest_step, signal_and_spread
+from drivedit.models.flow.path import clean_estimate
+from drivedit.models.flow.sampler import guided, sample
 from drivedit.utils import Undrawn, check_tensors, read_tensors, write_tensors
 
 FORMAT = "drivedit-teacher-1"
@@ -37,8 +39,7 @@ class DiTTeacher(nn.Module):
         n_heads: Attention heads.
         d_ff: Width of the feed-forward layer; None: four times `d_model`.
         num_diffusion_steps: Steps K of the chain.
-        beta_schedule: "linear" (from 1e-4 to 2e-2 over 1000 steps, Ho et al. 2020; steeper over fewer) or "cosine"
-            (Nichol and Dhariwal 2021).
+        beta_schedule: "linear" or "cosine" (`drivedit.models.flow.parametrisations.alpha_products`).
         max_seq_len: Most tokens in one call.
         dropout: On both branches of a block.
         tokens_per_frame: Tokens P that share a time and a control.
@@ -74,7 +75,7 @@ class DiTTeacher(nn.Module):
         super().__init__()
         self.num_diffusion_steps, self.control_dim = num_diffusion_steps, control_dim
         self.register_buffer("alphas", alpha_products(beta_schedule, num_diffusion_steps), persistent=False)
-        self.trunk = _BothWays(
+        self.trunk = _Bidirectional(
             latent_dim, d_model, n_layers, n_heads, d_ff, max_seq_len, dropout, tokens_per_frame=tokens_per_frame,
             control_dim=control_dim + 1 if control_dim else 0,  # the last one: whether the control is told
             history=history, route_dim=route_dim, map_dim=map_dim,
@@ -227,23 +228,24 @@ class DiTTeacher(nn.Module):
         place = next(self.parameters())
         x = torch.randn(shape, generator=generator).to(place)
         steps = torch.linspace(self.num_diffusion_steps - 1, 0, num_steps).round().long().to(place.device)
-        for index, step in enumerate(steps):
-            timesteps = step.expand(len(x))
-            noise = self(x, timesteps, control, route=route, past=past)
-            if guidance_scale != 1:
-                plain = self(x, timesteps, route=route, past=past)
-                noise = plain + guidance_scale * (noise - plain)
-            signal, spread = self._scales(x, timesteps)
-            clean = (x - spread * noise) / signal
-            x = clean if index == num_steps - 1 else self.add_noise(clean, noise, steps[index + 1].expand(len(x)))
-        return x
+        signal, spread = self._scales(x, steps[:1].expand(len(x)))
+
+        def denoiser(x: Tensor, sigma: Tensor, given: Tensor | None) -> Tensor:
+            velocity = self.velocity(x, self.nearest_step(sigma), given, route=route, past=past)
+            return clean_estimate(x, velocity, sigma.to(x))
+
+        levels = F.pad(self.sigma(steps), (0, 1))
+        return sample(guided(denoiser, guidance_scale, None), x / (signal + spread), levels, control)
 
     # -- the bridge ----------------------------------------------------------------------------------------------
 
     def sigma(self, timesteps: Tensor) -> Tensor:
         """The package's noise level `[B]` of steps of the chain, in double precision."""
-        ratio = ((1 - self.alphas) / self.alphas).sqrt()[timesteps]
-        return ratio / (1 + ratio)
+        return level_of_ddpm(self.alphas)[timesteps]
+
+    def nearest_step(self, sigma: Tensor) -> Tensor:
+        """The steps `[B]` of the chain that are nearest to noise levels `[B]`."""
+        return nearest_step(self.alphas, sigma)
 
     def velocity(
         self,
@@ -274,8 +276,7 @@ class DiTTeacher(nn.Module):
     def _scales(self, x: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Factors of signal and noise at the steps, shaped to multiply `x`."""
         self._check_steps(x, timesteps)
-        alpha = self.alphas[timesteps].view(-1, *[1] * (x.ndim - 1))
-        return alpha.sqrt().to(x.dtype), (1 - alpha).sqrt().to(x.dtype)
+        return signal_and_spread(self.alphas[timesteps], x)
 
     def _check_steps(self, x: Tensor, timesteps: Tensor) -> None:
         if timesteps.shape != x.shape[:1] or timesteps.is_floating_point():
@@ -286,27 +287,8 @@ class DiTTeacher(nn.Module):
             raise ValueError(f"timesteps must be from 0 to {self.num_diffusion_steps - 1}, got {timesteps.tolist()}")
 
 
-class _BothWays(DiTStudent):
+class _Bidirectional(DiTStudent):
     """The student's trunk where every frame of a clip sees every other."""
 
     def _sees(self, time: Tensor) -> Tensor:
         return torch.ones(len(time), len(time), dtype=torch.bool, device=time.device)
-
-
-def alpha_products(schedule: str, steps: int) -> Tensor:
-    """The share of the signal's variance after each step of a chain, `[K]` in double precision, falling.
-
-    Raises:
-        ValueError: The schedule is unknown, or there are no steps.
-    """
-    if steps < 1:
-        raise ValueError(f"num_diffusion_steps must be at least 1, got {steps}")
-    if schedule == "linear":
-        betas = torch.linspace(1e-4, 2e-2, steps, dtype=torch.float64) * 1000 / steps
-    elif schedule == "cosine":
-        time = torch.arange(steps + 1, dtype=torch.float64) / steps
-        share = ((time + 0.008) / 1.008 * math.pi / 2).cos().square()
-        betas = 1 - share[1:] / share[:-1]
-    else:
-        raise ValueError(f"beta_schedule must be 'linear' or 'cosine', got {schedule!r}")
-    return (1 - betas.clamp(max=0.999)).cumprod(0)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from drivedit.inference.tune import FoldedFrame, PackedConv, PackedResBlock, PackedUp
 from drivedit.models import World
-from drivedit.models.dit.student import waves
 from drivedit.models.dit.world import DRIVEN
 from drivedit.models.flow.path import noise_levels
+from drivedit.models.layers.blocks import fourier_features
 
 UNIT = 32  # inputs of the dynamics' layers are filled up to a multiple of it
 FIRST, INNER, OUTER, UP, FRAME = range(5)  # kinds of the decoder's layers
@@ -132,7 +132,7 @@ class Parts:
         levels = torch.stack([levels[:-1], levels[1:]], 1)
         if config.clean_cache:
             levels = torch.cat([levels, torch.zeros(1, 2)])
-        sigma = network.of_sigma(waves(levels[:, 0]).to(world.dtype)).float()
+        sigma = network.of_sigma(fourier_features(levels[:, 0]).to(world.dtype)).float()
         half = student.d_model // student.n_heads // 2
         turns = student.use_rope * student.rope_base ** -(torch.arange(half, dtype=torch.float64) / half)
         terms = ("progress", *config.constant_reward, *config.end_reward)

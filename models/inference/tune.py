@@ -16,8 +16,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from drivedit.models import World
-from drivedit.models.dit.student import Block
 from drivedit.models.dit.vae import VAE3D, CausalConv3d, ResBlock, ToFrame, Up
+from drivedit.models.layers.blocks import Block
 from drivedit.utils import fast_dtype
 
 

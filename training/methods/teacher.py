@@ -145,9 +145,9 @@ def teacher_figures(stage: nn.Module, batch: dict[str, Tensor]) -> dict[str, flo
     tokens = stage.to_tokens(batch["latents"])
     truth, net = tokens[:, stage.history :].flatten(1, 2), stage.teacher
     told, before = before_clip(batch["control"], stage._past(tokens))
-    every, figures = net.sigma(torch.arange(net.num_diffusion_steps)), {}
+    figures = {}
     for level in (0.25, 0.5, 0.75):
-        step = (every - level).abs().argmin().to(truth.device).expand(len(truth))
+        step = net.nearest_step(truth.new_full((len(truth),), level))
         sigma = net.sigma(step).to(truth)
         noisy = add_noise(truth, draw.normal(*truth.shape), sigma)
         clean = clean_estimate(noisy, net.velocity(noisy, step, told, route=batch["route"], past=before), sigma)

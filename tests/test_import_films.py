@@ -96,7 +96,8 @@ def test_rewards_and_endings_of_a_table(tmp_path):
     assert np.allclose(earned, [2.5, 7.5, -2, -1]), "evenly between the lines; before the first one nothing is known"
 
 
-def test_further_columns_are_telemetry_or_controls(tmp_path, capsys):
+def test_further_columns_are_telemetry_or_controls(tmp_path, capsys, caplog):
+    caplog.set_level("INFO")
     video = write_video(tmp_path / "drive.mp4", range(21), fps=10)
     time = np.round(np.arange(43) / 20, 3)
     lines = [f"{t},0,0,{10 * t},{np.sin(t)},{t / 4}" for t in time]
@@ -104,6 +105,7 @@ def test_further_columns_are_telemetry_or_controls(tmp_path, capsys):
     table.write_text("\n".join(["time,steering,throttle,Speed,battery,lamp", *lines]) + "\n")
     arguments = ["import", "--video", str(video), "--controls", str(table), "--control", "lamp"]
     assert data_commands.main([*arguments, "--out", str(tmp_path / "mine")]) == 0
+    assert f"{table}: telemetry speed, battery" in caplog.text, "a name that is none of the known ones is seen"
     (episode,) = iter_episodes(tmp_path / "mine")
     spec = episode.spec
     assert spec.names("controls") == ["steering", "throttle", "lamp"] and spec.names("telemetry") == [

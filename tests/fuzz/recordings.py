@@ -12,6 +12,8 @@ from drivedit.data.recordings import ShardError, read_shard, write_shard
 from .damage import Outcomes, counted, damaged, tried
 from .episodes import same, with_everything
 
+FIRST = Path(__file__).parents[1] / "data" / "format1" / "simulator" / "shard-00000.h5"  # of version 1
+
 
 def run(files: int, seed: int) -> Outcomes:
     """Damages shards and reads them.
@@ -24,13 +26,15 @@ def run(files: int, seed: int) -> Outcomes:
         path = Path(folder) / "shard-00000.h5"
         written = [with_everything(3, 0), with_everything(3, 1)]
         write_shard(path, written)
-        whole = path.read_bytes()
+        sources = [(path.read_bytes(), written), (FIRST.read_bytes(), read_shard(FIRST))]
 
-        def unchanged() -> bool:
-            found = read_shard(path)
-            return len(found) == len(written) and all(map(same, found, written))
+        def one(index: int, rng: np.random.Generator) -> str:
+            whole, episodes = sources[index % len(sources)]
 
-        def one(_index: int, rng: np.random.Generator) -> str:
+            def unchanged() -> bool:
+                found = read_shard(path)
+                return len(found) == len(episodes) and all(map(same, found, episodes))
+
             path.write_bytes(damaged(whole, rng))
             return tried(unchanged, (ShardError,))
 

@@ -213,6 +213,8 @@ def _say(video: Video, table: ControlTable, plan: Plan, fps: float, size: tuple[
         video.path, *video.size, video.rate, video.seconds, *size,
         "every frame" if every else f"{fps:.4g} frames/s (of {video.rate:.4g})", fits[plan.fit],
     )  # fmt: skip
+    if table.told:
+        log.info("%s: telemetry %s", table.path, ", ".join(table.told))
     seconds, pauses = table.left_out(plan.offset, plan.offset + video.seconds)
     for path, what, missing in ((video.path, "frames", video.left_out(fps)), (table.path, "lines", seconds)):
         if missing:

@@ -15,7 +15,8 @@ from drivedit.data.recordings import write_shard
 from drivedit.models import VAE3D, World
 from drivedit.models.dit.vae import ResBlock
 from drivedit.training.__main__ import main
-from drivedit.training.methods.vae import DecoderStage, narrowed
+from drivedit.training.methods.decoder import DecoderMethod, prune_decoder
+from drivedit.training.methods.method import Progress
 from drivedit.training.stages import decoder, vae
 
 
@@ -40,17 +41,17 @@ def test_channels_that_say_nothing_are_cut_first(network):
                 first["weight"][silent], first["bias"][silent] = 0.0, -1.0
                 second["weight"][:, unheard] = 0.0
         wanted = network.decode(z[:, :, None])
-        small = narrowed(network, (4, 4, 4, 8), z)
+        small = prune_decoder(network, (4, 4, 4, 8), z)
         assert torch.allclose(small.decode(z[:, :, None]), wanted, atol=1e-5)
-        assert not torch.allclose(narrowed(network, (4, 2, 2, 4), z).decode(z[:, :, None]), wanted, atol=1e-2)
+        assert not torch.allclose(prune_decoder(network, (4, 2, 2, 4), z).decode(z[:, :, None]), wanted, atol=1e-2)
     sizes = [layer.conv1.conv.out_channels for layer in small.decoder if isinstance(layer, ResBlock)]
     assert sizes == [8, 8, 4, 4, 4, 4] and small.config.decoder_inner == [4, 4, 4, 8]
     same = network.encoder.state_dict()
     assert all(torch.equal(value, same[name]) for name, value in small.encoder.state_dict().items())
     with pytest.raises(ValueError, match="wider than the decoder: 32 > 16"):
-        narrowed(network, (4, 8, 8, 32), z)
+        prune_decoder(network, (4, 8, 8, 32), z)
     with pytest.raises(ValueError, match="decoder_inner must have 4 entries"):
-        narrowed(network, (4, 8), z)
+        prune_decoder(network, (4, 8), z)
 
 
 def test_it_learns_the_picture_that_the_latents_stand_for(network):
@@ -59,19 +60,21 @@ def test_it_learns_the_picture_that_the_latents_stand_for(network):
     with torch.no_grad():
         frames = ((network.decode(z[:, :, None])[:, :, 0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     flat = torch.zeros(1, 4, 1, 1), torch.ones(1, 4, 1, 1), torch.full((1, 4, 1, 1), 0.01)
-    small = narrowed(network, (4, 4, 4, 8), z)
+    small = prune_decoder(network, (4, 4, 4, 8), z)
     encoder = copy.deepcopy(small.encoder.state_dict())
-    stage = DecoderStage(small, VAEStageConfig(), flat)
-    optimizer = torch.optim.Adam([p for p in stage.parameters() if p.requires_grad], 3e-3)
+    method = DecoderMethod(small, VAEStageConfig(), flat)
+    optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], 3e-3)
     quality = []
     for step in range(60):
-        loss, logs = stage({"latents": z, "frames": frames}, 0.0, torch.Generator().manual_seed(step))
+        loss, logs = method.loss(
+            {"latents": z, "frames": frames}, Progress(step, 0.0), torch.Generator().manual_seed(step)
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         quality.append(logs["psnr"].item())
     assert quality[-1] > quality[0] + 3
-    assert all(torch.equal(value, encoder[name]) for name, value in stage.vae.encoder.state_dict().items())
+    assert all(torch.equal(value, encoder[name]) for name, value in method.vae.encoder.state_dict().items())
 
 
 def test_the_world_around_it_stays(tmp_path):

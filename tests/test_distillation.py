@@ -16,10 +16,15 @@ from drivedit.models import DiTTeacher, World
 from drivedit.models.flow.path import noise_levels
 from drivedit.models.flow.sampler import sample
 from drivedit.training.calibration import calibrate
-from drivedit.training.methods.distillation import DistillStage
-from drivedit.training.methods.student import MOTION, Draw
-from drivedit.training.methods.teacher import BothWaysStage, TeacherStage, before_clip, teacher_figures
+from drivedit.training.methods.clip_matching import ClipDistributionMatching
+from drivedit.training.methods.clips import MOTION, Clip, Rngs
+from drivedit.training.methods.consistency import Consistency
+from drivedit.training.methods.matching import DistributionMatching, dmd_gradient
+from drivedit.training.methods.method import Progress
+from drivedit.training.methods.teacher import TeacherMethod, before_clip, teacher_figures
+from drivedit.training.optimizers import make_optimizers
 from drivedit.training.stages import decoder, distill, student, teacher, vae
+from drivedit.training.steps import Steps
 
 MEAN, SPREAD = 0.7, 0.5  # of the teacher's Gaussian
 
@@ -37,12 +42,12 @@ def transport(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     return MEAN + SPREAD * (x - (1 - level) * MEAN) / ((1 - level) ** 2 * SPREAD**2 + level**2).sqrt()
 
 
-def make_stage(**changes) -> DistillStage:
-    return DistillStage(make_world(), DistillConfig(clip_frames=4, rollout=0, **changes)).eval()
+def matching(**changes) -> DistributionMatching:
+    return DistributionMatching(make_world(), DistillConfig(clip_frames=4, rollout=0, **changes)).eval()
 
 
-def draws(seed: int = 0) -> Draw:
-    return Draw(torch.Generator().manual_seed(seed), torch.device("cpu"), torch.Generator().manual_seed(seed))
+def make_rngs(seed: int = 0) -> Rngs:
+    return Rngs(torch.Generator().manual_seed(seed), torch.device("cpu"), torch.Generator().manual_seed(seed))
 
 
 def test_small_steps_along_a_perfect_teacher_carry_noise_to_data():
@@ -53,25 +58,25 @@ def test_small_steps_along_a_perfect_teacher_carry_noise_to_data():
 
 def test_distribution_matching_pulls_samples_to_the_teachers_mean_and_spread():
     """The critic here knows the samples' own Gaussian; the pull has to vanish only where both agree."""
-    stage, draw = make_stage(), draws()
-    rows = torch.randn(64, 16, 1, 16, generator=draw.rng)
+    method, rngs = matching(), make_rngs()
+    rows = torch.randn(64, 16, 1, 16, generator=rngs.own)
     samples = -0.5 + 1.2 * rows
     for _ in range(400):
         own = samples.mean().item(), samples.std().item()
 
         def score(net, x, sigma, *_, own=own):
-            return posterior(x, sigma, *((MEAN, SPREAD) if net is stage.teacher else own)), None
+            return posterior(x, sigma, *((MEAN, SPREAD) if net is method.teacher.network else own)), None
 
-        stage.score = score  # type: ignore[assignment]
+        method.predict_clean = score  # type: ignore[assignment]
         empty = torch.zeros(0)
-        samples = samples - 0.02 * stage._difference_of_scores(samples, empty, empty, empty, draw)
+        samples = samples - 0.02 * dmd_gradient(samples, *method.scores(samples, (empty,) * 3, rngs))
     assert abs(samples.mean().item() - MEAN) < 0.05 and abs(samples.std().item() - SPREAD) < 0.08
 
 
 def test_consistency_is_least_for_the_flow_of_the_teacher():
     """The quantile map agrees with itself along the teacher's steps; the mean, a blurred student, does not."""
-    stage = make_stage(method="consistency", grid=64)
-    stage.config.head_weight = 0.0
+    method = Consistency(make_world(), DistillConfig(clip_frames=4, method="consistency", grid=64)).eval()
+    method.config.head_weight = 0.0
     tokens = MEAN + SPREAD * torch.randn(32, 2 + 4, 16, 32, generator=torch.Generator().manual_seed(1))
     batch = {
         "motion": torch.zeros(32, 4, 3), "telemetry": torch.zeros(32, 4, 4), "reward": torch.zeros(32, 4),
@@ -80,14 +85,14 @@ def test_consistency_is_least_for_the_flow_of_the_teacher():
 
     def loss(student) -> float:
         def score(net, x, sigma, *_):
-            return (posterior(x, sigma, MEAN, SPREAD) if net is stage.teacher else student(x, sigma)), None
+            return (posterior(x, sigma, MEAN, SPREAD) if net is method.teacher.network else student(x, sigma)), None
 
         def run(x, sigma, *_):
-            return student(x, sigma), stage.heads(torch.zeros(*x.shape[:3], stage.dynamics.d_model))
+            return student(x, sigma), method.heads(torch.zeros(*x.shape[:3], method.dynamics.d_model))
 
-        stage.score, stage.run = score, run  # type: ignore[assignment]
-        empty = torch.zeros(0)
-        return stage._consistency(tokens, tokens[:, 2:], empty, empty, batch, draws())[1]["consistency"].item()
+        method.predict_clean, method.run = score, run  # type: ignore[assignment]
+        clip = Clip(tokens, tokens[:, 2:], torch.zeros(0), torch.zeros(0), batch)
+        return method.clip_loss(clip, Progress(0, 0.0), make_rngs())[1]["consistency"].item()
 
     right = loss(transport)
     blurred = loss(lambda x, sigma: posterior(x, sigma, MEAN, SPREAD))
@@ -96,37 +101,37 @@ def test_consistency_is_least_for_the_flow_of_the_teacher():
 
 
 def test_only_the_student_is_trained_and_its_average_follows():
-    stage = make_stage(method="consistency").train()
-    before = copy.deepcopy(stage.target.state_dict())
+    method = matching().train()
+    before, teacher = copy.deepcopy(method.target.state_dict()), method.teacher.network
     with torch.no_grad():
-        for weight in stage.dynamics.parameters():
+        for weight in method.dynamics.parameters():
             weight.add_(1.0)
-    stage.after_step()
-    for name, value in stage.target.state_dict().items():
+    method.after_step()
+    for name, value in method.target.state_dict().items():
         assert torch.allclose(value, before[name] + 0.01, atol=1e-5)
-    frozen = [*stage.teacher.parameters(), *stage.target.parameters(), *stage.critic.parameters()]
-    assert not any(weight.requires_grad for weight in frozen)
-    assert all(weight.requires_grad for weight in make_stage(method="matching").critic.parameters())
+    assert not any(weight.requires_grad for weight in [*teacher.parameters(), *method.target.parameters()])
+    assert all(weight.requires_grad for weight in method.critic.parameters())
+    assert not {id(weight) for weight in teacher.parameters()} & {id(weight) for weight in method.parameters()}
 
 
 def test_the_critic_takes_more_steps_than_the_student(run):
     folder, loop, data = run
     start = World.from_pretrained(folder / "student" / "world", device="cpu")
-    stage = DistillStage(start, DistillConfig(clip_frames=6, rollout=1, critic_steps=3))
+    method = DistributionMatching(start, DistillConfig(clip_frames=6, rollout=1, critic_steps=3))
     latents = torch.randn(2, 2 + 6, start.config.vae.latent_dim, 8, 8, generator=torch.Generator().manual_seed(0))
     shapes = {"control": (6, 7), "route": (6, start.config.student.route_dim), "motion": (6, 3), "telemetry": (6, 4)}
     batch = {name: torch.zeros(2, *shape) for name, shape in shapes.items()}
     batch |= {"latents": latents, "reward": torch.zeros(2, 6), "ended": torch.zeros(2, 6)}
-    optimizer = torch.optim.AdamW([weight for weight in stage.parameters() if weight.requires_grad], lr=1e-3)
+    optimizers = make_optimizers(method.groups(0), LoopConfig(lr=1e-3))
+    steps = Steps(method, optimizers, clip=1.0, seed=0, bf16=False, device=torch.device("cpu"))
     moved = []
     for step in range(4):
-        before = [net.position.detach().clone() for net in (stage.dynamics, stage.critic)]
-        stage(batch, step / 4, torch.Generator().manual_seed(step))[0].backward()
-        stage.before_step()
-        optimizer.step()
-        optimizer.zero_grad()
-        stage.after_step()
-        now = stage.dynamics.position, stage.critic.position
+        before = [net.position.detach().clone() for net in (method.dynamics, method.critic)]
+        steps.loss(batch, Progress(step, step / 4), "")[0].backward()
+        steps.norms(step)
+        steps.take(step)
+        steps.clear()
+        now = method.dynamics.position, method.critic.position
         moved.append([not torch.equal(a, b) for a, b in zip(now, before, strict=True)])
     assert moved == [[True, True], [False, True], [False, True], [True, True]]
 
@@ -226,60 +231,62 @@ def test_a_bidirectional_network_is_told_nothing_that_comes_later():
 
 def test_whole_clips_are_rollouts():
     """The frames that are judged stand on each other: as a past they give themselves again."""
-    stage = BothWaysStage(make_world(), DistillConfig(clip_frames=4, context_noise=0.0, drop_past=0.0), make_teacher())
+    method = ClipDistributionMatching(
+        make_world(), DistillConfig(clip_frames=4, context_noise=0.0, drop_past=0.0), make_teacher()
+    )
     batch = make_batch(4)
-    tokens, route = stage.to_tokens(batch["latents"]), batch["route"]
-    past, moved, noise = stage._own_rollout(tokens, batch["control"], route, draws())
-    sample, readings = stage.run(noise, torch.ones(2, 4), moved, route, past)
-    assert torch.allclose(stage._past(torch.cat([tokens[:, :2], sample], 1)), past, atol=1e-5)
-    assert torch.allclose(readings.motion[:, :-1], moved[:, 1:, MOTION], atol=1e-5)
-    assert not torch.allclose(sample, tokens[:, 2:], atol=0.1)
+    tokens = method.to_tokens(batch["latents"])
+    given, noise = method.own_rollout(Clip(tokens, tokens[:, 2:], batch["control"], batch["route"], batch), make_rngs())
+    made, read = method.run(noise, torch.ones(2, 4), *given)
+    assert torch.allclose(method.past(torch.cat([tokens[:, :2], made], 1)), given[2], atol=1e-5)
+    assert torch.allclose(read.motion[:, :-1], given[0][:, 1:, MOTION], atol=1e-5)
+    assert not torch.allclose(made, tokens[:, 2:], atol=0.1)
 
 
 def test_whole_clips_are_pulled_to_the_teachers_mean_and_spread():
-    stage, draw = BothWaysStage(make_world(), DistillConfig(clip_frames=4), make_teacher()), draws()
-    samples = -0.5 + 1.2 * torch.randn(128, 4, 1, 16, generator=draw.rng)
+    method, rngs = ClipDistributionMatching(make_world(), DistillConfig(clip_frames=4), make_teacher()), make_rngs()
+    samples = -0.5 + 1.2 * torch.randn(128, 4, 1, 16, generator=rngs.own)
     for _ in range(400):
         own = samples.mean().item(), samples.std().item()
 
-        def clean(net, noisy, chosen, *_, own=own):
-            sigma = stage.real.sigma(chosen).float()[:, None].expand(noisy.shape[:2])
-            return posterior(noisy, sigma, *((MEAN, SPREAD) if net is stage.real else own))
+        def clean(net, noisy, steps, *_, own=own):
+            sigma = net.sigma(steps).float()[:, None].expand(noisy.shape[:2])
+            return posterior(noisy, sigma, *((MEAN, SPREAD) if net is method.real.network else own))
 
-        stage._clean = clean  # type: ignore[assignment]
+        method.predict_clip = clean  # type: ignore[assignment]
         empty = torch.zeros(0)
-        samples = samples - 0.02 * stage._difference_of_scores(samples, empty, empty, empty, draw)
+        samples = samples - 0.02 * dmd_gradient(samples, *method.scores(samples, (empty,) * 3, rngs))
     assert abs(samples.mean().item() - MEAN) < 0.05 and abs(samples.std().item() - SPREAD) < 0.08
 
 
 def test_its_clean_estimate_is_exact_where_it_knows_the_noise():
-    stage = BothWaysStage(make_world(), DistillConfig(clip_frames=4), make_teacher())
-    truth, draw = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(0)), draws()
-    noisy, chosen = stage._noised(truth, draw)
-    sigma = stage.real.sigma(chosen)
-    assert ((sigma >= 0.02) & (sigma <= 0.98)).all() and len(chosen.unique()) > 1
+    method = ClipDistributionMatching(make_world(), DistillConfig(clip_frames=4), make_teacher())
+    truth, real = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(0)), method.real.network
+    noisy, steps = method.renoised_clips(truth, make_rngs())
+    sigma = real.sigma(steps)
+    assert ((sigma >= 0.02) & (sigma <= 0.98)).all() and len(steps.unique()) > 1
     wanted = (noisy - truth) / sigma.float()[:, None, None, None]
-    stage.real.velocity = lambda *_, **__: wanted.flatten(1, 2)  # type: ignore[method-assign]
-    out = stage._clean(
-        stage.real, noisy, chosen, torch.zeros(3, 4, 7), torch.zeros(3, 4, 321), torch.zeros(3, 4, 16, 32)
+    real.velocity = lambda *_, **__: wanted.flatten(1, 2)  # type: ignore[method-assign]
+    out = method.predict_clip(
+        real, noisy, steps, (torch.zeros(3, 4, 7), torch.zeros(3, 4, 321), torch.zeros(3, 4, 16, 32))
     )
     assert torch.allclose(out, truth, atol=1e-4)
 
 
 def test_a_teacher_of_clips_learns_what_is_before_them():
     """Clips that stand still: who knows the frame before can tell them from noise, and only then."""
-    stage = TeacherStage(make_world(), make_teacher(), ClipConfig(4, drop_past=0.0, context_noise=0.0))
-    optimizer = torch.optim.Adam(stage.teacher.parameters(), 3e-3)
+    method = TeacherMethod(make_world(), make_teacher(), ClipConfig(4, drop_past=0.0, context_noise=0.0))
+    optimizer = torch.optim.Adam(method.parameters(), 3e-3)
     for step in range(150):
         batch = make_batch(4, rows=8, seed=step)
         batch["latents"] = batch["latents"][:, :1].expand(-1, 6, -1, -1, -1)
-        loss, _ = stage(batch, 0.0, torch.Generator().manual_seed(step))
+        loss, _ = method.loss(batch, Progress(0, 0.0), torch.Generator().manual_seed(step))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     apart = batch["latents"].clone()
     apart[:, :2] = apart[:, :2].roll(1, 0)  # another clip's frames before
-    still, other = (teacher_figures(stage, {**batch, "latents": x})["mse_0.75"] for x in (batch["latents"], apart))
+    still, other = (teacher_figures(method, {**batch, "latents": x})["mse_0.75"] for x in (batch["latents"], apart))
     assert still < 0.5 * other
 
 

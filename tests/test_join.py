@@ -14,7 +14,7 @@ from drivedit.data import VideoDataset, VideoLoader
 from drivedit.inference import StreamingRollout
 from drivedit.models import VAE3D, DiTStudent, DiTTeacher, Scene, World
 from drivedit.training import DistillationTrainer, SelfForcingTrainer
-from drivedit.training.methods.student import StudentStage
+from drivedit.training.methods.energy import ForcingThenEnergy
 
 
 @pytest.fixture(scope="module")
@@ -90,4 +90,4 @@ def test_the_stage_that_needs_the_frames_before_says_so():
     config = make_world().config
     config.student.history = 0
     with pytest.raises(ValueError, match=r"world.student.history must be at least 1, got 0"):
-        StudentStage(World(config), StudentStageConfig())
+        ForcingThenEnergy(World(config), StudentStageConfig())

@@ -13,7 +13,7 @@ from test_world import make_world
 
 from drivedit.config import LoopConfig, StudentStageConfig
 from drivedit.training.loop import train
-from drivedit.training.methods.student import StudentStage
+from drivedit.training.methods.energy import ForcingThenEnergy
 
 
 def clips(rng: torch.Generator) -> dict[str, torch.Tensor]:
@@ -48,7 +48,7 @@ def learn(
         log_every=1,
         ema=0.5,
     )
-    stage = StudentStage(make_world(), StudentStageConfig(clip_frames=4, rollout=1, few_step_from=0.0))
+    stage = ForcingThenEnergy(make_world(), StudentStageConfig(clip_frames=4, rollout=1, few_step_from=0.0))
     if adam_only:
         stage.matrices = list
     train(stage, batch, loop, folder)
@@ -93,7 +93,7 @@ def test_two_processes_equal_one_that_accumulates(tmp_path, shard):
     one, two = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("one", "two"))
     assert one["step"] == two["step"] == 6
     names = list(one["stage"])
-    start = StudentStage(make_world(), StudentStageConfig()).state_dict()
+    start = ForcingThenEnergy(make_world(), StudentStageConfig()).state_dict()
     apart = {name: (one["stage"][name] - two["stage"][name]).abs().max().item() for name in names}
     assert max(apart.values()) < 1e-5, apart
     assert any(not torch.allclose(one["stage"][name], start[name], atol=1e-3) for name in names)

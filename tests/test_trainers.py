@@ -6,8 +6,9 @@ from torch.utils.data import DataLoader
 
 from drivedit.config import TrainingConfig
 from drivedit.models import VAE3D, DiTStudent, DiTTeacher
-from drivedit.training import DistillationTrainer, SelfForcingTrainer, epochs
-from drivedit.training.trainers import softened_distance
+from drivedit.training import DistillationTrainer, SelfForcingTrainer, steps
+from drivedit.training.methods.method import Frozen
+from drivedit.training.methods.velocity import softened_distance
 
 
 def vae() -> VAE3D:
@@ -68,16 +69,16 @@ def test_a_rollout_is_what_one_pass_over_the_clip_says(history):
     """The states of the last denoising steps, seen again with gradient, give the very frames of the rollout."""
     trainer = self_forcing(student(history=history))
     trainer.student.eval()
-    clean, control = trainer._clips(next(iter(loader())))
+    clean, control = trainer.method.tokens(next(iter(loader())))
     own = torch.rand(4, 4) < 0.7
     rng = torch.Generator().manual_seed(0)
-    context, states = trainer._roll_out(clean, control, own, torch.tensor([1.0, 0.5]), rng)
+    context, states = trainer.method.roll_out(clean, control, own, torch.tensor([1.0, 0.5]), rng)
     assert torch.equal(context[:, 0], clean[:, 0])
     kept = ~own
     kept[:, 0] = True
     assert torch.equal(context[kept], clean[kept]) and not torch.isclose(context[~kept], clean[~kept]).all(-1).any()
     level = torch.full((4, 3), 0.5)
-    first, second = trainer._next_frames(context, control, states, [level, level])
+    first, second = trainer.method.estimates(context, control, states, [level, level])
     made = own[:, 1:]
     assert torch.allclose(first[made], context[:, 1:][made], atol=1e-5)
     assert not torch.allclose(first, second)
@@ -107,7 +108,7 @@ def test_self_forcing_learns_what_the_control_does():
     after = trainer.validate_epoch(data)
     assert set(means) == {"flow", "rollout", "loss", "grad_norm"} and set(after) == {"flow", "rollout", "loss"}
     assert after["flow"] < 0.1 * before["flow"] and after["rollout"] < 0.2 * before["rollout"]
-    clean, control = trainer._clips(next(iter(data)))
+    clean, control = trainer.method.tokens(next(iter(data)))
     assert control is not None
     dreamed, straight = (
         net.eval().generate(
@@ -121,7 +122,9 @@ def test_self_forcing_learns_what_the_control_does():
 
 def test_the_autoencoder_and_the_teacher_stay_as_they_are():
     for trainer in (self_forcing(), distillation()):
-        frozen = [trainer.vae] + ([trainer.teacher] if isinstance(trainer, DistillationTrainer) else [])
+        method = trainer.method
+        frozen = [net.network for net in vars(method).values() if isinstance(net, Frozen)]
+        assert len(frozen) == 1 + isinstance(trainer, DistillationTrainer)
         before, own = [weights(net) for net in frozen], weights(trainer.student)
         trainer.train_epoch(loader())
         assert all(torch.equal(weights(net), old) for net, old in zip(frozen, before, strict=True))
@@ -214,7 +217,7 @@ def test_mixed_precision_and_students_without_controls(monkeypatch):
     data = [{"frames": batch["frames"]} for batch in loader(clips=4)]
 
     def loss(mixed: bool, hardware: torch.dtype) -> float:
-        monkeypatch.setattr(epochs, "fast_dtype", lambda device: hardware)
+        monkeypatch.setattr(steps, "fast_dtype", lambda device: hardware)
         trainer = self_forcing(student(control_dim=0), mixed_precision=mixed)
         trainer.train_epoch(data)  # type: ignore[arg-type]
         return trainer.train_epoch(data)["loss"]  # type: ignore[arg-type]
@@ -228,12 +231,12 @@ def test_mixed_precision_and_students_without_controls(monkeypatch):
 def test_from_config_passes_every_setting_on():
     config = TrainingConfig(lr=2e-4, epochs=3, grad_clip=0.5, self_forcing_ratio=0.6, distillation_alpha=0.2, seed=9)
     made = SelfForcingTrainer.from_config(config, student_model=student(), vae_model=vae(), device="cpu")
-    assert (made.epochs, made.grad_clip, made.self_forcing_ratio, made.seed) == (3, 0.5, 0.6, 9)
+    assert (made.epochs, made.grad_clip, made.method.ratio, made.seed) == (3, 0.5, 0.6, 9)
     assert made.optimizer.param_groups[0]["lr"] == 2e-4 and made.mixed_precision
     other = DistillationTrainer.from_config(
         config, teacher_model=teacher(), student_model=student(), vae_model=vae(), device="cpu"
     )
-    assert other.total.loss_weights == {"soft": 0.2, "hard": 0.8} and other.temperature == 4.0
+    assert other.method.total.loss_weights == {"soft": 0.2, "hard": 0.8} and other.method.temperature == 4.0
 
 
 @pytest.mark.parametrize(

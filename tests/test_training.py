@@ -14,11 +14,13 @@ from drivedit.config.domains.carracing import SPEC
 from drivedit.data.clips import Drives, clip_starts
 from drivedit.data.recordings import Episode, write_shard
 from drivedit.models import World
-from drivedit.training import loop
+from drivedit.training import steps
 from drivedit.training.latents import Clips, encode_drives
-from drivedit.training.loop import schedule, train
-from drivedit.training.methods.student import StudentStage, energy_score
+from drivedit.training.loop import train
+from drivedit.training.methods.energy import ForcingThenEnergy, energy_score
+from drivedit.training.methods.method import Method
 from drivedit.training.methods.vae import laplacian_energy
+from drivedit.training.optimizers import schedule
 from drivedit.training.stages import student, vae
 from drivedit.utils import generator, noise
 
@@ -48,15 +50,15 @@ def recordings(tmp_path_factory) -> Path:
     return folder
 
 
-class Line(nn.Module):
+class Line(Method):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(2, 2))
 
-    def forward(self, batch, progress, rng):
+    def loss(self, batch, progress, rng):
         noise = 0.1 * torch.randn(batch["x"].shape, generator=rng)
         loss = ((batch["x"] + noise) @ self.weight - batch["x"] @ torch.tensor([[1.0, 2], [3, -1]])).square().mean()
-        return loss, {"progress": torch.tensor(progress)}
+        return loss, {"progress": torch.tensor(progress.share)}
 
 
 def line_batch(rng: torch.Generator) -> dict[str, torch.Tensor]:
@@ -81,13 +83,13 @@ def test_resuming_equals_going_through(tmp_path):
 
 @pytest.mark.parametrize("hardware", [torch.bfloat16, torch.float32])
 def test_the_loop_autocasts_where_the_hardware_multiplies_bfloat16(hardware, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "fast_dtype", lambda device: hardware)
+    monkeypatch.setattr(steps, "fast_dtype", lambda device: hardware)
     seen = []
 
     class Product(Line):
-        def forward(self, batch, progress, rng):
+        def loss(self, batch, progress, rng):
             seen.append((batch["x"] @ self.weight).dtype)
-            return super().forward(batch, progress, rng)
+            return super().loss(batch, progress, rng)
 
     train(Product(), line_batch, LoopConfig(steps=1), tmp_path)
     assert seen == [hardware]
@@ -178,7 +180,7 @@ def test_arrays_follow_the_shards_they_were_unpacked_from(tmp_path, monkeypatch)
 def test_a_dream_over_a_clip_equals_the_world_stepping(recordings):
     """Parallel passes over a clip give the frames that the cached, sequential world gives."""
     world = make_world()
-    stage = StudentStage(world, StudentStageConfig()).eval()
+    method = ForcingThenEnergy(world, StudentStageConfig()).eval()
     scene = world.scenes[0]
     state = world.start([scene], [3])
     controls = torch.tensor([[0.2, 0.4], [-0.5, 0.1], [0.9, -0.3]])
@@ -197,7 +199,7 @@ def test_a_dream_over_a_clip_equals_the_world_stepping(recordings):
 
     clip = torch.cat([first, torch.zeros(1, 3, *world.latent_shape())], 1)
     with torch.no_grad():
-        dreamed, _ = stage.dream(world.tokens(clip), control, route, 3, world.tokens(drawn))
+        dreamed, _ = method.roll_out(world.tokens(clip), control, route, 3, world.tokens(drawn))
     assert torch.allclose(world.untokens(dreamed)[:, 2:], torch.stack(frames, 1), atol=1e-4)
 
 

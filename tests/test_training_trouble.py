@@ -42,9 +42,9 @@ class Steep(Line):
         super().__init__()
         self.bad = {step / steps for step in bad}
 
-    def forward(self, batch, progress, rng):
-        loss, logs = super().forward(batch, progress, rng)
-        return (loss + (0 * self.weight.sum()).sqrt() if progress in self.bad else loss), logs
+    def loss(self, batch, progress, rng):
+        loss, logs = super().loss(batch, progress, rng)
+        return (loss + (0 * self.weight.sum()).sqrt() if progress.share in self.bad else loss), logs
 
 
 def test_a_step_without_a_finite_gradient_is_left_out(tmp_path, caplog):
@@ -115,9 +115,9 @@ class Dropped(Line):
         super().__init__()
         self.kept: list[torch.Tensor] = []
 
-    def forward(self, batch, progress, rng):
+    def loss(self, batch, progress, rng):
         self.kept.append(nn.functional.dropout(torch.ones(64), 0.5))
-        loss, logs = super().forward(batch, progress, rng)
+        loss, logs = super().loss(batch, progress, rng)
         return loss * self.kept[-1].mean(), logs
 
 

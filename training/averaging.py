@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 Figures = dict[str, float]
@@ -22,13 +22,18 @@ def averaged(stage: nn.Module, decay: float) -> AveragedModel:
             `(1 + n) / (10 + n)`, so that the average is one over the last tenth of a short run and not over its start.
     """
 
-    def follow(means: Any, values: Any, count: Any) -> None:
+    def update(means: Any, values: Any, count: Any) -> None:
         updates = int(count)
-        share = 1 - min(decay, (1 + updates) / (10 + updates))
-        for mean, value in zip(means, values, strict=True):
-            mean.lerp_(value, share)
+        follow(means, values, 1 - min(decay, (1 + updates) / (10 + updates)))
 
-    return AveragedModel(stage, multi_avg_fn=follow, use_buffers=True)
+    return AveragedModel(stage, multi_avg_fn=update, use_buffers=True)
+
+
+@torch.no_grad()
+def follow(means: Iterable[Tensor], values: Iterable[Tensor], share: float) -> None:
+    """Moves averages a share of the way to values."""
+    for mean, value in zip(means, values, strict=True):
+        mean.lerp_(value, share)
 
 
 def better(judge: str, first: Figures, second: Figures) -> bool:

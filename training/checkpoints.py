@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 from drivedit.utils import read_archive, write_atomically
 
 log = logging.getLogger(__name__)
+Restored = TypeVar("Restored")
 WHOLE = StateDictOptions(full_state_dict=True)
 
 
@@ -41,29 +43,82 @@ def whole_state(module: nn.Module) -> dict[str, Any]:
     return get_model_state_dict(module, options=WHOLE)
 
 
-def save_checkpoint(path: Path, stage: nn.Module, ema: AveragedModel, optimizers: list[Any], step: int) -> None:
-    """Writes a checkpoint atomically: the old one stays whole until the new one is on disk.
-
-    Every process has to call it; the first one writes.
+def save_run(path: Path, method: nn.Module, ema: AveragedModel, optimizers: list[Any], step: int) -> None:
+    """Writes the checkpoint of a run; every process has to call it, the first one writes.
 
     Raises:
         FloatingPointError: A number of it is not finite; nothing is written.
         OSError: The file cannot be written.
     """
     state = {
-        "stage": whole_state(stage),
+        "stage": whole_state(method),
         "ema": whole_state(ema),
-        "optimizers": [get_optimizer_state_dict(stage, o, options=WHOLE) for o in optimizers],
+        "optimizers": [get_optimizer_state_dict(method, o, options=WHOLE) for o in optimizers],
         "step": step,
     }
+    write_checkpoint(path, state)
+
+
+def load_run(path: Path, method: nn.Module, ema: AveragedModel, optimizers: list[torch.optim.Optimizer]) -> int:
+    """Loads the checkpoint of a run if there is one; returns the number of steps done."""
+    if not path.exists():
+        return 0
+
+    def restore(state: dict[str, Any]) -> int:
+        set_model_state_dict(method, state["stage"], options=WHOLE)
+        set_model_state_dict(ema, state["ema"], options=WHOLE)
+        for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
+            set_optimizer_state_dict(method, optimizer, stored, options=WHOLE)
+        return int(state["step"])
+
+    step = read_checkpoint(path, restore)
+    log.info("resuming %s at step %d", path, step)
+    return step
+
+
+def write_checkpoint(path: Path, state: dict[str, Any], notes: Mapping[str, Any] | None = None) -> None:
+    """Writes tensors and plain values to a file, by the first process, whole or not at all.
+
+    Args:
+        path: The file; an older one stays whole until the new one is on disk.
+        state: Weights and moments, which must be finite, and progress.
+        notes: What else is stored beside them.
+
+    Raises:
+        FloatingPointError: A number of the state is not finite; nothing is written.
+        OSError: The file cannot be written; what was there before stays as it was.
+    """
     if not _finite(state):
         raise FloatingPointError(
-            f"at step {step} weights or moments of the optimizer are not finite; lower train.lr, then the same command "
-            f"goes on from {path}, if it is there, as it was"
+            "weights or moments of the optimizer are not finite; lower the learning rate, then the same command goes "
+            f"on from {path}, if it is there, as it was"
         )
     if torch.distributed.is_initialized() and torch.distributed.get_rank():
         return
-    write_state(path, state)
+    try:
+        write_atomically(path, lambda file: torch.save({**(notes or {}), **state}, file))
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}; the previous one is untouched") from error
+
+
+def read_checkpoint(
+    path: str | Path, restore: Callable[[dict[str, Any]], Restored], device: torch.device | str = "cpu"
+) -> Restored:
+    """Reads what `write_checkpoint` wrote, and hands it to `restore`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        RuntimeError: It is damaged, or does not fit.
+    """
+    try:
+        return restore(read_archive(path, device))
+    except FileNotFoundError:
+        raise
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise RuntimeError(
+            f"the checkpoint {path} is damaged or of another student or configuration ({error}); delete it to start "
+            "anew"
+        ) from error
 
 
 def _finite(state: Any) -> bool:
@@ -71,33 +126,3 @@ def _finite(state: Any) -> bool:
     if isinstance(state, dict | list):
         return all(map(_finite, state.values() if isinstance(state, dict) else state))
     return not isinstance(state, torch.Tensor) or bool(state.isfinite().all())
-
-
-def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Writes tensors and plain values to a file, whole or not at all.
-
-    Raises:
-        OSError: The file cannot be written; what was there before stays as it was.
-    """
-    try:
-        write_atomically(path, lambda file: torch.save(state, file))
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror}; the previous one is untouched") from error
-
-
-def load_checkpoint(path: Path, stage: nn.Module, ema: AveragedModel, optimizers: list[torch.optim.Optimizer]) -> int:
-    """Loads a checkpoint if there is one; returns the number of steps done."""
-    if not path.exists():
-        return 0
-    try:
-        state = read_archive(path)
-        set_model_state_dict(stage, state["stage"], options=WHOLE)
-        set_model_state_dict(ema, state["ema"], options=WHOLE)
-        for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
-            set_optimizer_state_dict(stage, optimizer, stored, options=WHOLE)
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise RuntimeError(
-            f"the checkpoint {path} is damaged or of another configuration ({error}); delete it to start anew"
-        ) from error
-    log.info("resuming %s at step %d", path, state["step"])
-    return int(state["step"])

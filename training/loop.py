@@ -1,9 +1,8 @@
 """The one training loop: progress, curves, averaged weights, clipping, mixed precision, exact resuming.
 
-A stage is an `nn.Module` that owns the networks being trained; calling it with a batch returns `(loss, logs)`. Batches,
-noise and dropout are functions of (seed, step, process), so a run that was stopped and resumed equals one that was not.
-Several processes (torchrun, accelerate launch) train the same stage data-parallel: n processes, or one that accumulates
-n batches, take the same steps.
+What is trained, and by which loss, is a `Method`. Batches, noise and dropout are functions of (seed, step, process), so
+a run that was stopped and resumed equals one that was not. Several processes (torchrun, accelerate launch) train the
+same method data-parallel: n processes, or one that accumulates n batches, take the same steps.
 """
 
 from __future__ import annotations
@@ -11,36 +10,36 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
+from operator import attrgetter
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from drivedit.config import LoopConfig
 from drivedit.training.averaging import averaged, better, measure_both, swap
-from drivedit.training.checkpoints import load_checkpoint, save_checkpoint, shard, whole_state
+from drivedit.training.checkpoints import load_run, save_run, shard, whole_state
 from drivedit.training.interrupts import Interrupts
-from drivedit.training.optimizers import Muon
+from drivedit.training.methods.method import Method, Progress
+from drivedit.training.optimizers import make_optimizers, schedule
 from drivedit.training.runs import RunNotes
-from drivedit.utils import extra, fast_dtype, generator, seeded, write_atomically
+from drivedit.training.steps import Figures, Steps, finite, norm_figures
+from drivedit.utils import extra, generator, write_atomically
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
-Figures = dict[str, float]
 MOST_SKIPPED = 5  # steps in a row without a finite gradient
 
 
 def train(
-    stage: nn.Module,
+    method: Method,
     make_batch: Callable[[torch.Generator], Batch],
     config: LoopConfig,
     out: str | Path,
@@ -49,19 +48,18 @@ def train(
     judge: str | None = None,
     about: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
-) -> nn.Module:
-    """Trains a stage, resuming from `out/last.pt` if it is there.
+) -> Method:
+    """Trains by a method, resuming from `out/last.pt` if it is there.
 
     A step whose gradient is not finite is left out. Ctrl-C and SIGTERM end the run after the present step, with a
     checkpoint.
 
     Args:
-        stage: Module whose call `stage(batch, progress, generator)` returns `(loss, {"name": value})`. Where it has
-            methods `before_step()` and `after_step()`, they are called around every optimizer step.
+        method: The method.
         make_batch: Draws one batch with the generator that it is given.
         config: The loop's configuration.
         out: Folder of the run: `last.pt`, `loop.json`, `curve.jsonl`, tensorboard events.
-        validate: Figures of the averaged stage, computed at every checkpoint; in the end also with the last weights.
+        validate: Figures of the averaged method, computed at every checkpoint; in the end also with the last weights.
         judge: Name of the figure by which the better weights are returned, after a minus where less is better; None:
             the averaged ones are.
         about: What else the run is made of (networks, loss, recordings), in plain values: a resumed run must have the
@@ -69,19 +67,19 @@ def train(
         device: Device of a single process; several processes choose theirs by rank.
 
     Returns:
-        The stage with averaged weights, or with the last ones where `judge` finds them better.
+        The method with averaged weights, or with the last ones where `judge` finds them better.
 
     Raises:
         FloatingPointError: The gradients of several steps in a row are not finite, or weights are not.
         ValueError: The run in `out` was begun with other options that cannot be changed on the way.
         KeyboardInterrupt, SystemExit: After Ctrl-C and SIGTERM.
     """
-    run = _Run(stage, config, Path(out), about or {}, device)
+    run = _Run(method, config, Path(out), about or {}, device)
     with Interrupts() as interrupts, warnings.catch_warnings(), Curve(run.out, run.step, run.main) as curve:
         warnings.filterwarnings("ignore", "Torchinductor does not support code generation for complex")  # rotations
         run.notes.begin(run.step, run.main)
         bar = tqdm(
-            total=config.steps, initial=run.step, desc=type(stage).__name__, disable=not run.main, mininterval=5,
+            total=config.steps, initial=run.step, desc=type(method).__name__, disable=not run.main, mininterval=5,
             unit="step",
         )  # fmt: skip
         started, saved, late = time.monotonic(), 0.0, False
@@ -115,32 +113,32 @@ class _Run:
     """What is trained, and how far it is; the arguments are those of `train`."""
 
     def __init__(
-        self, stage: nn.Module, config: LoopConfig, out: Path, about: Mapping[str, Any], device: torch.device | str
+        self, method: Method, config: LoopConfig, out: Path, about: Mapping[str, Any], device: torch.device | str
     ) -> None:
         with extra("train", "training"):
             from accelerate import Accelerator
 
-        self.stage, self.config, self.out = stage, config, out
+        self.method, self.config, self.out = method, config, out
         on_cpu = torch.device(device).type == "cpu"
         self.accelerator = Accelerator(cpu=on_cpu, step_scheduler_with_optimizer=False)
         self.device: torch.device = self.accelerator.device
-        self.half = config.bf16 and fast_dtype(self.device) == torch.bfloat16
         self.main: bool = self.accelerator.is_main_process
         self.measures = self.main or config.shard  # sharded weights are put together by all
         self.notes = RunNotes(out, config, about, self.accelerator.num_processes)
-        stage.to(self.device)
-        self.ema = averaged(stage, config.ema)
-        self.whole = copy.deepcopy(stage) if config.shard else None
+        method.to(self.device)
+        self.ema = averaged(method, config.ema)
+        self.whole = copy.deepcopy(method) if config.shard else None
         if config.shard:
-            shard(stage)
+            shard(method)
             shard(self.ema.module)
-        self.optimizers = make_optimizers(stage, config)
-        self.step = load_checkpoint(out / "last.pt", stage, self.ema, self.optimizers)
-        for name in getattr(stage, "hot", ()) if config.compile else ():
-            part, _, method = name.rpartition(".")
-            owner = stage.get_submodule(part)
-            setattr(owner, method, torch.compile(getattr(owner, method)))
-        self.wrapped = stage if config.shard else self.accelerator.prepare(stage)
+        optimizers = make_optimizers(method.groups(0), config)
+        self.steps = Steps(method, optimizers, config.clip, config.seed, config.bf16, self.device)
+        self.step = load_run(out / "last.pt", method, self.ema, self.steps.all())
+        for name in method.hot if config.compile else ():
+            place, _, function = name.rpartition(".")
+            owner = attrgetter(place)(method) if place else method
+            setattr(owner, function, torch.compile(getattr(owner, function)))
+        self.wrapped = method if config.shard else self.accelerator.prepare(method)
         self.seen: dict[str, list[float]] = {}
         self.skipped = 0  # steps in a row
         self.left_out = 0  # steps since the last means
@@ -158,50 +156,41 @@ class _Run:
         Raises:
             FloatingPointError: Several steps in a row were left out.
         """
-        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+        for group in (group for optimizer in self.steps.all() for group in optimizer.param_groups):
             group["lr"] = self.config.lr * schedule(self.step, self.config)
-        losses, seen = zip(*[self._gradient(make_batch, part) for part in range(self.config.accumulate)], strict=True)
-        getattr(self.stage, "before_step", nullcontext)()
-        norm = torch.nn.utils.clip_grad_norm_(self.stage.parameters(), self.config.clip)
-        size = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-        finite = all(math.isfinite(value) for value in (*losses, size))
-        bad, *signals = self._any(not finite, signal == SIGTERM, signal == SIGINT)
+        seen = [self._gradient(make_batch, part) for part in range(self.config.accumulate)]
+        losses, norms = [logs["loss"] for logs in seen], self.steps.norms(self.step)
+        fine = finite(*losses, *norms.values())
+        bad, *signals = self._any(not fine, signal == SIGTERM, signal == SIGINT)
         if bad:
-            self._skip(losses, size)
+            self._skip(losses, norm_figures(norms)["grad_norm"])
         else:
             self.skipped = 0
-            for optimizer in self.optimizers:
-                optimizer.step()
-            getattr(self.stage, "after_step", nullcontext)()
-            self.ema.update_parameters(self.stage)
-            for logs in (*seen, {"grad_norm": size}):
+            self.steps.take(self.step)
+            self.ema.update_parameters(self.method)
+            for logs in (*seen, norm_figures(norms)):
                 for name, value in logs.items():
                     self.seen.setdefault(name, []).append(value)
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        self.steps.clear()
         self.step += 1
         return next((number for number, sent in zip((SIGTERM, SIGINT), signals, strict=True) if sent), None)
 
-    def _gradient(self, make_batch: Callable[[torch.Generator], Batch], part: int) -> tuple[float, Figures]:
-        """Adds the gradient of one part of the step's whole batch; returns its loss, and all that is logged."""
-        seed, step = self.config.seed, self.step
+    def _gradient(self, make_batch: Callable[[torch.Generator], Batch], part: int) -> Figures:
+        """Adds the gradient of one part of the step's whole batch; returns what is logged."""
         number = self.accelerator.process_index * self.config.accumulate + part
-        batch = make_batch(generator(seed, f"batch{number}", step))
-        batch = {name: value.to(self.device) for name, value in batch.items()}
+        batch = make_batch(generator(self.config.seed, f"batch{number}", self.step))
+        progress = Progress(self.step, self.step / self.config.steps)
         last = part == self.config.accumulate - 1
         with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-            with seeded(generator(seed, f"dropout{number}", step), self.device):
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-                    loss, logs = self.wrapped(batch, step / self.config.steps, generator(seed, f"noise{number}", step))
-                self.accelerator.backward(loss / self.config.accumulate)
-        values = {"loss": float(loss.detach()), **{name: float(value) for name, value in logs.items()}}
-        return values["loss"], values
+            loss, logs = self.steps.loss(batch, progress, str(number), self.wrapped)
+            self.accelerator.backward(loss / self.config.accumulate)
+        return logs
 
-    def _skip(self, losses: tuple[float, ...], norm: float) -> None:
+    def _skip(self, losses: list[float], norm: float) -> None:
         """Counts and tells a step that is left out."""
         self.skipped += 1
         self.left_out += 1
-        told = f"the loss is {losses[0] if len(losses) == 1 else list(losses)} and its gradient {norm}"
+        told = f"the loss is {losses[0] if len(losses) == 1 else losses} and its gradient {norm}"
         if self.skipped == MOST_SKIPPED:
             raise FloatingPointError(
                 f"step {self.step}: {told}, in the {MOST_SKIPPED}th step in a row; lower train.lr, then the same "
@@ -233,14 +222,14 @@ class _Run:
 
     def save(self) -> None:
         """Writes the checkpoint; all processes wait for it."""
-        save_checkpoint(self.out / "last.pt", self.stage, self.ema, self.optimizers, self.step)
+        save_run(self.out / "last.pt", self.method, self.ema, self.steps.all(), self.step)
         self.accelerator.wait_for_everyone()
 
     def choose(self, validate: Callable[[nn.Module], Figures], judge: str | None, curve: Curve) -> None:
-        """Leaves the better ones of averaged and last weights in the averaged stage, and says which and why."""
+        """Leaves the better ones of averaged and last weights in the averaged method, and says which and why."""
         keep = True
         if self.measures:
-            figures, raw = measure_both(self.ema.module, self.stage, validate)
+            figures, raw = measure_both(self.ema.module, self.method, validate)
             keep = judge is None or better(judge, figures, raw)
         if self.main:
             both = {f"val/{k}": v for k, v in figures.items()} | {f"raw/{k}": v for k, v in raw.items()}
@@ -252,12 +241,13 @@ class _Run:
             why = "which are better" if judge else "as always here"
             log.info("step %d: kept the %s weights, %s (%s)", self.step, kept, why, told)
         if not self._any(keep and self.main)[0]:
-            swap(self.ema.module, self.stage)
+            swap(self.ema.module, self.method)
 
-    def result(self) -> nn.Module:
-        """The averaged stage, on every process in whole."""
+    def result(self) -> Method:
+        """The averaged method, on every process in whole."""
         self.accelerator.wait_for_everyone()
         if self.whole is None:
+            assert isinstance(self.ema.module, Method)
             return self.ema.module
         self.whole.load_state_dict(whole_state(self.ema.module))
         return self.whole
@@ -298,29 +288,3 @@ class Curve:
             file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
-
-
-def make_optimizers(stage: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
-    """Muon for what `stage.matrices()` names, AdamW for the rest; weight decay on matrices and kernels only.
-
-    Muon (Jordan et al. 2024) orthogonalises the update of a weight matrix; its step is scaled to the size of AdamW's,
-    so both share one learning rate.
-    """
-    matrices = list(getattr(stage, "matrices", list)())
-    named = {id(p) for p in matrices}
-    rest = [p for p in stage.parameters() if p.requires_grad and id(p) not in named]
-    groups = [
-        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)]
-    if matrices:
-        optimizers.append(Muon(matrices, lr=config.lr, weight_decay=config.weight_decay))
-    return optimizers
-
-
-def schedule(step: int, config: LoopConfig) -> float:
-    """Warm-up, constant, linear cool-down to 2%: the factor of the learning rate at a step."""
-    cool = config.steps * config.cooldown
-    down = min(1.0, (config.steps - step) / cool) if cool > 0 else 1.0
-    return min(1.0, (step + 1) / max(config.warmup, 1)) * max(down, 0.02)

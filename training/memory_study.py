@@ -28,7 +28,7 @@ from drivedit.training.methods.recall import (
     PATCHES,
     WIDTH,
     Places,
-    RecallStage,
+    RecallMethod,
     control_of,
     frames_of,
     tokens_of,
@@ -114,10 +114,10 @@ def fit(batches: Windows, size: MemoryStudyConfig, loop: LoopConfig, out: Path, 
             tokens_per_frame=PATCHES, window=size.window, history=1, control_dim=3,
         )  # fmt: skip
     best = train(
-        RecallStage(student), lambda rng: batches.batch(rng, loop.batch_size, memory), loop, out,
+        RecallMethod(student), lambda rng: batches.batch(rng, loop.batch_size, memory), loop, out,
         about={"size": size.to_dict(), "memory": memory, "drives": fingerprint(batches.tokens.numpy().tobytes())},
     )  # fmt: skip
-    assert isinstance(best, RecallStage)
+    assert isinstance(best, RecallMethod)
     return best.dynamics.eval()
 
 

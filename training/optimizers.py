@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024) in the type that the machine multiplies fast.
+"""The optimizers of a method's groups; Muon (Jordan et al. 2024) in the type that the machine multiplies fast.
 
 `torch.optim.Muon` orthogonalises in bfloat16 whatever the machine: without hardware for it a step of the shipped
 student takes nine seconds of one core, in float32 three tenths of one.
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from drivedit.config import LoopConfig
+from drivedit.training.methods.method import ParameterGroup
 from drivedit.utils import fast_dtype
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that is steepest at zero
@@ -78,3 +80,31 @@ def orthogonalised(matrix: Tensor, dtype: torch.dtype) -> Tensor:
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.T if tall else x
+
+
+def make_optimizers(groups: list[ParameterGroup], config: LoopConfig) -> dict[str, list[torch.optim.Optimizer]]:
+    """Muon for the matrices of each group, AdamW for the rest; weight decay on matrices and kernels only.
+
+    A step of Muon is scaled to the size of AdamW's, so both share one learning rate.
+    """
+    made: dict[str, list[torch.optim.Optimizer]] = {}
+    for group in groups:
+        named = {id(p) for p in group.matrices}
+        rest = [p for p in group.parameters if id(p) not in named]
+        decay = [
+            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        made[group.name] = []
+        if rest:
+            made[group.name].append(torch.optim.AdamW(decay, lr=config.lr, betas=(0.9, 0.98), fused=True))
+        if group.matrices:
+            made[group.name].append(Muon(group.matrices, lr=config.lr, weight_decay=config.weight_decay))
+    return made
+
+
+def schedule(step: int, config: LoopConfig) -> float:
+    """Warm-up, constant, linear cool-down to 2%: the factor of the learning rate at a step."""
+    cool = config.steps * config.cooldown
+    down = min(1.0, (config.steps - step) / cool) if cool > 0 else 1.0
+    return min(1.0, (step + 1) / max(config.warmup, 1)) * max(down, 0.02)

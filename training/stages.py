@@ -6,7 +6,7 @@ Each trains in a folder of the run and leaves a world there, with a card that sa
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,15 @@ from drivedit.training.calibration import calibrate
 from drivedit.training.cards import write_card
 from drivedit.training.latents import Clips, batches, encode_drives, encoder_fingerprint, frames_of, moments
 from drivedit.training.loop import train
-from drivedit.training.methods.distillation import DistillStage
-from drivedit.training.methods.student import StudentStage, student_figures
-from drivedit.training.methods.teacher import BothWaysStage, TeacherStage, teacher_figures
-from drivedit.training.methods.vae import DecoderStage, VAEStage, narrowed, vae_figures
+from drivedit.training.methods.clip_matching import ClipDistributionMatching
+from drivedit.training.methods.consistency import Consistency
+from drivedit.training.methods.decoder import DecoderMethod, prune_decoder
+from drivedit.training.methods.dynamics import DynamicsMethod, dynamics_figures
+from drivedit.training.methods.energy import EnergyScore, ForcingThenEnergy
+from drivedit.training.methods.forcing import DiffusionForcing
+from drivedit.training.methods.matching import DistributionMatching
+from drivedit.training.methods.teacher import TeacherMethod, teacher_figures
+from drivedit.training.methods.vae import VAEMethod, vae_figures
 from drivedit.training.runs import run_folder
 from drivedit.training.scenes import pick_scenes
 from drivedit.utils import extra, fingerprint, generator, resolve_device, seeded
@@ -42,6 +47,12 @@ with extra("train", "training"):
     from accelerate import PartialState
 
 log = logging.getLogger(__name__)
+METHODS: dict[str, Callable[[World, DistillConfig], DynamicsMethod]] = {  # of `DistillConfig.method`
+    "forcing": DiffusionForcing,
+    "consistency": Consistency,
+    "matching": DistributionMatching,
+    "energy": EnergyScore,
+}
 
 
 def vae(
@@ -63,10 +74,10 @@ def vae(
             result = World(world).to(where)
         about = {"world": world.to_dict(), "loss": loss.to_dict(), "data": _about(data, drives)}
         best = train(
-            VAEStage(result.vae, loss), batch, train_, folder / "vae", device=where, about=about,
+            VAEMethod(result.vae, loss), batch, train_, folder / "vae", device=where, about=about,
             validate=lambda s: vae_figures(s.vae, held), judge="psnr",  # type: ignore[arg-type]
         )  # fmt: skip
-        assert isinstance(best, VAEStage)
+        assert isinstance(best, VAEMethod)
         result.vae.load_state_dict(best.vae.state_dict())
         result.eval()
         sample = np.sort(np.random.default_rng(0).choice(states, min(4096, states), replace=False))
@@ -106,7 +117,7 @@ def decoder(
         uncertain = moments(world, drives, sample)[2]
         known = torch.from_numpy(latents[sample].astype(np.float32)).to(where)
         with seeded(generator(train_.seed, "weights")):
-            small = narrowed(world.vae, inner, known * world.latent_std + world.latent_mean)
+            small = prune_decoder(world.vae, inner, known * world.latent_std + world.latent_mean)
             result = World(replace(world.config, vae=small.config), world.scenes, world.card)
 
         def batch(rng: torch.Generator) -> dict[str, Tensor]:
@@ -119,11 +130,11 @@ def decoder(
             "data": _about(data, drives),
         }
         best = train(
-            DecoderStage(small, loss, (world.latent_mean, world.latent_std, uncertain)), batch, train_,
+            DecoderMethod(small, loss, (world.latent_mean, world.latent_std, uncertain)), batch, train_,
             place / "decoder", device=where, about=about,
             validate=lambda s: vae_figures(s.vae, held), judge="psnr",  # type: ignore[arg-type]
         )  # fmt: skip
-        assert isinstance(best, DecoderStage)
+        assert isinstance(best, DecoderMethod)
         figures = vae_figures(best.vae, held)
         log.info("decoder: %s, before: %s", figures, vae_figures(world.vae, held))
         rest = {name: value for name, value in world.state_dict().items() if not name.startswith("vae.")}
@@ -152,7 +163,7 @@ def student(
         result.latent_mean.copy_(coder.latent_mean)
         result.latent_std.copy_(coder.latent_std)
         about = {"world": world.to_dict()}
-        return _train_dynamics(result, StudentStage(result, loss), drives, train_, data, folder, "student", about)
+        return _train_dynamics(result, ForcingThenEnergy(result, loss), drives, train_, data, folder, "student", about)
 
 
 def distill(
@@ -182,9 +193,9 @@ def distill(
             result.dynamics.max_seq_len = max(result.dynamics.max_seq_len, needed)
         drives = _open(data, where)
         if real_score is None:
-            stage = DistillStage(result, loss)
+            stage = METHODS[loss.method](result, loss)
         else:
-            stage = BothWaysStage(result, loss, DiTTeacher.load(real_score).to(where))
+            stage = ClipDistributionMatching(result, loss, DiTTeacher.load(real_score).to(where))
             about["real_score"] = {"file": real_score, "fingerprint": fingerprint(Path(real_score))}
         return _train_dynamics(result, stage, drives, train_, data, folder, loss.method, about)
 
@@ -220,17 +231,17 @@ def teacher(
         batch, held = batches(clips, drives, data, train_.batch_size)
         held = {name: value.to(where) for name, value in held.items()}
         best = train(
-            TeacherStage(world, network, loss), batch, train_, place / "teacher", device=where, about=about,
+            TeacherMethod(world, network, loss), batch, train_, place / "teacher", device=where, about=about,
             validate=lambda s: teacher_figures(s, held), judge="-mse_0.5",
         )  # fmt: skip
-        assert isinstance(best, TeacherStage)
+        assert isinstance(best, TeacherMethod)
         if _is_main(where):
             best.teacher.save(place / "teacher" / "teacher.safetensors")
     return best.teacher
 
 
 def _train_dynamics(
-    world: World, stage: StudentStage, drives: Drives, train_: LoopConfig, data: DataConfig, run: Path, name: str,
+    world: World, stage: DynamicsMethod, drives: Drives, train_: LoopConfig, data: DataConfig, run: Path, name: str,
     about: dict[str, Any],
 ) -> World:  # fmt: skip
     """Trains a stage on clips of latents; writes `run/NAME/world`."""
@@ -247,14 +258,14 @@ def _train_dynamics(
     held = {name: value.to(world.device) for name, value in held.items()}
     best = train(
         stage, batch, train_, run / name, device=world.device, about=about,
-        validate=lambda s: student_figures(s, held),
+        validate=lambda s: dynamics_figures(s, held),
     )  # fmt: skip
-    assert isinstance(best, StudentStage)
+    assert isinstance(best, DynamicsMethod)
     for part, module in best.trained().items():
         getattr(world, part).load_state_dict(module.state_dict())
     calibrate(world, drives, checked, stage.config.rollout + 1)
     if _is_main(world.device):
-        write_card(world, name, about, train_, data, drives, student_figures(best, held))
+        write_card(world, name, about, train_, data, drives, dynamics_figures(best, held))
     _save(world.eval(), run / name / "world")
     return world
 

@@ -1,1 +1,1 @@
-"""What each stage of training teaches: one file per loss."""
+"""What can be trained: one file for each loss, each a `Method` for the one loop."""

@@ -1,4 +1,4 @@
-"""A student that recalls places: a `MemoryBank` of what was seen and where, and the stage that trains with it.
+"""A student that recalls places: a `MemoryBank` of what was seen and where, and the method that trains with it.
 
 Every patch of a stored frame is one entry, which holds its pixels and where on the ground it lay. What lies in the
 coming view is told to the student, placed relative to the coming pose, so that it needs no sense of the whole track.
@@ -9,6 +9,7 @@ Legend: B streams, W frames of a window, P patches of a frame, D width of a toke
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -18,6 +19,8 @@ from drivedit.data.domains.carracing.landmarks import CAR, COLUMNS, METRES, ROWS
 from drivedit.models import DiTStudent, MemoryBank
 from drivedit.models.flow.path import add_noise, weighted
 from drivedit.models.layers.past import past_of
+from drivedit.training.methods.dynamics import error_from_noise
+from drivedit.training.methods.method import Logs, Method, Progress
 from drivedit.utils import advance_pose, motion_between
 
 PATCH = 4  # pixels
@@ -104,7 +107,7 @@ def control_of(poses: Tensor) -> Tensor:
     return motion_between(poses[:, :-1], poses[:, 1:]) / MOTION
 
 
-class RecallStage(nn.Module):
+class RecallMethod(Method):
     """Trains a student to denoise the last frame of a window, from a past with a little noise and from memory.
 
     Args:
@@ -120,9 +123,7 @@ class RecallStage(nn.Module):
         """The weight matrices inside the blocks, which Muon trains."""
         return [p for p in self.dynamics.blocks.parameters() if p.ndim == 2]
 
-    def forward(
-        self, batch: dict[str, Tensor], progress: float, rng: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: dict[str, Any], progress: Progress, rng: torch.Generator) -> tuple[Tensor, Logs]:
         """Loss of windows: tokens `[B, W, P, D]`, control `[B, W, 3]`, memory `[B, M, E]`."""
         tokens = batch["tokens"]
         rows, frames = tokens.shape[:2]
@@ -141,6 +142,4 @@ class RecallStage(nn.Module):
             memory=batch["memory"],
         )
         error = (out[:, -tokens.shape[2] :].float() - tokens[:, -1]).square().mean((1, 2))
-        pure = sigma[:, 0] == 1
-        logs = {"mse": (error.detach() * pure).sum() / pure.sum().clamp(min=1)}
-        return weighted(error, sigma[:, 0]).mean(), logs
+        return weighted(error, sigma[:, 0]).mean(), {"mse": error_from_noise(error, sigma[:, 0])}

@@ -1,23 +1,19 @@
-"""The `vae` stage: a reconstruction that keeps edges sharp, and a light pull of the latents towards N(0, 1).
-
-The `decoder` stage: a narrower decoder for the latents of a trained world.
-"""
+"""The `vae` stage: a reconstruction that keeps edges sharp, and a light pull of the latents towards N(0, 1)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from drivedit.config import VAEStageConfig
 from drivedit.models import VAE3D
-from drivedit.models.dit.vae import ResBlock
+from drivedit.training.methods.method import Logs, Method, Progress
 
 
-class VAEStage(nn.Module):
+class VAEMethod(Method):
     """Trains a `VAE3D` on single frames or clips.
 
     Args:
@@ -29,9 +25,7 @@ class VAEStage(nn.Module):
         super().__init__()
         self.vae, self.config = vae, config
 
-    def forward(
-        self, batch: dict[str, Tensor], progress: float, rng: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: dict[str, Any], progress: Progress, rng: torch.Generator) -> tuple[Tensor, Logs]:
         """Loss of frames `[B, T, C, H, W]` uint8."""
         x = to_network(batch["frames"])
         recon, mean, logvar = self.vae(x, rng)
@@ -40,7 +34,7 @@ class VAEStage(nn.Module):
         return loss + divergence, {**logs, "kl": divergence.detach() / self.vae.beta}
 
 
-def picture_loss(recon: Tensor, x: Tensor, config: VAEStageConfig) -> tuple[Tensor, dict[str, Tensor]]:
+def picture_loss(recon: Tensor, x: Tensor, config: VAEStageConfig) -> tuple[Tensor, Logs]:
     """Squared and absolute error of pixels and absolute error of edges, of frames `[B, C, T, H, W]` in [-1, 1]."""
     height, width = x.shape[-2:]
     weight = torch.ones(height, width, device=x.device)
@@ -54,61 +48,6 @@ def picture_loss(recon: Tensor, x: Tensor, config: VAEStageConfig) -> tuple[Tens
     mse = difference.detach().square().mean() / 4
     loss = squared + config.l1 * absolute + config.edges * edges
     return loss, {"psnr": -10 * mse.log10(), "edges": edges.detach()}
-
-
-class DecoderStage(nn.Module):
-    """Trains the decoder of a `VAE3D` alone, on latents as uncertain as the encoder says they are.
-
-    Args:
-        vae: The network.
-        config: Weights of the loss.
-        moments: Mean and standard deviation of the latents, and the encoder's own, each `[1, C, 1, 1]`.
-    """
-
-    def __init__(self, vae: VAE3D, config: VAEStageConfig, moments: tuple[Tensor, Tensor, Tensor]) -> None:
-        super().__init__()
-        self.vae, self.config = vae.requires_grad_(False), config
-        for part in (vae.decoder, vae.to_frame):
-            part.requires_grad_(True)
-        self.moments: Tensor
-        self.register_buffer("moments", torch.stack(moments))
-
-    def forward(
-        self, batch: dict[str, Tensor], progress: float, rng: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of latents `[B, C, h, w]` in a world's units and their frames `[B, 3, H, W]` uint8."""
-        latents, (mean, spread, uncertain) = batch["latents"], self.moments
-        noise = torch.randn(latents.shape, generator=rng).to(latents)
-        recon = self.vae.decode((latents * spread + mean + uncertain * noise)[:, :, None])
-        return picture_loss(recon, to_network(batch["frames"][:, None]), self.config)
-
-
-@torch.no_grad()
-def narrowed(vae: VAE3D, inner: Sequence[int], latents: Tensor) -> VAE3D:
-    """The same network with narrower residual blocks in its decoder, of the channels that say most.
-
-    A channel says as much as it varies on the latents `[N, C, h, w]` times what the next convolution makes of it
-    (structured pruning). The result needs training.
-
-    Raises:
-        ValueError: `inner` has not four entries, or one is wider than what is there.
-    """
-    small = VAE3D.from_config(replace(vae.config, decoder_inner=list(inner)))
-    y, weights = latents.contiguous(memory_format=torch.channels_last), small.state_dict()
-    kept = {name: value for name, value in vae.state_dict().items() if weights[name].shape == value.shape}
-    small.load_state_dict(kept, strict=False)
-    for layer, target in zip(vae.decoder, small.decoder, strict=True):
-        if isinstance(layer, ResBlock) and isinstance(target, ResBlock):
-            first, second = layer.conv1.conv.state_dict(), layer.conv2.conv.state_dict()
-            there, count = len(first["bias"]), target.conv1.conv.out_channels
-            if count > there:
-                raise ValueError(f"decoder_inner {list(inner)} is wider than the decoder: {count} > {there}")
-            says = F.relu(layer.conv1(F.relu(y), 1)).std((0, 2, 3)) * second["weight"].square().sum((0, 2, 3)).sqrt()
-            chosen = says.topk(count).indices.sort().values
-            target.conv1.conv.load_state_dict({name: value[chosen] for name, value in first.items()})
-            target.conv2.conv.load_state_dict({"weight": second["weight"][:, chosen], "bias": second["bias"]})
-        y = layer(y, 1)
-    return small
 
 
 def to_network(frames: Tensor) -> Tensor:

@@ -1,0 +1,107 @@
+"""Clips of a world's latents as training methods see them: with their past, their controls and their route, blurred.
+
+A past that is told is clean but carries a little noise makes dreams sturdy (GameNGen, Valevski et al. 2024).
+
+Legend: B clips, T frames, P tokens per frame, D token width.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drivedit.config import ClipConfig
+from drivedit.models import World
+from drivedit.models.layers.past import past_of
+from drivedit.training.methods.method import Logs, Method, Progress
+from drivedit.utils import generator
+
+MOTION = slice(4, 7)  # of the controls: steering and throttle now and before come first
+
+
+class Rngs:
+    """Random tensors from one generator, on a device; all processes have the generator `shared` alike."""
+
+    def __init__(self, own: torch.Generator, device: torch.device, shared: torch.Generator) -> None:
+        self.own, self.device, self.shared = own, device, shared
+
+    def shared_integer(self, count: int) -> int:
+        """A number below `count`, the same in all processes: none waits for the passes of another."""
+        return int(torch.randint(count, (1,), generator=self.shared))
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers."""
+        return torch.randn(shape, generator=self.own).to(self.device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1)."""
+        return torch.rand(shape, generator=self.own).to(self.device)
+
+
+@dataclass
+class Clip:
+    """Clips, and what is told about their targets.
+
+    Attributes:
+        tokens: `[B, history + T, P, D]`.
+        target: The last T frames of them.
+        control: `[B, T, 7]` what led to each target, and the ego-motion before it.
+        route: `[B, T, route_dim]`.
+        read: What the heads should read off the targets, by name.
+    """
+
+    tokens: Tensor
+    target: Tensor
+    control: Tensor
+    route: Tensor
+    read: dict[str, Tensor]
+
+
+class ClipMethod(Method):
+    """Trains a network on clips of a world's latents.
+
+    Args:
+        world: Gives the tokens.
+        config: How the clips are blurred.
+    """
+
+    def __init__(self, world: World, config: ClipConfig) -> None:
+        super().__init__()
+        self.clips, self.history = config, world.config.student.history
+        self.to_tokens = world.tokenizer.tokens
+
+    def loss(self, batch: dict[str, Any], progress: Progress, rng: torch.Generator) -> tuple[Tensor, Logs]:
+        """Loss of a batch of `drivedit.training.latents.Clips`."""
+        rngs = Rngs(rng, batch["latents"].device, generator(0, "alike", int(progress.share * 2**31)))
+        tokens = self.to_tokens(batch["latents"])
+        target = tokens[:, self.history :]
+        route = batch["route"] * (rngs.uniform(len(target), 1, 1) >= self.clips.drop_route)
+        control = self.blur_motion(batch["control"], rngs)
+        return self.clip_loss(Clip(tokens, target, control, route, batch), progress, rngs)
+
+    @abstractmethod
+    def clip_loss(self, clip: Clip, progress: Progress, rngs: Rngs) -> tuple[Tensor, Logs]:
+        """The loss of clips."""
+
+    def blur_motion(self, control: Tensor, rngs: Rngs) -> Tensor:
+        """Noise on the ego-motion that a clip is told; none is told in `drop_motion` of the clips."""
+        motion = control[..., MOTION]
+        told = rngs.uniform(len(control), 1, 1) >= self.clips.drop_motion
+        motion = (motion + self.clips.motion_noise * rngs.normal(*motion.shape)) * told
+        return torch.cat([control[..., : MOTION.start], motion], -1)
+
+    def past(self, tokens: Tensor) -> Tensor:
+        """The clean frames before each target, the latest first, as channels `[B, T, P, history * D]`."""
+        return past_of(tokens, self.history)[:, self.history :]
+
+    def corrupted(self, tokens: Tensor, rngs: Rngs) -> Tensor:
+        """Clips with noise of a half-Cauchy size: mostly little, sometimes so much that the route must do."""
+        rows = (len(tokens), 1, 1, 1)
+        scale = self.clips.context_noise * (torch.pi / 2 * rngs.uniform(*rows)).tan()
+        noise = rngs.normal(*tokens.shape)
+        lost = rngs.uniform(*rows) < self.clips.drop_past
+        return torch.where(lost, noise, tokens + scale.clamp(max=1) * noise)

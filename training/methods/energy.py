@@ -1,0 +1,54 @@
+"""The energy score (Gneiting and Raftery 2007) of frames that a network makes in one pass on its own rollouts.
+
+Two samples are drawn for each frame. Their score is least for samples of the true distribution: neither blur nor
+invention pays.
+
+Legend: B clips, T frames, D token width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from drivedit.training.methods.clips import Clip, Rngs
+from drivedit.training.methods.dynamics import DynamicsMethod, squared_error
+from drivedit.training.methods.forcing import forcing_loss
+from drivedit.training.methods.method import Logs, Progress
+
+
+class EnergyScore(DynamicsMethod):
+    """Learns to be right in one pass, on a past that the network made itself."""
+
+    def clip_loss(self, clip: Clip, progress: Progress, rngs: Rngs) -> tuple[Tensor, Logs]:
+        """The score of two samples, and the heads' losses."""
+        past, control = self.own_past(clip, rngs)
+        sigma = clip.target.new_ones(clip.target.shape[:2])
+        samples = [self.run(rngs.normal(*clip.target.shape), sigma, control, clip.route, past) for _ in range(2)]
+        (first, read), (second, _) = samples
+        error = squared_error(first, clip.target)
+        heads, logs = self.head_losses(read, error, clip)
+        energy, apart = energy_score(first, second, clip.target)
+        loss = energy + self.config.head_weight * heads
+        return loss, {"energy": energy.detach(), "mse": error.detach().mean(), "apart": apart.detach(), **logs}
+
+
+class ForcingThenEnergy(EnergyScore):
+    """The `student` stage: diffusion forcing, and from `few_step_from` of the run on the energy score."""
+
+    def clip_loss(self, clip: Clip, progress: Progress, rngs: Rngs) -> tuple[Tensor, Logs]:
+        """The loss at a share of the run."""
+        if progress.share < self.config.few_step_from:
+            return forcing_loss(self, clip, rngs)
+        return super().clip_loss(clip, progress, rngs)
+
+
+def energy_score(first: Tensor, second: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Energy score of two samples, each a vector `[..., D]`, and how far apart they are; both means per sqrt(D)."""
+    size = target.shape[-1] ** 0.5
+    far = (_norm(first - target) + _norm(second - target)).mean() / (2 * size)
+    apart = _norm(first - second).mean() / size
+    return far - 0.5 * apart, apart
+
+
+def _norm(difference: Tensor) -> Tensor:
+    return (difference.square().sum(-1) + 1e-6).sqrt()

@@ -55,5 +55,5 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/pip
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis drive.mp4
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis drive.mp4 .*.part
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

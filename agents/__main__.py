@@ -18,7 +18,7 @@ from drivedit.agents.dreams import DREAM, open_for
 from drivedit.agents.drive import drive
 from drivedit.agents.drivers.policies import POLICIES
 from drivedit.agents.load import load_agent
-from drivedit.utils import write_atomically
+from drivedit.utils import one_thread, write_atomically
 
 if typing.TYPE_CHECKING:
     from drivedit.agents.judging.scores import Scores
@@ -32,6 +32,7 @@ SCORES = "JSON file for the scores of every episode (default: none)"
 WORLD = "shipped name, folder or hub:NAME/WORLD"
 FIELD = r"^    (\w+): (.*?)(?=^    \w+: |\Z)"  # of a docstring
 ENV = "id of the environment (default: %(default)s)"
+ENCODER = f"{WORLD} (default: the environment's; of an agent that learned on latents: where it was when it learned)"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,9 +42,12 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("drive", help="an agent drives and is filmed")
     command.add_argument("--agent", default="learned", help=AGENT)
     command.add_argument("--env", default=DREAM, help=ENV)
-    command.add_argument("--world", default=None, help=f"{WORLD} (default: the environment's)")
+    command.add_argument("--world", default=None, help=ENCODER)
+    _add_passes(command)
     command.add_argument("--steps", type=int, default=300, help="steps to drive (default: %(default)s)")
-    command.add_argument("--out", type=Path, default=Path("drive.mp4"), help="the video (default: %(default)s)")
+    command.add_argument(
+        "--out", type=Path, default=Path("drive.mp4"), help="the video, .mp4 or .webp (default: %(default)s)"
+    )
     command.add_argument(
         "--seed", type=int, default=0, help="of the first episode and the agent (default: %(default)s)"
     )
@@ -68,9 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--env", default="drivedit_env:CarRacingReal-v0", help=ENV)
     command.add_argument(
         "--world", default=None,
-        help=f"of an agent that learned on latents: {WORLD} (default: where it was when the agent learned)",
+        help=f"of an agent that learned on latents: {WORLD} (default: where it was when it learned; a zip needs it)",
     )  # fmt: skip
-    command.add_argument("--episodes", type=int, default=100, help="how many (default: %(default)s)")
+    command.add_argument("--episodes", type=int, default=100, help="episodes to drive (default: %(default)s)")
     command.add_argument(
         "--seed", type=int, default=1_000_000, help="of the first track; 1,000,000 and on: held out (default: 1000000)"
     )
@@ -86,12 +90,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_passes(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--sampling-steps", type=int, default=None,
+        help="network passes for a dreamed frame (default: the world's own number)",
+    )  # fmt: skip
+
+
 def _add_plan(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--env", default=DREAM, help="id of what it drives, the dream or a real environment (default: %(default)s)"
     )
     command.add_argument("--dream", default=DREAM, help="id of the dream that it plans in (default: %(default)s)")
     command.add_argument("--world", default=None, help=f"of the dream: {WORLD} (default: the environment's)")
+    _add_passes(command)
     command.add_argument("--steps", type=int, default=100, help="steps to drive (default: %(default)s)")
     command.add_argument("--episodes", type=int, default=0, help="whole episodes to drive (default: STEPS steps)")
     command.add_argument("--futures", type=int, default=32, help="futures tried at once (default: %(default)s)")
@@ -112,6 +124,7 @@ def _add_judge(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dream", default=DREAM, help="id of the dreamed environment (default: %(default)s)")
     command.add_argument("--real", default=REAL, help="id of the real one (default: %(default)s)")
     command.add_argument("--world", default=None, help=f"of the dream: {WORLD} (default: the environment's)")
+    _add_passes(command)
     command.add_argument(
         "--policies", nargs="+", default=list(POLICIES), metavar="NAME",
         help="PATH.safetensors, PATH.zip, module:callable, planner, or of "
@@ -161,13 +174,19 @@ def _text_or_none(text: str) -> str | None:
 
 
 def _drive(options: argparse.Namespace) -> None:
-    chosen = {} if options.world is None else {"world": options.world}
-    agent = load_agent(options.agent, options.seed, options.world)
-    env = open_for(agent, options.env, render_mode="rgb_array", **chosen)
     start = None if options.scene is None else {"scene": options.scene}
-    print(drive(env, agent, options.steps, options.seed, start, options.out))
-    env.close()
+    with one_thread():
+        agent = load_agent(options.agent, options.seed, options.world)
+        env = open_for(agent, options.env, render_mode="rgb_array", **_chosen(options))
+        print(drive(env, agent, options.steps, options.seed, start, options.out))
+        env.close()
     print(f"{'video':<18} {options.out}")
+
+
+def _chosen(options: argparse.Namespace) -> dict[str, Any]:
+    """Settings of a dream that were given."""
+    given = {name: getattr(options, name) for name in ("world", "sampling_steps")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -189,10 +208,11 @@ def _curves(options: argparse.Namespace) -> None:
 def _test(options: argparse.Namespace) -> None:
     from drivedit.agents.judging.scores import score
 
-    agent = load_agent(options.agent, world=options.world)
-    env = open_for(agent, options.env)
-    scores = score(env, agent, options.episodes, options.seed)
-    env.close()
+    with one_thread():
+        agent = load_agent(options.agent, world=options.world)
+        env = open_for(agent, options.env)
+        scores = score(env, agent, options.episodes, options.seed)
+        env.close()
     _tell(scores, options, agent=options.agent)
 
 
@@ -208,9 +228,7 @@ def _plan(options: argparse.Namespace) -> None:
     from drivedit.agents.planning.planner import Planner, Search
 
     search = Search(futures=options.futures, act=options.act)
-    chosen: dict[str, Any] = {} if options.world is None else {"world": options.world}
-    if options.compile:
-        chosen["compile"] = True
+    chosen = _chosen(options) | ({"compile": True} if options.compile else {})
     dream = gym.make(options.dream, obs_type="latent", disable_env_checker=True, **chosen)
     if options.env == options.dream:
         env, planner = dream, Planner.in_dream(dream, search, options.seed)
@@ -223,7 +241,10 @@ def _plan(options: argparse.Namespace) -> None:
         _tell(score(env, planner, options.episodes, options.seed), options, search=dataclasses.asdict(search))
     else:
         print(drive(env, planner, options.steps, options.seed))
-    print(f"{'seconds per plan':<18} {planner.seconds / max(planner.plans, 1):.2f} ({planner.plans} plans)")
+    if planner.plans:
+        print(
+            f"{'seconds per plan':<18} {planner.seconds / planner.plans:.2f} ({planner.plans} plans, beside env.step)"
+        )
     env.close()
 
 
@@ -232,7 +253,7 @@ def _judge(options: argparse.Namespace) -> None:
     from drivedit.agents.judging.report import as_text, write_report
     from drivedit.agents.judging.trials import Contest
 
-    names = ("dream", "real", "world", "starts", "horizon", "first_seed")
+    names = ("dream", "real", "world", "starts", "horizon", "first_seed", "sampling_steps")
     contest = Contest(**{name: getattr(options, name) for name in names})
     verdict = judge(contest, options.policies, options.out, options.workers)
     write_report(verdict, options.out / "report.html")

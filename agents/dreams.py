@@ -16,28 +16,32 @@ def open_encoder(fingerprint: str, *places: str | None) -> Encode:
     """The encoder of a world, by the world's fingerprint.
 
     Args:
-        fingerprint: Of the world whose latents an agent learned on.
+        fingerprint: Of the world whose latents an agent learned on; empty: not known, and the first place is believed.
         places: Names or folders where that world may be, the likeliest first; None is passed over. The environment's
             own world is looked at last.
 
     Raises:
-        ValueError: The world is in none of these places, or the fingerprint is empty.
+        ValueError: The world is in none of these places, or neither it nor a place is known.
     """
-    if not fingerprint:
-        raise ValueError("this agent sees latents and does not say of which world; it drives dreams in latents only")
-    told = []
-    for place in [*dict.fromkeys(place for place in places if place is not None), None]:
+    told, named = [], list(dict.fromkeys(place for place in places if place is not None))
+    if not fingerprint and not named:
+        raise ValueError(
+            "this agent sees latents and does not say of which world (a zip never does), so it cannot see frames: name "
+            "the world that it learned in with --world, for example --world carracing"
+        )
+    for place in [*named, None] if fingerprint else named:
         world = {} if place is None else {"world": place}
         try:
             dream: Any = gym.make(DREAM, obs_type="latent", disable_env_checker=True, **world).unwrapped
         except (FileNotFoundError, ValueError) as error:
             told.append(f"{place}: {error}")
             continue
-        if dream.world.fingerprint == fingerprint:
+        if fingerprint in ("", dream.world.fingerprint):
             return dream.encode
         told.append(f"{place or 'the default'} is {dream.world.fingerprint}")
     raise ValueError(
-        f"this agent sees latents of the world {fingerprint}, and needs it to see frames; say where it is (--world). "
+        f"this agent sees latents of the world {fingerprint or 'named'}, and needs it to see frames; say where it is "
+        f"(--world). "
         f"Looked at: {'; '.join(told)}"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -27,7 +28,7 @@ class Drive:
         episodes: Episodes begun.
         returned: Sum of the rewards.
         confidence: Mean confidence of the world; NaN for an environment that tells none.
-        on_road: Mean share of the wheels on the road; NaN for an environment that does not tell.
+        on_road: Mean share of the wheels on the road, in [0, 1]; NaN for an environment that does not tell.
         seconds: Time spent in `env.step`.
     """
 
@@ -47,10 +48,10 @@ class Drive:
         lines = {
             "steps": f"{self.steps} in {self.episodes} episode{'s' if self.episodes > 1 else ''}",
             "return": f"{self.returned:.1f}",
-            "mean confidence": f"{self.confidence:.3f}",
-            "share on the road": f"{self.on_road:.3f}",
-            "frames per second": f"{self.fps:.1f} (env.step, decoding included)",
         }
+        shares = {"mean confidence": self.confidence, "share on the road": self.on_road}
+        lines |= {name: f"{value:.3f}" for name, value in shares.items() if not math.isnan(value)}
+        lines["frames per second"] = f"{self.fps:.1f} (env.step alone, with the picture, without the agent)"
         return "\n".join(f"{name:<18} {value}" for name, value in lines.items())
 
 
@@ -87,7 +88,7 @@ def drive(
         video = None if out is None else stack.enter_context(VideoWriter(out, env.metadata["render_fps"]))
         observation, _ = env.reset(seed=seed, options=options)
         forget()
-        for _ in tqdm(range(steps), desc="driving", unit="frame", disable=not progress):
+        for _ in tqdm(range(steps), desc="driving", unit=" frame", disable=not progress):
             if video is not None:
                 video.write(np.asarray(env.render()))
             action = agent(observation)
@@ -95,7 +96,8 @@ def drive(
             observation, reward, terminated, truncated, info = env.step(action)
             seconds += time.perf_counter() - began
             returned += float(reward)
-            told.append((info.get("confidence", np.nan), info.get("telemetry", {}).get("wheels_on_road", np.nan)))
+            on_road = np.clip(info.get("telemetry", {}).get("wheels_on_road", np.nan), 0.0, 1.0)  # dreams exceed it
+            told.append((info.get("confidence", np.nan), on_road))
             if (terminated or truncated) and len(told) < steps:
                 observation, _ = env.reset(options=options)
                 forget()

@@ -22,7 +22,8 @@ def load_agent(name: str, seed: int = 0, world: str | None = None) -> Agent:
             function that takes an observation and returns an action, or a class of such (with an argument `seed` it
             gets the seed).
         seed: Of the agent's own chance.
-        world: Where the world is whose latents a trained agent sees, if it sees such; None: where training had it.
+        world: Where the world is whose latents a trained agent sees, if it sees such; None: where training had it
+            (a zip does not say).
 
     Raises:
         ValueError: There is no such agent, or it cannot be called.
@@ -31,7 +32,7 @@ def load_agent(name: str, seed: int = 0, world: str | None = None) -> Agent:
     if name in POLICIES:
         return POLICIES[name](seed)
     if Path(name).suffix == ".zip":
-        return read_zip(name)
+        return read_zip(name, world=world)
     if Path(name).suffix == ".safetensors":
         return Policy.load(name, world)
     module, _, attribute = name.partition(":")

@@ -14,7 +14,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 html_theme = "furo"
 html_title = "DriveDiT"
 html_static_path = ["images"]
-exclude_patterns = ["_build", "_*.md"]
+exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
@@ -22,17 +22,28 @@ autodoc_typehints = "description"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_use_ivar = True
 
-# The environments' docstrings are their specifications, in Markdown; docs/environment.md includes them.
-for name, environment in (("dream", DriveDiTEnv), ("twin", CarRacingTwin)):
-    Path(__file__).with_name(f"_{name}.md").write_text(inspect.getdoc(environment) or "")
 
-# The keys are those of the window's own help; docs/drive.md includes them.
-keys = "".join(f"| {key} | {text} |\n" for key, text in HELP)
-Path(__file__).with_name("_keys.md").write_text(f"| key | what it does |\n|---|---|\n{keys}")
+def filled() -> dict[Path, str]:
+    """The pages whose marked parts are made from the code: the docstrings of the environments, the keys' own help."""
+    keys = "".join(f"| {key} | {text} |\n" for key, text in HELP)
+    parts = {"keys": ("drive.md", f"| key | what it does |\n|---|---|\n{keys}")}
+    for name, environment in (("dream", DriveDiTEnv), ("twin", CarRacingTwin)):
+        lines = (inspect.getdoc(environment) or "").splitlines()
+        parts[name] = "environment.md", "".join(f"#{line}\n" if line.startswith("#") else f"{line}\n" for line in lines)
+    texts: dict[Path, str] = {}
+    for name, (page, text) in parts.items():
+        path = Path(__file__).with_name(page)
+        begin, end = f"<!-- {name}: made from the code by `make docs` -->\n", f"<!-- end of {name} -->"
+        before, _, rest = texts.get(path, path.read_text()).partition(begin)
+        texts[path] = f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
+    return texts
 
 
 def setup(app):
-    """Of the environments, whose docstrings are Markdown, the API page shows the first paragraph alone."""
+    """Fills pages from the code. The API page shows the first paragraph of the environments' docstrings alone."""
+    for path, text in filled().items():
+        if path.read_text() != text:
+            path.write_text(text)
 
     def shorten(_app, _what, _name, thing, _options, lines):
         if thing in (DriveDiTEnv, CarRacingTwin):

@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     dream = gym.make("drivedit_env:DriveDiT-v0", world=options.world)
     driver = load_agent("lane_keeper")
     frame, _ = twin.reset(seed=options.seed)
+    print(f"driving {RUN_UP} steps of run-up, then {options.steps} in simulator and dream", flush=True)
     for _ in range(RUN_UP):
         frame, *_ = twin.step(driver(frame))
     scene = twin.unwrapped.scene()  # type: ignore[attr-defined]

@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> float:
     env.reset(seed=0)
     rng = np.random.default_rng(0)
     total, info = 0.0, {}
+    print(f"driving {options.steps} steps, each with {options.branches} futures of {options.horizon} steps", flush=True)
     for _ in range(options.steps):
         branches = env.unwrapped.fork(options.branches)  # type: ignore[attr-defined]
         steering = np.clip(rng.normal(0, 0.25, options.branches), -1, 1)  # held for the whole horizon

@@ -2,6 +2,9 @@
 
 python examples/train_ppo.py --steps 200000 --out ppo.zip
 python -m drivedit.agents drive --agent ppo.zip
+python -m drivedit.agents test --agent ppo.zip --world carracing --episodes 10
+
+A zip does not say in which world it learned: where frames are seen, `--world` names it, and its encoder makes latents.
 """
 
 import argparse

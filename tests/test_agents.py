@@ -16,7 +16,7 @@ import pytest
 
 import drivedit_env  # noqa: F401  (registers the environments)
 from drivedit.agents.__main__ import main
-from drivedit.agents.drive import drive
+from drivedit.agents.drive import Drive, drive
 from drivedit.agents.drivers.lane_keeper import (
     UNREACHED,
     LaneKeeper,
@@ -27,6 +27,8 @@ from drivedit.agents.drivers.lane_keeper import (
     speed_for_bends,
     spread_over_road,
 )
+from drivedit.agents.judging.scores import score
+from drivedit.agents.load import load_agent
 from drivedit.utils.video import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -161,6 +163,9 @@ def test_a_moving_picture_for_pages_repeats(tmp_path):
     assert [frame[..., :3].mean() for frame in picture.frames] == pytest.approx([20, 120, 220], abs=4)
     with pytest.raises(ValueError, match="mp4"):
         VideoWriter(tmp_path / "clip.webp", 20, live=True)
+    for name in ("clip.avj", "clip", "clip.mkv"):
+        with pytest.raises(ValueError, match=r"\*\.mp4 or \*\.webp, got 'clip"):
+            VideoWriter(tmp_path / name, 20)
 
 
 def test_a_failed_video_leaves_the_older_one(tmp_path):
@@ -173,6 +178,25 @@ def test_a_failed_video_leaves_the_older_one(tmp_path):
         video.write(np.zeros((64, 64, 3), np.uint8))
         video.write(np.zeros((32, 64, 3), np.uint8))
     assert path.read_bytes() == b"older" and os.listdir(tmp_path) == ["clip.mp4"]
+
+
+class Eager(gym.Env):
+    """A dream that tells too much."""
+
+    observation_space, action_space = gym.spaces.Box(0, 1, (1,)), gym.spaces.Box(-1, 1, (2,))
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 1.0, False, False, {"telemetry": {"wheels_on_road": 1.02}}
+
+
+def test_what_people_are_told_of_a_drive():
+    result = drive(Eager(), lambda _: np.zeros(2, np.float32), 4, progress=False)
+    assert result.on_road == 1.0, "a share is at most 1, whatever the dream says"
+    assert "share on the road  1.000" in str(result) and "confidence" not in str(result), "nan is not told"
+    assert "on the road" not in str(Drive(1, 1, 0.0, 0.5, float("nan"), 1.0))
 
 
 def test_a_drive_is_counted(tiny_world):
@@ -229,6 +253,12 @@ def test_the_examples_run(saved, tmp_path, capsys):
     assert example("train_ppo").main(train).num_timesteps == 16
     film = ["drive", "--agent", str(out), "--world", saved, "--steps", "2", "--out", str(tmp_path / "ppo.mp4")]
     assert main(film) == 0, "what SB3 saved drives the dream that it learned in"
+    race = ["test", "--agent", str(out), "--env", "drivedit_env:CarRacingTwin-v0", "--episodes", "1"]
+    capsys.readouterr()
+    assert main(race) == 1 and "name the world that it learned in with --world" in capsys.readouterr().err
+    env = gym.make("CarRacingTwin-v0", max_episode_steps=2)
+    judged = score(env, load_agent(str(out), world=saved), 1, 0, progress=False)
+    assert judged.steps == [2], "with the world's name it sees the simulator's frames"
     capsys.readouterr()
     assert np.isfinite(example("play_by_keys").main(["--world", saved, "--steps", "3"]))
     assert capsys.readouterr().out.splitlines()[-1].startswith("3 steps at 17 frames per second, return ")

@@ -44,7 +44,7 @@ def saved(tiny_world, tmp_path_factory) -> str:
 
 
 def latent_run(**changes: Any) -> TrainConfig:
-    return TrainConfig(**{**SMALL, "env": "Steer-v0", "obs": "latent", "eval_env": None, **changes})
+    return TrainConfig(**{**SMALL, "env": "Steer-v0", "obs_type": "latent", "eval_env": None, **changes})
 
 
 # -- learning ------------------------------------------------------------------------------------------------------
@@ -108,6 +108,10 @@ def test_curves_of_runs_are_drawn(tmp_path, capsys):
     assert other is not None and not np.array_equal(one, other), "a line for each run"
     assert main(["curves", str(tmp_path), "--out", str(tmp_path / "none.png")]) == 1
     assert "holds no curve.jsonl" in capsys.readouterr().err and not (tmp_path / "none.png").exists()
+    (tmp_path / "short").mkdir()
+    (tmp_path / "short" / "curve.jsonl").write_text('{"steps": 16}\n')
+    assert main(["curves", str(tmp_path / "short"), "--out", str(tmp_path / "none.png")]) == 1
+    assert "no episode ended so far in short" in capsys.readouterr().err
 
 
 def test_a_run_in_the_dream_is_judged_in_the_twin(saved, tmp_path, capsys):
@@ -134,8 +138,8 @@ def test_a_run_in_the_dream_is_judged_in_the_twin(saved, tmp_path, capsys):
     ("changes", "said"),
     [
         ({"algorithm": "dqn"}, "algorithm must be one of"),
-        ({"obs": "sound"}, "obs must be"),
-        ({"gray": True, "obs": "latent"}, "need obs='pixels'"),
+        ({"obs_type": "sound"}, "obs_type must be"),
+        ({"gray": True, "obs_type": "latent"}, "need obs_type='pixels'"),
         ({"num_envs": 0}, "num_envs must be at least 1"),
     ],
 )
@@ -159,7 +163,13 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 def test_the_exported_policy_is_the_models(algorithm, obs, tmp_path):
     """Over two episodes, memory and recurrent state included, within the rounding of one float32 pass."""
     pixels = obs == "pixels"
-    settings = {"env": "Flicker-v0" if pixels else "Steer-v0", "obs": obs, "gray": pixels, "stack": 3, "horizon": 4}
+    settings = {
+        "env": "Flicker-v0" if pixels else "Steer-v0",
+        "obs_type": obs,
+        "gray": pixels,
+        "stack": 3,
+        "horizon": 4,
+    }
     run = TrainConfig(**{**SMALL, "eval_env": None, "algorithm": algorithm, "num_envs": 1, **settings})
     venv = open_env(run)
     model = _model(run, venv)

@@ -357,7 +357,7 @@ def test_environments_step_with_it(fast_world, compiled, monkeypatch):
 
 @needs_compiler
 def test_agents_learn_in_it(fast_world, compiled, monkeypatch):
-    config = TrainConfig(world=fast_world, obs="latent", eval_env=None, num_envs=3, compile=True)  # type: ignore[arg-type]
+    config = TrainConfig(world=fast_world, obs_type="latent", eval_env=None, num_envs=3, compile=True)  # type: ignore[arg-type]
     env = open_env(config)
     env.seed(0)
     first: Any = env.reset()

@@ -57,6 +57,17 @@ def test_links_lead_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
+def test_what_pages_take_from_the_code_is_up_to_date():
+    spec = importlib.util.spec_from_file_location("conf", ROOT / "docs" / "conf.py")
+    assert spec and spec.loader
+    conf = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(conf)
+    pages = conf.filled()
+    assert {path.name for path in pages} == {"drive.md", "environment.md"}
+    assert [path.name for path, text in pages.items() if path.read_text() != text] == [], "run `make docs`"
+    assert "### Action Space" in (ROOT / "docs" / "environment.md").read_text()
+
+
 def test_every_package_has_a_heading_and_every_extra_a_row():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     headings = re.findall(r"^## (\S+)$", (ROOT / "docs" / "api.md").read_text(), re.M)

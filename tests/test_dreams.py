@@ -129,7 +129,7 @@ def test_what_learned_on_latents_is_judged_in_the_twin(world, tmp_path):
     small = ["--num-envs=2", "--rollout=8", "--segment=16", "--steps=16", "--horizon=5", "--eval-episodes=1"]
     gym.register("TwinShort-v0", entry_point="drivedit.data.domains.carracing.twin:CarRacingTwin", max_episode_steps=3)
     try:
-        command = ["train", "ppo", "--world", str(world), "--obs", "latent", "--eval-env", "TwinShort-v0", *small]
+        command = ["train", "ppo", "--world", str(world), "--obs-type", "latent", "--eval-env", "TwinShort-v0", *small]
         assert main([*command, "--out", str(tmp_path)]) == 0
     finally:
         gym.registry.pop("TwinShort-v0")
@@ -199,11 +199,11 @@ def test_every_option_has_a_sentence_and_its_default(command, capsys):
 
 def test_the_field_that_differs_is_named(world, tmp_path, capsys):
     pytest.importorskip("stable_baselines3")
-    command = ["train", "ppo", "--world", str(world), "--obs=latent", "--eval-env=none", "--out", str(tmp_path)]
+    command = ["train", "ppo", "--world", str(world), "--obs-type=latent", "--eval-env=none", "--out", str(tmp_path)]
     small = ["--num-envs=2", "--rollout=4", "--segment=8", "--steps=8"]
     assert main([*command, *small]) == 0
     assert main([*command, *small, "--lr=0.1", "--gray"]) == 1
-    assert "need obs='pixels'" in capsys.readouterr().err
+    assert "need obs_type='pixels'" in capsys.readouterr().err
     assert main([*command, *small, "--lr=0.1", "--stack=3"]) == 1
     said = capsys.readouterr().err
     assert "stack 2 there, 3 here; lr 0.0003 there, 0.1 here" in said and "horizon" not in said

@@ -69,5 +69,8 @@ def test_a_missing_extra_is_named(blocked, commands, tmp_path):
     said = dict(line.split(" => ", 1) for line in done.stdout.splitlines() if " => " in line)
     for words, wanted in commands.items():
         package, extra = wanted.split()
-        assert f"{package}, which is not installed" in said[words] and "pip install 'drivedit[" in said[words], words
-        assert extra in said[words].partition("drivedit[")[2], (words, said[words])
+        assert (
+            f"{package}, which is not installed" in said[words]
+            and "pip install -c constraints.txt -e '.[" in said[words]
+        ), words
+        assert extra in said[words].partition("'.[")[2], (words, said[words])

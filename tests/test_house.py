@@ -285,6 +285,6 @@ def test_the_world_and_the_environment_need_only_the_core():
         "    try: importlib.import_module(name)\n"
         "    except ImportError as error:\n"
         "        assert name in ('drivedit.agents.learning.sb3', 'drivedit.agents.learning.train'), name\n"
-        "        assert 'drivedit[agents]' in str(error), error\n"
+        "        assert '.[agents]' in str(error), error\n"
     )
     assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ import numpy as np
 import pygame
 import pytest
 
+from drivedit.data.recordings import iter_episodes
 from drivedit.models import World
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.play import main
@@ -60,7 +61,12 @@ def test_the_command_films_the_same_drive(tiny_world: World, tmp_path: Path, cap
     with av.open(str(film)) as container:
         shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert [s.mean() for s in shown] == pytest.approx([d.mean() for d in driven], abs=3)
+    kept = tmp_path / "kept"
+    assert main([*arguments, "--video", str(film), "--steps", "3", "--drives", str(kept)]) == 0
+    assert [len(episode) for episode in iter_episodes(kept)] == [3], "a film's drive is recorded where that is asked"
+    assert not Path("drives").exists()
     for wrong, status, said in (
+        ([*arguments[:2], "--video", str(tmp_path / "film.avj")], 1, "*.mp4 or *.webp"),
         (["--world", "moon"], 1, "'moon'"),
         ([*arguments[:4], "--scene", "99"], 1, "from 0 to 2"),
         ([*arguments[:2], "--agent", "nobody", "--video", str(film)], 1, "module:callable"),

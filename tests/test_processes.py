@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from drivedit.utils import begin_worker, work_folder
+from drivedit.utils import begin_worker, one_thread, work_folder
 
 
 def test_a_work_folder_goes_and_so_do_those_of_the_dead(tmp_path):
@@ -70,3 +71,18 @@ def _runs(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_a_program_of_one_world_takes_one_thread_and_gives_the_others_back(monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with one_thread():
+            assert torch.get_num_threads() == 3, "OMP_NUM_THREADS decides: the tests set it"
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        with pytest.raises(KeyError), one_thread():
+            assert torch.get_num_threads() == 1
+            raise KeyError
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

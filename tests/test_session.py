@@ -9,11 +9,12 @@ import numpy as np
 import pygame
 import pytest
 
+from drivedit.agents.drivers.policies import LEARNED
 from drivedit.models import World
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.controls import Held, Pace, Wheel
 from drivedit_env.viewer.keys import COMMANDS, DRIVING, Fingers
-from drivedit_env.viewer.session import Session, load_agent
+from drivedit_env.viewer.session import Session
 
 GAS = np.array([0.0, 0.4], np.float32)
 
@@ -181,7 +182,7 @@ def test_a_bookmark_is_another_future_of_the_same_moment(session: Session):
         session.rewind()
     assert session.now is left[-1], "going back from there leads to where one came from"
     session.go_to(2)
-    assert "no bookmark 2" in session.note[1]
+    assert "no mark 2" in session.note[1]
     for _ in range(12):
         session.bookmark()
     assert len(session.bookmarks) == 9
@@ -220,10 +221,20 @@ def test_the_agent_drives_as_in_the_environment(session: Session, tiny_world: Wo
 
 
 @pytest.mark.parametrize("name", ["nobody", "no.such.module:x", "math:no_such_name", ":x"])
-def test_an_unknown_agent_is_named(name: str):
-    with pytest.raises((ValueError, ImportError), match="agent"):
-        load_agent(name)
-    assert load_agent("numpy:zeros_like") is np.zeros_like
+def test_an_unknown_agent_is_named(name: str, session: Session):
+    session.agent_name, session._agent = name, None
+    with pytest.raises(ValueError, match="agent"):
+        session.hand_over()
+    assert not session.agent_drives
+
+
+@pytest.mark.parametrize("name", ["drunk", "learned.safetensors", "numpy:zeros_like"])
+def test_agents_are_named_as_in_every_other_command(name: str, session: Session):
+    session.agent_name, session._agent = str(LEARNED) if name.endswith("safetensors") else name, None
+    session.hand_over()
+    assert session.agent_drives and session.driver == {"numpy:zeros_like": "zeros_like"}.get(
+        name, Path(session.agent_name).name
+    )
 
 
 def test_dream_and_simulator_drive_side_by_side(session: Session):
@@ -253,7 +264,7 @@ def test_without_the_simulator_one_line_says_so(session: Session, monkeypatch: p
     for name in ("drivedit.data.domains.carracing.twin", "drivedit.data.domains.carracing.simulator"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "Box2D", None)
-    with pytest.raises(ImportError, match=r"pip install 'drivedit\[data\]'"):
+    with pytest.raises(ImportError, match=r"pip install .* '\.\[data\]'"):
         session.toggle_twin()
     assert not session.with_twin
     session.step(GAS)

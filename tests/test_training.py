@@ -12,7 +12,7 @@ from torch import nn
 from drivedit.config import DataConfig, LoopConfig, StudentStageConfig, VAEStageConfig
 from drivedit.config.domains.carracing import SPEC
 from drivedit.data.clips import Drives, clip_starts
-from drivedit.data.recordings import Episode, write_shard
+from drivedit.data.recordings import Episode, shard_path, write_shard
 from drivedit.models import World
 from drivedit.training import steps
 from drivedit.training.latents import Clips, encode_drives
@@ -255,8 +255,24 @@ def test_command_line_takes_presets_and_refuses_unknown_keys(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["student", "--config", "carracing.yaml", "--train.lrr", "3"])
     assert "lrr" in capsys.readouterr().err
-    with pytest.raises(FileNotFoundError, match="lacks|no world folder"):
-        main(["student", "--config", "carracing.yaml", "--out", str(tmp_path), "--train.lr", "3e-4"])
+    run, none = tmp_path / "run", tmp_path / "none"
+    words = ["--config", "carracing.yaml", "--out", str(run), "--device", "cpu", "--data.root"]
+    assert main(["vae", *words, str(none)]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: no shard-*.h5 in {none}; record some: ")
+    for name, held_out in (("mine", False), ("held", True)):
+        (tmp_path / name).mkdir()
+        write_shard(shard_path(tmp_path / name, 0), [make_episode(6, 0)], {"held_out": held_out})
+    assert main(["student", *words, str(tmp_path / "mine"), "--train.lr", "3e-4"]) == 1
+    assert "run the vae stage first: python -m drivedit.training vae --out" in capsys.readouterr().err
+    assert main(["vae", *words, str(tmp_path / "held")]) == 1
+    assert "was kept for judging (--held-out), so nothing learns from it" in capsys.readouterr().err
+    assert not run.exists(), "nothing is left behind, no lock either"
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "--config carracing.yaml" in capsys.readouterr().out, "the head says that a preset is meant"
+    with pytest.raises(SystemExit, match="2"):
+        main(["ship", "--world", "carracing"])
+    assert "--to" in capsys.readouterr().err, "where to is not guessed"
     unknown = tmp_path / "mine.yaml"
     unknown.write_text("train: {steps: 3, stepz: 4}\n")
     with pytest.raises(SystemExit):

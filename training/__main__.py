@@ -19,23 +19,35 @@ from drivedit.config import (
     WorldConfig,
 )
 
+STAGES = {
+    "vae": "pictures and their latents: first of all",
+    "student": "how latents go on under the controls, reward and ending: after vae, in the same --out",
+    "teacher": "a bidirectional teacher of whole clips, for `distill` with `matching`",
+    "distill": "a student that is right in few network passes, out of a trained world",
+    "decoder": "a narrower, faster decoder for a trained world",
+    "memory": "trains a student with memory and one without, and compares what they dream",
+    "ship": "writes a trained world together with its card",
+}
+ABOUT = (
+    "Trains worlds on recordings. Sizes, steps and learning rates come from a preset, which `--config` names; options \
+change single values of it: `python -m drivedit.training vae --config carracing.yaml --data.root runs/recordings`."
+)
 
-def main(argv: list[str] | None = None) -> None:
-    """Parses the command line and runs a stage."""
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses the command line and runs a stage; returns the exit status."""
     from jsonargparse import ArgumentParser
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = ArgumentParser(prog="python -m drivedit.training", description=__doc__)
+    parser = ArgumentParser(prog="python -m drivedit.training", description=ABOUT)
     stages = parser.add_subcommands(required=True, dest="stage")
     losses = {
         "vae": VAEStageConfig, "student": StudentStageConfig, "teacher": ClipConfig, "distill": DistillConfig,
         "decoder": VAEStageConfig,
     }  # fmt: skip
     for name, loss in losses.items():
-        sub = ArgumentParser(description=f"The stage `{name}`; without options it trains as the defaults say.")
-        sub.add_argument(
-            "--config", action="config", help="YAML file, or the name of a shipped preset (carracing.yaml)"
-        )
+        sub = ArgumentParser(description=_about(name))
+        sub.add_argument("--config", action="config", help="YAML file, or the name of a shipped preset (see above)")
         sub.add_argument(
             "--out", type=str, default="runs/carracing", help="folder of the run; an interrupted run goes on"
         )
@@ -64,13 +76,13 @@ def main(argv: list[str] | None = None) -> None:
         sub.add_class_arguments(LoopConfig, "train")
         sub.add_class_arguments(DataConfig, "data")
         sub.add_class_arguments(loss, "loss")
-        stages.add_subcommand(name, sub)
+        stages.add_subcommand(name, sub, help=STAGES[name])
     memory = ArgumentParser(description="Trains a student with memory and one without, and compares what they dream.")
     memory.add_argument("--config", action="config", help="YAML file, or the name of a shipped preset (landmarks.yaml)")
     memory.add_argument("--out", type=str, default="runs/memory", help="folder of the study, which can be resumed")
     memory.add_class_arguments(MemoryStudyConfig, "size")
     memory.add_class_arguments(LoopConfig, "train")
-    stages.add_subcommand("memory", memory)
+    stages.add_subcommand("memory", memory, help=STAGES["memory"])
     ship = ArgumentParser(description="Writes a trained world together with its card.")
     ship.add_argument(
         "--world",
@@ -82,17 +94,29 @@ def main(argv: list[str] | None = None) -> None:
     ship.add_argument(
         "--to",
         type=str,
-        default="drivedit_env/worlds/carracing",
-        help="folder to write; one with anything else than a world is refused",
+        required=True,
+        help="folder to write (needed); one with anything else than a world is refused",
     )
     ship.add_argument("--template", type=str, default="carracing_card.md", help="text of the card")
-    stages.add_subcommand("ship", ship)
+    stages.add_subcommand("ship", ship, help=STAGES["ship"])
     arguments = parser.parse_args([_preset(a, sys.argv[1:] if argv is None else argv) for a in (argv or sys.argv[1:])])
     options = parser.instantiate(arguments)[arguments.stage]
     try:
         _run(arguments.stage, options)
+    except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        return 130
+    return 0
+
+
+def _about(stage: str) -> str:
+    """The head of the help of a stage, with the presets that are shipped for it."""
+    folder = resources.files("drivedit.training") / "presets" / stage
+    names = " or ".join(sorted(path.name for path in folder.iterdir()))
+    text = STAGES[stage]
+    return f"{text[0].upper()}{text[1:]}. Meant to be run with --config {names}; defaults alone make another network."
 
 
 def _run(stage: str, options: Any) -> None:
@@ -130,4 +154,4 @@ def _preset(argument: str, argv: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -98,7 +98,7 @@ class Trainer:
         """
         means = _Means()
         self.method.train()
-        for batch in tqdm(dataloader, desc=f"{type(self).__name__} epoch {self.epoch}", mininterval=5, unit="step"):
+        for batch in tqdm(dataloader, desc=f"epoch {self.epoch}", mininterval=5, unit=" step"):
             self.steps.clear()
             loss, values = self.steps.loss(batch, Progress(self.step, self.share()), "train")
             loss.backward()

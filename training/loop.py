@@ -79,8 +79,8 @@ def train(
         warnings.filterwarnings("ignore", "Torchinductor does not support code generation for complex")  # rotations
         run.notes.begin(run.step, run.main)
         bar = tqdm(
-            total=config.steps, initial=run.step, desc=type(method).__name__, disable=not run.main, mininterval=5,
-            unit="step",
+            total=config.steps, initial=run.step, desc=Path(out).name, disable=not run.main, mininterval=5,
+            unit=" step",
         )  # fmt: skip
         started, saved, late = time.monotonic(), 0.0, False
         while run.step < config.steps and not late:
@@ -229,6 +229,8 @@ class _Run:
         """Leaves the better ones of averaged and last weights in the averaged method, and says which and why."""
         keep = True
         if self.measures:
+            if self.main:
+                log.info("measuring the averaged and the last weights")
             figures, raw = measure_both(self.ema.module, self.method, validate)
             keep = judge is None or better(judge, figures, raw)
         if self.main:

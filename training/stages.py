@@ -25,6 +25,7 @@ from drivedit.config import (
     WorldConfig,
 )
 from drivedit.data.clips import Drives, suit
+from drivedit.data.recordings import read_folder_attrs
 from drivedit.models import DiTTeacher, World
 from drivedit.training.calibration import calibrate
 from drivedit.training.cards import write_card
@@ -60,6 +61,7 @@ def vae(
 ) -> World:
     """Trains the autoencoder and writes `run/vae/world`, a world whose dynamics are still untrained."""
     where = resolve_device(device)
+    read_folder_attrs(data.root, held_out=False)
     with run_folder(run, where) as folder:
         World.check_place(folder / "vae" / "world")
         drives = _open(data, where)
@@ -80,12 +82,13 @@ def vae(
         assert isinstance(best, VAEMethod)
         result.vae.load_state_dict(best.vae.state_dict())
         result.eval()
+        log.info("measuring mean and spread of the latents")
         sample = np.sort(np.random.default_rng(0).choice(states, min(4096, states), replace=False))
         mean, spread, _ = moments(result, drives, sample)
         result.latent_mean.copy_(mean)
         result.latent_std.copy_(spread)
         figures = vae_figures(result.vae, held)
-        log.info("autoencoder: %s", figures)
+        log.info("autoencoder: %s", _told(figures))
         write_card(result, "vae", about, train_, data, drives, figures)
         _save(result, folder / "vae" / "world")
     return result
@@ -107,6 +110,7 @@ def decoder(
         device: auto, cpu, cuda, ...
     """
     where = resolve_device(device)
+    read_folder_attrs(data.root, held_out=False)
     with run_folder(run, where) as place:
         World.check_place(place / "decoder" / "world")
         world = World.from_pretrained(folder, device=where)
@@ -136,7 +140,7 @@ def decoder(
         )  # fmt: skip
         assert isinstance(best, DecoderMethod)
         figures = vae_figures(best.vae, held)
-        log.info("decoder: %s, before: %s", figures, vae_figures(world.vae, held))
+        log.info("decoder: %s; before: %s", _told(figures), _told(vae_figures(world.vae, held)))
         rest = {name: value for name, value in world.state_dict().items() if not name.startswith("vae.")}
         result.load_state_dict(rest | {f"vae.{name}": value for name, value in best.vae.state_dict().items()})
         write_card(result, "decoder", about, train_, data, drives, figures)
@@ -149,6 +153,8 @@ def student(
 ) -> World:
     """Trains dynamics and heads on the latents of `run/vae/world` and writes `run/student/world`."""
     where = resolve_device(device)
+    read_folder_attrs(data.root, held_out=False)
+    _need_autoencoder(run)
     with run_folder(run, where) as folder:
         coder = World.from_pretrained(folder / "vae" / "world", device=where)
         if coder.config.vae != world.vae:
@@ -182,6 +188,8 @@ def distill(
         real_score: File of a bidirectional teacher that tells the real score under `matching`; None: the trained world.
     """
     where = resolve_device(device)
+    read_folder_attrs(data.root, held_out=False)
+    _need_autoencoder(run)
     with run_folder(run, where) as folder:
         result = World.from_pretrained(teacher, device=where)
         coder = World.from_pretrained(folder / "vae" / "world", device=where)
@@ -214,6 +222,7 @@ def teacher(
         device: auto, cpu, cuda, ...
     """
     where = resolve_device(device)
+    read_folder_attrs(data.root, held_out=False)
     with run_folder(run, where) as place:
         world = World.from_pretrained(folder, device=where)
         drives = _open(data, where)
@@ -247,6 +256,7 @@ def _train_dynamics(
     """Trains a stage on clips of latents; writes `run/NAME/world`."""
     World.check_place(run / name / "world")
     checked = drives.split(data.validation_fraction)[1]
+    log.info("picking start scenes")
     world.scenes = pick_scenes(drives, checked, world.config)
     about |= {
         "encoder": {"fingerprint": encoder_fingerprint(world)},
@@ -263,11 +273,26 @@ def _train_dynamics(
     assert isinstance(best, DynamicsMethod)
     for part, module in best.trained().items():
         getattr(world, part).load_state_dict(module.state_dict())
+    log.info("calibrating the confidence on dreams of recorded drives")
     calibrate(world, drives, checked, stage.config.rollout + 1)
     if _is_main(world.device):
         write_card(world, name, about, train_, data, drives, dynamics_figures(best, held))
     _save(world.eval(), run / name / "world")
     return world
+
+
+def _need_autoencoder(run: str) -> None:
+    """Raises FileNotFoundError if no `vae` stage has ended in the folder of a run."""
+    if not (Path(run) / "vae" / "world").is_dir():
+        raise FileNotFoundError(
+            f"there is no autoencoder in {run}/vae/world: run the vae stage first, python -m drivedit.training vae "
+            f"--out {run} ..., or name its folder with --out"
+        )
+
+
+def _told(figures: Mapping[str, float]) -> str:
+    """Figures for a line of the log."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
 
 def _open(data: DataConfig, device: torch.device) -> Drives:

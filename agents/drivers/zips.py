@@ -60,7 +60,9 @@ HARMLESS = {
 }  # fmt: skip
 
 
-def read_zip(path: str | Path, gray: bool | None = None, padding: str = "zeros", repeat: int = 1) -> Policy:
+def read_zip(
+    path: str | Path, gray: bool | None = None, padding: str = "zeros", repeat: int = 1, world: str | None = None
+) -> Policy:
     """Reads a policy of PPO, A2C, RecurrentPPO, SAC, TD3, DDPG or TQC that SB3 saved.
 
     Args:
@@ -69,6 +71,7 @@ def read_zip(path: str | Path, gray: bool | None = None, padding: str = "zeros",
         padding: What stood before the first frame of an episode in a stack: `zeros` as SB3's `VecFrameStack` has it, or
             `first`, copies of that frame, as Gymnasium's `FrameStackObservation` has it.
         repeat: Steps that every decision lasted.
+        world: Name or folder of the world whose latents it learned on, if it did: no zip says that.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -85,7 +88,7 @@ def read_zip(path: str | Path, gray: bool | None = None, padding: str = "zeros",
         _fits(said["extractor"], weights)
         spec: dict[str, Any] = {key: said[key] for key in ("normalize", "activation", "squash")} | {"repeat": repeat}
         if kind == "latent":
-            return Policy(PolicySpec.from_dict({"shape": shape, "sees": kind, **spec}), weights)
+            return Policy(PolicySpec.from_dict({"shape": shape, "sees": kind, **spec}), weights, world)
         channels, height, width = shape
         gray = channels % 3 != 0 if gray is None else gray
         stack = channels if gray else channels // 3

@@ -126,7 +126,7 @@ def judge(
         drives[side] = {policy: found for policy, found in kept.items() if found is not None}
         missing = [policy for policy in policies if policy not in failed and policy not in drives[side]]
         steps = len(missing) * len(starts) * contest.horizon
-        with tqdm(total=steps, desc=side, unit="step", disable=not progress, mininterval=1.0) as bar:
+        with tqdm(total=steps, desc=side, unit=" step", disable=not progress, mininterval=1.0) as bar:
             at_once = [policy for policy in missing if policy != PLANNER] if side == "dream" and together else []
             alone = [policy for policy in missing if policy not in at_once]
             results = [drive_together(contest, at_once, starts)] if at_once else []

@@ -6,7 +6,7 @@ import base64
 import io
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,8 @@ from drivedit.utils import extra, write_atomically
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LONGEST = 40  # letters of a name in a table
+MOST_NAMED = 12  # points with a name in the picture
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; margin: 1rem 0; } img { max-width: 100%; }
@@ -46,19 +48,54 @@ def write_report(verdict: Verdict, path: str | Path) -> None:
 
 def as_text(verdict: Verdict) -> str:
     """The figures for a terminal."""
-    lines = [f"{'policy':<18} {'real':>26} {'dream':>26} {'confidence':>10}"]
+    short = short_names(verdict.returns)
+    width = max(18, *map(len, short.values()))
+    lines = [f"{'policy':<{width}} {'real':>26} {'dream':>26} {'confidence':>10}"]
     for name, sides in verdict.returns.items():
         told = _number(verdict.confidence[name])
-        lines.append(f"{name:<18} {_estimate(sides['real'], 1):>26} {_estimate(sides['dream'], 1):>26} {told:>10}")
+        lines.append(
+            f"{short[name]:<{width}} {_estimate(sides['real'], 1):>26} {_estimate(sides['dream'], 1):>26} {told:>10}"
+        )
     for title, rows in _tables(verdict):
         lines += ["", f"{title:<62}" + "".join(f"{name:>22}" for name in MEASURES)]
         lines += [f"{row.label:<62}" + "".join(f"{cell:>22}" for cell in _cells(row)[1:]) for row in rows]
+    lines += [f"\n{why}" for why in [_nothing_to_compare(verdict)] if why]
     lines += [f"failed: {why}" for why in verdict.failed.values()]
     return "\n".join(lines)
 
 
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Names for tables and pictures: of files, as little of the path as tells them apart; none is long."""
+    names, short = list(names), {}
+    for name in names:
+        parts = Path(name).with_suffix("").parts if name.endswith((".safetensors", ".zip")) else (name,)
+        tails = ["/".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+        alone = [tail for tail in tails if sum(_ends(other, tail) for other in names) == 1]
+        short[name] = (alone or [name])[0]
+    return {name: text if len(text) <= LONGEST else f"...{text[3 - LONGEST :]}" for name, text in short.items()}
+
+
+def _ends(name: str, tail: str) -> bool:
+    """Whether a name, without the suffix of a file, ends with these parts of a path."""
+    whole = str(Path(name).with_suffix("")) if name.endswith((".safetensors", ".zip")) else name
+    return f"/{whole}".endswith(f"/{tail}")
+
+
+def _nothing_to_compare(verdict: Verdict) -> str:
+    """Why no figure says how the two orders agree; empty if one does."""
+    for side in ("real", "dream"):
+        values = [returns[side].value for returns in verdict.returns.values()]
+        if max(values) - min(values) < 1e-6:
+            where = "in reality" if side == "real" else "in the dream"
+            return (
+                f"nothing can be compared: every policy has the same return {where}. Choose policies that differ in "
+                "skill, a longer --horizon, or more --starts"
+            )
+    return ""
+
+
 def _page(verdict: Verdict) -> str:
-    contest, overall = verdict.contest, verdict.overall
+    contest, overall, short = verdict.contest, verdict.overall, short_names(verdict.returns)
     rank = overall.figures["Spearman"]
     order = "cannot be compared" if math.isnan(rank.value) else f"agree with a rank correlation of {rank.text()}"
     parts = [
@@ -72,7 +109,7 @@ def _page(verdict: Verdict) -> str:
         "reality; where it does not, it cannot.</p>",
         _image(verdict),
         "<p class='note'>Each point is a policy. Bars are 95% bootstrap intervals of its mean return over the starts. "
-        "On the dashed line, dream and reality give the same return.</p>",
+        "On the dashed line, dream and reality give the same return; the policies farthest from it have names.</p>",
         "<h2>What the figures say</h2><ul>",
         *(f"<li><strong>{name}</strong>: {MEANING[name]}.</li>" for name in MEASURES),
         "</ul><p>The brackets are 95% intervals of a bootstrap over policies and starts: where other policies of this "
@@ -96,7 +133,7 @@ def _page(verdict: Verdict) -> str:
         "confidence",
     ]
     rows = [
-        [name, _estimate(sides["real"], 1), _estimate(sides["dream"], 1),
+        [short[name], _estimate(sides["real"], 1), _estimate(sides["dream"], 1),
          f"{verdict.steps[name]['real']:.0f}, {verdict.steps[name]['dream']:.0f}", _number(verdict.confidence[name])]
         for name, sides in verdict.returns.items()
     ]  # fmt: skip
@@ -136,7 +173,7 @@ def _image(verdict: Verdict) -> str:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 6), layout="constrained")
+    figure = Figure(figsize=(7, 7), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     values = []
@@ -145,6 +182,7 @@ def _image(verdict: Verdict) -> str:
         axes.errorbar(real.value, dream.value, _bar(dream), _bar(real), "o", color="C0", markersize=4, elinewidth=0.6)
         values += [real.value, dream.value]
     axes.plot([min(values), max(values)], [min(values), max(values)], "--", color="grey", linewidth=0.8)
+    axes.set_aspect("equal", "datalim")
     axes.set(xlabel="mean return in reality", ylabel="mean return in the dream")
     axes.grid(alpha=0.3)
     _label(axes, {name: (sides["real"].value, sides["dream"].value) for name, sides in verdict.returns.items()})
@@ -155,17 +193,18 @@ def _image(verdict: Verdict) -> str:
 
 
 def _label(axes: Axes, points: dict[str, tuple[float, float]]) -> None:
-    """Writes names beside points where there is room; the others are in the table."""
+    """Names the points farthest from the dashed line, where there is room; the others are in the table."""
     from matplotlib.transforms import Bbox
 
     renderer = axes.figure.canvas.get_renderer()  # type: ignore[attr-defined]
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]
     taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in axes.transData.transform([*points.values()])]
-    for name, point in points.items():
-        short = Path(name).stem if name.endswith((".safetensors", ".zip")) else name
+    short = short_names(points)
+    astray = sorted(points.items(), key=lambda point: -abs(point[1][0] - point[1][1]))
+    for name, point in astray[:MOST_NAMED]:
         for right, up in itertools.product((1, -1), (3, -9)):
             side = "left" if right > 0 else "right"
-            text = axes.annotate(short, point, (5 * right, up), textcoords="offset points", fontsize=7, ha=side)
+            text = axes.annotate(short[name], point, (5 * right, up), textcoords="offset points", fontsize=7, ha=side)
             place = text.get_window_extent(renderer)
             if place.count_overlaps(taken) == 0:
                 taken.append(place)

@@ -79,7 +79,7 @@ def score(env: gym.Env, agent: Agent, episodes: int, seed: int, progress: bool =
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
     scores = Scores([], [], [])
-    bar = tqdm(range(seed, seed + episodes), desc="driving", unit="episode", disable=not progress)
+    bar = tqdm(range(seed, seed + episodes), desc="driving", unit=" episode", disable=not progress)
     for episode in bar:
         observation, _ = env.reset(seed=episode)
         getattr(agent, "reset", lambda: None)()

@@ -44,6 +44,7 @@ class Contest:
         horizon: Steps of a drive H.
         first_seed: Seed of the first start; the others count on. The default begins the twin's held-out tracks.
         run_up: Steps driven in reality before a start whose scene the dream takes over.
+        sampling_steps: Network passes for a dreamed frame; None: the world's own number.
     """
 
     dream: str
@@ -53,15 +54,22 @@ class Contest:
     horizon: int = 300
     first_seed: int = 1_000_000
     run_up: int = 12
+    sampling_steps: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("starts", "horizon", "run_up"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings of the dream that were chosen."""
+        given = {"world": self.world, "sampling_steps": self.sampling_steps}
+        return {name: value for name, value in given.items() if value is not None}
+
     def open(self, side: str, **settings: Any) -> gym.Env:
         """A new environment of one side, without a limit of steps."""
-        chosen = {"world": self.world} if side == "dream" and self.world is not None else {}
+        chosen = self.settings if side == "dream" else {}
         name = self.dream if side == "dream" else self.real
         return gym.make(name, disable_env_checker=True, max_episode_steps=-1, **chosen, **settings)
 
@@ -130,17 +138,18 @@ def check(contest: Contest, policies: Sequence[str], start: Start) -> None:
     needs = ((envs["dream"], "fork"), (envs["real"], "scene"))
     if PLANNER in policies and not all(hasattr(env.unwrapped, name) for env, name in needs):
         raise ValueError(f"the planner needs a dream that can fork and a reality that tells its scene, got {contest}")
-    wrong = []
+    wrong: dict[str, list[str]] = {}
     for side, env in envs.items():
         observation = place(env, start, side)
         for policy in (policy for policy in policies if policy != PLANNER):
             try:
                 Pilot(policy, env.action_space, start.number, world=contest.world)(observation)
             except PolicyError as error:
-                wrong.append(f"{error} (at the first observation of the {side} environment)")
+                wrong.setdefault(str(error), []).append(side)
         env.close()
     if wrong:
-        raise ValueError("\n".join(wrong))
+        lines = (f"{error} (at the first observation of: {', '.join(sides)})" for error, sides in wrong.items())
+        raise ValueError("\n".join(lines))
 
 
 def find_starts(contest: Contest) -> list[Start]:
@@ -333,9 +342,7 @@ def _batch(
 def _vector(contest: Contest, rows: int, **shown: Any) -> gym.vector.VectorEnv:
     """A vector environment of the dream whose ended rows are brought back by hand."""
     settings: dict[str, Any] = {"max_episode_steps": contest.horizon + 1, "autoreset_mode": "Disabled"}
-    if contest.world is not None:
-        settings["world"] = contest.world
-    return gym.make_vec(contest.dream, num_envs=rows, **settings, **shown)
+    return gym.make_vec(contest.dream, num_envs=rows, **settings, **contest.settings, **shown)
 
 
 def _alone(contest: Contest, side: str, policy: str, start: Start) -> Drives | PolicyError:

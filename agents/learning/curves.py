@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from drivedit.agents.learning.train import CURVE
+from drivedit.agents.learning.train import CONFIG, CURVE, TrainConfig
 from drivedit.utils import extra, write_atomically
 
 PANELS = {
@@ -25,6 +25,7 @@ def draw_curves(runs: Sequence[str | Path], path: str | Path) -> None:
 
     Raises:
         FileNotFoundError: A folder holds no curve.
+        ValueError: There is no point to draw.
     """
     with extra("agents", "drawing curves"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -34,8 +35,13 @@ def draw_curves(runs: Sequence[str | Path], path: str | Path) -> None:
     for run in map(Path, runs):
         if not (run / CURVE).is_file():
             raise FileNotFoundError(f"{run} holds no {CURVE}; a run of `train` writes it at its first checkpoint")
-        curves[run.name] = [json.loads(line) for line in (run / CURVE).read_text().splitlines()]
+        curves[_label(run)] = [json.loads(line) for line in (run / CURVE).read_text().splitlines()]
     panels = [key for key in PANELS if any(key in point for points in curves.values() for point in points)]
+    if not panels:
+        raise ValueError(
+            f"nothing to draw: no episode ended so far in {', '.join(curves)} and none was judged; let it learn on, or "
+            "with a shorter --horizon"
+        )
     figure = Figure(figsize=(6.4, 3.6 * len(panels)), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, key in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
@@ -49,3 +55,9 @@ def draw_curves(runs: Sequence[str | Path], path: str | Path) -> None:
     data = io.BytesIO()
     figure.savefig(data, dpi=110, format="png")
     write_atomically(path, lambda file: file.write(data.getvalue()))
+
+
+def _label(run: Path) -> str:
+    """Name of a run and its seed."""
+    seed = TrainConfig.from_json(run / CONFIG).seed if (run / CONFIG).is_file() else None
+    return run.name if seed is None else f"{run.name}, seed {seed}"

@@ -56,7 +56,7 @@ class TrainConfig(BaseConfig):
         algorithm: `ppo`, `recurrent_ppo` or `sac`.
         env: Id of the environment to learn in.
         world: World of the dream; None: the environment's own.
-        obs: `pixels`, or `latent` (faster; such an agent sees frames through its world's encoder).
+        obs_type: `pixels`, or `latent` (faster; such an agent sees frames through its world's encoder).
         eval_env: Id of the environment in which the curve is drawn; None: no curve. It chooses nothing.
         eval_episodes: Episodes of every point of the curve.
         num_envs: Worlds that are stepped together.
@@ -86,7 +86,7 @@ class TrainConfig(BaseConfig):
     algorithm: str = "ppo"
     env: str = "drivedit_env:DriveDiT-v0"
     world: str | None = None
-    obs: str = "pixels"
+    obs_type: str = "pixels"
     eval_env: str | None = "drivedit_env:CarRacingTwin-v0"
     eval_episodes: int = 2
     num_envs: int = 16
@@ -115,10 +115,10 @@ class TrainConfig(BaseConfig):
     def __post_init__(self) -> None:
         if self.algorithm not in PRESETS:
             raise ValueError(f"algorithm must be one of {list(PRESETS)}, got {self.algorithm!r}")
-        if self.obs not in ("pixels", "latent"):
-            raise ValueError(f"obs must be 'pixels' or 'latent', got {self.obs!r}")
-        if self.obs == "latent" and (self.gray or self.random_look):
-            raise ValueError("gray and random_look change frames: they need obs='pixels'")
+        if self.obs_type not in ("pixels", "latent"):
+            raise ValueError(f"obs_type must be 'pixels' or 'latent', got {self.obs_type!r}")
+        if self.obs_type == "latent" and (self.gray or self.random_look):
+            raise ValueError("gray and random_look change frames: they need obs_type='pixels'")
         for name in (
             "eval_episodes",
             "num_envs",
@@ -196,7 +196,7 @@ def _learn(config: TrainConfig, out: Path, progress: bool) -> Policy:
     rollout = config.num_envs * (1 if config.algorithm == "sac" else config.rollout)
     segment = math.ceil(config.segment / rollout) * rollout
     policy = export(model, config)
-    with tqdm(total=config.steps, initial=model.num_timesteps, desc="steps", unit="step", disable=not progress) as bar:
+    with tqdm(total=config.steps, initial=model.num_timesteps, desc="steps", unit=" step", disable=not progress) as bar:
         while model.num_timesteps < config.steps:
             _seed(model, env, config.seed)
             steps = min(segment, config.steps - model.num_timesteps)
@@ -205,6 +205,10 @@ def _learn(config: TrainConfig, out: Path, progress: bool) -> Policy:
             _save(out / CHECKPOINT, model)
             policy.save(out / AGENT)
             policy.save(out / "agents" / f"{model.num_timesteps}.safetensors")
+            if config.eval_env is not None:
+                bar.write(
+                    f"step {model.num_timesteps}: {config.eval_episodes} episodes in {config.eval_env} for the curve"
+                )
             _draw(config, policy, model, out / CURVE)
     policy.save(out / AGENT)  # a run that is done already: its file may be of an older format
     env.close()
@@ -223,9 +227,9 @@ def export(model: BaseAlgorithm, config: TrainConfig) -> Policy:
     activation = "relu" if squash else "tanh"  # SB3's defaults
     folder = config.world is not None and Path(config.world).is_dir()
     world = str(Path(config.world).resolve()) if folder and config.world else config.world
-    dream = {"fingerprint": fingerprint, "world": world} if config.obs == "latent" else {}
+    dream = {"fingerprint": fingerprint, "world": world} if config.obs_type == "latent" else {}
     spec = PolicySpec(
-        list(space.shape or ()), "pixels" if config.obs == "pixels" else "latent", config.gray, config.stack,
+        list(space.shape or ()), "pixels" if config.obs_type == "pixels" else "latent", config.gray, config.stack,
         activation=activation, squash=squash, repeat=config.repeat, **dream,
     )  # fmt: skip
     return Policy(spec, actor_weights(model.policy.state_dict()))
@@ -242,7 +246,7 @@ def _opened(env: str, settings: tuple[tuple[str, Any], ...]) -> tuple[gym.Space,
 def _settings(config: TrainConfig) -> dict[str, Any]:
     """Settings of the environment to learn in."""
     world = {} if config.world is None else {"world": config.world}
-    return world | ({"obs_type": "latent"} if config.obs == "latent" else {})
+    return world | ({"obs_type": "latent"} if config.obs_type == "latent" else {})
 
 
 def _model(config: TrainConfig, env: VecEnv) -> BaseAlgorithm:
@@ -253,7 +257,7 @@ def _model(config: TrainConfig, env: VecEnv) -> BaseAlgorithm:
     set_random_seed(config.seed)
     settings = dict(PRESETS[config.algorithm], learning_rate=config.lr, seed=config.seed, device=config.device)
     network = dict(settings.pop("policy_kwargs"))
-    eyes = config.obs == "pixels"
+    eyes = config.obs_type == "pixels"
     kind = "CnnPolicy" if eyes else "MlpPolicy"
     network |= _EYES if eyes else {}
     if config.algorithm == "sac":

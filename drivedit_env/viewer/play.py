@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import trange
 
+from drivedit.utils import one_thread
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.recorder import FILM_HEIGHT, enlarged, film_writer
 from drivedit_env.viewer.session import AGENT, TOLD, Session, in_words
@@ -23,10 +24,14 @@ def main(argv: list[str] | None = None) -> int:
     if options.video is None and options.steps is not None:
         parser.error("--steps is the length of a film: give --video out.mp4 as well")
     try:
-        env = DriveDiTEnv(options.world)
-        session = Session(env, options.scene, options.seed, options.agent, options.drives)
+        env = DriveDiTEnv(options.world, sampling_steps=options.sampling_steps)
+        folder = Path("drives") if options.drives is None else options.drives
+        session = Session(env, options.scene, options.seed, options.agent, folder, world=options.world)
         if options.video is not None:
-            film(session, options.video, 300 if options.steps is None else options.steps)
+            if options.drives is not None:
+                session.toggle_recording()
+            with one_thread():
+                film(session, options.video, 300 if options.steps is None else options.steps)
             return 0
     except TOLD as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
@@ -35,18 +40,18 @@ def main(argv: list[str] | None = None) -> int:
         print("stopped: there is no film", file=sys.stderr)
         return 130
     from drivedit_env.viewer.screen import Screen
-    from drivedit_env.viewer.viewer import Viewer, spare_a_core
+    from drivedit_env.viewer.viewer import Viewer
 
     try:
         screen = Screen(f"DriveDiT - {options.world}")
     except RuntimeError as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
-    spare_a_core()
     try:
-        viewer = Viewer(session, screen)
-        viewer.paused = True  # until the person is ready
-        viewer.run()
+        with one_thread():  # also for the thread that the viewer begins
+            viewer = Viewer(session, screen)
+            viewer.paused = True  # until the person is ready
+            viewer.run()
     except KeyboardInterrupt:
         pass
     except OSError as error:
@@ -64,8 +69,8 @@ def film(session: Session, path: str | Path, steps: int) -> None:
         steps: Steps in all.
 
     Raises:
-        ValueError: `steps` is less than 1.
-        ImportError: There is no such agent, or PyAV is missing.
+        ValueError: `steps` is less than 1, there is no such agent, or the film is named otherwise than a video.
+        FileNotFoundError: There is no such file of an agent.
         OSError: The film could not be written.
     """
     if steps < 1:
@@ -75,7 +80,7 @@ def film(session: Session, path: str | Path, steps: int) -> None:
     session.hand_over()
     returned = 0.0
     with film_writer(path, session.fps) as video:
-        for _ in trange(steps, desc="driving", unit="frame", mininterval=1.0):
+        for _ in trange(steps, desc="driving", unit=" frame", mininterval=1.0):
             if session.now.ended:
                 session.restart()
             moment = session.step(np.zeros(2, np.float32))
@@ -91,16 +96,22 @@ def _parser() -> argparse.ArgumentParser:
         "--world", default="carracing", help="shipped name, folder or hub:NAME/WORLD of a world (default: %(default)s)"
     )
     parser.add_argument(
-        "--scene", type=int, default=None, help="index of the first start scene (default: a random one)"
+        "--scene", type=int, default=None, help="index of the first start scene, from 0 (default: a random one)"
     )
     parser.add_argument("--seed", type=int, default=0, help="decides how the dream goes on (default: %(default)s)")
     parser.add_argument(
-        "--agent", default=AGENT, metavar="MODULE:CALLABLE",
-        help="who takes the wheel when asked: a function frame -> action, or a class of such (default: %(default)s)",
+        "--agent", default=AGENT,
+        help="who takes the wheel when asked: a name (see `python -m drivedit.agents judge --help`), PATH.safetensors "
+        "(trained), PATH.zip (Stable-Baselines3), or module:callable (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--drives", type=Path, default=Path("drives"), help="folder that recordings go to (default: %(default)s)"
-    )
+        "--sampling-steps", type=int, default=None,
+        help="network passes for a dreamed frame (default: the world's own number)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--drives", type=Path, default=None,
+        help="folder that recordings go to (default: drives); with --video the film's drive is recorded there",
+    )  # fmt: skip
     parser.add_argument(
         "--video",
         type=Path,

@@ -14,11 +14,12 @@ from collections.abc import Callable
 import numpy as np
 import pygame
 
+from drivedit.utils import one_thread
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.recorder import Moment
 from drivedit_env.viewer.screen import Screen
 from drivedit_env.viewer.session import TOLD, Session, in_words
-from drivedit_env.viewer.viewer import Viewer, spare_a_core
+from drivedit_env.viewer.viewer import Viewer
 
 SLOWNESS = 3  # times the frame's own time that a laboured one takes
 PAUSE = (0.2, 0.5)  # seconds between two key presses
@@ -89,8 +90,8 @@ def main(argv: list[str] | None = None) -> int:
     except TOLD as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
-    spare_a_core()
-    found = measure(viewer, session, options.seconds, max(options.presses, 1))
+    with one_thread():
+        found = measure(viewer, session, options.seconds, max(options.presses, 1))
     complete = viewer.open
     viewer.close()
     if not complete:

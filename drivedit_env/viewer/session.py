@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import inspect
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from drivedit_env.viewer.recorder import Moment, Recording, spec_of
 
 Agent = Callable[[np.ndarray], Any]
 AGENT = "drivedit.agents:LaneKeeper"
+LOADER = "drivedit.agents:load_agent"  # finds agents by name; imported when the wheel is handed over
 MEMORY = 256e6  # bytes of snapshots to go back through
 BOOKMARKS = 9
 MOST_PASSES = 16
@@ -40,9 +40,11 @@ class Session:
         env: The dream, with `obs_type="pixels"`.
         scene: Index of the first start scene; None: a random one.
         seed: Decides how the dream goes on and which scenes are drawn.
-        agent: `module:callable`, a function frame -> action or a class of such; it can be handed the wheel.
+        agent: Who can be handed the wheel: a name, PATH.safetensors, PATH.zip or `module:callable`, see
+            `drivedit.agents.load_agent`.
         folder: Where recordings go.
         memory: Bytes of snapshots to go back through.
+        world: Where the world is whose latents the agent may have learned on; None: where it was when it learned.
 
     Attributes:
         now: The present moment.
@@ -61,6 +63,7 @@ class Session:
         agent: str = AGENT,
         folder: str | Path = "drives",
         memory: float = MEMORY,
+        world: str | None = None,
     ) -> None:
         self.env, self.folder, self.agent_name = env, Path(folder), agent
         self.fps: float = env.metadata["render_fps"]
@@ -71,7 +74,7 @@ class Session:
         self.bookmarks: list[Moment] = []
         self._agent: Agent | None = None
         self._reality: Reality | None = None
-        self._track, self._seed, self._memory = seed, seed, memory
+        self._track, self._seed, self._memory, self._world = seed, seed, memory, world
         self._past: deque[Moment] = deque()
         self._env_at: Moment | None = None
         self.now = self._begin("random" if scene is None else scene, seed)
@@ -151,10 +154,10 @@ class Session:
     def go_to(self, number: int) -> None:
         """Comes back to a bookmark (from 1). Going back from there leads to where one came from."""
         if not 1 <= number <= len(self.bookmarks):
-            self.say(f"There is no bookmark {number} yet: B makes one.")
+            self.say(f"There is no mark {number} yet: B makes one.")
             return
         self._keep(self.bookmarks[number - 1])
-        self.say(f"Back at bookmark {number}: drive another way.")
+        self.say(f"Back at mark {number}: drive another way.")
 
     # -- who drives, and how ---------------------------------------------------------------------------------------
 
@@ -162,14 +165,15 @@ class Session:
         """Gives the wheel to the agent, or takes it back.
 
         Raises:
-            ImportError: There is no such agent.
+            ValueError: There is no such agent.
+            FileNotFoundError: There is no such file.
         """
         if self.agent_drives:
             self.take_back()
             self.say("You drive.")
             return
         if self._agent is None:
-            self._agent = load_agent(self.agent_name)
+            self._agent = _load_agent(self.agent_name, self._seed, self._world)
         getattr(self._agent, "reset", lambda: None)()
         self.agent_drives = True
         self.say(f"{self.driver} drives.")
@@ -181,7 +185,8 @@ class Session:
     @property
     def driver(self) -> str:
         """Who has the wheel."""
-        return self.agent_name.split(":")[-1] if self.agent_drives else "person"
+        name = self.agent_name.split(":")[-1]
+        return Path(name).name if self.agent_drives else "person"
 
     @property
     def passes(self) -> int:
@@ -310,22 +315,10 @@ class Session:
             self.say("Nothing was driven, so nothing was recorded.")
 
 
-def load_agent(name: str) -> Agent:
-    """The agent of a name `module:callable`; of a class, an object.
-
-    Raises:
-        ValueError: The name has another form.
-        ImportError: There is no such module, or nothing of that name in it.
-    """
-    module, _, attribute = name.partition(":")
-    if not module or not attribute:
-        raise ValueError(f"an agent is named module:callable, for example drivedit.agents:LaneKeeper, got {name!r}")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ImportError(f"there is no agent {name!r}: {error}") from error
-    agent: Any = found() if inspect.isclass(found) else found
-    return agent
+def _load_agent(name: str, seed: int, world: str | None) -> Agent:
+    """The agent of a name, as every command finds it."""
+    module, _, attribute = LOADER.partition(":")
+    return getattr(importlib.import_module(module), attribute)(name, seed, world)
 
 
 def in_words(error: BaseException) -> str:

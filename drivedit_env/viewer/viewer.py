@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import pygame
-import torch
 
 from drivedit_env.viewer.controls import Pace, Wheel
 from drivedit_env.viewer.keys import HELP, Fingers, command_of
@@ -23,11 +22,6 @@ from drivedit_env.viewer.session import TOLD, Session, in_words
 REDRAWS = 60  # per second
 MESSAGE = 5.0  # seconds that a message stays
 SLOWER = (1, 2, 4)
-
-
-def spare_a_core() -> None:
-    """Leaves a core to the window, so that it does not hold up the dream."""
-    torch.set_num_threads(max(torch.get_num_threads() - 1, 1))
 
 
 class Viewer:
@@ -105,7 +99,7 @@ class Viewer:
                 ("Driver", "you" if session.driver == "person" else session.driver),
                 ("Network passes", str(session.passes)),
                 ("Can go back", f"{session.seconds_back:.0f} s"),
-                ("Bookmarks", str(len(session.bookmarks))),
+                ("Marks", str(len(session.bookmarks))),
             ),
             self._chips(now),
             session.note[1] if now - self._said_at < MESSAGE else "",

@@ -21,7 +21,19 @@ TRANSFORMER = {
 
 @dataclass
 class VAEConfig(BaseConfig):
-    """Arguments of `drivedit.models.VAE3D`."""
+    """Arguments of `drivedit.models.VAE3D`.
+
+    Attributes:
+        in_channels: Channels of a picture: 3 colours.
+        latent_dim: Channels of a latent.
+        hidden_dims: Widths of the encoder at full, half, quarter and eighth size.
+        num_res_blocks: Residual blocks at every size.
+        use_attention: Whether the smallest size has an attention layer.
+        beta: Weight of the divergence of the latents from N(0, 1).
+        temporal_kernel: Frames that a convolution sees at once, the present one and those before; 1: each on its own.
+        decoder_dims: Widths of the decoder at the four sizes; None: the encoder's.
+        decoder_inner: Widths inside the decoder's residual blocks at the four sizes; None: as wide as the blocks.
+    """
 
     in_channels: int = 3
     latent_dim: int = 64
@@ -42,7 +54,25 @@ class VAEConfig(BaseConfig):
 
 @dataclass
 class StudentConfig(BaseConfig):
-    """Arguments of `drivedit.models.DiTStudent`."""
+    """Arguments of `drivedit.models.DiTStudent`.
+
+    Attributes:
+        latent_dim: Numbers of a token: channels of a latent times the cells of a patch.
+        d_model: Width of the network.
+        n_layers: Transformer blocks.
+        n_heads: Attention heads; they divide the width.
+        d_ff: Width inside the feed-forward layers; None: four times the width.
+        max_seq_len: Most tokens of a clip in training.
+        dropout: Share of the activations that is left out in training.
+        use_rope: Whether positions are told by rotations.
+        rope_base: Base of their frequencies.
+        tokens_per_frame: Tokens of a frame.
+        window: Frames that attention looks back; None: all.
+        history: Clean frames before the present one that are inputs beside its noise.
+        control_dim: Numbers of the controls that a frame is told.
+        route_dim: Numbers of the route's code; 0: no route.
+        map_dim: Numbers of the road map for a token; 0: no map.
+    """
 
     latent_dim: int = 64
     d_model: int = 512

@@ -140,7 +140,7 @@ class StreamingRollout:
         waiting: list[StepOutput] = []
         dream = self._dream(scenes, seeds, coming, heat)
         with self.precision(), _named_out_of_memory(rows, max_new_frames):
-            for out in tqdm(dream, "dreaming", max_new_frames, unit="frame", leave=False, disable=None):
+            for out in tqdm(dream, "dreaming", max_new_frames, unit=" frame", leave=False, disable=None):
                 waiting.append(out)
                 if len(waiting) == config.memory_offload_freq:
                     told.append(self._offload(waiting))

@@ -41,7 +41,7 @@ from drivedit.utils.model_utils import (
     set_seed,
 )
 from drivedit.utils.origin import from_origin, origin_of
-from drivedit.utils.processes import begin_worker
+from drivedit.utils.processes import begin_worker, one_thread
 from drivedit.utils.random import generator, global_state_kept, noise, seeded, truncate
 from drivedit.utils.route import UNBOUNDED, Route, RouteCoder, advance_pose, motion_between, route_code
 from drivedit.utils.streams import check_seed, restored, stream
@@ -94,6 +94,7 @@ __all__ = [
     "move_to_device",
     "noise",
     "normalize_tensor",
+    "one_thread",
     "origin_of",
     "package_of",
     "pad_sequence",

@@ -11,7 +11,7 @@ def extra(name: str, purpose: str) -> Iterator[None]:
     """Stands around imports of packages that an extra of the distribution brings.
 
     Args:
-        name: Of the extra, as in `pip install 'drivedit[name]'`; several are separated by commas.
+        name: Of the extra, as in `pip install '.[name]'`; several are separated by commas.
         purpose: What it is needed for, as the error says it: "training a world".
 
     Raises:
@@ -22,4 +22,5 @@ def extra(name: str, purpose: str) -> Iterator[None]:
     except ImportError as error:
         gone = isinstance(error, ModuleNotFoundError) and error.name
         missing = f"{gone.partition('.')[0]}, which is not installed" if gone else f"a package that fails ({error})"
-        raise ImportError(f"{purpose} needs {missing}: pip install 'drivedit[{name}]'", name=error.name) from error
+        how = f"in the checkout: pip install -c constraints.txt -e '.[{name}]'"
+        raise ImportError(f"{purpose} needs {missing}; {how}", name=error.name) from error

@@ -1,10 +1,12 @@
-"""Worker processes."""
+"""Processes: workers, and programs that need one core."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -27,3 +29,19 @@ def begin_worker() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, name="end with the parent", daemon=True).start()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for torch, in a program that steps one world; `OMP_NUM_THREADS` decides otherwise if it is set.
+
+    One world is many small operations: a second thread brings little, and where other programs keep the cores busy the
+    threads wait for each other, spinning, longer than they compute.
+    """
+    before = torch.get_num_threads()
+    if not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

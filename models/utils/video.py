@@ -13,6 +13,7 @@ import numpy as np
 from av.container import Flags
 
 WEBP_QUALITY = 60  # of 100
+FORMATS = {".mp4": "mp4", ".webp": "webp"}
 
 
 class VideoWriter:
@@ -27,11 +28,16 @@ class VideoWriter:
         fps: Frames per second.
         crf: Quality of H.264; lower is better. A WebP has its own.
         live: Whether to write a live film: in fragments of a second, encoded fast.
+
+    Raises:
+        ValueError: The name ends neither in `.mp4` nor in `.webp`, or in `.webp` and it is a live film.
     """
 
     def __init__(self, path: str | Path, fps: float, crf: int = 18, live: bool = False) -> None:
         self.path, self.fps, self.crf, self.live = Path(path), Fraction(fps).limit_denominator(1000), crf, live
-        self._format = "webp" if self.path.suffix == ".webp" else "mp4"
+        if self.path.suffix.lower() not in FORMATS:
+            raise ValueError(f"a video is named {' or '.join('*' + s for s in FORMATS)}, got {self.path.name!r}")
+        self._format = FORMATS[self.path.suffix.lower()]
         if live and self._format != "mp4":
             raise ValueError(f"only an mp4 can be written live, got {self.path.name}")
         self._part = self.path if live else self.path.with_name(f".{self.path.name}.part")

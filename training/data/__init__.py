@@ -3,7 +3,7 @@
 `CarRacingTwin` is the real simulator behind the spaces of `DriveDiT-v0`; `collect_recordings` records it with drivers
 of many skills; `Episode`, `read_shard`, `write_shard` and `iter_episodes` are the recordings on disk; `export_minari`
 and `import_minari` exchange them, `import_drives` makes them of videos and pictures, `upgrade_recordings` renews older
-ones. What needs Box2D or Minari is imported at first use (`pip install 'drivedit[data]'`).
+ones. What needs Box2D or Minari is imported at first use (the extra `data`).
 
 `VideoDataset` and `VideoLoader` give clips of pictures or recordings as tensors; `VideoTransforms`, `FrameTransforms`,
 `AugmentationPipeline`, `VideoPreprocessor` and `ControlPreprocessor` change them.

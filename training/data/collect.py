@@ -198,7 +198,7 @@ def collect_recordings(
         missing = [index for index, path in enumerate(paths) if not _is_done(path, recipe)]
         total = len(paths) * recipe.shard_steps
         done = total - len(missing) * recipe.shard_steps
-        with tqdm(total=total, initial=done, unit="frame", disable=not progress, smoothing=0.05) as bar:
+        with tqdm(total=total, initial=done, unit=" frame", disable=not progress, smoothing=0.05) as bar:
             if workers == 1:
                 for index in missing:
                     collect_shard(out, index, recipe, bar.update)

@@ -111,5 +111,8 @@ def _check_kind(path: Path, attrs: dict[str, Any], held_out: bool) -> None:
     """Raises ValueError if a shard is held out and should not be, or the reverse."""
     is_held_out = bool(attrs.get("held_out", False))
     if is_held_out != held_out:
-        kind = "held-out" if is_held_out else "training"
-        raise ValueError(f"{path} is a {kind} recording; pass held_out={is_held_out} if this is what you want")
+        if is_held_out:
+            raise ValueError(
+                f"{path} was kept for judging (--held-out), so nothing learns from it; name another folder"
+            )
+        raise ValueError(f"{path} is for training; judge by a recording that was made with --held-out")

@@ -123,7 +123,7 @@ def _write(paths: Sequence[Path], work: Path, spec: WorldSpec, held_out: bool) -
     with ExitStack() as stack:
         files = {name: stack.enter_context(open(work / f"{name}.raw", "wb")) for name in layout}
         read = (episode for path in paths for episode in read_shard(path))
-        for episode in tqdm(read, desc="unpacking", unit="drive", mininterval=5):
+        for episode in tqdm(read, desc="unpacking", unit=" drive", mininterval=5):
             origin = origin_of(episode.poses, episode.route)
             if origin.any() and len(episode.route):
                 coarse = max(coarse, 0.5 * float(np.spacing(np.abs(episode.route).max())))

@@ -153,7 +153,7 @@ def _of_videos(pairs: list[tuple[Video, ControlTable]], plan: Plan, fps: float, 
         _say(video, table, plan, fps, size)
         total = round(video.seconds * fps) + 1
         frames = video.frames(fps, size, plan.fit)
-        shown = tqdm(frames, video.path.name, total, unit="frame", disable=not progress)
+        shown = tqdm(frames, video.path.name, total, unit=" frame", disable=not progress)
         for seconds, pictures in _cut(_known(shown, table, plan.offset), plan.episode_steps):
             times = plan.offset + seconds
             poses, route = table.poses(times), table.route(times[0], times[-1])
@@ -251,7 +251,7 @@ def _of_pictures(drives: list[PictureDrive], plan: Plan, fps: float, progress: b
             raise ValueError(
                 f"controls of {drive.folder} must lie in [-1, 1], the largest is {np.abs(controls).max():g}"
             )
-        bar = tqdm(drive.frames, drive.name, unit="frame", disable=not progress)
+        bar = tqdm(drive.frames, drive.name, unit=" frame", disable=not progress)
         frames = ((number, number / fps, read_picture(path, size, plan.fit)) for number, path in enumerate(bar))
         for seconds, pictures in _cut(frames, plan.episode_steps):
             first = round(seconds[0] * fps)

@@ -96,7 +96,7 @@ def measure(world: World, clips: Clips, sampling_steps: int | None = None, quiet
     """
     found = Measured.empty(len(clips), int(clips.steps.max()), world.config.telemetry)
     shown = set(np.linspace(0, len(clips) - 1, min(SHOWN, len(clips))).round().astype(int).tolist())
-    with tqdm(total=len(clips), desc="dreaming", unit="clip", disable=quiet, file=sys.stderr, mininterval=1) as bar:
+    with tqdm(total=len(clips), desc="dreaming", unit=" clip", disable=quiet, file=sys.stderr, mininterval=1) as bar:
         for at in range(0, len(clips), BATCH):
             rows = list(range(at, min(at + BATCH, len(clips))))
             dreams = Dreams(world, clips, rows, sampling_steps)

@@ -1,6 +1,8 @@
 """Agents learn, resume exactly, drive as they learned, and are scored by the real simulator."""
 
 import json
+import os
+import signal
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from steering import Flicker, Steer
+from tqdm import tqdm
 
 pytest.importorskip("stable_baselines3")
 
@@ -74,6 +77,28 @@ def test_a_resumed_run_is_the_uninterrupted_one(algorithm, tmp_path, monkeypatch
     assert (tmp_path / "whole" / "curve.jsonl").read_text() == (tmp_path / "parts" / "curve.jsonl").read_text()
     other = train(latent_run(algorithm=algorithm, steps=48, seed=1), tmp_path / "other", progress=False)
     assert any(not torch.equal(value, other.weights[name]) for name, value in whole.weights.items())
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
+def test_a_signal_ends_the_rollout_and_keeps_what_was_learned(algorithm, tmp_path, monkeypatch, capsys):
+    config = latent_run(algorithm=algorithm, segment=10_000, steps=10_000)
+    rollout = config.num_envs * (1 if algorithm == "sac" else config.rollout)
+    before, steps = signal.getsignal(signal.SIGTERM), []
+
+    class Sends(tqdm):
+        def update(self, n=1):
+            steps.append(n)
+            if sum(steps) == rollout + config.num_envs:  # within the second rollout, or at its end
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().update(n)
+
+    monkeypatch.setattr("drivedit.agents.learning.train.tqdm", Sends)
+    with pytest.raises(SystemExit) as ended:
+        train(config, tmp_path)
+    assert ended.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
+    assert sum(steps) == 2 * rollout and f"kept step {2 * rollout} in" in capsys.readouterr().out
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["counts"]["num_timesteps"] == 2 * rollout
+    assert (tmp_path / "agent.safetensors").is_file()
 
 
 def test_the_learning_rate_cools_down(tmp_path):

@@ -26,12 +26,12 @@ from tqdm import tqdm
 from drivedit.config import LoopConfig
 from drivedit.training.averaging import averaged, better, measure_both, swap
 from drivedit.training.checkpoints import load_run, save_run, shard, whole_state
-from drivedit.training.interrupts import Interrupts
 from drivedit.training.methods.method import Method, Progress
 from drivedit.training.optimizers import make_optimizers, schedule
 from drivedit.training.runs import RunNotes
 from drivedit.training.steps import Figures, Steps, finite, norm_figures
 from drivedit.utils import extra, generator, write_atomically
+from drivedit.utils.interrupts import Interrupts
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]

@@ -3,7 +3,8 @@
 The algorithms are Stable-Baselines3's. A run is a chain of segments, each a function of the run's seed, the steps done
 so far and the checkpoint before it: at its beginning all worlds start new episodes and every random stream is seeded
 anew. So a run that was interrupted, and goes on from its last checkpoint, ends with the very weights of one that was
-not, whatever the environment can or cannot store.
+not, whatever the environment can or cannot store. Ctrl-C and SIGTERM cut a segment short, after the rollout that is under
+way: what was learned is kept, and the run goes on, with other chance than one that was never stopped.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from drivedit.agents.judging.scores import score
 from drivedit.agents.learning.wrappers import OffRoad, Patience, Pessimism, RandomLook, Remember, Repeat, ResetWith
 from drivedit.config.base import BaseConfig
 from drivedit.utils import extra, generator, global_state_kept, read_archive, resolve_device, write_atomically
+from drivedit.utils.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -174,6 +176,7 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True) -> Policy
     Raises:
         ValueError: The folder holds a run of another configuration (all but `steps` has to agree).
         RuntimeError: The checkpoint is damaged.
+        KeyboardInterrupt, SystemExit: After Ctrl-C and SIGTERM, with a checkpoint of what was learned.
     """
     with extra("agents", "training agents"):
         import stable_baselines3  # noqa: F401
@@ -200,10 +203,13 @@ def _learn(config: TrainConfig, out: Path, progress: bool) -> Policy:
         while model.num_timesteps < config.steps:
             _seed(model, env, config.seed)
             steps = min(segment, config.steps - model.num_timesteps)
-            model.learn(steps, _watch(bar), reset_num_timesteps=False, log_interval=1)
-            policy = export(model, config)
-            _save(out / CHECKPOINT, model)
-            policy.save(out / AGENT)
+            with Interrupts() as interrupts:
+                model.learn(steps, _watch(bar, interrupts), reset_num_timesteps=False, log_interval=1)
+                policy = export(model, config)
+                _save(out / CHECKPOINT, model)
+                policy.save(out / AGENT)
+                if interrupts.received is not None:
+                    bar.write(f"kept step {model.num_timesteps} in {out}; the same command goes on from there")
             policy.save(out / "agents" / f"{model.num_timesteps}.safetensors")
             if config.eval_env is not None:
                 bar.write(
@@ -282,12 +288,18 @@ def _seed(model: BaseAlgorithm, env: VecEnv, seed: int) -> None:
     model.ep_info_buffer = None
 
 
-def _watch(bar: tqdm) -> Any:
-    """SB3's callback that moves a progress bar."""
+def _watch(bar: tqdm, interrupts: Interrupts) -> Any:
+    """SB3's callback that moves a progress bar, and ends a segment after the rollout in which a signal came."""
     from stable_baselines3.common.callbacks import BaseCallback
 
     class Watch(BaseCallback):
+        def _on_rollout_start(self) -> None:
+            self.learned, self.over = self.model.num_timesteps, interrupts.received is not None
+
         def _on_step(self) -> bool:
+            if self.over:  # nothing is learned from this step any more
+                self.model.num_timesteps = self.learned
+                return False
             bar.update(self.training_env.num_envs)
             episodes = self.model.ep_info_buffer
             if episodes:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a training: the step is finished and kept before the process ends."""
+"""Ctrl-C and SIGTERM during a training: what is under way is finished and kept before the process ends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Interrupts:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
-        log.warning("stopping after this step, with a checkpoint")
+        log.warning("stopping soon, with a checkpoint")
 
     @staticmethod
     def end(number: int) -> None:

@@ -34,7 +34,8 @@ def main(argv: list[str] | None = None) -> float:
     left, right, again = drive(-0.2), drive(0.2), drive(-0.2)
     assert np.array_equal(left, again), "the same actions from the same moment give the same frames, bit for bit"
     apart = float(np.abs(left - right).mean())
-    print(f"a moment is {len(moment) / 1e6:.2f} MB; left and right are {apart:.1f} levels apart after {options.steps}")
+    print(f"a moment is {len(moment) / 1e6:.2f} MB as bytes")
+    print(f"left and right are {apart:.1f} levels apart after {options.steps} steps")
     return apart
 
 

@@ -257,8 +257,8 @@ def test_the_examples_run(saved, tmp_path, capsys):
     capsys.readouterr()
     assert main(race) == 1 and "name the world that it learned in with --world" in capsys.readouterr().err
     env = gym.make("CarRacingTwin-v0", max_episode_steps=2)
-    judged = score(env, load_agent(str(out), world=saved), 1, 0, progress=False)
-    assert judged.steps == [2], "with the world's name it sees the simulator's frames"
+    with pytest.raises(ValueError, match="encoder looks at 3 frames at once"):  # of the tiny world, which it opened
+        score(env, load_agent(str(out), world=saved), 1, 0, progress=False)
     capsys.readouterr()
     assert np.isfinite(example("play_by_keys").main(["--world", saved, "--steps", "3"]))
     assert capsys.readouterr().out.splitlines()[-1].startswith("3 steps at 17 frames per second, return ")

@@ -263,7 +263,7 @@ def test_command_line_takes_presets_and_refuses_unknown_keys(tmp_path, capsys):
         (tmp_path / name).mkdir()
         write_shard(shard_path(tmp_path / name, 0), [make_episode(6, 0)], {"held_out": held_out})
     assert main(["student", *words, str(tmp_path / "mine"), "--train.lr", "3e-4"]) == 1
-    assert "run the vae stage first: python -m drivedit.training vae --out" in capsys.readouterr().err
+    assert "run the vae stage first, python -m drivedit.training vae --out" in capsys.readouterr().err
     assert main(["vae", *words, str(tmp_path / "held")]) == 1
     assert "was kept for judging (--held-out), so nothing learns from it" in capsys.readouterr().err
     assert not run.exists(), "nothing is left behind, no lock either"

@@ -3,8 +3,8 @@
 The algorithms are Stable-Baselines3's. A run is a chain of segments, each a function of the run's seed, the steps done
 so far and the checkpoint before it: at its beginning all worlds start new episodes and every random stream is seeded
 anew. So a run that was interrupted, and goes on from its last checkpoint, ends with the very weights of one that was
-not, whatever the environment can or cannot store. Ctrl-C and SIGTERM cut a segment short, after the rollout that is under
-way: what was learned is kept, and the run goes on, with other chance than one that was never stopped.
+not, whatever the environment can or cannot store. Ctrl-C and SIGTERM cut a segment short, after the present rollout:
+what was learned is kept, and the run goes on, with other chance than one that was never stopped.
 """
 
 from __future__ import annotations

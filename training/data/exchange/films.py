@@ -122,7 +122,6 @@ def import_drives(
             fps = plan.fps or PICTURES_FPS
             episodes = _of_pictures(find_drives(images), plan, fps, progress)
         else:
-            log.info("videos are compressed with loss: what they no longer show, no world can learn")
             films = [Video(path) for path in videos]
             fps = plan.fps or min(film.rate for film in films)
             tables = [ControlTable(path, 1 / fps, plan.controls) for path in controls]
@@ -130,6 +129,7 @@ def import_drives(
             for film, table in pairs:
                 check_clock(film, table, plan.offset, fps)
                 check_units(table)
+            log.info("videos are compressed with loss: what they no longer show, no world can learn")
             episodes = _of_videos(pairs, plan, fps, progress)
         made_from = {"code": code_fingerprint("drivedit.data.exchange"), "recipe": asdict(plan)}
         attrs = {"held_out": held_out, "made_from": made_from}

@@ -10,7 +10,9 @@ Legend: n steps of an episode, A agents of a state at most.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ with extra("data", "reading and writing Minari datasets"):
     import minari
     from minari.data_collector import EpisodeBuffer
 
+log = logging.getLogger(__name__)
 NEEDED = {"telemetry", "rewards", "poses", "times"}  # infos of an exported episode
 
 
@@ -62,15 +65,17 @@ def export_minari(folder: str | Path, dataset: str, held_out: bool | None = None
     for batch in batches(iter_episodes(folder, held_out=held_out), EPISODES_AT_ONCE):
         buffers = [_to_buffer(episode, spec) for episode in batch]
         if made is None:
-            made = minari.create_dataset_from_buffers(
-                dataset,
-                buffers,
-                **_where(env, spec),
-                algorithm_name=batch[0].driver,
-                description=json.dumps(description),
-                requirements=["drivedit[data]"],
-                jpeg_encoding=False,
-            )
+            with warnings.catch_warnings():  # a recording does not know who made it, nor by which code on the web
+                warnings.filterwarnings("ignore", r"`(code_permalink|author|author_email)` is set to None", UserWarning)
+                made = minari.create_dataset_from_buffers(
+                    dataset,
+                    buffers,
+                    **_where(env, spec),
+                    algorithm_name=batch[0].driver,
+                    description=json.dumps(description),
+                    requirements=["drivedit[data]"],
+                    jpeg_encoding=False,
+                )
             first = 0
         else:
             first = made.storage.total_episodes
@@ -103,12 +108,14 @@ def import_minari(dataset: str, out: str | Path) -> list[Path]:
             "can be imported, older ones are to be exported anew"
         )
     attrs = {name: told[name] for name in ("held_out", "env", "made_from")}
-    count = 0
+    count = drives = 0
     with work_folder(out) as work:
         episodes = _from_minari(loaded, WorldSpec.from_dict(told["spec"]))
         for count, batch in enumerate(batches(episodes, EPISODES_AT_ONCE), 1):
             write_shard(shard_path(work, count - 1), batch, attrs)
+            drives += len(batch)
         os.replace(work, out)
+    log.info("%d episodes of the Minari dataset %s are in %s", drives, dataset, out)
     return [shard_path(out, number) for number in range(count)]
 
 

@@ -27,7 +27,7 @@ from drivedit.agents.judging.agreement import (
     spearman,
 )
 from drivedit.agents.judging.judge import compare, judge, trusted_scores, trusted_steps
-from drivedit.agents.judging.report import as_text, short_names, write_report
+from drivedit.agents.judging.report import write_report
 from drivedit.agents.judging.trials import Contest, Drives
 from drivedit.agents.load import load_agent
 from drivedit.agents.planning.planner import Planner, Search
@@ -303,25 +303,6 @@ def test_what_would_spoil_a_long_run_is_named_at_once(tmp_path):
     with pytest.raises(ValueError, match="horizon"):
         Contest("a", "b", horizon=0)
     assert not list(tmp_path.iterdir())
-
-
-def test_where_nothing_can_be_compared_a_line_says_why():
-    contest = Contest("a", "b", starts=2, horizon=3)
-    drives = {f"runs/{name * 40}/agent.zip": Drives(np.full((2, 3), pay), np.full((2, 3), np.nan), np.full(2, 3))
-              for name, pay in (("x", 1.0), ("y", 2.0), ("z", 3.0))}  # fmt: skip
-    same = {name: Drives.empty(2, 3) for name in drives}
-    told = as_text(compare(contest, drives, same))
-    assert told.count("nothing can be compared: every policy has the same return in reality") == 1
-    assert "in the dream" in as_text(compare(contest, same, drives))
-    assert "nothing can be compared" not in as_text(compare(contest, drives, drives))
-    lines = told.splitlines()[:4]
-    assert len({len(line) for line in lines}) == 1, "long names do not move the columns"
-
-
-def test_short_names_tell_policies_apart():
-    names = ["racer", "runs/a/agent.zip", "runs/b/agent.zip", "runs/c/9.safetensors"]
-    assert list(short_names(names).values()) == ["racer", "a/agent", "b/agent", "9"]
-    assert short_names(names).keys() == set(names)
 
 
 def test_a_policy_that_fails_does_not_lose_the_others(tmp_path):

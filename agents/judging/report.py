@@ -205,8 +205,9 @@ def _label(axes: Axes, points: dict[str, tuple[float, float]]) -> None:
         for right, up in itertools.product((1, -1), (3, -9)):
             side = "left" if right > 0 else "right"
             text = axes.annotate(short[name], point, (5 * right, up), textcoords="offset points", fontsize=7, ha=side)
-            place = text.get_window_extent(renderer)
-            if place.count_overlaps(taken) == 0:
+            place = text.get_window_extent(renderer).padded(3)
+            inside = axes.bbox.containsx(place.x0) and axes.bbox.containsx(place.x1)
+            if inside and place.count_overlaps(taken) == 0:
                 taken.append(place)
                 break
             text.remove()

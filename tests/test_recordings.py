@@ -173,7 +173,7 @@ def test_folders_and_files_that_are_no_recordings_are_named(tmp_path):
         read_attrs(tmp_path / "shard-00000.h5")
 
 
-@pytest.mark.filterwarnings("ignore:env_spec is None:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*eval_env. is set to None:UserWarning", "ignore:env_spec is None:UserWarning")
 def test_minari_carries_all_that_an_episode_knows(tmp_path, monkeypatch, caplog):
     minari = pytest.importorskip("minari")
     from drivedit.data.exchange.minari import export_minari, import_minari
@@ -190,7 +190,7 @@ def test_minari_carries_all_that_an_episode_knows(tmp_path, monkeypatch, caplog)
     write_shard(tmp_path / "all" / "shard-00000.h5", episodes, attrs)
     with warnings.catch_warnings():
         warnings.filterwarnings(
-            "error", ".*is set to None", UserWarning
+            "error", ".(author|author_email|code_permalink). is set to None", UserWarning
         )  # minari's advice on authors is not for people who export
         export_minari(tmp_path / "all", "drivedit/all-v0")
     (first, *_) = minari.load_dataset("drivedit/all-v0").iterate_episodes()
@@ -203,6 +203,7 @@ def test_minari_carries_all_that_an_episode_knows(tmp_path, monkeypatch, caplog)
     assert {name: back[name] for name in attrs} == attrs and back["spec"] == episodes[0].spec
 
 
+@pytest.mark.filterwarnings("ignore:.*eval_env. is set to None:UserWarning")
 def test_minari_reads_the_export_and_the_import_gives_it_back(recording, tmp_path, monkeypatch):
     minari = pytest.importorskip("minari")
     from drivedit.data.exchange.minari import export_minari, import_minari

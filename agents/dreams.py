@@ -30,7 +30,7 @@ def open_encoder(fingerprint: str, *places: str | None) -> Encode:
             "the world that it learned in with --world, for example --world carracing"
         )
     for place in [*named, None] if fingerprint else named:
-        world = {} if place is None else {"world": place}
+        world: dict[str, Any] = {} if place is None else {"world": place}
         try:
             dream: Any = gym.make(DREAM, obs_type="latent", disable_env_checker=True, **world).unwrapped
         except (FileNotFoundError, ValueError) as error:

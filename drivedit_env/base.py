@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import cv2
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
 
 from drivedit.inference import compile_decoder, compile_step
-from drivedit.models import World, WorldState, shipped_worlds
-from drivedit.models.dit.world import StepOutput
+from drivedit.models import RowState, Sampling, StepOutput, World, shipped_worlds
 from drivedit.models.finding import HUB
 from drivedit.utils import real_numbers, whole_number
 from drivedit_env.shipped import load_world
 from drivedit_env.state import EnvState
 
-OBS_TYPES = ("pixels", "latent")
+PIXELS, LATENT = "pixels", "latent"  # the world's picture, and what is not decoded
 RENDER_HEIGHT = 512  # px
+
+Observations = Any  # an array [B, ...], or for several kinds a dictionary of such
 MOST_PASSES = 1000  # of the network for one frame
 
 
@@ -57,36 +58,56 @@ class DreamSettings:
         self,
         world: str | Path | World,
         render_mode: str | None,
-        obs_type: str,
+        obs_type: str | Sequence[str],
         sampling_steps: int | None,
         reward_weights: dict[str, float] | None,
         device: str,
         compile: bool,
-    ) -> tuple[spaces.Box, spaces.Box]:
+    ) -> tuple[spaces.Space, spaces.Box]:
         """Checks and keeps the settings; returns the spaces of observations and actions of one."""
         if render_mode not in (None, *self.render_modes):
             raise ValueError(f"render_mode must be None or one of {list(self.render_modes)}, got {render_mode!r}")
-        if obs_type not in OBS_TYPES:
-            raise ValueError(f"obs_type must be one of {list(OBS_TYPES)}, got {obs_type!r}")
         _check_passes(sampling_steps)
         self._world, self._name = load_world(world, device), None
         if not isinstance(world, World):
             self._name = WorldName(_lasting(world), str(device), self.world.fingerprint)
-        config = self.world.config
-        terms = ["progress", *config.constant_reward, *config.end_reward]
+        spec = self.world.spec
+        self._kinds = self._check_kinds(obs_type)
+        terms = list(spec.rewards)
         unknown = set(reward_weights or {}) - set(terms)
         if unknown:
             raise ValueError(f"reward_weights knows the terms {terms}, got {sorted(map(str, unknown))}")
-        self.render_mode, self._obs_type, self._compile = render_mode, obs_type, bool(compile)
+        self.render_mode, self._compile = render_mode, bool(compile)
+        self._obs_type = obs_type if isinstance(obs_type, str) else tuple(obs_type)
         self.reward_weights = {name: float((reward_weights or {}).get(name, 1.0)) for name in terms}
         self._prepare(sampling_steps)
         self._fingerprint = self.world.fingerprint
         self._warned: set[str] = set()
-        if obs_type == "pixels":
-            observations = spaces.Box(0, 255, (*config.image_size, 3), np.uint8)
-        else:
-            observations = spaces.Box(-np.inf, np.inf, self.world.latent_shape(), np.float32)
-        return observations, spaces.Box(-1.0, 1.0, (2,), np.float32)
+        boxes: dict[str, spaces.Space] = {name: self._box(kind) for name, kind in self._kinds.items()}
+        low, high = (
+            np.array([getattr(control, side) for control in spec.controls], np.float32) for side in ("low", "high")
+        )
+        observations = boxes[self._obs_type] if isinstance(self._obs_type, str) else spaces.Dict(boxes)
+        return observations, spaces.Box(low, high, dtype=np.float32)
+
+    def _limits(self) -> tuple[np.ndarray, np.ndarray]:
+        """The least and the greatest value of every control, float32 `[A]` each."""
+        controls = self.world.spec.controls
+        return np.array([c.low for c in controls], np.float32), np.array([c.high for c in controls], np.float32)
+
+    def _check_kinds(self, obs_type: Any) -> dict[str, str]:
+        """The kinds of observation of the world by the names that were asked for, or ValueError."""
+        picture, known = self.world.spec.picture, [PIXELS, LATENT, *self.world.spec.observations]
+        names = [obs_type] if isinstance(obs_type, str) else obs_type
+        valid = isinstance(names, (list, tuple)) and len(names) and all(name in known for name in names)
+        if not valid or len(set(names)) < len(names):
+            raise ValueError(f"obs_type must be one of {known}, or a list of several, got {obs_type!r}")
+        return {name: picture if name == PIXELS else name for name in names}
+
+    def _box(self, kind: str) -> spaces.Box:
+        """The space of a kind of observation."""
+        told = self.world.modality(kind)
+        return spaces.Box(told.low, told.high, told.shape, np.dtype(told.dtype).type)
 
     @property
     def world(self) -> World:
@@ -94,7 +115,7 @@ class DreamSettings:
         return self._world
 
     @property
-    def obs_type(self) -> str:
+    def obs_type(self) -> str | tuple[str, ...]:
         """What observations are; it cannot be changed, because the observation space would be another."""
         return self._obs_type
 
@@ -115,8 +136,8 @@ class DreamSettings:
     def _prepare(self, passes: int | None) -> None:
         """Makes what steps and decodes, for a number of passes."""
         compiled = compile_step(self.world, passes) if self.compile else None
-        pictures = compiled is not None and self.obs_type == "pixels"
-        decoder = (compile_decoder(self.world) if pictures else None) or self.world.decode
+        pictures = compiled is not None and self.world.spec.picture in self._kinds.values()
+        decoder = compile_decoder(self.world) if pictures else None
         self._change(_passes=passes, _compiled=compiled, _decoder=decoder)
 
     def _change(self, **values: Any) -> None:
@@ -154,43 +175,45 @@ class DreamSettings:
     @property
     def rewarding(self) -> bool:
         """Whether the reward depends on how one drives; it does not where the recordings had no rewards."""
-        config, weights = self.world.config, self.reward_weights
-        others = [*config.constant_reward.items(), *config.end_reward.items()]
-        at_the_end = any(weights[name] * value for name, value in others)
-        return bool(weights["progress"] * config.reward_scale) or (at_the_end and config.end_threshold < 1)
+        weights, world = self.reward_weights, self.world
+        worth = {name: weights[name] * term.value for name, term in world.spec.rewards.items()}
+        kinds = {name: term.kind for name, term in world.spec.rewards.items()}
+        at_the_end = any(worth[name] for name, kind in kinds.items() if kind in ("constant", "on_end"))
+        driven = any(worth[name] for name, kind in kinds.items() if kind in ("learned", "telemetry"))
+        return driven or (at_the_end and world.end_threshold < 1)
 
-    @torch.no_grad()
     def encode(self, frames: np.ndarray) -> np.ndarray:
-        """Latents float32 `[B, C, h, w]` of frames uint8 `[B, H, W, 3]`, as `obs_type="latent"` shows them.
+        """Latents float32 `[B, ...]` of frames uint8 `[B, H, W, C]`, as `obs_type="latent"` shows them.
 
         Raises:
             ValueError: The frames have another size or type than this world's, or its encoder looks at several at once.
         """
-        config = self.world.config
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (*config.image_size, 3):
-            wanted = f"uint8 [B, {config.image_size[0]}, {config.image_size[1]}, 3]"
-            raise ValueError(f"this world encodes frames {wanted}, got {frames.dtype} {list(frames.shape)}")
-        if config.vae.temporal_kernel != 1:
-            raise ValueError(f"this world's encoder looks at {config.vae.temporal_kernel} frames at once, not at one")
-        return self.world.encode(frames[:, None])[:, 0].float().cpu().numpy()
+        return self.world.embed(frames).cpu().numpy()
 
-    def _dream(self, state: WorldState, actions: np.ndarray) -> tuple[WorldState, StepOutput]:
-        """The worlds one frame later, under checked actions `[B, 2]`."""
+    def _dream(self, state: RowState, actions: np.ndarray) -> tuple[RowState, StepOutput]:
+        """The worlds one frame later, under checked actions `[B, A]`."""
         controls = torch.from_numpy(actions).to(self.world.device)
         if self._compiled is not None:
             return self._compiled(state, controls)
-        return self.world.step(state, controls, self.sampling_steps)
+        return self.world.step(state, controls, sampling=Sampling(self.sampling_steps))
 
-    @torch.no_grad()
-    def _decode(self, latents: torch.Tensor) -> np.ndarray:
-        """Frames uint8 `[B, H, W, 3]` of latents `[B, C, h, w]`."""
-        return self._decoder(latents)
+    def _pictures(self, state: RowState) -> np.ndarray:
+        """The pictures of a state, uint8 `[B, H, W, C]`."""
+        if self._decoder is not None:
+            return self._decoder(self.world.observe(state, [LATENT])[LATENT])
+        picture = self.world.spec.picture
+        return self.world.observe(state, [picture])[picture].cpu().numpy()
 
-    def _observations(self, latents: torch.Tensor) -> np.ndarray:
-        """Observations `[B, ...]` of latents `[B, C, h, w]`, the caller's to keep."""
-        if self.obs_type == "pixels":
-            return self._decode(latents)
-        return latents.float().cpu().numpy().copy()
+    def _observations(self, state: RowState, pictures: np.ndarray | None = None) -> Observations:
+        """Observations of a state, the caller's to keep; its `pictures`, if they are known, need not be made anew."""
+        picture = self.world.spec.picture
+        rest = [kind for kind in self._kinds.values() if kind != picture]
+        seen = {kind: value.cpu().numpy().copy() for kind, value in self.world.observe(state, rest).items()}
+        if len(rest) < len(self._kinds):
+            seen[picture] = self._pictures(state) if pictures is None else pictures.copy()
+        if isinstance(self._obs_type, str):
+            return seen[self._kinds[self._obs_type]]
+        return {name: seen[kind] for name, kind in self._kinds.items()}
 
     def _rewards(self, out: StepOutput) -> np.ndarray:
         """Weighted sums of the reward terms, float64 `[B]`."""
@@ -201,23 +224,20 @@ class DreamSettings:
 
     def _infos(self, out: StepOutput) -> dict[str, Any]:
         """Info of all worlds: arrays float64 `[B]`, in dictionaries where info has dictionaries."""
-        telemetry = out.telemetry.double().cpu().numpy()
         return {
-            "telemetry": {name: telemetry[:, i] for i, name in enumerate(self.world.config.telemetry)},
+            "telemetry": {name: value.double().cpu().numpy() for name, value in out.telemetry.items()},
             "reward_terms": {name: value.double().cpu().numpy() for name, value in out.reward_terms.items()},
             "confidence": out.confidence.double().cpu().numpy(),
         }
 
-    def _enlarge(self, frame: np.ndarray) -> np.ndarray:
-        """A frame for people, uint8 [512, 512, 3]."""
-        height, width = self.world.config.image_size
-        size = (round(RENDER_HEIGHT * width / height), RENDER_HEIGHT)
-        return cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8)
-
-    def _check_actions(self, actions: Any, shape: tuple[int, ...]) -> np.ndarray:
-        """Clean float32 actions inside the box, or ValueError."""
-        wanted = "an action is 2 numbers" if len(shape) == 1 else f"actions are an array {list(shape)}, rows of"
-        wanted = f"{wanted} [steering, throttle] in [-1, 1]"
+    def _check_actions(self, actions: Any, *batch: int) -> np.ndarray:
+        """Clean float32 actions `[*batch, A]` inside the box, or ValueError."""
+        low, high = self._limits()
+        shape = *batch, len(low)
+        names, alike = self.world.spec.names("controls"), len({*low.tolist()}) == len({*high.tolist()}) == 1
+        inside = f"[{low[0]:g}, {high[0]:g}]" if alike else f"the ranges {low.tolist()} to {high.tolist()}"
+        wanted = f"actions are an array {list(shape)}, rows of" if batch else f"an action is {len(low)} numbers"
+        wanted = f"{wanted} [{', '.join(names)}] in {inside}"
         numbers = real_numbers(actions, wanted)
         if numbers.shape != shape or np.isnan(numbers).any():
             got = repr(numbers) if numbers.size <= 8 else f"shape {list(numbers.shape)}"
@@ -225,15 +245,15 @@ class DreamSettings:
             raise ValueError(f"{wanted}, got {got}{nan}")
         with np.errstate(over="ignore"):
             actions = numbers.astype(np.float32)
-        if np.abs(actions).max() > 1.0:
-            self._warn_once("an action lies outside [-1, 1] and is clipped (said once)")
-        return np.clip(actions, -1.0, 1.0)
+        if ((actions < low) | (actions > high)).any():
+            self._warn_once(f"an action lies outside {inside} and is clipped (said once)")
+        return np.clip(actions, low, high)
 
     def _check_state(self, state: EnvState | bytes) -> EnvState:
         """A state of this world, or ValueError."""
         fingerprint = self._world_fingerprint()
         if isinstance(state, bytes):
-            state = EnvState.from_bytes(state, fingerprint, self.world.device)
+            state = EnvState.from_bytes(state, self.world.State, fingerprint, self.world.device)
         if not isinstance(state, EnvState):
             raise ValueError(f"a state is what get_state() gives, or its to_bytes(), got {type(state).__name__}")
         if state.fingerprint != fingerprint:
@@ -251,6 +271,16 @@ class DreamSettings:
         if not self._fingerprint:
             self._fingerprint = self.world.digest()
         return self._fingerprint
+
+
+def rows_of(seen: Observations, rows: Any) -> Observations:
+    """Some rows of observations, or one."""
+    return {name: value[rows] for name, value in seen.items()} if isinstance(seen, dict) else seen[rows]
+
+
+def copied(seen: Observations) -> Observations:
+    """The same observations, the caller's to keep."""
+    return {name: value.copy() for name, value in seen.items()} if isinstance(seen, dict) else seen.copy()
 
 
 def _check_passes(passes: int | None) -> int | None:

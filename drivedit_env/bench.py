@@ -23,7 +23,7 @@ from tqdm import tqdm, trange
 
 from drivedit.config import WorldConfig
 from drivedit.inference import tune
-from drivedit.models import Scene, World
+from drivedit.models import DiTWorld, Scene, World
 from drivedit.utils import fast_dtype, generator
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.shipped import load_world
@@ -75,7 +75,7 @@ def measure(
             "torch": torch.__version__, "matrix product GFLOP/s": peak / 1e9,
         },
         "rates": rates, "ratios": ratios, "flops": flops, "memory": memory(_unpacked(world)),
-        "snapshots": snapshots(dream), "rounding": rounding(dream), "curves": curves(dream.config, quiet),
+        "snapshots": snapshots(dream), "rounding": rounding(dream), "curves": curves(dream, quiet),
     }  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def flops_per_frame(world: World) -> dict[str, float]:
     with FlopCounterMode(display=False) as dynamics:
         world.step(state, controls)
     with FlopCounterMode(display=False) as decoder, torch.no_grad():
-        world.decode(state.latents[:, 0])
+        world.observe(state, [world.spec.picture])
     return {"dynamics": float(dynamics.get_total_flops()), "decoder": float(decoder.get_total_flops())}
 
 
@@ -94,8 +94,7 @@ def memory(world: World) -> dict[str, float]:
     """Bytes of the state of one world, and of the weights as they are used; the world must not have been tuned."""
     count = sum(p.numel() for p in world.parameters())
     state = tune(world).start(world.scenes[:1], [0])
-    size = sum(value.numel() * value.element_size() for value in state.tensors().values())
-    return {"state of a world": float(size), "weights": float(count * world.dtype.itemsize)}
+    return {"state of a world": float(state.size()), "weights": float(count * world.dtype.itemsize)}
 
 
 def snapshots(world: World, count: int = 64, rounds: int = 9) -> dict[str, float]:
@@ -126,7 +125,8 @@ def rounding(world: World, count: int = 16, steps: int = 20) -> dict[str, float]
         actions = rng.uniform(-0.3, 0.3, (count, 2)).astype(np.float32)
         frames, frame = envs.step(actions)[0], env.step(actions[-1])[0]
         apart.append(np.abs(frames[-1].astype(int) - frame))
-        together, alone = envs.get_state([count - 1]).world.latents, env.get_state().world.latents
+        states = envs.get_state([count - 1]).world, env.get_state().world
+        together, alone = (world.observe(state, ["latent"])["latent"] for state in states)
         latents.append((together - alone).abs().max().item())
     return {
         "latents, first step": latents[0], f"latents, step {steps}": latents[-1],
@@ -134,12 +134,12 @@ def rounding(world: World, count: int = 16, steps: int = 20) -> dict[str, float]
     }  # fmt: skip
 
 
-def curves(config: WorldConfig, quiet: bool = False) -> dict[str, Any]:
+def curves(world: World, quiet: bool = False) -> dict[str, Any]:
     """Milliseconds per frame (latents and picture) against window, batch and picture size, with fitted exponents.
 
     The worlds have random weights: only the cost is looked at.
     """
-    student = config.student
+    config, student = world.config, world.config.student
     plans = {
         "window": [(window, replace(config, student=replace(student, window=window)), 4) for window in WINDOWS],
         "picture": [(size, _resized(config, size), 4) for size in SIZES],
@@ -149,10 +149,10 @@ def curves(config: WorldConfig, quiet: bool = False) -> dict[str, Any]:
     for name, points in plans.items():
         times = []
         for _, changed, batch in tqdm(points, desc=f"cost against {name}", disable=quiet):
-            world = tune(World(replace(changed, end_threshold=2.0)))  # nothing ends
+            random = tune(DiTWorld(replace(changed, end_threshold=2.0)))  # nothing ends
             height, width = changed.image_size
             scene = Scene(np.zeros((2, height, width, 3), np.uint8), np.zeros((1, 2), np.float32))
-            envs = DriveDiTVectorEnv(batch, world)
+            envs = DriveDiTVectorEnv(batch, random)
             envs.reset(seed=0, options={"scene": scene})
             actions = np.zeros((batch, 2), np.float32)
             for _ in range((changed.student.window or 8) + 2):
@@ -340,7 +340,9 @@ def _resized(config: WorldConfig, size: int) -> WorldConfig:
     """The same world with pictures of another size."""
     tokens = (size // 8 // config.patch) ** 2
     student = replace(config.student, tokens_per_frame=tokens, max_seq_len=max(config.student.max_seq_len, 16 * tokens))
-    changed = replace(config, image_size=(size, size), student=student)
+    name, kind = config.spec.picture, config.spec.observations[config.spec.picture]
+    spec = replace(config.spec, observations={name: replace(kind, shape=(size, size, *kind.shape[2:]))})
+    changed = replace(config, spec=spec, student=student)
     changed.student.route_dim = changed.code_widths()[0]
     return changed
 

@@ -9,17 +9,17 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from drivedit.models import World, WorldState
-from drivedit.models.dit.world import StepOutput
+from drivedit.models import RowState, StepOutput, World
 from drivedit.utils import check_seed, restored, stream
-from drivedit_env.base import DreamSettings
+from drivedit_env.base import RENDER_HEIGHT, DreamSettings, Observations, rows_of
+from drivedit_env.pictures import enlarged
 from drivedit_env.starts import check_options, draw_start, enter
 from drivedit_env.state import EnvState
 from drivedit_env.vector import DriveDiTVectorEnv, fork
 from drivedit_env.window import Window
 
 
-class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
+class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
     """A driving world that is a neural network, learned from recordings and stepped one generated frame at a time.
 
     ## Description
@@ -78,7 +78,8 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
       same world and device share its weights.
     - `render_mode`: `None`, `"rgb_array"` (the frame enlarged to a height of 512 pixels), or `"human"`: a window is
       drawn at every `reset` and `step`, at the world's pace. To drive by hand: `drivedit-play`.
-    - `obs_type`: `"pixels"` or `"latent"`.
+    - `obs_type`: `"pixels"`, `"latent"`, another kind of observation of the world's spec, or a list of several: then
+      the observation space is a `Dict` with these names.
     - `sampling_steps`: passes of the network for one frame; `None` is the world's own number.
     - `reward_weights`: a dictionary with some of the names of the reward terms.
     - `device`: `"auto"`, `"cpu"`, `"cuda"`, ...; a `World` object stays where it is.
@@ -117,7 +118,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
         self,
         world: str | Path | World = "carracing",
         render_mode: str | None = None,
-        obs_type: str = "pixels",
+        obs_type: str | Sequence[str] = "pixels",
         sampling_steps: int | None = None,
         reward_weights: dict[str, float] | None = None,
         device: str = "auto",
@@ -126,8 +127,8 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
         self.observation_space, self.action_space = self._configure(
             world, render_mode, obs_type, sampling_steps, reward_weights, device, compile
         )
-        self.metadata = {**type(self).metadata, "render_fps": self.world.config.fps}
-        self._state: WorldState | None = None
+        self.metadata = {**type(self).metadata, "render_fps": self.world.spec.fps}
+        self._state: RowState | None = None
         self._frame: np.ndarray | None = None  # the picture of this moment, once somebody has asked for it
         self._scene, self._ended = -1, False
         self._window = self._make_window()
@@ -136,7 +137,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    ) -> tuple[Observations, dict[str, Any]]:
         """Starts a dream; see the class for `seed` and `options`.
 
         Returns:
@@ -159,19 +160,19 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
             self._window.begin(self._picture("reset"), info)
         return self._observe(), info
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Dreams one frame under an action [steering, throttle].
+    def step(self, action: np.ndarray) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
+        """Dreams one frame under an action, by default [steering, throttle].
 
         Returns:
             Observation, reward, terminated, truncated (always False), info.
 
         Raises:
-            ValueError: The action has another shape than [2], holds NaN, or is made of anything but real numbers.
+            ValueError: The action is not of the action space's shape, holds NaN, or anything but real numbers.
         """
         state = self._need_state("step")
         if self._ended:
             self._warn_once("step() was called although the episode has ended; call reset() (said once)")
-        action = self._check_actions(action, (2,))
+        action = self._check_actions(action)
         state, out = self._dream(state, action[None])
         reward, info, ended = float(self._rewards(out)[0]), self._info(out, self._scene), bool(out.ended)
         self._change(_state=state, _frame=self._look(state), _ended=ended)
@@ -188,7 +189,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
             gym.logger.warn("render() needs a render mode: gym.make(..., render_mode='rgb_array')")
             return None
         picture = self._picture("render")
-        return None if self._window is not None else self._enlarge(picture)
+        return None if self._window is not None else enlarged(picture, RENDER_HEIGHT)
 
     def close(self) -> None:
         """Closes the window, if there is one."""
@@ -235,23 +236,22 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
         """The window of render mode `human`, which is not shared with copies."""
         return Window(self.metadata["render_fps"]) if self.render_mode == "human" else None
 
-    def _look(self, state: WorldState) -> np.ndarray | None:
+    def _look(self, state: RowState) -> np.ndarray | None:
         """The frame of a state, uint8 [H, W, 3], if each moment is seen."""
-        seen = self.obs_type == "pixels" or self._window is not None
-        return self._decode(state.latents[:, 0])[0] if seen else None
+        seen = self.world.spec.picture in self._kinds.values() or self._window is not None
+        return self._pictures(state)[0] if seen else None
 
     def _picture(self, caller: str) -> np.ndarray:
         """The frame of this moment, uint8 [H, W, 3], decoded when first asked for."""
         state, frame = self._need_state(caller), self._frame
         if frame is None:
-            frame = self._frame = self._decode(state.latents[:, 0])[0]
+            frame = self._frame = self._pictures(state)[0]
         return frame
 
-    def _observe(self) -> np.ndarray:
+    def _observe(self) -> Observations:
         """The observation of this moment, the caller's to keep."""
-        if self.obs_type == "pixels":
-            return self._picture("step").copy()
-        return self._observations(self._need_state("step").latents[:, 0])[0]
+        frame = None if self._frame is None else self._frame[None]
+        return rows_of(self._observations(self._need_state("step"), frame), 0)
 
     def _info(self, out: StepOutput, scene: int) -> dict[str, Any]:
         """The info of a step, in Python's own numbers."""
@@ -262,7 +262,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[np.ndarray, np.ndarray]):
         }
         return {**single, "scene": scene}
 
-    def _need_state(self, name: str) -> WorldState:
+    def _need_state(self, name: str) -> RowState:
         """The state of this moment, or an error if there is no episode yet."""
         if self._state is None:
             raise gym.error.ResetNeeded(f"call reset() before {name}()")

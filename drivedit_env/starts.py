@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
 
-from drivedit.models import Scene, World, WorldState, check_scene
-from drivedit.models.dit.world import StepOutput
-from drivedit.utils import Route
+from drivedit.models import RowState, Scene, StepOutput, World
 from drivedit_env.routes import draw_route, random_route
 
 OPTIONS = ("scene", "route", "closed")
 
-_entered: WeakKeyDictionary[World, dict[int, tuple[WorldState, StepOutput]]] = WeakKeyDictionary()
+_entered: WeakKeyDictionary[World, dict[int, tuple[RowState, StepOutput]]] = WeakKeyDictionary()
 
 
 @dataclass
@@ -72,25 +69,22 @@ def draw_start(world: World, options: dict[str, Any], rng: np.random.Generator) 
     return Start(index, scene, arc, future)
 
 
-def enter(world: World, start: Start) -> tuple[WorldState, StepOutput]:
+def enter(world: World, start: Start) -> tuple[RowState, StepOutput]:
     """State of one world at a start, the caller's to keep, and what the network reads off the start's last frame.
 
     Scenes of a world that is on disk are entered once, on their own road; a drawn one begins out of sight.
     """
-    own = start.index >= 0 and (start.arc is None or world.config.student.route_dim > 0)
+    own = start.index >= 0 and (start.arc is None or "route" in world.spec.conditions)
     known = _entered.setdefault(world, {}) if world.fingerprint and own else {}
     if start.index not in known:
         scene = world.scenes[start.index] if own else start.scene
         known[start.index] = world.enter([scene], [start.future])
     state, out = known[start.index]
-    state = state.clone()
-    state.seeds.fill_(start.future)
+    state = world.reseed(state.clone(), [start.future])
     if start.arc is not None:
         scene = start.scene
-        route = Route.from_points([scene.route], [scene.closed], [scene.bounds]).to(world.device)
-        state = replace(state, **vars(route))
-        # a drawing may pass the car several times: this is where it is
-        state.arc = state.route.foot(state.pose[:, :2], torch.full_like(state.arc, start.arc))
+        told = {"route": scene.route, "closed": scene.closed, "bounds": scene.bounds, "arc": start.arc}
+        state = world.condition(state, told)
     return state, out
 
 
@@ -98,7 +92,7 @@ def _find_scene(world: World, wanted: Any, rng: np.random.Generator) -> tuple[in
     """Index (-1: handed over) and scene for the option `scene`."""
     known = world.scenes
     if isinstance(wanted, (Scene, Mapping)):
-        return -1, check_scene(wanted, world.config.image_size)
+        return -1, world.check_scene(wanted)
     if isinstance(wanted, str) and wanted == "random":
         if not known:
             raise ValueError("this world has no start scenes: hand one over, reset(options={'scene': {...}})")

@@ -10,11 +10,11 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from drivedit.models import World, WorldState
-from drivedit.models.dit.state import seal, unseal
+from drivedit.models import RowState, World
+from drivedit.models.state import seal, unseal
 from drivedit.utils import restored, whole_number
 
-VERSION = 3
+VERSION = 4
 LISTS = ("random", "scene", "ended", "elapsed")  # what there is beside the world's state, one per row
 
 
@@ -23,7 +23,7 @@ class EnvState:
     """Everything that the future of environments depends on, one row per world (a single environment has one).
 
     Attributes:
-        world: State of the worlds, N rows.
+        world: State of the worlds, N rows of `World.State`.
         fingerprint: The world that they belong to.
         random: States of the random streams that resets without a seed draw from.
         scene: Indices of the start scenes, -1 for one that was handed over.
@@ -31,7 +31,7 @@ class EnvState:
         elapsed: Steps of each episode so far; a single environment, whose wrapper counts them, says 0.
     """
 
-    world: WorldState
+    world: Any
     fingerprint: str
     random: list[dict[str, Any]]
     scene: list[int]
@@ -62,8 +62,8 @@ class EnvState:
         Raises:
             ValueError: A part is none of this world, is damaged, or speaks of another number of worlds.
         """
-        if not isinstance(self.world, WorldState):
-            raise ValueError(f"the state of the worlds is a WorldState, got {type(self.world).__name__}")
+        if not isinstance(self.world, world.State):
+            raise ValueError(f"the state of the worlds is a {world.State.__name__}, got {type(self.world).__name__}")
         world.check_state(self.world)
         parts = {name: getattr(self, name) for name in LISTS}
         wrong = [name for name, part in parts.items() if not isinstance(part, list) or len(part) != len(self.world)]
@@ -83,11 +83,14 @@ class EnvState:
         return len(head).to_bytes(8, "little") + head + self.world.to_bytes(self.fingerprint)
 
     @classmethod
-    def from_bytes(cls, data: bytes, fingerprint: str, device: torch.device | str = "cpu") -> Self:
+    def from_bytes(
+        cls, data: bytes, kind: type[RowState], fingerprint: str, device: torch.device | str = "cpu"
+    ) -> Self:
         """Restores what `to_bytes` wrote.
 
         Args:
             data: The bytes.
+            kind: Class of the worlds' state, `World.State`.
             fingerprint: The world that the state must belong to.
             device: Where to put the state.
 
@@ -100,10 +103,10 @@ class EnvState:
             version, lists = head["version"], [head[name] for name in LISTS]
             if version != VERSION:
                 raise ValueError(f"version {version}, this package reads {VERSION}")
-            state = cls(WorldState.from_bytes(data[8 + size :], fingerprint, device), fingerprint, *lists)
-            for name, kind, values in zip(LISTS, (dict, int, bool, int), lists, strict=True):
-                if type(values) is not list or [type(value) for value in values] != [kind] * len(state.world):
-                    raise ValueError(f"{name} must be {len(state.world)} of {kind.__name__}, got {values!r:.80}")
+            state = cls(kind.from_bytes(data[8 + size :], fingerprint, device), fingerprint, *lists)
+            for name, type_, values in zip(LISTS, (dict, int, bool, int), lists, strict=True):
+                if type(values) is not list or [type(value) for value in values] != [type_] * len(state.world):
+                    raise ValueError(f"{name} must be {len(state.world)} of {type_.__name__}, got {values!r:.80}")
             for random in state.random:
                 restored(random)
         except (LookupError, TypeError, ValueError, RecursionError) as error:

@@ -10,19 +10,19 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from drivedit.models import World, WorldState
+from drivedit.models import RowState, World
 from drivedit.utils import check_seed, restored, stream, whole_number
-from drivedit_env.base import DreamSettings
+from drivedit_env.base import PIXELS, RENDER_HEIGHT, DreamSettings, Observations, copied, rows_of
 from drivedit_env.infos import Infos, cat, masked, put, take, zeros
+from drivedit_env.pictures import enlarged
 from drivedit_env.starts import Start, check_options, draw_start, enter
 from drivedit_env.state import EnvState
 
 
-class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.ndarray, np.ndarray]):
     """N dreams that start, end and are reset independently of each other, stepped together.
 
     Every row is the single environment `DriveDiT-v0` (see `DriveDiTEnv` for spaces, rewards and info): seeded with s it
@@ -34,7 +34,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
         world: As in `DriveDiTEnv`, like the next five.
         render_mode: None or `"rgb_array"`: `render()` gives a tuple of N enlarged frames. `"rgb_array_list"`: a tuple
             of N lists, the frames of each world's episode since the last `render()`.
-        obs_type: `"pixels"` or `"latent"`; with latents nothing is decoded.
+        obs_type: As in `DriveDiTEnv`; with latents alone nothing is decoded.
         sampling_steps: Passes of the network for one frame.
         reward_weights: Weights of the reward terms.
         device: Where the worlds live.
@@ -55,7 +55,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
         num_envs: int = 1,
         world: str | Path | World = "carracing",
         render_mode: str | None = None,
-        obs_type: str = "pixels",
+        obs_type: str | Sequence[str] = "pixels",
         sampling_steps: int | None = None,
         reward_weights: dict[str, float] | None = None,
         device: str = "auto",
@@ -73,12 +73,12 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
         )
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        fps = self.world.config.fps
+        fps = self.world.spec.fps
         self.metadata = {
             "render_modes": list(self.render_modes), "render_fps": fps, "autoreset_mode": self.autoreset_mode,
         }  # fmt: skip
-        self._state: WorldState | None = None
-        self._seen: np.ndarray | None = None  # the last observations, None after a change by hand
+        self._state: RowState | None = None
+        self._seen: Observations = None  # the last observations, None after a change by hand
         streams = [stream(None, None, None) for _ in range(self.num_envs)]
         self._rngs, self._seeds = (list(parts) for parts in zip(*streams, strict=True))
         self._films: list[list[np.ndarray]] = [[] for _ in range(self.num_envs)]  # of mode rgb_array_list
@@ -90,7 +90,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, Infos]:
+    ) -> tuple[Observations, Infos]:
         """Starts all dreams, or some.
 
         Args:
@@ -125,15 +125,15 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
         put(infos, mask, begun)
         scenes, elapsed, done = (values.copy() for values in (self._scenes, self._elapsed, self._done))
         scenes[mask], elapsed[mask], done[mask] = begun["scene"], 0, False
-        seen = self._look(state, rows)
+        seen = self._look(state, states, rows)
         self._change(
             _state=state, _seen=seen, _rngs=rngs, _seeds=numbers, _scenes=scenes, _elapsed=elapsed, _done=done,
             _films=self._filmed(state, seen, mask, mask),
         )  # fmt: skip
-        return seen.copy(), masked(infos, mask)
+        return copied(seen), masked(infos, mask)
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Infos]:
-        """Dreams one frame of every world under actions `[N, 2]`.
+    def step(self, actions: np.ndarray) -> tuple[Observations, np.ndarray, np.ndarray, np.ndarray, Infos]:
+        """Dreams one frame of every world under actions `[N, A]`.
 
         Returns:
             Observations, rewards, terminations, truncations, infos.
@@ -142,7 +142,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
             ValueError: The actions have another shape, hold NaN, or (autoreset disabled) a world has ended.
         """
         state = self._need_state("step")
-        actions = self._check_actions(actions, (self.num_envs, 2))
+        actions = self._check_actions(actions, self.num_envs)
         if self.autoreset_mode is AutoresetMode.DISABLED and self._done.any():
             ended = np.flatnonzero(self._done).tolist()
             raise ValueError(f"worlds {ended} have ended; reset them first: reset(options={{'reset_mask': ...}})")
@@ -171,7 +171,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
             _state=state, _seen=seen, _rngs=rngs, _scenes=infos["scene"].copy(), _elapsed=elapsed, _done=done,
             _films=self._filmed(state, seen, everyone, over),
         )  # fmt: skip
-        return seen.copy(), rewards, terminated, truncated, {**masked(infos, everyone), **finals}
+        return copied(seen), rewards, terminated, truncated, {**masked(infos, everyone), **finals}
 
     def render(self) -> tuple[np.ndarray | list[np.ndarray], ...] | None:
         """The frames of this moment, enlarged: N of uint8 [512, 512, 3], or N lists of them (see `render_mode`)."""
@@ -180,9 +180,8 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
             return None
         if self.render_mode == "rgb_array_list":
             films, self._films = self._films, [[] for _ in range(self.num_envs)]
-            return tuple([self._enlarge(frame) for frame in film] for film in films)
-        frames = self._decode(self._need_state("render").latents[:, 0])
-        return tuple(self._enlarge(frame) for frame in frames)
+            return tuple([enlarged(frame, RENDER_HEIGHT) for frame in film] for film in films)
+        return tuple(enlarged(frame, RENDER_HEIGHT) for frame in self._pictures(self._need_state("render")))
 
     @property
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
@@ -235,7 +234,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _become(self, state: EnvState, worlds: WorldState, rows: Sequence[int] | None = None) -> None:
+    def _become(self, state: EnvState, worlds: RowState, rows: Sequence[int] | None = None) -> None:
         """Takes over worlds, which are not copied, and what else is stored of those in `rows` (None: of all)."""
         rows = list(range(self.num_envs)) if rows is None else rows
         rngs, seeds, films = list(self._rngs), list(self._seeds), list(self._films)
@@ -248,42 +247,42 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
             _done=done,
         )  # fmt: skip
 
-    def _enter(self, starts: dict[int, Start]) -> tuple[WorldState, Infos]:
+    def _enter(self, starts: dict[int, Start]) -> tuple[RowState, Infos]:
         """States of worlds at their starts and their info, in rows of just these worlds."""
         entered = [enter(self.world, start) for start in starts.values()]
         infos = cat([self._infos(out) for _, out in entered])
         terms = {name: np.zeros_like(value) for name, value in infos["reward_terms"].items()}
         scenes = np.array([start.index for start in starts.values()])
-        return WorldState.cat([state for state, _ in entered]), {**infos, "reward_terms": terms, "scene": scenes}
+        return self.world.State.cat([state for state, _ in entered]), {**infos, "reward_terms": terms, "scene": scenes}
 
-    def _finals(self, state: WorldState, infos: Infos, over: np.ndarray) -> Infos:
+    def _finals(self, state: RowState, infos: Infos, over: np.ndarray) -> Infos:
         """`final_obs` and `final_info` of the worlds that are over, as `SyncVectorEnv` gives them."""
         rows = np.flatnonzero(over)
-        seen = self._observations(state.latents[torch.from_numpy(rows), 0])
+        seen = self._observations(state.select(rows.tolist()))
         observations = np.full(self.num_envs, None, dtype=object)
-        for row, observation in zip(rows, seen, strict=True):
-            observations[row] = observation
+        for index, row in enumerate(rows):
+            observations[row] = rows_of(seen, index)
         final = zeros(infos, self.num_envs)
         put(final, over, take(infos, over))
         final = masked(final, over)
         return {"final_obs": observations, "_final_obs": over.copy(), "final_info": final, "_final_info": over.copy()}
 
-    def _look(self, state: WorldState, changed: np.ndarray | None = None) -> np.ndarray:
-        """The observations of a state, of which only those of the `changed` worlds are new; None: all."""
-        latents = state.latents[:, 0]
-        if changed is None or self._seen is None or len(changed) == self.num_envs:
-            return self._observations(latents)
-        seen = self._seen.copy()
-        seen[changed] = self._observations(latents[torch.from_numpy(changed)])
+    def _look(self, state: RowState, new: RowState | None = None, rows: np.ndarray | None = None) -> Observations:
+        """The observations of a state; of which only `rows`, that `new` is the state of, are not known; None: all."""
+        if new is None or rows is None or self._seen is None or len(rows) == self.num_envs:
+            return self._observations(state)
+        seen, changed = copied(self._seen), self._observations(new)
+        for whole, part in zip(_arrays(seen), _arrays(changed), strict=True):
+            whole[rows] = part
         return seen
 
     def _filmed(
-        self, state: WorldState, seen: np.ndarray, moved: np.ndarray, begun: np.ndarray
+        self, state: RowState, seen: Observations, moved: np.ndarray, begun: np.ndarray
     ) -> list[list[np.ndarray]]:
         """The films with the frames of the `moved` worlds, of those that have `begun` from now on."""
         if self.render_mode != "rgb_array_list":
             return self._films
-        frames = seen if self.obs_type == "pixels" else self._decode(state.latents[:, 0])
+        frames = seen if self.obs_type == PIXELS else self._pictures(state)
         films = [[] if fresh else film for film, fresh in zip(self._films, begun, strict=True)]
         return [[*film, frame] if new else film for film, frame, new in zip(films, frames, moved, strict=True)]
 
@@ -314,7 +313,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[np.ndarray, np.ndarr
             raise ValueError(f"{expected}, got {rows!r}")
         return [whole_number(row, expected, 0, self.num_envs - 1) for row in rows]
 
-    def _need_state(self, name: str) -> WorldState:
+    def _need_state(self, name: str) -> RowState:
         """The state of this moment, or an error if there is none yet."""
         if self._state is None:
             raise gym.error.ResetNeeded(f"call reset() before {name}()")
@@ -342,12 +341,17 @@ def fork(env: DreamSettings, state: EnvState, n: int, seeds: Sequence[int] | Non
     )  # fmt: skip
     state = state.select([0] * n)
     if futures:
-        state.world.seeds.copy_(torch.tensor(futures))
+        state.world = env.world.reseed(state.world, futures)
     branches._become(state, state.world)
     return branches
 
 
-def _with_rows(state: WorldState, rows: Sequence[int] | np.ndarray, others: WorldState) -> WorldState:
+def _arrays(seen: Observations) -> list[np.ndarray]:
+    """The arrays of observations."""
+    return list(seen.values()) if isinstance(seen, dict) else [seen]
+
+
+def _with_rows(state: RowState, rows: Sequence[int] | np.ndarray, others: RowState) -> RowState:
     """A new state in which rows are those of another; the old one is left alone."""
     changed = state.clone()
     changed.write(list(rows), others)

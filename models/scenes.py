@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors import deserialize
 
+from drivedit.config import WorldSpec
 from drivedit.utils import from_origin, origin_of, real_numbers
 
 MOST_FRAMES = 100_000
@@ -23,8 +24,8 @@ class Scene:
     """A moment of a recording; `check_scene` takes places far from zero as well, in float64.
 
     Attributes:
-        frames: uint8 `[n + 1, H, W, 3]`, n >= 1, the last one is now.
-        controls: float32 `[n, 2]`; `controls[i]` led from `frames[i]` to `frames[i + 1]`.
+        frames: The world's picture, uint8 `[n + 1, H, W, C]`, n >= 1, the last one is now.
+        controls: float32 `[n, A]`; `controls[i]` led from `frames[i]` to `frames[i + 1]`.
         route: float32 `[M, 2]` centre line in metres, or None to dream freely.
         closed: Whether the route is a loop.
         poses: float32 `[n + 1, 3]` (x, y, yaw counter-clockwise) of the car at the frames, on the route's plane; None
@@ -51,7 +52,7 @@ class Scene:
         return np.tile(np.asarray(start, np.float32), (len(self.frames), 1))
 
 
-def check_scene(scene: Scene | Mapping[str, Any], image_size: tuple[int, int]) -> Scene:
+def check_scene(scene: Scene | Mapping[str, Any], spec: WorldSpec) -> Scene:
     """Turns a mapping with the fields of `Scene` into one, and checks it.
 
     Route, poses and bounds may be given in float64 and far from zero; they are told from an origin near the car then
@@ -69,14 +70,16 @@ def check_scene(scene: Scene | Mapping[str, Any], image_size: tuple[int, int]) -
             what = f"unknown {sorted(map(repr, unknown))}" if unknown else f"missing {sorted(missing)}"
             raise ValueError(f"a scene has the keys {sorted(known)} (frames and controls are needed); {what}")
         scene = Scene(**scene)
-    frames = real_numbers(scene.frames, "scene frames must be uint8 [n + 1, H, W, 3]")
-    expected = f"uint8 [n + 1, {image_size[0]}, {image_size[1]}, 3] with 2 to {MOST_FRAMES} frames"
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (*image_size, 3):
+    picture = spec.observations[spec.picture]
+    sides = ", ".join(map(str, picture.shape))
+    frames = real_numbers(scene.frames, f"scene frames must be {picture.dtype} [n + 1, {sides}]")
+    expected = f"{picture.dtype} [n + 1, {sides}] with 2 to {MOST_FRAMES} frames"
+    if frames.dtype != picture.dtype or frames.shape[1:] != picture.shape or frames.ndim != 1 + len(picture.shape):
         raise ValueError(f"scene frames must be {expected}, got {frames.dtype} {list(frames.shape)}")
     if not 2 <= len(frames) <= MOST_FRAMES:
         raise ValueError(f"scene frames must be {expected}, got {len(frames)} of them")
     count = len(frames)
-    controls = _within(scene.controls, "scene controls", (count - 1, count - 1), 2, 1.0).astype(np.float32)
+    controls = _controls(scene.controls, count - 1, spec)
     route = None if scene.route is None else _within(scene.route, "a scene's route", (2, MOST_POINTS), 2, FARTHEST)
     poses = None if scene.poses is None else _within(scene.poses, "scene poses", (count, count), 3, FARTHEST)
     if poses is not None and np.abs(poses[:, 2]).max() > MOST_TURNS:
@@ -96,11 +99,27 @@ def check_scene(scene: Scene | Mapping[str, Any], image_size: tuple[int, int]) -
     return Scene(frames, controls, route, bool(scene.closed), poses, bounds)
 
 
-def _within(values: Any, name: str, rows: tuple[int, int], width: int, most: float) -> np.ndarray:
+def _controls(values: Any, rows: int, spec: WorldSpec) -> np.ndarray:
+    """float32 `[rows, A]` of controls in their ranges, or ValueError."""
+    width, names = len(spec.controls), spec.names("controls")
+    least = np.array([control.low for control in spec.controls])
+    greatest = np.array([control.high for control in spec.controls])
+    most = float(np.abs([least, greatest]).max())
+    array = _within(values, "scene controls", (rows, rows), width, most, f" ({', '.join(names)})")
+    outside = ((array < least) | (array > greatest)).any(1)
+    if outside.any():
+        ranges = ", ".join(
+            f"{name} from {low:g} to {high:g}" for name, low, high in zip(names, least, greatest, strict=True)
+        )
+        raise ValueError(f"scene controls are {ranges}, got {array[outside][0]}")
+    return array.astype(np.float32)
+
+
+def _within(values: Any, name: str, rows: tuple[int, int], width: int, most: float, columns: str = "") -> np.ndarray:
     """float64 `[rows, width]` of numbers that are at most `most` from zero, or ValueError."""
     least, greatest = rows
     count = f"{least}" if least == greatest else f"{least} to {greatest}"
-    expected = f"{name} must be finite numbers [{count}, {width}] within +-{most:g}"
+    expected = f"{name} must be finite numbers [{count}, {width}]{columns} within +-{most:g}"
     array = real_numbers(values, expected)
     if array.ndim != 2 or array.shape[1] != width or not least <= len(array) <= greatest:
         raise ValueError(f"{expected}, got shape {list(array.shape)}")

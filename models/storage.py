@@ -7,7 +7,7 @@ import json
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,12 +15,14 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from drivedit.config import WorldConfig
+from drivedit.config import BaseConfig
+from drivedit.config.older import upgraded
 from drivedit.models.finding import CARD, CONFIG, FILES, SCENES, WEIGHTS, find_world, lacks
 from drivedit.models.scenes import Scene, check_scene, pack_scenes, unpack_scenes
 from drivedit.utils import Undrawn, check_replaceable, check_tensors, fingerprint, replaced_folder, resolve_device
 
-FORMAT = 2
+FORMAT = 3
+KINDS: dict[str, type[WorldStorage]] = {}
 LARGEST = {CONFIG: 2**20, CARD: 2**20, SCENES: 2**30}  # bytes; how large the weights are follows from the settings
 
 
@@ -28,6 +30,8 @@ class WorldStorage(nn.Module):
     """Saving and loading, for `World`.
 
     Attributes:
+        kind: Name of the kind of world, by which a folder finds its class.
+        config_type: Class of its configuration.
         config: The world's configuration.
         scenes: Its start scenes.
         card: Text of its CARD.md.
@@ -35,11 +39,19 @@ class WorldStorage(nn.Module):
         tuned: Whether it has been made fast, for dreaming only (`drivedit.inference.tune`).
     """
 
-    config: WorldConfig
+    kind: ClassVar[str] = ""
+    config_type: ClassVar[type[BaseConfig]]
+
+    config: Any
     scenes: list[Scene]
     card: str
     fingerprint: str = ""
     tuned: bool = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "kind" in vars(cls):
+            KINDS[cls.kind] = cls
 
     def digest(self) -> str:
         """A name for settings, weights and scenes as they are in memory."""
@@ -91,13 +103,17 @@ class WorldStorage(nn.Module):
 
     def _files(self) -> dict[str, bytes]:
         """What the world's files hold; ValueError for what could not be loaded again."""
-        settings = WorldConfig.from_dict(self.config.to_dict()).to_dict()
+        settings = self.config_type.from_dict(self.config.to_dict()).to_dict()
         weights = {k: v.detach().cpu().half().contiguous() for k, v in self.state_dict().items()}
         _check_finite(weights)
         check_tensors(lambda: type(self)(self.config), weights)
-        scenes = pack_scenes([check_scene(scene, self.config.image_size) for scene in self.scenes])
+        scenes = pack_scenes([check_scene(scene, self.config.spec) for scene in self.scenes])
         files = {WEIGHTS: save(weights), SCENES: save_arrays(scenes)}
-        told = {"world": settings, "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
+        told = {
+            "kind": self.kind,
+            "world": settings,
+            "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        }
         config = {"format": FORMAT, **told, "digest": _digest(told)}
         files |= {CARD: self.card.encode(), CONFIG: (json.dumps(config, indent=2) + "\n").encode()}
         for name, most in LARGEST.items():
@@ -135,8 +151,9 @@ class WorldStorage(nn.Module):
             raise lacks(path, missing)
         try:
             stored = _settings(path, told)
-            config = WorldConfig.from_dict(stored["world"])
-            _check_header(path / WEIGHTS, lambda: cls(config))  # type: ignore[call-arg]
+            build = _class_of(stored["kind"], cls)
+            config = build.config_type.from_dict(stored["world"])
+            _check_header(path / WEIGHTS, lambda: build(config))  # type: ignore[call-arg]
             data = {name: _read(path, name) for name in (WEIGHTS, SCENES)}
             if stored["sha256"] != {name: hashlib.sha256(content).hexdigest() for name, content in data.items()}:
                 raise ValueError("the checksum of its weights or scenes differs")
@@ -144,13 +161,13 @@ class WorldStorage(nn.Module):
             _check_finite(weights)
             card = _read(path, CARD).decode(errors="replace") if (path / CARD).is_file() else ""
             with Undrawn():
-                world = cls(config, scenes, card)  # type: ignore[call-arg]
+                world = build(config, scenes, card)  # type: ignore[call-arg]
         except (KeyError, ValueError, RecursionError, SafetensorError) as error:
             why = error.args[0] if isinstance(error, KeyError) and error.args else error
             raise ValueError(f"this world is damaged ({path}: {why}); copy or download it again") from error
         world.load_state_dict({name: value.float() for name, value in weights.items()})
-        world.fingerprint = _digest(stored)
-        return world
+        world.fingerprint = stored["digest"]
+        return world  # type: ignore[return-value]
 
 
 def _check_world(path: Path) -> None:
@@ -166,27 +183,39 @@ def _check_world(path: Path) -> None:
         raise FileExistsError(f"{path} is no world, and it holds what would be lost ({held}); choose another folder")
 
 
+def _class_of(kind: Any, asked: type[WorldStorage]) -> type[WorldStorage]:
+    """The class of a kind of world, which must be the one that was asked for, or one of it."""
+    if kind not in KINDS:
+        raise ValueError(f"it is a world of kind {kind!r}, this package knows {sorted(KINDS)}")
+    if not issubclass(KINDS[kind], asked):
+        raise ValueError(f"it is a world of kind {kind!r}, a {asked.__name__} was asked for")
+    return KINDS[kind]
+
+
 def _settings(path: Path, told: bytes) -> dict[str, Any]:
-    """What a config.json says, of this format or the one before it, whole."""
+    """What a config.json says, of this format or one before it, whole: with `kind` and `digest`."""
     stored = json.loads(told)
     if not isinstance(stored, dict):
         raise ValueError(f"{CONFIG} holds a {type(stored).__name__}")
     format = stored.get("format")
-    if type(format) is not int or format not in (1, FORMAT):
+    if type(format) is not int or not 1 <= format <= FORMAT:
         raise ValueError(f"its format is {format!r}, this package reads {FORMAT}")
-    parts = {"format", "world", "sha256"} | ({"digest"} if format == FORMAT else set())
+    parts = {"format", "world", "sha256"} | ({"digest"} if format > 1 else set()) | ({"kind"} if format > 2 else set())
     if set(stored) != parts:
         raise ValueError(f"{CONFIG} has the entries {sorted(stored)}, not {sorted(parts)}")
-    if format != FORMAT:
+    digest = _digest(stored)
+    if format == 1:
         warnings.warn(f"{path} has no digest of its settings: load it and save it anew, and it has one", stacklevel=4)
-    elif stored["digest"] != _digest(stored):
+    elif stored["digest"] != digest:
         raise ValueError(f"the digest of {CONFIG} differs")
-    return stored
+    if format < FORMAT:
+        stored |= {"kind": "dit", "world": upgraded(stored["world"])}
+    return stored | {"digest": digest}
 
 
 def _digest(stored: dict[str, Any]) -> str:
-    """The fingerprint of a world: its settings, and the checksums of its weights and scenes."""
-    return fingerprint({name: stored[name] for name in ("world", "sha256")})
+    """The fingerprint of a world: its kind and settings, and the checksums of its weights and scenes."""
+    return fingerprint({name: stored[name] for name in ("kind", "world", "sha256") if name in stored})
 
 
 def _read(path: Path, name: str) -> bytes:

@@ -53,9 +53,11 @@ def tiny_world():
     import numpy as np
 
     from drivedit.config import StudentConfig, VAEConfig, WorldConfig
-    from drivedit.models import World
+    from drivedit.config.domains.carracing import SPEC
+    from drivedit.models import DiTWorld
 
     config = WorldConfig(
+        SPEC,
         vae=VAEConfig(latent_dim=8, hidden_dims=[8, 8, 16, 16], num_res_blocks=1, use_attention=False),
         student=StudentConfig(
             latent_dim=32,
@@ -71,6 +73,7 @@ def tiny_world():
             map_dim=16,
         ),
         end_threshold=0.99,
+        view=(61.73, 49.38, 0.5, 0.75),
     )
     generator = torch.Generator().manual_seed(0)
     angles = np.linspace(0, 2 * np.pi, 200, endpoint=False)
@@ -84,7 +87,7 @@ def tiny_world():
         poses = np.stack([148 * np.cos(turned), 148 * np.sin(turned), turned + np.pi / 2], 1).astype(np.float32)
         controls = np.full((5, 2), (-0.05, 0.1), np.float32)
         scenes.append({"frames": frames, "controls": controls, "route": circle, "closed": True, "poses": poses})
-    world = World(config, scenes, card="a world with random weights, for tests").eval()
+    world = DiTWorld(config, scenes, card="a world with random weights, for tests").eval()
     for weight in world.parameters():
         weight.data = torch.randn(weight.shape, generator=generator) * 0.2 / max(weight[0].numel(), 1) ** 0.5
     return world

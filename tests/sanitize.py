@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from drivedit.config import StudentConfig, VAEConfig, WorldConfig
+from drivedit.config import Modality, Quantity, RewardTerm, StudentConfig, VAEConfig, WorldConfig, WorldSpec
 from drivedit.inference import CompiledDecoder, CompiledStep, tune
 from drivedit.inference.library import library
-from drivedit.models import World, WorldState
+from drivedit.models import DiTState, DiTWorld
 from drivedit.models.dit.state import FRAMES
 
 OPTIONS = ("-O0", "-g1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-omit-frame-pointer")
@@ -37,7 +37,13 @@ def runtime() -> str | None:
     return " ".join(files) if all(Path(file).is_absolute() for file in files) else None
 
 
-def random_world(rng: np.random.Generator) -> World:
+REWARDS = {
+    "near": RewardTerm("learned", 3.0), "time": RewardTerm("constant", -0.3), "far": RewardTerm("learned", -1.0),
+    "left": RewardTerm("on_end", -100.0), "worth": RewardTerm("learned", 0.0),
+}  # fmt: skip
+
+
+def random_world(rng: np.random.Generator) -> DiTWorld:
     """A world with random weights whose widths and lengths are seldom those of a vector."""
 
     def up_to(most: int, least: int = 1) -> int:
@@ -46,31 +52,38 @@ def random_world(rng: np.random.Generator) -> World:
     heads, patch, channels = up_to(3), up_to(2), up_to(5)
     rows, columns = up_to(3), up_to(3)
     history, routed, seen = up_to(3, 0), up_to(2) > 1, up_to(2) > 1
+    names = list("abc")[: up_to(3, 0)]
+    rewards = {name: RewardTerm("telemetry", 0.5) for name in names[:1]}
+    spec = WorldSpec(
+        observations={"camera": Modality((8 * patch * rows, 8 * patch * columns, 3))},
+        controls=[Quantity(name) for name in list("uvwx")[: up_to(4)]],
+        telemetry=[Quantity(name, -1e9, 1e9, 2.0) for name in names],
+        rewards=rewards | dict(list(REWARDS.items())[: up_to(5, 0)]),
+    )
     config = WorldConfig(
+        spec,
         VAEConfig(
             3, channels, [up_to(9) for _ in range(4)], up_to(2, 0), False, 0.1, 1, [up_to(20) for _ in range(4)],
             [up_to(20) for _ in range(4)] if up_to(2) > 1 else None,
         ),
-        image_size=(8 * patch * rows, 8 * patch * columns), patch=patch, sampling_steps=up_to(3),
-        clean_cache=not history, telemetry=list("abc")[: up_to(3, 0)],
+        patch=patch, sampling_steps=up_to(3), clean_cache=not history,
         route_offsets=[4.0 * i for i in range(up_to(20))],
         view=(60.0, 50.0, 0.5, 0.75) if seen else None, map_cells=up_to(3), bounds_reach=40.0 if up_to(2) > 1 else None,
     )  # fmt: skip
-    config = replace(config, telemetry_scale=[2.0] * len(config.telemetry))
     student = StudentConfig(
         channels * patch**2, 2 * heads * up_to(17), up_to(3), heads, up_to(70), dropout=0.0, use_rope=up_to(2) > 1,
-        tokens_per_frame=rows * columns, window=up_to(4), history=history, control_dim=up_to(7, 0),
+        tokens_per_frame=rows * columns, window=up_to(4), history=history, control_dim=up_to(config.driven, 0),
     )  # fmt: skip
     if routed:
         config = replace(config, student=student)
         student = replace(student, **dict(zip(("route_dim", "map_dim"), config.code_widths(), strict=True)))
-    world = World(replace(config, student=student)).eval()
+    world = DiTWorld(replace(config, student=student)).eval()
     for weight in world.parameters():
         weight.data = torch.from_numpy(rng.normal(0, 0.3, weight.shape).astype(np.float32))
     return world
 
 
-def random_state(world: World, rng: np.random.Generator) -> WorldState:
+def random_state(world: DiTWorld, rng: np.random.Generator) -> DiTState:
     """States of one to twenty worlds; of a third of them some number is no number, or far away."""
     rows = int(rng.integers(1, 21))
     fields = {}
@@ -86,7 +99,7 @@ def random_state(world: World, rng: np.random.Generator) -> WorldState:
     fields["arc"], fields["spacing"] = 300 * fields["arc"], fields["spacing"].abs() + 0.1
     fields["control"], fields["closed"] = fields["control"].clamp(-1, 1), torch.from_numpy(rng.random(rows) < 0.5)
     fields["bounds"] = torch.cat([-100 - fields["bounds"][:, :2].abs(), 100 + fields["bounds"][:, 2:].abs()], 1)
-    state = WorldState(**fields)
+    state = DiTState(**fields)
     world.check_state(state)
     if rng.random() < 1 / 3:
         for name in ("k", "v", "latents", "motion", "pose", "arc", "points", "spacing", "bounds"):
@@ -110,7 +123,7 @@ def inside(calls: int, seed: int) -> None:
         decode = CompiledDecoder(tune(random_world(rng)), native)
         for _ in range(min(CALLS, calls - done) // 2):
             state = random_state(world, rng)
-            controls = torch.from_numpy(rng.uniform(-1, 1, (len(state), 2)))
+            controls = torch.from_numpy(rng.uniform(-1, 1, (len(state), len(world.spec.controls))))
             step(state, controls)
             size = (int(rng.integers(0, 6)), *decode.world.latent_shape())
             decode(torch.from_numpy(rng.normal(0, 10.0 ** rng.integers(0, 30), size)))

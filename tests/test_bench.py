@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from drivedit.models import World
+from drivedit.models import DiTWorld
 from drivedit_env import bench
 
 
-def test_the_operations_of_a_frame_are_those_of_its_layers(tiny_world: World):
+def test_the_operations_of_a_frame_are_those_of_its_layers(tiny_world: DiTWorld):
     """Against a count of our own: two per multiplication of every convolution and linear layer."""
     counts = {"dynamics": 0, "decoder": 0}
 
@@ -44,7 +44,7 @@ def test_the_operations_of_a_frame_are_those_of_its_layers(tiny_world: World):
     assert found["dynamics"] == pytest.approx(counts["dynamics"] + attention, rel=0.15)  # and the map's distances
 
 
-def test_the_whole_table_at_a_tiny_size(tiny_world: World, tmp_path, monkeypatch):
+def test_the_whole_table_at_a_tiny_size(tiny_world: DiTWorld, tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "BATCHES", (1, 3))
     monkeypatch.setattr(bench, "WINDOWS", (2, 4))
     monkeypatch.setattr(bench, "SIZES", (32, 64))
@@ -58,7 +58,7 @@ def test_the_whole_table_at_a_tiny_size(tiny_world: World, tmp_path, monkeypatch
     assert report["snapshots"]["forks per second"] > 0 and report["memory"]["state of a world"] > 0
     assert report["rounding"]["pixels of 255, most"] <= 16
     assert report["curves"]["picture"]["sizes"] == [32, 64] and np.isfinite(report["curves"]["batch"]["exponent"])
-    report["endurance"] = bench.endurance(World.from_pretrained(tmp_path / "world"), 120, worlds=4, quiet=True)
+    report["endurance"] = bench.endurance(DiTWorld.from_pretrained(tmp_path / "world"), 120, worlds=4, quiet=True)
     assert report["endurance"]["steps of all worlds"] == 120
     text = bench.as_text(report)
     assert all(words in text for words in ("dream, 1, pixels / twin", "GFLOP/s", "forks per second", "exponent"))

@@ -1,5 +1,6 @@
 """What a world's card and its confidence say of its training."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,8 @@ def test_the_levels_are_quantiles_of_dreamed_errors(drives, monkeypatch):
     monkeypatch.setattr(world, "start", lambda scenes, seeds: start)
 
     def step(state, control):
-        out.latent = torch.full((24, *world.latent_shape()), next(off))
-        return state, out
+        latents = torch.full((24, 1, *world.latent_shape()), next(off))
+        return replace(state, latents=latents), out
 
     monkeypatch.setattr(world, "step", step)
     calibrate(world, drives, np.arange(3), frames=3)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.worlds import film_spec, told
 from test_world import make_scene, make_world
 from torch import nn
 
@@ -23,7 +24,7 @@ from drivedit.config import StudentConfig, VAEConfig, WorldConfig
 from drivedit.inference import CompiledStep, compile_decoder, compile_step, library, tune
 from drivedit.inference import compiled as compiled_within
 from drivedit.inference.tune import can_pack, pack_decoder
-from drivedit.models import Scene, World, WorldState
+from drivedit.models import DiTState, DiTWorld, Sampling, Scene
 from drivedit.utils import fast_dtype
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.vector import DriveDiTVectorEnv
@@ -35,11 +36,11 @@ pytestmark = [pytest.mark.xdist_group("compile"), pytest.mark.usefixtures("compi
 
 
 @pytest.fixture(scope="module")
-def compiled(fast_world: World, compiled_cache) -> CompiledStep:
+def compiled(fast_world: DiTWorld, compiled_cache) -> CompiledStep:
     return made(fast_world)
 
 
-def made(world: World, steps: int | None = None) -> CompiledStep:
+def made(world: DiTWorld, steps: int | None = None) -> CompiledStep:
     step = compile_step(world, steps)
     assert step is not None
     return step
@@ -56,38 +57,38 @@ def threads(count: int):
         torch.set_num_threads(before)
 
 
-def dream(step, state: WorldState, steps: int, seed: int = 0):
+def dream(step, state: DiTState, steps: int, seed: int = 0):
     rng, outs = torch.Generator().manual_seed(seed), []
     for _ in range(steps):
         state, out = step(state, torch.rand(len(state), 2, generator=rng) * 2 - 1)
-        outs.append(out)
+        outs.append(told(state, out))
     return state, outs
 
 
-def starts(world: World) -> WorldState:
+def starts(world: DiTWorld) -> DiTState:
     """Rows of three ages, one without a route: rings that are nearly empty, partly filled and full."""
     long, short = world.scenes[0], world.scenes[1]
     free = Scene(long.frames[:4], long.controls[:3])
     return world.start([long, Scene(short.frames[:2], short.controls[:1]), free], [1, 2, 3])
 
 
-def random_world(config: WorldConfig, scenes: list[Scene]) -> World:
+def random_world(config: WorldConfig, scenes: list[Scene]) -> DiTWorld:
     """A world in float32 with random weights."""
     torch.manual_seed(0)
-    world = World(config, scenes)
+    world = DiTWorld(config, scenes)
     for p in world.parameters():
         p.data.add_(0.05 * torch.randn(p.shape))
     return world.eval()
 
 
-def other_world(student: dict[str, Any] | None = None, **changes: Any) -> World:
+def other_world(student: dict[str, Any] | None = None, **changes: Any) -> DiTWorld:
     """A world with some other settings."""
     config = make_world().config
     config = replace(config, student=replace(config.student, **student or {}), **changes)
     return random_world(config, [make_scene(5), make_scene(2)])
 
 
-def plain_world() -> World:
+def plain_world() -> DiTWorld:
     """A world of oblong pictures that is told nothing but controls: 21 tokens, no rotation, one past frame."""
     student = StudentConfig(
         latent_dim=5, d_model=40, n_layers=2, n_heads=4, d_ff=56, dropout=0.0, tokens_per_frame=21, window=2, history=1,
@@ -96,11 +97,11 @@ def plain_world() -> World:
     vae = VAEConfig(3, 5, [8, 8, 12, 12], 1, False, 0.1, temporal_kernel=1)
     rng = np.random.default_rng(0)
     frames, controls = rng.integers(0, 255, (4, 24, 56, 3), np.uint8), rng.uniform(-1, 1, (3, 2)).astype(np.float32)
-    config = WorldConfig(vae, student, image_size=(24, 56), patch=1, view=None)
+    config = WorldConfig(film_spec(24, 56), vae, student, patch=1)
     return random_world(config, [Scene(frames, controls), Scene(frames[1:], controls[1:])])
 
 
-def lean_world() -> World:
+def lean_world() -> DiTWorld:
     """A world with a decoder like that of the shipped one: narrow, and without residual blocks at full size."""
     vae = replace(make_world().config.vae, decoder_dims=[4, 8, 20, 24], decoder_inner=[4, 4, 6, 8])
     return other_world(vae=vae)
@@ -148,7 +149,7 @@ def test_bits_do_not_depend_on_the_batch_nor_on_threads(fast_world):
             step = made(fast_world)
             futures.append(dream(step, state.clone(), 3)[1])
             alone = step(state.select([4]), torch.rand(21, 2, generator=torch.Generator().manual_seed(0))[4:5] * 2 - 1)
-            assert torch.equal(alone[1].latent, futures[0][0].latent[4:5]), "threads share one world"
+            assert torch.equal(alone[0].latents[:, 0], futures[0][0].latent[4:5]), "threads share one world"
     for outs in zip(*futures, strict=True):
         assert all(torch.equal(out.latent, outs[0].latent) and torch.equal(out.reward, outs[0].reward) for out in outs)
     for rows in ([4], [20, 0], [7, 8, 9, 10]):
@@ -157,6 +158,7 @@ def test_bits_do_not_depend_on_the_batch_nor_on_threads(fast_world):
         for out in futures[0]:
             controls = torch.rand(21, 2, generator=rng) * 2 - 1
             again, alone = step(again, controls[rows])
+            alone = told(again, alone)
             assert torch.equal(alone.latent, out.latent[rows]) and torch.equal(alone.telemetry, out.telemetry[rows])
 
 
@@ -214,8 +216,8 @@ def test_a_step_leaves_alone_what_was_seen_before(fast_world, compiled):
     state, seen, kept = starts(fast_world), [], []
     for _ in range(3):
         state, out = compiled(state, torch.full((3, 2), 0.3))
-        seen += [state.pose, state.motion, state.arc, state.control, state.latents, out.latent, out.telemetry]
-        kept += [value.clone() for value in seen[-7:]]
+        seen += [state.pose, state.motion, state.arc, state.control, state.latents, *out.telemetry.values()]
+        kept += [value.clone() for value in seen[len(kept) :]]
     assert all(torch.equal(value, copied) for value, copied in zip(seen, kept, strict=True))
 
 
@@ -282,7 +284,7 @@ def test_threads_that_share_a_step_dream_as_if_alone(compiled_cache):
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda world: pickle.loads(pickle.dumps(world))])
 def test_a_tuned_world_can_be_copied_and_pickled(fast_world, copied):
     other, state, controls = copied(fast_world), starts(fast_world), torch.full((3, 2), 0.3)
-    latent, same = (world.step(state.clone(), controls)[1].latent for world in (fast_world, other))
+    latent, same = (world.step(state.clone(), controls)[0].latents[:, 0] for world in (fast_world, other))
     assert torch.equal(latent, same) and np.array_equal(fast_world.decode(latent), other.decode(latent))
     assert other.tuned and other.fingerprint == fast_world.fingerprint
     for one, two in zip(fast_world.parameters(), other.parameters(), strict=True):
@@ -300,8 +302,8 @@ def test_what_does_not_fit_is_refused(fast_world, compiled):
     state, controls = starts(fast_world), torch.zeros(3, 2)
     with pytest.raises(ValueError, match=r"\[3, 2\], got \[2, 2\]"):
         compiled(state, controls[:2])
-    with pytest.raises(ValueError, match="1 sampling steps, got 3"):
-        compiled(state, controls, 3)
+    with pytest.raises(ValueError, match="1 sampling steps and no dt, got 3"):
+        compiled(state, controls, sampling=Sampling(3))
     with pytest.raises(ValueError, match="the state's k must be .* got "):
         compiled(starts(plain_world()), controls)
     decode = compile_decoder(tune(make_world()))
@@ -311,17 +313,18 @@ def test_what_does_not_fit_is_refused(fast_world, compiled):
     assert decode(torch.zeros(0, 4, 8, 8)).shape == (0, 64, 64, 3)
     with pytest.raises(ValueError, match="at least one world"):
         compiled(state.select(torch.arange(0)), controls[:0])
-    state, out = compiled(state, controls.double())
-    assert out.latent.isfinite().all() and len(state) == 3
+    state, _ = compiled(state, controls.double())
+    assert state.latents.isfinite().all() and len(state) == 3
 
 
 @needs_compiler
 def test_within_compiled_a_world_steps_so(fast_world, compiled):
     state, action = starts(fast_world), torch.full((3, 2), 0.2)
-    wanted = compiled(state.clone(), action)[1]
+    wanted = compiled(state.clone(), action)[0]
     with compiled_within(fast_world) as world:
         assert isinstance(world.step, CompiledStep)
-        assert torch.equal(world.step(state.clone(), action, 1)[1].latent, wanted.latent)
+        again = world.step(state.clone(), action, sampling=Sampling(1))[0]
+        assert torch.equal(again.latents, wanted.latents)
     assert not isinstance(fast_world.step, CompiledStep)
 
 
@@ -349,7 +352,7 @@ def test_environments_step_with_it(fast_world, compiled, monkeypatch):
         vector.set_state(state)
         futures.append([envs.step(actions)[0] for actions in plan])
     assert np.array_equal(*futures)
-    monkeypatch.setattr(World, "dream", lambda *args: pytest.fail("an ordinary step"))
+    monkeypatch.setattr(DiTWorld, "dream", lambda *args: pytest.fail("an ordinary step"))
     branches = vector.fork(1, 3)
     seen = branches.step(np.tile(plan[0, :1], (3, 1)))[0]
     assert np.array_equal(seen[0], seen[1]) and np.array_equal(seen[0], seen[2])
@@ -361,7 +364,7 @@ def test_agents_learn_in_it(fast_world, compiled, monkeypatch):
     env = open_env(config)
     env.seed(0)
     first: Any = env.reset()
-    monkeypatch.setattr(World, "dream", lambda *args: pytest.fail("an ordinary step"))
+    monkeypatch.setattr(DiTWorld, "dream", lambda *args: pytest.fail("an ordinary step"))
     after: Any = env.step(np.zeros((3, 2), np.float32))[0]
     assert not np.array_equal(after, first)
     with pytest.raises(ValueError, match="only a dream"):

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from drivedit.models import World
+from drivedit.models import DiTWorld
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.vector import DriveDiTVectorEnv
 
@@ -51,7 +51,7 @@ def test_a_copy_of_a_dream_goes_on_alike(world, way):
     other = COPIES[way](env)
     assert other.spec is not None and other.spec.id == "DriveDiT-v0"
     assert run(env) == run(other)
-    if way == "deepcopy" or not isinstance(world, World):
+    if way == "deepcopy" or not isinstance(world, DiTWorld):
         assert env.unwrapped.world is other.unwrapped.world
 
 

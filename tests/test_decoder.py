@@ -12,7 +12,7 @@ from test_world import make_world
 
 from drivedit.config import DataConfig, LoopConfig, VAEStageConfig
 from drivedit.data.recordings import write_shard
-from drivedit.models import VAE3D, World
+from drivedit.models import VAE3D, DiTWorld
 from drivedit.models.dit.vae import ResBlock
 from drivedit.training.__main__ import main
 from drivedit.training.methods.decoder import DecoderMethod, prune_decoder
@@ -82,9 +82,9 @@ def test_the_world_around_it_stays(tmp_path):
     loop = LoopConfig(steps=3, batch_size=4, bf16=False, warmup=1, log_every=1)
     data = DataConfig(str(tmp_path / "recordings"), validation_fraction=0.5)
     vae(make_world().config, loop, data, VAEStageConfig(), str(tmp_path), "cpu")
-    before = World.from_pretrained(tmp_path / "vae" / "world", device="cpu")
+    before = DiTWorld.from_pretrained(tmp_path / "vae" / "world", device="cpu")
     made = decoder(str(tmp_path / "vae" / "world"), [8, 4, 8, 8], loop, data, VAEStageConfig(), str(tmp_path), "cpu")
-    after = World.from_pretrained(tmp_path / "decoder" / "world", device="cpu")
+    after = DiTWorld.from_pretrained(tmp_path / "decoder" / "world", device="cpu")
     assert after.config == replace(before.config, vae=made.vae.config) and after.config != before.config
     for name, value in before.state_dict().items():
         if not name.startswith(("vae.decoder", "vae.to_frame")):

@@ -3,6 +3,7 @@
 import copy
 import shutil
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from test_world import make_world
 from drivedit.config import ClipConfig, DataConfig, DistillConfig, LoopConfig, StudentStageConfig, VAEStageConfig
 from drivedit.data.clips import Drives
 from drivedit.data.recordings import write_shard
-from drivedit.models import DiTTeacher, World
+from drivedit.models import DiTTeacher, DiTWorld
 from drivedit.models.flow.path import noise_levels
 from drivedit.models.flow.sampler import sample
 from drivedit.training.calibration import calibrate
@@ -52,7 +53,7 @@ def make_rngs(seed: int = 0) -> Rngs:
 
 def test_small_steps_along_a_perfect_teacher_carry_noise_to_data():
     x = torch.randn(8, 500, 1, 4, generator=torch.Generator().manual_seed(0))
-    data = sample(lambda x, sigma, _: posterior(x, sigma[:, None], MEAN, SPREAD), x, noise_levels(400))
+    data = sample(lambda x, sigma, given: posterior(x, sigma[:, None], MEAN, SPREAD), x, noise_levels(400))
     assert torch.allclose(data, transport(x, torch.ones(x.shape[:2])), atol=0.02)
 
 
@@ -68,8 +69,8 @@ def test_distribution_matching_pulls_samples_to_the_teachers_mean_and_spread():
             return posterior(x, sigma, *((MEAN, SPREAD) if net is method.teacher.network else own)), None
 
         method.predict_clean = score  # type: ignore[assignment]
-        empty = torch.zeros(0)
-        samples = samples - 0.02 * dmd_gradient(samples, *method.scores(samples, (empty,) * 3, rngs))
+        empty: Any = torch.zeros(0)
+        samples = samples - 0.02 * dmd_gradient(samples, *method.scores(samples, (empty, empty, empty), rngs))
     assert abs(samples.mean().item() - MEAN) < 0.05 and abs(samples.std().item() - SPREAD) < 0.08
 
 
@@ -79,7 +80,7 @@ def test_consistency_is_least_for_the_flow_of_the_teacher():
     method.config.head_weight = 0.0
     tokens = MEAN + SPREAD * torch.randn(32, 2 + 4, 16, 32, generator=torch.Generator().manual_seed(1))
     batch = {
-        "motion": torch.zeros(32, 4, 3), "telemetry": torch.zeros(32, 4, 4), "reward": torch.zeros(32, 4),
+        "motion": torch.zeros(32, 4, 3), "telemetry": torch.zeros(32, 4, 4), "reward": torch.zeros(32, 4, 1),
         "ended": torch.zeros(32, 4),
     }  # fmt: skip
 
@@ -116,12 +117,12 @@ def test_only_the_student_is_trained_and_its_average_follows():
 
 def test_the_critic_takes_more_steps_than_the_student(run):
     folder, loop, data = run
-    start = World.from_pretrained(folder / "student" / "world", device="cpu")
+    start = DiTWorld.from_pretrained(folder / "student" / "world", device="cpu")
     method = DistributionMatching(start, DistillConfig(clip_frames=6, rollout=1, critic_steps=3))
     latents = torch.randn(2, 2 + 6, start.config.vae.latent_dim, 8, 8, generator=torch.Generator().manual_seed(0))
     shapes = {"control": (6, 7), "route": (6, start.config.student.route_dim), "motion": (6, 3), "telemetry": (6, 4)}
     batch = {name: torch.zeros(2, *shape) for name, shape in shapes.items()}
-    batch |= {"latents": latents, "reward": torch.zeros(2, 6), "ended": torch.zeros(2, 6)}
+    batch |= {"latents": latents, "reward": torch.zeros(2, 6, 1), "ended": torch.zeros(2, 6)}
     optimizers = make_optimizers(method.groups(0), LoopConfig(lr=1e-3))
     steps = Steps(method, optimizers, clip=1.0, seed=0, bf16=False, device=torch.device("cpu"))
     moved = []
@@ -155,7 +156,7 @@ def test_every_method_makes_a_world(run, method):
     loss = DistillConfig(clip_frames=6, rollout=2, method=method, exits=2)
     start = folder / "student" / "world"
     distill(str(start), loop, data, loss, str(folder), "cpu")
-    made, before = (World.from_pretrained(f, device="cpu") for f in (folder / method / "world", start))
+    made, before = (DiTWorld.from_pretrained(f, device="cpu") for f in (folder / method / "world", start))
     assert any(
         not torch.equal(a, b) for a, b in zip(made.dynamics.parameters(), before.dynamics.parameters(), strict=True)
     )
@@ -165,19 +166,19 @@ def test_every_method_makes_a_world(run, method):
     calibrate(made, drives, drives.split(data.validation_fraction)[1], 3)
     assert torch.allclose(made.error_range, told, atol=2e-2) and not torch.equal(told, before.error_range)
     assert [f"## Stage `{name}`" in made.card for name in ("vae", "student", method)] == [True] * 3
-    _, out = made.step(made.start(made.scenes[:1], [0]), torch.zeros(1, 2))
-    assert torch.isfinite(out.latent).all()
+    state, _ = made.step(made.start(made.scenes[:1], [0]), torch.zeros(1, 2))
+    assert torch.isfinite(state.latents).all()
 
 
 def test_rollouts_may_be_longer_than_what_the_world_was_trained_on(run):
     folder, loop, data = run
     start = folder / "student" / "world"
-    limit = World.from_pretrained(start, device="cpu").dynamics
+    limit = DiTWorld.from_pretrained(start, device="cpu").dynamics
     frames = limit.max_seq_len // limit.tokens_per_frame + 4
     loss = DistillConfig(clip_frames=frames, rollout=frames, method="energy")
     shutil.copytree(folder / "vae", folder / "long" / "vae")
     distill(str(start), replace(loop, steps=1), data, loss, str(folder / "long"), "cpu")
-    made = World.from_pretrained(folder / "long" / "energy" / "world", device="cpu")
+    made = DiTWorld.from_pretrained(folder / "long" / "energy" / "world", device="cpu")
     assert made.config.student.max_seq_len == limit.max_seq_len
 
 
@@ -214,7 +215,7 @@ def make_batch(frames: int, rows: int = 2, seed: int = 0) -> dict[str, torch.Ten
     g = torch.Generator().manual_seed(seed)
     shapes = {"control": (frames, 7), "route": (frames, 321), "motion": (frames, 3), "telemetry": (frames, 4)}
     batch = {name: 0.1 * torch.randn(rows, *shape, generator=g) for name, shape in shapes.items()}
-    batch |= {name: torch.zeros(rows, frames) for name in ("reward", "ended")}
+    batch |= {"reward": torch.zeros(rows, frames, 1), "ended": torch.zeros(rows, frames)}
     return batch | {"latents": torch.randn(rows, 2 + frames, 4, 8, 8, generator=g)}
 
 
@@ -254,8 +255,8 @@ def test_whole_clips_are_pulled_to_the_teachers_mean_and_spread():
             return posterior(noisy, sigma, *((MEAN, SPREAD) if net is method.real.network else own))
 
         method.predict_clip = clean  # type: ignore[assignment]
-        empty = torch.zeros(0)
-        samples = samples - 0.02 * dmd_gradient(samples, *method.scores(samples, (empty,) * 3, rngs))
+        empty: Any = torch.zeros(0)
+        samples = samples - 0.02 * dmd_gradient(samples, *method.scores(samples, (empty, empty, empty), rngs))
     assert abs(samples.mean().item() - MEAN) < 0.05 and abs(samples.std().item() - SPREAD) < 0.08
 
 
@@ -300,7 +301,7 @@ def test_a_student_is_distilled_from_whole_clips(run, tmp_path):
     assert "velocity_mse" in curve and "val/mse_0.5" in curve
     loss = DistillConfig(clip_frames=6)
     distill(str(start), loop, data, loss, str(tmp_path), "cpu", str(path))
-    world, before = (World.from_pretrained(f, device="cpu") for f in (tmp_path / "matching" / "world", start))
+    world, before = (DiTWorld.from_pretrained(f, device="cpu") for f in (tmp_path / "matching" / "world", start))
     assert not torch.equal(world.dynamics.position, before.dynamics.position)
     for wrong in (dict(clip_frames=7), dict(method="energy"), dict(exits=2)):
         with pytest.raises(ValueError, match="needs method = matching, exits = 1 and clip_frames of at most 6"):

@@ -1,6 +1,7 @@
 """What README and docs tell people to type works: Python blocks run, and commands take the options that they show."""
 
 import importlib
+import importlib.util
 import re
 import shlex
 import tomllib

@@ -19,8 +19,9 @@ from drivedit.agents.judging import trials
 from drivedit.agents.judging.trials import Contest, Drives
 from drivedit.agents.load import load_agent
 from drivedit.agents.planning.planner import Planner, Search
+from drivedit.config import RewardTerm
 from drivedit.data.agent_drivers import AgentDriver
-from drivedit.models import World
+from drivedit.models import DiTWorld
 
 DREAM, TWIN = "drivedit_env:DriveDiT-v0", "drivedit_env:CarRacingTwin-v0"
 
@@ -30,14 +31,14 @@ def world(tiny_world, tmp_path_factory) -> Path:
     """A world whose encoder looks at one frame at a time, as those of the presets do."""
     config = replace(tiny_world.config, vae=replace(tiny_world.config.vae, temporal_kernel=1))
     folder = tmp_path_factory.mktemp("worlds") / "tiny"
-    World(config, tiny_world.scenes).save_pretrained(folder)
+    DiTWorld(config, tiny_world.scenes).save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def agent(world, tmp_path_factory) -> str:
     """A file of a policy that answers to every number of the world's latents."""
-    loaded = World.from_pretrained(world)
+    loaded = DiTWorld.from_pretrained(world)
     shape, generator = loaded.latent_shape(), torch.Generator().manual_seed(0)
     weights = {"out.weight": torch.randn(2, int(np.prod(shape)), generator=generator) / 20, "out.bias": torch.zeros(2)}
     spec = PolicySpec(list(shape), "latent", fingerprint=loaded.fingerprint, world=str(world))
@@ -135,7 +136,7 @@ def test_what_learned_on_latents_is_judged_in_the_twin(world, tmp_path):
         gym.registry.pop("TwinShort-v0")
     assert np.isfinite(json.loads((tmp_path / "curve.jsonl").read_text())["judged"])
     policy = load_agent(str(tmp_path / "agent.safetensors"))
-    assert policy.spec.fingerprint == World.from_pretrained(world).fingerprint  # type: ignore[attr-defined]
+    assert policy.spec.fingerprint == DiTWorld.from_pretrained(world).fingerprint  # type: ignore[attr-defined]
     assert policy.spec.world == str(world.resolve())  # type: ignore[attr-defined]
 
 
@@ -143,10 +144,11 @@ def test_what_learned_on_latents_is_judged_in_the_twin(world, tmp_path):
 
 
 @pytest.fixture
-def unrewarded(tiny_world) -> World:
+def unrewarded(tiny_world) -> DiTWorld:
     """As a world of a film without rewards is."""
-    config = replace(tiny_world.config, reward_scale=0.0, constant_reward={}, end_reward={}, end_threshold=1.0)
-    return World(config, tiny_world.scenes)
+    spec = replace(tiny_world.spec, rewards={"progress": RewardTerm("learned")})
+    config = replace(tiny_world.config, spec=spec, end_threshold=1.0)
+    return DiTWorld(config, tiny_world.scenes)
 
 
 @pytest.mark.filterwarnings("error")
@@ -165,20 +167,25 @@ def test_a_world_without_rewards_is_named_before_anything_learns_or_plans(unrewa
     Planner.in_dream(gym.make(DREAM, world=tiny_world, disable_env_checker=True))
 
 
+LEARNED, TIME, LEFT = RewardTerm("learned", 2.0), RewardTerm("constant", -0.3), RewardTerm("on_end", -9.0)
+
+
 @pytest.mark.parametrize(
-    ("changes", "weights", "rewarding"),
+    ("rewards", "threshold", "weights", "rewarding"),
     [
-        ({"reward_scale": 2.0}, None, True),
-        ({"reward_scale": 2.0}, {"progress": 0.0}, False),
-        ({"constant_reward": {"time": -0.3}}, None, False),
-        ({"constant_reward": {"time": -0.3}, "end_threshold": 0.5}, None, True),
-        ({"end_reward": {"left": -9.0}}, None, False),
-        ({"end_reward": {"left": -9.0}, "end_threshold": 0.5}, None, True),
-        ({"end_reward": {"left": -9.0}, "end_threshold": 0.5}, {"left": 0.0}, False),
+        ({"progress": LEARNED}, 1.0, None, True),
+        ({"progress": LEARNED}, 1.0, {"progress": 0.0}, False),
+        ({"speed": RewardTerm("telemetry", 1.0)}, 1.0, None, True),
+        ({"time": TIME}, 1.0, None, False),
+        ({"time": TIME}, 0.5, None, True),
+        ({"left": LEFT}, 1.0, None, False),
+        ({"left": LEFT}, 0.5, None, True),
+        ({"left": LEFT}, 0.5, {"left": 0.0}, False),
     ],
 )
-def test_rewards_tell_something_if_driving_changes_them(unrewarded, changes, weights, rewarding):
-    unrewarded.config = replace(unrewarded.config, **changes)
+def test_rewards_tell_something_if_driving_changes_them(unrewarded, rewards, threshold, weights, rewarding):
+    spec = replace(unrewarded.spec, rewards=rewards)
+    unrewarded.config = replace(unrewarded.config, spec=spec, end_threshold=threshold)
     env = gym.make(DREAM, world=unrewarded, reward_weights=weights, disable_env_checker=True)
     assert env.unwrapped.rewarding is rewarding  # type: ignore[attr-defined]
 

@@ -13,7 +13,7 @@ import pytest
 
 from drivedit.data import iter_episodes, read_shard, write_shard
 from drivedit.data.clips import Drives
-from drivedit.models import World
+from drivedit.models import DiTWorld
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.session import Session
 
@@ -21,7 +21,7 @@ GAS = np.array([0.0, 0.4], np.float32)
 
 
 @pytest.fixture
-def session(tiny_world: World, tmp_path: Path) -> Session:
+def session(tiny_world: DiTWorld, tmp_path: Path) -> Session:
     return Session(DriveDiTEnv(tiny_world), scene=0, folder=tmp_path / "drives")
 
 
@@ -30,7 +30,7 @@ def small_films(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drivedit_env.viewer.recorder.FILM_HEIGHT", 128)
 
 
-def replays(path: Path, world: World) -> bool:
+def replays(path: Path, world: DiTWorld) -> bool:
     """Whether a shard's actions, driven from its state, give its frames and rewards, bit for bit."""
     env = DriveDiTEnv(world)
     env.reset(seed=99)
@@ -44,7 +44,7 @@ def replays(path: Path, world: World) -> bool:
     )
 
 
-def test_a_recording_is_read_for_training_and_replays_bit_for_bit(session: Session, tiny_world: World):
+def test_a_recording_is_read_for_training_and_replays_bit_for_bit(session: Session, tiny_world: DiTWorld):
     session.step(GAS)
     session.toggle_recording()
     assert session.recording is not None
@@ -85,7 +85,7 @@ def test_a_recording_is_read_for_training_and_replays_bit_for_bit(session: Sessi
     assert np.abs(drives.motion()[1:21]).max() > 0, "the pose moved, so the route is told from the right place"
 
 
-def test_a_replay_with_other_actions_is_noticed(session: Session, tiny_world: World):
+def test_a_replay_with_other_actions_is_noticed(session: Session, tiny_world: DiTWorld):
     """The comparison itself can fail: a shard with a changed action does not replay."""
     session.toggle_recording()
     for _ in range(4):
@@ -110,7 +110,7 @@ def test_long_recordings_are_cut_into_pieces_that_join(session: Session, monkeyp
     assert np.array_equal(np.concatenate([e.picture[1:] for e in episodes]), [m.frame for m in driven])
 
 
-def test_nothing_is_lost_when_the_process_is_killed(session: Session, tiny_world: World):
+def test_nothing_is_lost_when_the_process_is_killed(session: Session, tiny_world: DiTWorld):
     def drive_for_ever(told: Any) -> None:
         session.toggle_recording()
         while True:

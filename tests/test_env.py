@@ -17,7 +17,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import drivedit_env
 from drivedit.inference import tune
-from drivedit.models import World
+from drivedit.models import DiTState, DiTWorld
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.state import EnvState
 
@@ -25,7 +25,7 @@ AHEAD = np.array([0.0, 0.3], np.float32)
 
 
 @pytest.fixture
-def env(tiny_world: World) -> DriveDiTEnv:
+def env(tiny_world: DiTWorld) -> DriveDiTEnv:
     return DriveDiTEnv(tiny_world)
 
 
@@ -140,7 +140,7 @@ def test_a_wrong_snapshot_is_refused(env):
     with pytest.raises(ValueError, match="belongs to world other"):
         env.set_state(replace(state, fingerprint="other"))
     with pytest.raises(ValueError, match="belongs to world"):
-        EnvState.from_bytes(data, "other")
+        EnvState.from_bytes(data, DiTState, "other")
 
 
 def test_latents_are_what_pixels_are_decoded_from(tiny_world, env):
@@ -299,7 +299,7 @@ def test_environments_of_one_folder_share_their_world(tiny_world, tmp_path):
     assert first.world is second.world
     first.reset(seed=0)
     second.reset(seed=1)
-    alone = DriveDiTEnv(tune(World.from_pretrained(tmp_path / "world", device="cpu")))
+    alone = DriveDiTEnv(tune(DiTWorld.from_pretrained(tmp_path / "world", device="cpu")))
     alone.reset(seed=0)
     for control in actions(0, 4):  # steps of the two in turn do not disturb each other
         second.step(-control)
@@ -330,7 +330,7 @@ def test_the_shipped_world_drives():
     world = env.unwrapped.world  # type: ignore[attr-defined]
     assert world.scenes and world.card
     folder = Path(drivedit_env.__file__).parent / "worlds" / "carracing"
-    assert json.loads((folder / "config.json").read_text())["format"] == 2
+    assert json.loads((folder / "config.json").read_text())["format"] == 3
 
 
 def test_the_shipped_world_goes_on_where_reality_stands():

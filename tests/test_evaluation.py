@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from drivedit.config import StudentConfig, VAEConfig, WorldConfig
+from drivedit.config.domains.carracing import SPEC
 from drivedit.evaluation import __main__ as command
 from drivedit.evaluation import sources, twin_drives
 from drivedit.evaluation.dreams import Dream
@@ -33,7 +34,7 @@ from drivedit.evaluation.reports import pages, report
 from drivedit.evaluation.sources import Sources, stack
 from drivedit.evaluation.suites import benchmark, closed_loop, control, open_loop
 from drivedit.evaluation.twin_drives import CONTEXT, Job
-from drivedit.models import World
+from drivedit.models import DiTWorld
 from drivedit.utils import Route
 
 DRIVER = """
@@ -74,9 +75,10 @@ def world_folder(tmp_path_factory):
     vae = VAEConfig(3, 8, [8, 8, 16, 16], 1, False, 1e-3, temporal_kernel=1)
     student = StudentConfig(32, 32, 1, 2, dropout=0.0, tokens_per_frame=16, window=8, history=2)
     torch.manual_seed(0)
-    config = WorldConfig(vae=vae, student=replace(student, control_dim=7, route_dim=317, map_dim=16))
+    student = replace(student, control_dim=7, route_dim=317, map_dim=16)
+    config = WorldConfig(SPEC, vae, student, view=(61.73, 49.38, 0.5, 0.75))
     folder = tmp_path_factory.mktemp("worlds") / "tiny"
-    World(config).save_pretrained(folder)
+    DiTWorld(config).save_pretrained(folder)
     return folder
 
 

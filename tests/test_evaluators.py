@@ -11,7 +11,7 @@ import torch
 from drivedit.evaluation import PerformanceBenchmark, SequenceEvaluator, WorldModelBenchmark, compute_all_metrics
 from drivedit.evaluation.suites import performance
 from drivedit.inference import InferenceConfig, StreamingRollout
-from drivedit.models import VAE3D, DiTStudent, World
+from drivedit.models import VAE3D, DiTStudent, DiTWorld
 
 
 def copy_last(context: torch.Tensor, controls: torch.Tensor | None, count: int) -> torch.Tensor:
@@ -138,7 +138,7 @@ def test_the_published_signatures():
 def test_speed_is_told_from_the_clock(tiny_world, monkeypatch):
     """A clock that only the world moves: a step of B worlds takes 10 + B ms, a start 5 ms, nothing else takes time."""
     now = [0.0]
-    step, start = World.step, World.start
+    step, start = DiTWorld.step, DiTWorld.start
 
     def slow_step(self, state, controls):
         now[0] += 0.010 + 0.001 * len(state)
@@ -148,8 +148,8 @@ def test_speed_is_told_from_the_clock(tiny_world, monkeypatch):
         now[0] += 0.005
         return start(self, scenes, seeds)
 
-    monkeypatch.setattr(World, "step", slow_step)
-    monkeypatch.setattr(World, "start", slow_start)
+    monkeypatch.setattr(DiTWorld, "step", slow_step)
+    monkeypatch.setattr(DiTWorld, "start", slow_start)
     monkeypatch.setattr(performance.time, "perf_counter", lambda: now[0])
     suite = PerformanceBenchmark(tiny_world, "cpu", batch_sizes=(1, 3), sequence_lengths=(2, 4), iterations=6)
     found = suite.run_performance_suite()

@@ -10,7 +10,7 @@ from drawn_film import film
 
 from drivedit.data import __main__ as data
 from drivedit.evaluation import __main__ as evaluation
-from drivedit.models import World
+from drivedit.models import DiTWorld
 from drivedit.training import __main__ as training
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.session import Session
@@ -91,4 +91,4 @@ def test_a_world_of_ones_own_film_is_judged_driven_recorded_and_trained_on(here,
             session.step(np.array([np.sin(step), 0.3], np.float32))
         session.toggle_recording()
     session.close()
-    assert World.from_pretrained(trained(str(tmp_path / "more"), str(tmp_path / "run"), steps=2)).config.fps == FPS
+    assert DiTWorld.from_pretrained(trained(str(tmp_path / "more"), str(tmp_path / "run"), steps=2)).spec.fps == FPS

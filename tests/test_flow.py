@@ -105,8 +105,8 @@ def test_one_step_gives_the_clean_estimate_and_no_step_the_noise():
 def test_a_straight_flow_needs_no_more_than_one_step():
     clean, x = normal(3, 4), normal(3, 4, seed=1)
     for steps in (1, 2, 9):
-        assert torch.allclose(sample(lambda *_: clean, x, noise_levels(steps).double()), clean)
-    half = sample(lambda *_: clean, x, torch.tensor([1.0, 0.5], dtype=torch.float64))
+        assert torch.allclose(sample(lambda x, sigma, given: clean, x, noise_levels(steps).double()), clean)
+    half = sample(lambda x, sigma, given: clean, x, torch.tensor([1.0, 0.5], dtype=torch.float64))
     assert torch.allclose(half, add_noise(clean, x, torch.tensor(0.5)))
 
 

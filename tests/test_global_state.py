@@ -17,7 +17,7 @@ from test_world import make_world
 from drivedit.config import DataConfig, LoopConfig, StudentStageConfig, VAEStageConfig
 from drivedit.data.recordings import write_shard
 from drivedit.evaluation import SequenceEvaluator
-from drivedit.models import World
+from drivedit.models import DiTWorld
 from drivedit.training.stages import student, vae
 
 
@@ -52,7 +52,7 @@ def test_environments_leave_it(tiny_world, tmp_path):
     rows.step(np.zeros((2, 2), np.float32))
     rows.close()
     frames = torch.zeros(1, 4, 3, 64, 64)
-    world = World.from_pretrained(tmp_path / "world", device="cpu")
+    world = DiTWorld.from_pretrained(tmp_path / "world", device="cpu")
     SequenceEvaluator(world, device="cpu").evaluate_sequence(frames[:, :2], frames[:, 2:])
     unchanged(before)
 
@@ -65,7 +65,7 @@ def test_training_and_evaluation_leave_it(tmp_path):
     before = state()
     vae(config, loop, data, VAEStageConfig(), str(tmp_path), "cpu")
     student(config, loop, data, StudentStageConfig(clip_frames=4, rollout=1, few_step_from=0.5), str(tmp_path), "cpu")
-    World.from_pretrained(tmp_path / "student" / "world", device="cpu")
+    DiTWorld.from_pretrained(tmp_path / "student" / "world", device="cpu")
     unchanged(before)
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from drawn_film import film
 
-from drivedit.config import StudentConfig, VAEConfig, WorldConfig
-from drivedit.data.clips import suit
+from drivedit.config import Quantity, StudentConfig, VAEConfig, WorldConfig
+from drivedit.data.clips import fit_config
 from drivedit.data.exchange.films import Plan, import_drives
 from drivedit.evaluation import __main__ as command
 from drivedit.evaluation import held_out
@@ -19,7 +19,7 @@ from drivedit.evaluation.reports import card, recorded_figures
 from drivedit.evaluation.sizes import Sizes
 from drivedit.evaluation.suites import recorded
 from drivedit.evaluation.suites.benchmark import evaluate_world
-from drivedit.models import World
+from drivedit.models import DiTWorld
 
 SMALL = Sizes(clips=6, horizon=20, rounds=1)
 CONFIG = WorldConfig(
@@ -27,7 +27,6 @@ CONFIG = WorldConfig(
     student=StudentConfig(
         32, 32, 1, 2, dropout=0.0, tokens_per_frame=16, window=4, history=2, control_dim=7, route_dim=61
     ),
-    view=None,
 )
 
 
@@ -53,10 +52,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-def untrained(held: held_out.HeldOut, **changes) -> World:
+def untrained(held: held_out.HeldOut, **spec) -> DiTWorld:
     """A world of random weights that fits the drives; its heads are not zero, as they are before training."""
     torch.manual_seed(0)
-    world = World(replace(suit(CONFIG, held.drives), **changes)).eval()
+    config = fit_config(CONFIG, held.drives)
+    world = DiTWorld(replace(config, spec=replace(config.spec, **spec))).eval()
     for weight in world.heads.parameters():
         torch.nn.init.normal_(weight, std=0.1)
     return world
@@ -113,12 +113,12 @@ def test_of_many_clips_some_are_taken_evenly_and_no_steps_are_an_error(tmp_path)
 def test_what_does_not_fit_is_refused_and_both_are_named(folder, tmp_path, capsys):
     plain = opened(folder, "plain")
     world = untrained(plain)
-    with pytest.raises(ValueError, match="pictures of 16 x 32, the recording 96 x 160"):
+    with pytest.raises(ValueError, match="pictures of 16 x 32 x 3, the recording 96 x 160 x 3"):
         evaluate_world(world, tmp_path, held_out=folder / "large.rec")
     with pytest.raises(ValueError, match="frames per second: 30, the recording 15"):
-        evaluate_world(untrained(plain, fps=30.0), tmp_path, held_out=folder / "plain.rec")
+        evaluate_world(untrained(plain, dt=1 / 30), tmp_path, held_out=folder / "plain.rec")
     with pytest.raises(ValueError, match=r"telemetry: \['battery'\], the recording \[\]"):
-        battery = untrained(plain, telemetry=["battery"], telemetry_scale=[1.0])
+        battery = untrained(plain, telemetry=[Quantity("battery")])
         evaluate_world(battery, tmp_path, held_out=folder / "plain.rec")
     with pytest.raises(ValueError, match="is a training recording.*--held-out"):
         evaluate_world(world, tmp_path, held_out=folder / "training.rec")
@@ -159,7 +159,7 @@ def test_figures_in_a_card_are_replaced_and_leave_it_when_the_world_learns_on(tm
 def test_a_world_with_positions_is_told_the_route_and_judged_by_its_turns(folder, tmp_path):
     held = opened(folder, "large")
     world = untrained(held)
-    assert world.config.student.route_dim and world.config.telemetry == ["speed"]
+    assert world.config.student.route_dim and world.spec.names("telemetry") == ["speed"]
     report = evaluate_world(world, tmp_path, held_out=folder / "large.rec", sizes=SMALL, quiet=True)
     figures = report["figures"]
     assert {"turn_correlation", "distance_slope", "turn_left", "free_psnr_20", "told_speed", "kept_speed"} <= set(
@@ -207,7 +207,7 @@ class Perfect:
 def test_a_perfect_world_has_perfect_figures(folder, monkeypatch, obedient):
     held = opened(folder, "rewarded")
     world = untrained(held)
-    assert world.config.reward_scale and world.config.end_threshold < 1
+    assert world.spec.rewards["progress"].value and world.config.end_threshold < 1
     clips = held_out.cut(held, 6, 20)
     Perfect(monkeypatch, clips, obedient)
     measured = recorded.measure(world, clips, quiet=True)

@@ -1,6 +1,7 @@
 """Filmed drives become recordings, and recordings without route, reward and telemetry become worlds to drive in."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 from films import FPS, STEPS, shade, write_table, write_video
 from fuzz.episodes import same
+from helpers.worlds import film_spec, spec_of
 
-from drivedit.config import StudentConfig, VAEConfig, WorldConfig
+from drivedit.config import RewardTerm, StudentConfig, VAEConfig, WorldConfig, WorldSpec
 from drivedit.data import __main__ as data_commands
-from drivedit.data.clips import Drives, suit
+from drivedit.data.clips import Drives, fit_config
 from drivedit.data.exchange.control_table import ControlTable
 from drivedit.data.exchange.films import Plan, import_drives
 from drivedit.data.exchange.video import Video
@@ -22,9 +24,9 @@ from drivedit.training import __main__ as training_commands
 from drivedit.utils.video import VideoWriter
 
 WORLD = WorldConfig(
+    WorldSpec(),
     VAEConfig(3, 4, [8, 8, 16, 16], 1, False, 0.1, temporal_kernel=1),
     StudentConfig(16, 16, 1, 2, dropout=0.0, tokens_per_frame=16, window=3, history=2, control_dim=7, route_dim=61),
-    view=None,
 )
 
 
@@ -121,8 +123,9 @@ def test_positions_give_poses_a_route_and_speed_is_telemetry(film, tmp_path):
         and steps.max() < 2.3
         and np.allclose(np.linalg.norm(drives.routes[0] + [0, radius], axis=1), radius, atol=0.1)
     )
-    world = suit(WORLD, drives)
-    assert world.telemetry == ["speed"] and world.telemetry_scale == [20.0] and world.student.route_dim == 61
+    world = fit_config(WORLD, drives)
+    assert [(value.name, value.scale) for value in world.spec.telemetry] == [("speed", 20.0)]
+    assert world.student.route_dim == 61 and world.spec.conditions == ["route"]
     assert np.abs(drives.codes(world)).max() > 0.1
 
 
@@ -174,10 +177,10 @@ def test_a_world_is_suited_to_what_recordings_know(film, tmp_path):
     plan = Plan(fps=10, size=(32, 64), episode_steps=20)
     import_drives(tmp_path / "a", [film[0]], [film[1]], plan=plan, progress=False)
     drives = Drives.open(tmp_path / "a")
-    world = suit(WORLD, drives, clip_frames=40)
-    assert world.image_size == (32, 64) and world.student.tokens_per_frame == 8 and world.fps == 10
-    assert world.student.max_seq_len == 320 and suit(WORLD, drives).student.max_seq_len == 256
-    assert not (world.telemetry or world.constant_reward or world.end_reward or world.reward_scale)
+    world = fit_config(WORLD, drives, clip_frames=40)
+    assert world.image_size == (32, 64) and world.student.tokens_per_frame == 8 and world.spec.fps == 10
+    assert world.student.max_seq_len == 320 and fit_config(WORLD, drives).student.max_seq_len == 256
+    assert not world.spec.telemetry and world.spec.rewards == {"progress": RewardTerm("learned", 0.0)}
     assert (
         world.end_threshold == 1
         and world.student.route_dim == world.student.map_dim == 0
@@ -188,20 +191,22 @@ def test_a_world_is_suited_to_what_recordings_know(film, tmp_path):
         )
     )
     assert not drives.motion().any()
-    drives.telemetry = {name: np.ones(len(drives.frames)) for name in WORLD.telemetry}
+    wanted = replace(WORLD, spec=spec_of(32, 64))
+    drives.telemetry = {name: np.ones(len(drives.frames)) for name in wanted.spec.names("telemetry")}
     drives.rewards["progress"] = np.ones(len(drives.frames))
-    known = suit(WORLD, drives)
-    assert known.telemetry == WORLD.telemetry and known.constant_reward == {"time": -0.3} and known.reward_scale == 3.5
-    unitless = WorldConfig.from_dict({**WORLD.to_dict(), "reward_scale": 0.0, "constant_reward": {}, "end_reward": {}})
+    known = fit_config(wanted, drives)
+    assert known.spec.telemetry == wanted.spec.telemetry and known.spec.rewards == wanted.spec.rewards
     drives.rewards["progress"] = np.where(np.arange(len(drives.frames)) % 4 == 0, 10.0, 0.0)
-    world = suit(unitless, drives)
-    assert world.reward_scale == pytest.approx(5, rel=0.03) and not world.constant_reward, "the root mean square"
+    world = fit_config(WORLD, drives)
+    assert world.spec.rewards["progress"].value == pytest.approx(5, rel=0.03), "the root mean square"
     drives.rewards["progress"][:] = 0
-    assert suit(unitless, drives).reward_scale == 0
+    assert fit_config(WORLD, drives).spec.rewards["progress"].value == 0
     with pytest.raises(ValueError, match="multiples of 24"):
-        suit(WorldConfig(patch=3), drives)
+        fit_config(WorldConfig(patch=3), drives)
     with pytest.raises(ValueError, match="fuel"):
-        suit(WorldConfig(telemetry=["fuel"], telemetry_scale=[1.0]), drives)
+        fit_config(WorldConfig(film_spec(32, 64, ("fuel",))), drives)
+    with pytest.raises(ValueError, match=r"the world has .*64, 64, 3.*the recordings has .*32, 64, 3"):
+        fit_config(WorldConfig(film_spec(64, 64)), drives)
 
 
 def test_recordings_that_do_not_belong_together_are_refused(film, tmp_path):

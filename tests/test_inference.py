@@ -10,13 +10,13 @@ import torch
 from scipy import stats
 
 from drivedit.inference import InferenceConfig, StreamingRollout, rollout, tune
-from drivedit.models import Scene, World
+from drivedit.models import DiTWorld, Sampling, Scene
 from drivedit.utils import noise, truncate
 
 EXACT = {"mixed_precision": False}
 
 
-def make(world: World, **settings) -> StreamingRollout:
+def make(world: DiTWorld, **settings) -> StreamingRollout:
     return StreamingRollout(world, None, InferenceConfig(**{**EXACT, **settings}), device="cpu")
 
 
@@ -48,20 +48,21 @@ def test_a_rollout_is_what_the_world_dreams_step_by_step(tiny_world, context, co
     scenes = [Scene(row, before) for row, before in zip(frames, controls[:, :2].numpy(), strict=True)]
     state = tiny_world.start(scenes, done["metadata"]["seeds"])
     for index in range(5):
-        state, out = tiny_world.step(state, controls[:, 2 + index], temperature=0.7)
-        assert torch.equal(out.latent, done["intermediates"]["latents"][:, index])
-        with torch.no_grad():
-            pictures = torch.from_numpy(tiny_world.decode(out.latent)).permute(0, 3, 1, 2)
+        state, _ = tiny_world.step(state, controls[:, 2 + index], sampling=Sampling(temperature=0.7))
+        assert torch.equal(state.latents[:, 0], done["intermediates"]["latents"][:, index])
+        pictures = tiny_world.observe(state, ["camera"])["camera"].permute(0, 3, 1, 2)
         assert torch.allclose(pictures / 255, done["generated_frames"][:, index], atol=1.01 / 255)
 
 
 def test_the_hook_leaves_the_world_bit_for_bit(tiny_world):
     start = tiny_world.start(tiny_world.scenes, [1, 2, 3])
     zeros = torch.zeros(3, 2)
-    _, plain = tiny_world.step(start.clone(), zeros)
-    _, same = tiny_world.step(start.clone(), zeros, temperature=tiny_world.config.temperature, top_p=1.0)
-    _, other = tiny_world.step(start.clone(), zeros, temperature=0.5 * tiny_world.config.temperature)
-    assert torch.equal(plain.latent, same.latent) and not torch.equal(plain.latent, other.latent)
+    own = tiny_world.config.temperature
+    plain, same, other = (
+        tiny_world.step(start.clone(), zeros, sampling=sampling)[0].latents
+        for sampling in (None, Sampling(temperature=own, top_p=1.0), Sampling(temperature=0.5 * own))
+    )
+    assert torch.equal(plain, same) and not torch.equal(plain, other)
 
 
 def test_shapes_and_the_context_in_front(tiny_world, context, controls):
@@ -160,8 +161,10 @@ def test_top_p_reaches_the_dream(tiny_world, context):
 
 def test_the_cache_changes_the_work_and_not_the_dream(tiny_world, context, controls, monkeypatch):
     steps = []
-    step = World.step
-    monkeypatch.setattr(World, "step", lambda self, *args, **options: steps.append(1) or step(self, *args, **options))
+    step = DiTWorld.step
+    monkeypatch.setattr(
+        DiTWorld, "step", lambda self, *args, **options: steps.append(1) or step(self, *args, **options)
+    )
     with_cache = make(tiny_world).generate_sequence(context, controls, 4)
     assert len(steps) == 4
     without = make(tiny_world, use_kv_cache=False).generate_sequence(context, controls, 4)
@@ -182,8 +185,8 @@ def test_only_the_context_window_is_seen(tiny_world, context, controls):
 
 def test_offloading_bounds_what_stays_on_the_device(tiny_world, context, monkeypatch):
     batches = []
-    decode = World.decode
-    monkeypatch.setattr(World, "decode", lambda self, z: batches.append(len(z)) or decode(self, z))
+    decode = DiTWorld.decode
+    monkeypatch.setattr(DiTWorld, "decode", lambda self, z: batches.append(len(z)) or decode(self, z))
     often = make(tiny_world, memory_offload_freq=2).generate_sequence(context[:2], max_new_frames=5)
     assert batches == [4, 4, 2] and often["performance"]["offloads"] == 3
     batches.clear()
@@ -305,7 +308,7 @@ def recover(one: StreamingRollout, context_frames: torch.Tensor) -> torch.Tensor
 
 def test_the_error_handling_of_the_reference_works(tiny_world, context, monkeypatch, capsys):
     one, untouched = make(tiny_world), make(tiny_world)
-    step, count = World.step, []
+    step, count = DiTWorld.step, []
 
     def small(self, *arguments, **options):
         count.append(1)
@@ -313,7 +316,7 @@ def test_the_error_handling_of_the_reference_works(tiny_world, context, monkeypa
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return step(self, *arguments, **options)
 
-    monkeypatch.setattr(World, "step", small)
+    monkeypatch.setattr(DiTWorld, "step", small)
     frames = recover(one, context)
     assert frames is not None and frames.shape[1] == 8 and len(count) == 12 + 8
     expected = untouched.generate_sequence(context, max_new_frames=8)["generated_frames"]
@@ -323,15 +326,15 @@ def test_the_error_handling_of_the_reference_works(tiny_world, context, monkeypa
     def greedy(self, latents):
         return torch.empty(len(latents) << 50) if len(latents) > 3 * 8 else decode(self, latents)
 
-    decode = World.decode
-    monkeypatch.setattr(World, "step", step)
-    monkeypatch.setattr(World, "decode", greedy)  # the CPU's own allocator refuses
+    decode = DiTWorld.decode
+    monkeypatch.setattr(DiTWorld, "step", step)
+    monkeypatch.setattr(DiTWorld, "decode", greedy)  # the CPU's own allocator refuses
     frames = recover(make(tiny_world, memory_offload_freq=16), context)
     assert frames is not None and torch.equal(frames, expected)
 
     def broken(self, *arguments, **options):
         raise RuntimeError("device-side assert")
 
-    monkeypatch.setattr(World, "step", broken)
+    monkeypatch.setattr(DiTWorld, "step", broken)
     with pytest.raises(RuntimeError, match="device-side"):
         recover(one, context)

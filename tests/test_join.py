@@ -12,7 +12,7 @@ from test_world import make_world
 from drivedit.config import InferenceConfig, StudentConfig, StudentStageConfig, get_small_config
 from drivedit.data import VideoDataset, VideoLoader
 from drivedit.inference import StreamingRollout
-from drivedit.models import VAE3D, DiTStudent, DiTTeacher, Scene, World
+from drivedit.models import VAE3D, DiTStudent, DiTTeacher, DiTWorld, Scene
 from drivedit.training import DistillationTrainer, SelfForcingTrainer
 from drivedit.training.methods.energy import ForcingThenEnergy
 
@@ -52,12 +52,12 @@ def test_from_video_dataset_over_a_preset_to_a_rollout_and_an_environment(loader
     drive(rollout.world, tmp_path / "world")
 
 
-def drive(world: World, path: Path) -> None:
+def drive(world: DiTWorld, path: Path) -> None:
     """A drive in the environment; what is seen at a reset is the last frame of the scene, as the world codes it."""
     world.save_pretrained(path)
     env = gym.make("drivedit_env:DriveDiT-v0", world=str(path), device="cpu", compile=False)
     seen, _ = env.reset(seed=0, options={"scene": 0})
-    kept = World.from_pretrained(path, device="cpu")
+    kept = DiTWorld.from_pretrained(path, device="cpu")
     coded = kept.decode(kept.encode(kept.scenes[0].frames[None, -1:])[:, 0])[0]
     assert np.abs(seen.astype(int) - coded).max() <= 1  # packed for speed
     before = seen
@@ -80,7 +80,7 @@ def test_a_world_that_is_not_told_the_frames_before_is_played(tmp_path, width, c
     settings = {**config.student.to_dict(), "history": 0, "control_dim": width, "route_dim": 0, "map_dim": 0}
     config.student, config.clean_cache, config.end_threshold = StudentConfig.from_dict(settings), clean, 1.0
     scene = make_world().scenes[0]
-    world = World(config, [Scene(scene.frames, scene.controls)])
+    world = DiTWorld(config, [Scene(scene.frames, scene.controls)])
     for weight in world.parameters():
         weight.data.add_(0.05 * torch.randn(weight.shape))
     drive(world.eval(), tmp_path / "world")
@@ -90,4 +90,4 @@ def test_the_stage_that_needs_the_frames_before_says_so():
     config = make_world().config
     config.student.history = 0
     with pytest.raises(ValueError, match=r"world.student.history must be at least 1, got 0"):
-        ForcingThenEnergy(World(config), StudentStageConfig())
+        ForcingThenEnergy(DiTWorld(config), StudentStageConfig())

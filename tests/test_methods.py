@@ -62,7 +62,7 @@ def test_a_steep_group_takes_nothing_from_another():
 def test_a_frozen_network_is_nobodys_weight_and_moves_along():
     network = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
     method = Duel()
-    method.goal = Frozen(network)
+    method.goal = Frozen(network)  # type: ignore[assignment]
     assert [name for name, _ in method.named_parameters()] == ["steep", "flat"] == list(method.state_dict())
     assert copy.deepcopy(method).goal is method.goal and method.goal.network is not network
     frozen = method.train().double().goal.network

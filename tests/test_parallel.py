@@ -21,7 +21,7 @@ def clips(rng: torch.Generator) -> dict[str, torch.Tensor]:
     config = make_world().config
     shapes = {
         "latents": (2 + 4, config.vae.latent_dim, 8, 8), "control": (4, 7), "route": (4, config.student.route_dim),
-        "motion": (4, 3), "telemetry": (4, 4), "reward": (4,), "ended": (4,),
+        "motion": (4, 3), "telemetry": (4, 4), "reward": (4, 1), "ended": (4,),
     }  # fmt: skip
     made = {name: torch.randn(2, *shape, generator=rng) for name, shape in shapes.items()}
     return {**made, "ended": (made["ended"] > 1).float()}

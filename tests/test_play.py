@@ -12,7 +12,7 @@ import pygame
 import pytest
 
 from drivedit.data.recordings import iter_episodes
-from drivedit.models import World
+from drivedit.models import DiTWorld
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.play import main
 from drivedit_env.viewer.responsiveness import main as measured
@@ -26,7 +26,7 @@ def tired(frame: np.ndarray) -> np.ndarray:
     raise KeyboardInterrupt
 
 
-def test_the_window_is_measured(tiny_world: World, tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_the_window_is_measured(tiny_world: DiTWorld, tmp_path: Path, capsys: pytest.CaptureFixture):
     tiny_world.save_pretrained(tmp_path / "world")
     arguments = ["--world", str(tmp_path / "world"), "--seconds", "0.6", "--presses", "2"]
     assert measured(arguments) == 0
@@ -40,7 +40,7 @@ def test_the_window_is_measured(tiny_world: World, tmp_path: Path, capsys: pytes
     assert measured(arguments) == 1 and "closed before" in capsys.readouterr().err
 
 
-def test_the_command_films_the_same_drive(tiny_world: World, tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_the_command_films_the_same_drive(tiny_world: DiTWorld, tmp_path: Path, capsys: pytest.CaptureFixture):
     tiny_world.save_pretrained(tmp_path / "world")
     film = tmp_path / "out.mp4"
     arguments = [
@@ -87,7 +87,7 @@ def test_the_command_films_the_same_drive(tiny_world: World, tmp_path: Path, cap
 
 
 def test_without_a_display_one_line_says_what_to_do(
-    tiny_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tiny_world: DiTWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     tiny_world.save_pretrained(tmp_path / "world")
     pygame.display.quit()
@@ -109,7 +109,7 @@ def test_without_a_display_one_line_says_what_to_do(
             Screen()
 
 
-def test_gymnasiums_window_is_drawn_at_reset_and_step(tiny_world: World):
+def test_gymnasiums_window_is_drawn_at_reset_and_step(tiny_world: DiTWorld):
     env = gym.make("DriveDiT-v0", world=tiny_world, render_mode="human")
     plain = gym.make("DriveDiT-v0", world=tiny_world)
     assert "human" in env.metadata["render_modes"] and pygame.display.get_surface() is None

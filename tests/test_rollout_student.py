@@ -6,7 +6,7 @@ import torch
 
 from drivedit.config import StudentConfig, VAEConfig
 from drivedit.inference import InferenceConfig, StreamingRollout
-from drivedit.models import VAE3D, DiTStudent, Scene, WorldState
+from drivedit.models import VAE3D, DiTState, DiTStudent, Scene
 
 
 def make_student(**changes) -> DiTStudent:
@@ -72,10 +72,10 @@ def test_the_state_of_a_student_without_history_is_whole():
     world = StreamingRollout(student, make_vae(), InferenceConfig(mixed_precision=False), "cpu").world
     frames = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
     state = world.start([Scene(frames, np.zeros((2, 2), np.float32))], [1])
-    again = WorldState.from_bytes(state.to_bytes("me"), "me")
+    again = DiTState.from_bytes(state.to_bytes("me"), "me")
     emptied = state.clone()
     emptied.v.zero_()
-    outs = [world.step(s, torch.ones(1, 2))[1].latent for s in (state, again, emptied)]
+    outs = [world.step(s, torch.ones(1, 2))[0].latents[:, 0] for s in (state, again, emptied)]
     assert torch.equal(outs[0], outs[1]) and not torch.allclose(outs[0], outs[2], atol=1e-4)
 
 

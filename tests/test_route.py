@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from drivedit.config import StudentConfig, WorldConfig
+from drivedit.config.domains.carracing import SPEC
 from drivedit.utils import Route, RouteCoder, advance_pose, route_code
 from drivedit.utils.route import CAPACITY, bounds_code, motion_between
 
@@ -95,7 +96,7 @@ def test_the_playfield_is_told_by_its_nearest_edge():
 
 def picture_of_the_map(pose: list[float]) -> np.ndarray:
     """The map part of the code of a straight road along +y, put together as a picture of 16 x 16 cells."""
-    config = WorldConfig(student=StudentConfig(tokens_per_frame=16))
+    config = WorldConfig(SPEC, student=StudentConfig(tokens_per_frame=16), view=(61.73, 49.38, 0.5, 0.75))
     coder = RouteCoder(config)
     route = Route.from_points([np.array([[0, -100], [0, 200]], float)], [False])
     at = torch.tensor([pose])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from drivedit.models import World
+from drivedit.models import DiTWorld
 from drivedit.utils import route_code
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.routes import AHEAD, BEHIND, CLEAR, FELT, RADII, draw_route, random_route
@@ -31,7 +31,7 @@ def turns(route: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(("drawing", "closed"), [(ellipse(), True), (zigzag(), False)])
 @pytest.mark.parametrize("backwards", [False, True])
-def test_position_and_heading_are_continuous(tiny_world: World, drawing, closed, backwards):
+def test_position_and_heading_are_continuous(tiny_world: DiTWorld, drawing, closed, backwards):
     scene = tiny_world.scenes[1]
     assert scene.poses is not None and scene.route is not None
     if backwards:
@@ -51,7 +51,7 @@ def test_position_and_heading_are_continuous(tiny_world: World, drawing, closed,
     assert heading @ [np.cos(car[2]), np.sin(car[2])] > 0, "the route leads where the car faces"
 
 
-def test_the_drawing_keeps_its_shape(tiny_world: World):
+def test_the_drawing_keeps_its_shape(tiny_world: DiTWorld):
     drawn, _ = draw_route(tiny_world.scenes[0], zigzag(), False)
     assert drawn.route is not None
     tail = drawn.route[-len(zigzag()) + 1 :]
@@ -61,7 +61,7 @@ def test_the_drawing_keeps_its_shape(tiny_world: World):
     )
 
 
-def test_a_loop_is_driven_lap_after_lap(tiny_world: World):
+def test_a_loop_is_driven_lap_after_lap(tiny_world: DiTWorld):
     drawn, _ = draw_route(tiny_world.scenes[0], ellipse(), True)
     assert drawn.route is not None
     assert np.linalg.norm(np.diff(drawn.route, axis=0), axis=1).sum() > 2000
@@ -86,7 +86,7 @@ def test_random_roads_can_be_driven():
     assert RADII[0] <= np.median(sharpest) < 12.5 and 0.5 < np.concatenate(lefts).mean() < 0.7
 
 
-def test_the_seed_draws_the_random_road(tiny_world: World):
+def test_the_seed_draws_the_random_road(tiny_world: DiTWorld):
     routes = []
     for env, seed in ((DriveDiTEnv(tiny_world), 3), (DriveDiTEnv(tiny_world), 3), (DriveDiTEnv(tiny_world), 4)):
         env.reset(seed=seed, options={"scene": 0, "route": "random"})
@@ -98,7 +98,7 @@ def test_the_seed_draws_the_random_road(tiny_world: World):
 
 
 @pytest.mark.parametrize("poses", [True, False])
-def test_without_a_road_the_drawing_begins_at_the_car(tiny_world: World, poses):
+def test_without_a_road_the_drawing_begins_at_the_car(tiny_world: DiTWorld, poses):
     scene = replace(tiny_world.scenes[0], route=None, closed=False)
     if not poses:
         scene = replace(scene, poses=None)
@@ -110,7 +110,7 @@ def test_without_a_road_the_drawing_begins_at_the_car(tiny_world: World, poses):
     assert np.arctan2(step[1], step[0]) == pytest.approx(yaw, abs=0.02)
 
 
-def test_the_network_is_told_the_drawn_road(tiny_world: World):
+def test_the_network_is_told_the_drawn_road(tiny_world: DiTWorld):
     """At the start it hears the road that it sees; as the car moves on, the drawing."""
     env = DriveDiTEnv(tiny_world)
     codes = []
@@ -124,7 +124,7 @@ def test_the_network_is_told_the_drawn_road(tiny_world: World):
     assert state.arc.item() == pytest.approx(BEHIND, abs=2.0)
 
 
-def test_the_car_stands_on_the_right_lap(tiny_world: World):
+def test_the_car_stands_on_the_right_lap(tiny_world: DiTWorld):
     """A drawing that passes the start again must not put the car on a later lap."""
     angles = np.linspace(0, 2 * np.pi, 200, endpoint=False)
     env = DriveDiTEnv(tiny_world)

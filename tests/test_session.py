@@ -10,7 +10,7 @@ import pygame
 import pytest
 
 from drivedit.agents.drivers.policies import LEARNED
-from drivedit.models import World
+from drivedit.models import DiTWorld
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.controls import Held, Pace, Wheel
 from drivedit_env.viewer.keys import COMMANDS, DRIVING, Fingers
@@ -34,7 +34,7 @@ class Straight:
 
 
 @pytest.fixture
-def session(tiny_world: World, tmp_path: Path) -> Session:
+def session(tiny_world: DiTWorld, tmp_path: Path) -> Session:
     return Session(DriveDiTEnv(tiny_world), scene=0, agent=f"{__name__}:Straight", folder=tmp_path / "drives")
 
 
@@ -153,7 +153,7 @@ def test_going_back_and_driving_on_is_the_same_drive(session: Session):
     assert not session.rewind() and session.now.steps == 0
 
 
-def test_memory_is_bounded(tiny_world: World):
+def test_memory_is_bounded(tiny_world: DiTWorld):
     env = DriveDiTEnv(tiny_world)
     env.reset(seed=0)
     size = sum(v.numel() * v.element_size() for v in env.get_state().world.tensors().values())
@@ -206,7 +206,7 @@ def test_restart_next_scene_and_passes(session: Session):
     assert scenes == [1, 2, 0]
 
 
-def test_the_agent_drives_as_in_the_environment(session: Session, tiny_world: World):
+def test_the_agent_drives_as_in_the_environment(session: Session, tiny_world: DiTWorld):
     session.hand_over()
     assert session.driver == "Straight"
     driven = [session.step(GAS) for _ in range(4)]

@@ -13,23 +13,23 @@ import torch
 from test_world import make_world
 
 from drivedit.inference import compile_step
-from drivedit.models import World, WorldState
-from drivedit.models.dit.state import seal, unseal
+from drivedit.models import DiTState, DiTWorld
+from drivedit.models.state import seal, unseal
 from drivedit_env.state import EnvState, restored
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
+def world() -> DiTWorld:
     return make_world()
 
 
 @pytest.fixture
-def state(world) -> WorldState:
+def state(world) -> DiTState:
     """Two worlds, one without a route."""
     return world.start(world.scenes, [1, 2])
 
 
-def stored(state: WorldState) -> EnvState:
+def stored(state: DiTState) -> EnvState:
     stream = dict(np.random.default_rng(0).bit_generator.state)
     return EnvState(state, "me", [stream] * len(state), [0, -1], [False, True], [3, 4])
 
@@ -48,14 +48,14 @@ def damaged(data: bytes, rng: random.Random, count: int) -> Iterator[bytes]:
 def test_every_damaged_bit_is_seen(state):
     rng, whole = random.Random(0), stored(state)
     data = whole.to_bytes()
-    again = EnvState.from_bytes(data, "me")
+    again = EnvState.from_bytes(data, DiTState, "me")
     assert again.random == whole.random and again.ended == whole.ended and again.to_bytes() == data
     for bad in damaged(data, rng, 200):
         with pytest.raises(ValueError, match="no state of this environment"):
-            EnvState.from_bytes(bad, "me")
+            EnvState.from_bytes(bad, DiTState, "me")
     for bad in damaged(state.to_bytes("me"), rng, 200):
         with pytest.raises(ValueError, match="no state of a world"):
-            WorldState.from_bytes(bad, "me")
+            DiTState.from_bytes(bad, "me")
 
 
 @pytest.mark.parametrize(
@@ -71,13 +71,13 @@ def test_forged_heads_are_refused(state, change):
     size = int.from_bytes(data[:8], "little")
     head = seal(json.dumps(json.loads(unseal(data[8 : 8 + size])) | change).encode())
     with pytest.raises(ValueError, match="no state of this environment"):
-        EnvState.from_bytes(len(head).to_bytes(8, "little") + head + data[8 + size :], "me")
+        EnvState.from_bytes(len(head).to_bytes(8, "little") + head + data[8 + size :], DiTState, "me")
 
 
 @pytest.mark.parametrize("payload", [b"[]", b"3", b'{"__metadata__": {"drivedit": "[]"}}', b"[" * 100_000, b"{}", b""])
 def test_forged_bodies_are_refused(payload):
     with pytest.raises(ValueError, match="no state of a world"):
-        WorldState.from_bytes(seal(len(payload).to_bytes(8, "little") + payload), "me")
+        DiTState.from_bytes(seal(len(payload).to_bytes(8, "little") + payload), "me")
 
 
 @pytest.mark.parametrize("stream", [None, {}, {"bit_generator": "PCG64", "state": {"state": 2**200, "inc": -1}}])
@@ -91,13 +91,13 @@ def test_states_of_the_world_pass(world, state):
     for _ in range(5):
         state, _ = world.step(state, torch.ones(2, 2))
         world.check_state(state)
-    world.check_state(WorldState.from_bytes(state.to_bytes("me"), "me"))
+    world.check_state(DiTState.from_bytes(state.to_bytes("me"), "me"))
 
 
 def _with(name: str, row: int, value: Any):
     """Writes a value into one row of a field."""
 
-    def change(state: WorldState) -> WorldState:
+    def change(state: DiTState) -> DiTState:
         state.tensors()[name].movedim(1 if name in "kv" else 0, 0)[row] = value
         return state
 

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -11,26 +12,27 @@ import urllib.error
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from fuzz.worlds import run, small_world
 
-from drivedit.config import StudentConfig, VAEConfig, WorldConfig
-from drivedit.models import World, find_world, finding, shipped_worlds
+from drivedit.config import Modality, RewardTerm, StudentConfig, VAEConfig, WorldConfig, WorldSpec
+from drivedit.models import DiTWorld, World, find_world, finding, shipped_worlds
 from drivedit.models.finding import FILES
-from drivedit.utils import folders
+from drivedit.utils import fingerprint, folders
 from drivedit_env.env import DriveDiTEnv
 
 
 @pytest.fixture(scope="module")
-def older() -> World:
+def older() -> DiTWorld:
     return small_world(0)
 
 
 @pytest.fixture(scope="module")
-def newer() -> World:
+def newer() -> DiTWorld:
     return small_world(1)
 
 
@@ -75,7 +77,7 @@ def test_an_empty_folder_and_an_older_world_are_replaced(older, newer, tmp_path,
     (tmp_path / "d").mkdir()
     for world in (older, newer):
         world.save_pretrained("d")
-        loaded = World.from_pretrained("d", device="cpu")
+        loaded = DiTWorld.from_pretrained("d", device="cpu")
         assert torch.equal(loaded.dynamics.embed.weight, world.dynamics.embed.weight.half().float())
     assert names(tmp_path) == {"d"} and names(tmp_path / "d") == set(FILES)
 
@@ -126,13 +128,13 @@ def test_killed_at_any_moment_a_whole_world_is_in_its_place(older, newer, tmp_pa
     place = tmp_path / "d"
     older.save_pretrained(place)
     files = [older._files(), newer._files()]  # made once: what is tried is the writing
-    monkeypatch.setattr(World, "_files", lambda world: files[world is newer])
+    monkeypatch.setattr(DiTWorld, "_files", lambda world: files[world is newer])
     prints, gaps = set(), 0
     for step in range(1, 100):
         older.save_pretrained(place)
         ended = die_at(step, lambda: newer.save_pretrained(place))
         gaps += not place.is_dir()
-        found = World.from_pretrained(place, device="cpu")  # raises unless it is whole
+        found = DiTWorld.from_pretrained(place, device="cpu")  # raises unless it is whole
         prints.add(found.fingerprint)
         newer.save_pretrained(place)
         assert names(tmp_path) == {"d"} and names(place) == set(FILES), f"what the dead left at {step} is cleaned"
@@ -164,7 +166,7 @@ def test_a_full_disk_is_an_error_and_nothing_is_left(older, newer, tmp_path):
 def test_a_world_replaced_while_it_is_read_is_read_again(older, newer, tmp_path, monkeypatch):
     place = tmp_path / "d"
     older.save_pretrained(place)
-    check, times = World._built.__func__, []
+    check, times = DiTWorld._built.__func__, []
 
     def built(cls, path, told):
         if not times:
@@ -172,8 +174,8 @@ def test_a_world_replaced_while_it_is_read_is_read_again(older, newer, tmp_path,
             newer.save_pretrained(place)
         return check(cls, path, told)
 
-    monkeypatch.setattr(World, "_built", classmethod(built))
-    found = World.from_pretrained(place, device="cpu")
+    monkeypatch.setattr(DiTWorld, "_built", classmethod(built))
+    found = DiTWorld.from_pretrained(place, device="cpu")
     assert torch.equal(found.dynamics.embed.weight, newer.dynamics.embed.weight.half().float())
 
 
@@ -192,14 +194,14 @@ def test_the_fingerprint_names_settings_weights_and_scenes(tmp_path):
         world = small_world(0)
         change(world)
         world.save_pretrained(tmp_path / str(number))
-        prints.add(World.from_pretrained(tmp_path / str(number), device="cpu").fingerprint)
+        prints.add(DiTWorld.from_pretrained(tmp_path / str(number), device="cpu").fingerprint)
         digests.add(world.digest())
     assert len(prints) == 4 and len(digests) == 4
 
 
 def test_states_of_a_world_with_other_settings_are_refused(tiny_world, tmp_path):
     tiny_world.save_pretrained(tmp_path / "one")
-    other = World(replace(tiny_world.config, temperature=0.3), tiny_world.scenes)
+    other = DiTWorld(replace(tiny_world.config, temperature=0.3), tiny_world.scenes)
     other.load_state_dict(tiny_world.state_dict())
     other.save_pretrained(tmp_path / "other")
     one, two = (DriveDiTEnv(tmp_path / name, device="cpu") for name in ("one", "other"))
@@ -209,18 +211,41 @@ def test_states_of_a_world_with_other_settings_are_refused(tiny_world, tmp_path)
         two.set_state(one.get_state().to_bytes())
 
 
-def test_a_world_of_format_1_is_loaded_with_a_word(older, tmp_path):
-    older.save_pretrained(tmp_path / "d")
-    file = tmp_path / "d" / "config.json"
-    stored = json.loads(file.read_text())
-    wanted = World.from_pretrained(tmp_path / "d", device="cpu").fingerprint
-    assert stored.pop("digest") == wanted
-    file.write_text(json.dumps(stored | {"format": 1}))
+def test_a_world_of_format_2_is_loaded_as_it_was(tmp_path):
+    """The shipped world, as it was before its spec stood together."""
+    shipped = shutil.copytree(shipped_worlds()["carracing"], tmp_path / "d")
+    shutil.copy(Path(__file__).parent / "data" / "world_format_2.json", shipped / "config.json")
+    found, now = (DiTWorld.from_pretrained(path, device="cpu") for path in (shipped, "carracing"))
+    assert found.fingerprint == json.loads((shipped / "config.json").read_text())["digest"]
+    spec, names = found.spec, ("observations", "controls", "telemetry", "learned", "conditions", "dt")
+    spec.check_same(now.spec, "the old one", "the shipped one", names)
+    assert spec.rewards == now.spec.rewards and [v.scale for v in spec.telemetry] == [20.0, 10.0, 1.0, 0.5]
+    assert {**found.config.to_dict(), "spec": 0} == {**now.config.to_dict(), "spec": 0}
+    found.save_pretrained(shipped)
+    assert json.loads((shipped / "config.json").read_text())["format"] == 3
+
+
+def test_a_world_of_format_1_is_loaded_with_a_word(tmp_path):
+    shipped = shutil.copytree(shipped_worlds()["carracing"], tmp_path / "d")
+    stored = json.loads((Path(__file__).parent / "data" / "world_format_2.json").read_text())
+    wanted = stored.pop("digest")
+    (shipped / "config.json").write_text(json.dumps(stored | {"format": 1}))
     with pytest.warns(UserWarning, match="save it anew"):
-        found = World.from_pretrained(tmp_path / "d", device="cpu")
-    assert found.fingerprint == wanted
-    found.save_pretrained(tmp_path / "d")
-    assert json.loads(file.read_text())["format"] == 2
+        assert DiTWorld.from_pretrained(shipped, device="cpu").fingerprint == wanted
+
+
+def test_a_world_of_another_kind_is_told_from_one_that_was_asked_for(older, tmp_path):
+    older.save_pretrained(tmp_path / "d")
+    assert type(World.from_pretrained(tmp_path / "d", device="cpu")) is DiTWorld
+    file = tmp_path / "d" / "config.json"
+    stored = json.loads(file.read_text()) | {"kind": "dreamt"}
+    digest = fingerprint({name: stored[name] for name in ("kind", "world", "sha256")})
+    file.write_text(json.dumps(stored | {"digest": digest}))
+    with pytest.raises(ValueError, match=r"of kind 'dreamt', this package knows \['dit'\]"):
+        World.from_pretrained(tmp_path / "d", device="cpu")
+
+
+REST: dict[type, dict[str, Any]] = {RewardTerm: {"kind": "learned"}}
 
 
 @pytest.mark.parametrize(
@@ -230,19 +255,18 @@ def test_a_world_of_format_1_is_loaded_with_a_word(older, tmp_path):
         (StudentConfig, {"d_model": 10**9}),
         (StudentConfig, {"window": 10**6}),
         (VAEConfig, {"hidden_dims": [1, 2, 3, 10**9]}),
-        (WorldConfig, {"image_size": (64, 10**8)}),
-        (WorldConfig, {"image_size": (64, 60)}),
         (WorldConfig, {"map_arcs": (0.0, 1e5, 1e-9)}),
-        (WorldConfig, {"fps": float("nan")}),
+        (WorldSpec, {"dt": float("nan")}),
+        (Modality, {"shape": (64, 10**8, 3)}),
         (WorldConfig, {"motion_scale": [1.0]}),
-        (WorldConfig, {"reward_scale": float("inf")}),
+        (RewardTerm, {"value": float("inf")}),
     ],
 )
 def test_sizes_beyond_reason_are_refused_by_name(kind, change):
     with pytest.raises(ValueError, match=next(iter(change))):
-        kind(**change)
+        kind(**REST.get(kind, {}), **change)
     with pytest.raises(ValueError, match=next(iter(change))):
-        kind.from_dict(change)
+        kind.from_dict(REST.get(kind, {}) | change)
 
 
 def test_damaged_worlds_are_refused_or_the_same():
@@ -254,7 +278,7 @@ def test_damaged_worlds_are_refused_or_the_same():
 def test_loading_draws_nothing(older, tmp_path):
     older.save_pretrained(tmp_path / "d")
     before = torch.get_rng_state()
-    World.from_pretrained(tmp_path / "d", device="cpu")
+    DiTWorld.from_pretrained(tmp_path / "d", device="cpu")
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -289,10 +313,10 @@ def test_what_was_looked_for_and_what_is_near_is_said(older, tmp_path, monkeypat
         ("someone/world", "hub:NAME/WORLD"),
     ):
         with pytest.raises(FileNotFoundError) as error:
-            World.from_pretrained(wrong)
+            DiTWorld.from_pretrained(wrong)
         assert told in str(error.value) and "carracing" in str(error.value)
     with pytest.raises(FileNotFoundError, match=r"lacks config.json; it holds the worlds runs/mine/student/world"):
-        World.from_pretrained("runs/mine")
+        DiTWorld.from_pretrained("runs/mine")
     Path("letter").write_text("dear")
     with pytest.raises(FileNotFoundError, match="a file"):
         find_world("letter")
@@ -350,4 +374,4 @@ def test_shipping_refuses_what_is_no_world(older, tmp_path):
     assert names(tmp_path / "to") == {"notes.txt"}
     (tmp_path / "to" / "notes.txt").unlink()
     ship(*ask)
-    assert "PSNR 30 dB" in World.from_pretrained(tmp_path / "to", device="cpu").card
+    assert "PSNR 30 dB" in DiTWorld.from_pretrained(tmp_path / "to", device="cpu").card

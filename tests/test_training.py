@@ -13,7 +13,7 @@ from drivedit.config import DataConfig, LoopConfig, StudentStageConfig, VAEStage
 from drivedit.config.domains.carracing import SPEC
 from drivedit.data.clips import Drives, clip_starts
 from drivedit.data.recordings import Episode, shard_path, write_shard
-from drivedit.models import World
+from drivedit.models import DiTWorld
 from drivedit.training import steps
 from drivedit.training.latents import Clips, encode_drives
 from drivedit.training.loop import train
@@ -190,9 +190,9 @@ def test_a_dream_over_a_clip_equals_the_world_stepping(recordings):
     state.clock.zero_()
     for index in range(3):
         now = state.route
-        codes.append(world._code(now, state.pose, state.arc, state.motion))
-        state, out = world.step(state, controls[index : index + 1])
-        frames.append(out.latent)
+        codes.append(world.code(now, state.pose, state.arc, state.motion))
+        state, _ = world.step(state, controls[index : index + 1])
+        frames.append(state.latents[:, 0])
     route = torch.stack(codes, 1)
     drawn = torch.stack([noise([3], "frame", [i], world.latent_shape()) for i in range(3)], 1)
     control = torch.cat([controls, torch.cat([previous, controls[:-1]]), motion.expand(3, 3)], -1)[None]
@@ -239,12 +239,12 @@ def test_stages_make_a_world_from_recordings(recordings, tmp_path):
     loss = StudentStageConfig(clip_frames=6, few_step_from=0.5, rollout=2)
     made = student(config, loop, data, loss, str(tmp_path), "cpu")
     assert (tmp_path / "student" / "world" / "model.safetensors").exists()
-    world = World.from_pretrained(tmp_path / "student" / "world", device="cpu")
+    world = DiTWorld.from_pretrained(tmp_path / "student" / "world", device="cpu")
     assert world.scenes and len(world.scenes[0].frames) == (config.student.window or 0) + 1
     assert world.scenes[0].poses is not None and world.scenes[0].route is not None
     state = world.start(world.scenes[:1], [0])
-    _, out = world.step(state, torch.zeros(1, 2))
-    assert torch.isfinite(out.latent).all()
+    state, _ = world.step(state, torch.zeros(1, 2))
+    assert torch.isfinite(state.latents).all()
     kept = coder.vae.to_frame.conv.weight.half().float()  # as stored; the student leaves it alone
     assert torch.equal(made.vae.to_frame.conv.weight, kept)
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from fuzz.episodes import EVERYTHING, made_up, same, spec_of, with_everything
 
-from drivedit.config import WorldConfig
+from drivedit.config import Quantity, WorldConfig
 from drivedit.data import clips, unpacked
-from drivedit.data.clips import Drives, suit
+from drivedit.data.clips import Drives, fit_config
 from drivedit.data.recordings import iter_episodes, shard_paths, write_shard
 from drivedit.training.scenes import pick_scenes
 from drivedit.training.stages import Clips
@@ -28,11 +28,13 @@ def other_world(tiny_world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     import torch
 
-    from drivedit.models import World
+    from drivedit.models import DiTWorld
 
     names = ["speed", "fuel", "gear", "slip", "range", "yaw_rate"]
-    config = replace(tiny_world.config, fps=10.0, telemetry=names, telemetry_scale=[20.0, 1.0, 6.0, 1.0, 100.0, 1.0])
-    world = World(config, copy.deepcopy(tiny_world.scenes)).eval()
+    scales = dict(zip(names, [20.0, 1.0, 6.0, 1.0, 100.0, 1.0], strict=True))
+    told = [Quantity(name, -1e9, 1e9, scale) for name, scale in scales.items()]
+    config = replace(tiny_world.config, spec=replace(tiny_world.spec, telemetry=told, dt=0.1))
+    world = DiTWorld(config, copy.deepcopy(tiny_world.scenes)).eval()
     for weight in world.parameters():
         weight.data = torch.randn(weight.shape) * 0.2 / max(weight[0].numel(), 1) ** 0.5
     return world
@@ -53,14 +55,14 @@ def driven(other_world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_drive_of_another_world_trains_such_a_world(driven, other_world):
     drives = Drives.open(driven)
-    assert drives.fps == 10 and list(drives.telemetry) == other_world.config.telemetry
-    told = suit(other_world.config, drives)
-    assert told.fps == 10 and told.telemetry == other_world.config.telemetry and told.image_size == (64, 64)
-    plain = suit(WorldConfig(), drives)
-    assert plain.fps == 10 and plain.telemetry == ["speed"], "of the usual values it has one"
+    assert drives.fps == 10 and list(drives.telemetry) == other_world.spec.names("telemetry")
+    told = fit_config(other_world.config, drives)
+    assert told.spec == replace(other_world.spec, endings={}) and told.image_size == (64, 64)
+    free = fit_config(WorldConfig(), drives).spec
+    assert free == replace(told.spec, conditions=[]), "without a spec of its own a world takes that of the drives"
     latents = np.zeros((len(drives.frames), 8, 8, 8), np.float16)
     batch = Clips(drives, latents, told, 4).batch(np.array([5]))
-    scale = np.array(told.telemetry_scale, np.float32)
+    scale = np.array([value.scale for value in told.spec.telemetry], np.float32)
     recorded = np.stack([values[5:9] for values in drives.telemetry.values()], 1)
     assert np.allclose(batch["telemetry"][0].numpy() * scale, recorded, atol=1e-5)
     assert len(pick_scenes(drives, np.arange(2), told, 4)) == 4

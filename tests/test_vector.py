@@ -12,7 +12,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from drivedit.models import World
+from drivedit.models import DiTWorld
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.vector import DriveDiTVectorEnv
 
@@ -20,7 +20,7 @@ MODES = list(AutoresetMode)
 
 
 @pytest.fixture(scope="module")
-def ending_world(tiny_world: World) -> World:
+def ending_world(tiny_world: DiTWorld) -> DiTWorld:
     """A world about half of whose dreams end by themselves within ten steps."""
     world = copy.deepcopy(tiny_world)
     with torch.no_grad():
@@ -188,7 +188,7 @@ def test_some_rows_can_be_set_and_the_others_go_on(tiny_world):
 
 def test_latents_are_never_decoded(tiny_world, monkeypatch):
     envs = DriveDiTVectorEnv(2, tiny_world, obs_type="latent")
-    monkeypatch.setattr(World, "decode", lambda *args: pytest.fail("decoded"))
+    monkeypatch.setattr(DiTWorld, "decode", lambda *args: pytest.fail("decoded"))
     observations, _ = envs.reset(seed=0)
     assert observations.shape == (2, 8, 8, 8) and envs.observation_space.contains(observations)
     observations, *_ = envs.step(plan(2, 1)[0])

@@ -12,7 +12,7 @@ import pytest
 
 import drivedit_env.viewer.viewer as viewer_module
 from drivedit.data import iter_episodes, read_shard
-from drivedit.models import World
+from drivedit.models import DiTWorld
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.keys import COMMANDS
 from drivedit_env.viewer.screen import SIZE, SMALLEST, Screen, arrange, column_height, wrapped
@@ -27,7 +27,7 @@ def broken(frame: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def session(tiny_world: World, tmp_path: Path) -> Session:
+def session(tiny_world: DiTWorld, tmp_path: Path) -> Session:
     return Session(DriveDiTEnv(tiny_world), scene=0, folder=tmp_path / "drives")
 
 
@@ -72,7 +72,7 @@ def tap(viewer: Viewer, key: int) -> None:
 # -- the window --------------------------------------------------------------------------------------------------------
 
 
-def test_a_person_drives_pauses_goes_back_branches_records_and_quits(viewer: Viewer, tiny_world: World):
+def test_a_person_drives_pauses_goes_back_branches_records_and_quits(viewer: Viewer, tiny_world: DiTWorld):
     session = viewer.session
     press(pygame.K_f)
     press(pygame.K_UP)

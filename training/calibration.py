@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from drivedit.data.clips import Drives
-from drivedit.models import World
+from drivedit.models import DiTWorld
 from drivedit.training.scenes import scene_at
 
 QUANTILES = (0.05, 0.99)
@@ -14,7 +14,7 @@ LEAST = 1e-6  # error
 
 
 @torch.no_grad()
-def calibrate(world: World, drives: Drives, chosen: np.ndarray, frames: int, rows: int = 24) -> None:
+def calibrate(world: DiTWorld, drives: Drives, chosen: np.ndarray, frames: int, rows: int = 24) -> None:
     """Sets the errors at which a world's confidence is 1 and 0: low and high quantiles of what it dreams.
 
     It dreams as it will be used, with its own number of passes, on its own frames, whatever it was taught by: a few
@@ -42,9 +42,9 @@ def calibrate(world: World, drives: Drives, chosen: np.ndarray, frames: int, row
     errors = []
     for ahead in range(1, frames + 1):
         control = torch.from_numpy(np.array(drives.control[now + ahead], np.float32)).to(world.device)
-        state, out = world.step(state, control)
+        state, _ = world.step(state, control)
         truth = world.encode(np.array(drives.frames[now + ahead])[:, None])[:, 0]
-        errors.append((out.latent - truth).square().mean((1, 2, 3)))
+        errors.append((world.observe(state, ["latent"])["latent"] - truth).square().mean((1, 2, 3)))
     world.train(was)
     logs = torch.stack(errors).clamp(min=LEAST).log().flatten()
     low, high = torch.quantile(logs, logs.new_tensor(QUANTILES)).tolist()

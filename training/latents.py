@@ -14,14 +14,14 @@ from tqdm import tqdm
 
 from drivedit.config import DataConfig, WorldConfig
 from drivedit.data.clips import Drives, clip_starts
-from drivedit.models import World
+from drivedit.models import DiTWorld
 from drivedit.utils import code_fingerprint, fast_dtype, fingerprint, write_atomically
 
 log = logging.getLogger(__name__)
 AT_ONCE = 256  # frames
 
 
-def encoder_fingerprint(world: World) -> str:
+def encoder_fingerprint(world: DiTWorld) -> str:
     """A name for what makes latents of pictures: the encoder's weights and the latents' unit."""
     parts = {**world.vae.encoder.state_dict(), **world.vae.to_moments.state_dict()}
     parts |= {"mean": world.latent_mean, "std": world.latent_std}
@@ -30,7 +30,7 @@ def encoder_fingerprint(world: World) -> str:
 
 
 @torch.no_grad()
-def encode_drives(world: World, drives: Drives, folder: Path) -> np.ndarray:
+def encode_drives(world: DiTWorld, drives: Drives, folder: Path) -> np.ndarray:
     """Latents of all states, float16 `[S, C, h, w]`, kept in a folder.
 
     The file's name says what it was made from, `latents-ENCODER-RECORDINGS.npy`. Where one of both is another now, it
@@ -59,7 +59,7 @@ def encode_drives(world: World, drives: Drives, folder: Path) -> np.ndarray:
     return latents
 
 
-def _encode(world: World, drives: Drives, shape: tuple[int, ...], file: IO[bytes]) -> None:
+def _encode(world: DiTWorld, drives: Drives, shape: tuple[int, ...], file: IO[bytes]) -> None:
     """Writes all latents as an array of numpy's, without a memory map: a full disk is an error, not a crash."""
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
@@ -85,21 +85,20 @@ class Clips:
         self.control = np.asarray(drives.control)
         self.codes = drives.codes(world)
         self.motion = drives.motion() / np.asarray(world.motion_scale, np.float32)
+        spec = world.spec
         states = len(self.control)
-        self.telemetry = np.zeros((states, 1), np.float32)  # for the unused output of `drivedit.models.Heads`
-        if world.telemetry:
-            told = np.stack([drives.telemetry[name] for name in world.telemetry], 1)
-            self.telemetry = told / np.asarray(world.telemetry_scale, np.float32)
-        earned = np.asarray(drives.earned("progress"))
-        self.reward = earned / world.reward_scale if world.reward_scale else np.zeros(states)
+        told = [drives.telemetry[value.name] / np.float32(value.scale) for value in spec.telemetry]
+        units = {name: spec.rewards[name].value for name in spec.learned()}
+        earned = [np.asarray(drives.earned(name)) / unit if unit else np.zeros(states) for name, unit in units.items()]
+        self.telemetry, self.reward = _columns(told, states), _columns(earned, states)
         self.ended = np.asarray(drives.ended).astype(np.float32)
 
     def batch(self, starts: np.ndarray) -> dict[str, Tensor]:
         """Clips whose first targets are `starts`.
 
         Returns:
-            latents `[B, history + T, C, h, w]`; control `[B, T, 7]` (now, before, ego-motion before); route
-            `[B, T, K]` (of the state before); motion `[B, T, 3]`, telemetry `[B, T, >= 1]`, reward and ended `[B, T]`.
+            latents `[B, history + T, C, h, w]`; control `[B, T, 2 A + 3]` (now, before, ego-motion before); route
+            `[B, T, K]` (of the state before); motion `[B, T, 3]`, telemetry and reward `[B, T, >= 1]`, ended `[B, T]`.
         """
         index = starts[:, None] + np.arange(-self.history, self.frames)
         now = index[:, self.history :]
@@ -113,6 +112,11 @@ class Clips:
             "ended": self.ended[now],
         }
         return {name: torch.from_numpy(np.ascontiguousarray(value, np.float32)) for name, value in arrays.items()}
+
+
+def _columns(values: list[np.ndarray], states: int) -> np.ndarray:
+    """The values side by side; without any, zeros for the unused output of `drivedit.models.Heads`."""
+    return np.stack(values or [np.zeros(states, np.float32)], 1)
 
 
 def batches(
@@ -138,7 +142,7 @@ def batches(
 
 
 @torch.no_grad()
-def moments(world: World, drives: Drives, sample: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+def moments(world: DiTWorld, drives: Drives, sample: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and standard deviation per latent channel, the encoder's own uncertainty included, and the latter alone."""
     means, variances = [], []
     for part in np.array_split(sample, max(1, len(sample) // 256)):

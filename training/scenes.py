@@ -67,4 +67,4 @@ def scene_at(drives: Drives, drive: int, now: int, world: WorldConfig) -> Scene:
         poses if np.isfinite(poses).all() else None,
         bounds if np.isfinite(bounds).any() else None,
     )
-    return check_scene(scene, (frames.shape[1], frames.shape[2]))
+    return check_scene(scene, world.spec)

@@ -24,9 +24,9 @@ from drivedit.config import (
     VAEStageConfig,
     WorldConfig,
 )
-from drivedit.data.clips import Drives, suit
+from drivedit.data.clips import Drives, fit_config
 from drivedit.data.recordings import read_folder_attrs
-from drivedit.models import DiTTeacher, World
+from drivedit.models import DiTTeacher, DiTWorld
 from drivedit.training.calibration import calibrate
 from drivedit.training.cards import write_card
 from drivedit.training.latents import Clips, batches, encode_drives, encoder_fingerprint, frames_of, moments
@@ -48,7 +48,7 @@ with extra("train", "training"):
     from accelerate import PartialState
 
 log = logging.getLogger(__name__)
-METHODS: dict[str, Callable[[World, DistillConfig], DynamicsMethod]] = {  # of `DistillConfig.method`
+METHODS: dict[str, Callable[[DiTWorld, DistillConfig], DynamicsMethod]] = {  # of `DistillConfig.method`
     "forcing": DiffusionForcing,
     "consistency": Consistency,
     "matching": DistributionMatching,
@@ -58,14 +58,14 @@ METHODS: dict[str, Callable[[World, DistillConfig], DynamicsMethod]] = {  # of `
 
 def vae(
     world: WorldConfig, train_: LoopConfig, data: DataConfig, loss: VAEStageConfig, run: str, device: str = "auto"
-) -> World:
+) -> DiTWorld:
     """Trains the autoencoder and writes `run/vae/world`, a world whose dynamics are still untrained."""
     where = resolve_device(device)
     read_folder_attrs(data.root, held_out=False)
     with run_folder(run, where) as folder:
-        World.check_place(folder / "vae" / "world")
+        DiTWorld.check_place(folder / "vae" / "world")
         drives = _open(data, where)
-        world = suit(world, drives)
+        world = fit_config(world, drives)
         states, held = _pictures(drives, data, where)
 
         def batch(rng: torch.Generator) -> dict[str, Tensor]:
@@ -73,7 +73,7 @@ def vae(
             return {"frames": frames_of(drives, np.sort(index))[:, None]}
 
         with seeded(generator(train_.seed, "weights")):
-            result = World(world).to(where)
+            result = DiTWorld(world).to(where)
         about = {"world": world.to_dict(), "loss": loss.to_dict(), "data": _about(data, drives)}
         best = train(
             VAEMethod(result.vae, loss), batch, train_, folder / "vae", device=where, about=about,
@@ -97,7 +97,7 @@ def vae(
 def decoder(
     folder: str, inner: list[int], train_: LoopConfig, data: DataConfig, loss: VAEStageConfig, run: str,
     device: str = "auto",
-) -> World:  # fmt: skip
+) -> DiTWorld:  # fmt: skip
     """Gives a trained world a narrower decoder for the same latents; writes `run/decoder/world`.
 
     Args:
@@ -112,8 +112,8 @@ def decoder(
     where = resolve_device(device)
     read_folder_attrs(data.root, held_out=False)
     with run_folder(run, where) as place:
-        World.check_place(place / "decoder" / "world")
-        world = World.from_pretrained(folder, device=where)
+        DiTWorld.check_place(place / "decoder" / "world")
+        world = DiTWorld.from_pretrained(folder, device=where)
         drives = _open(data, where)
         latents = _latents(world, drives, place)
         states, held = _pictures(drives, data, where)
@@ -122,7 +122,7 @@ def decoder(
         known = torch.from_numpy(latents[sample].astype(np.float32)).to(where)
         with seeded(generator(train_.seed, "weights")):
             small = prune_decoder(world.vae, inner, known * world.latent_std + world.latent_mean)
-            result = World(replace(world.config, vae=small.config), world.scenes, world.card)
+            result = DiTWorld(replace(world.config, vae=small.config), world.scenes, world.card)
 
         def batch(rng: torch.Generator) -> dict[str, Tensor]:
             index = np.sort(torch.randint(states, (train_.batch_size,), generator=rng).numpy())
@@ -150,21 +150,21 @@ def decoder(
 
 def student(
     world: WorldConfig, train_: LoopConfig, data: DataConfig, loss: StudentStageConfig, run: str, device: str = "auto"
-) -> World:
+) -> DiTWorld:
     """Trains dynamics and heads on the latents of `run/vae/world` and writes `run/student/world`."""
     where = resolve_device(device)
     read_folder_attrs(data.root, held_out=False)
     _need_autoencoder(run)
     with run_folder(run, where) as folder:
-        coder = World.from_pretrained(folder / "vae" / "world", device=where)
+        coder = DiTWorld.from_pretrained(folder / "vae" / "world", device=where)
         if coder.config.vae != world.vae:
             raise ValueError(
                 f"{run}/vae/world was trained with {coder.config.vae}, the student's preset says {world.vae}"
             )
         drives = _open(data, where)
-        world = suit(world, drives, loss.clip_frames)
+        world = fit_config(world, drives, loss.clip_frames)
         with seeded(generator(train_.seed, "weights")):
-            result = World(world, card=coder.card).to(where)
+            result = DiTWorld(world, card=coder.card).to(where)
         result.vae.load_state_dict(coder.vae.state_dict())
         result.latent_mean.copy_(coder.latent_mean)
         result.latent_std.copy_(coder.latent_std)
@@ -175,7 +175,7 @@ def student(
 def distill(
     teacher: str, train_: LoopConfig, data: DataConfig, loss: DistillConfig, run: str, device: str = "auto",
     real_score: str | None = None,
-) -> World:  # fmt: skip
+) -> DiTWorld:  # fmt: skip
     """Makes a student that is right in few passes out of a trained world; writes `run/METHOD/world`.
 
     Args:
@@ -191,8 +191,8 @@ def distill(
     read_folder_attrs(data.root, held_out=False)
     _need_autoencoder(run)
     with run_folder(run, where) as folder:
-        result = World.from_pretrained(teacher, device=where)
-        coder = World.from_pretrained(folder / "vae" / "world", device=where)
+        result = DiTWorld.from_pretrained(teacher, device=where)
+        coder = DiTWorld.from_pretrained(folder / "vae" / "world", device=where)
         if encoder_fingerprint(result) != encoder_fingerprint(coder):
             raise ValueError(f"{teacher} has another encoder than {run}/vae/world, which made the latents")
         about: dict[str, Any] = {"teacher": {"folder": teacher, "fingerprint": result.fingerprint}}
@@ -224,7 +224,7 @@ def teacher(
     where = resolve_device(device)
     read_folder_attrs(data.root, held_out=False)
     with run_folder(run, where) as place:
-        world = World.from_pretrained(folder, device=where)
+        world = DiTWorld.from_pretrained(folder, device=where)
         drives = _open(data, where)
         sizes = world.config.student
         with seeded(generator(train_.seed, "weights")):
@@ -250,11 +250,11 @@ def teacher(
 
 
 def _train_dynamics(
-    world: World, stage: DynamicsMethod, drives: Drives, train_: LoopConfig, data: DataConfig, run: Path, name: str,
+    world: DiTWorld, stage: DynamicsMethod, drives: Drives, train_: LoopConfig, data: DataConfig, run: Path, name: str,
     about: dict[str, Any],
-) -> World:  # fmt: skip
+) -> DiTWorld:  # fmt: skip
     """Trains a stage on clips of latents; writes `run/NAME/world`."""
-    World.check_place(run / name / "world")
+    DiTWorld.check_place(run / name / "world")
     checked = drives.split(data.validation_fraction)[1]
     log.info("picking start scenes")
     world.scenes = pick_scenes(drives, checked, world.config)
@@ -301,7 +301,7 @@ def _open(data: DataConfig, device: torch.device) -> Drives:
         return Drives.open(data.root)
 
 
-def _latents(world: World, drives: Drives, run: Path) -> np.ndarray:
+def _latents(world: DiTWorld, drives: Drives, run: Path) -> np.ndarray:
     """Latents of all states, made by one process while the others wait."""
     with PartialState(cpu=world.device.type == "cpu").main_process_first():
         return encode_drives(world, drives, run)
@@ -327,7 +327,7 @@ def _is_main(device: torch.device) -> bool:
     return PartialState(cpu=device.type == "cpu").is_main_process
 
 
-def _save(world: World, path: Path) -> None:
+def _save(world: DiTWorld, path: Path) -> None:
     """Writes a world, once for all processes."""
     if _is_main(world.device):
         world.save_pretrained(path)

@@ -13,7 +13,8 @@ from tqdm import trange
 
 from drivedit.utils import one_thread
 from drivedit_env.env import DriveDiTEnv
-from drivedit_env.viewer.recorder import FILM_HEIGHT, enlarged, film_writer
+from drivedit_env.pictures import enlarged
+from drivedit_env.viewer.recorder import FILM_HEIGHT, film_writer
 from drivedit_env.viewer.session import AGENT, TOLD, Session, in_words
 
 

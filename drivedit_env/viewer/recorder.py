@@ -15,37 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from drivedit.config import Modality, Quantity, RewardTerm, WorldConfig, WorldSpec
+from drivedit.models import World
 from drivedit.utils.episodes import Episode
 from drivedit.utils.shards import write_shard
+from drivedit_env.pictures import enlarged
 from drivedit_env.state import EnvState
 
 PIECE = 256  # steps of a shard at most
 SAVE_EVERY = 16  # steps, about a second
 FILM_HEIGHT = 512  # px
-LARGEST = 1e9  # of a telemetry value
-
-
-def spec_of(world: WorldConfig) -> WorldSpec:
-    """What a drive in a world is about."""
-    rewards = {"progress": RewardTerm("learned", world.reward_scale)}
-    rewards |= {name: RewardTerm("constant", value) for name, value in world.constant_reward.items()}
-    rewards |= {name: RewardTerm("on_end", value) for name, value in world.end_reward.items()}
-    return WorldSpec(
-        observations={"camera": Modality((*world.image_size, 3))},
-        controls=[Quantity("steering"), Quantity("throttle")],
-        telemetry=[
-            Quantity(name, -LARGEST, LARGEST, scale)
-            for name, scale in zip(world.telemetry, world.telemetry_scale, strict=True)
-        ],
-        rewards=rewards,
-        conditions=["route"] if world.student.route_dim else [],
-        dt=1 / world.fps,
-        endings=dict.fromkeys(world.end_reward, ""),
-    )
 
 
 @dataclass(frozen=True)
@@ -82,14 +62,14 @@ class Recording:
 
     Args:
         folder: Where shards and film go; a folder may hold many recordings, and is one set of them for training.
-        spec: What is recorded.
+        world: The world that is driven in.
     """
 
-    def __init__(self, folder: str | Path, spec: WorldSpec) -> None:
+    def __init__(self, folder: str | Path, world: World) -> None:
         self.folder = Path(folder)
         self.name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         self.steps = 0
-        self._pieces, self._spec = 0, spec
+        self._pieces, self._world = 0, world
         self._rows: list[dict[str, Any]] = []
         self._head: dict[str, Any] = {}
         self._first: Moment | None = None
@@ -119,14 +99,14 @@ class Recording:
         if before is not self._last or head != self._head or len(self._rows) > PIECE:
             self.save()
             self._pieces += self._first is not None
-            self._first, self._head, self._rows = before, head, [_row(before)]
-        self._rows.append(_row(after))
+            self._first, self._head, self._rows = before, head, [_row(self._world, before)]
+        self._rows.append(_row(self._world, after))
         self._last = after
         self.steps += 1
         if len(self._rows) % SAVE_EVERY == 0:
             self.save()
         if self._film is None:
-            self._film = self._stack.enter_context(film_writer(self.film, 1 / self._spec.dt, live=True))
+            self._film = self._stack.enter_context(film_writer(self.film, self._world.spec.fps, live=True))
         self._film.write(enlarged(after.frame, FILM_HEIGHT))
 
     def save(self) -> None:
@@ -137,7 +117,7 @@ class Recording:
         """
         if self._first is not None:
             path = self.folder / f"shard-{self.name}-{self._pieces:04d}.h5"
-            episode = _episode(self._rows, self._first, self._head, self._spec)
+            episode = _episode(self._world, self._rows, self._first, self._head)
             attrs = {"env": "DriveDiT-v0", "made_from": {"world": self._first.state.fingerprint}}
             write_shard(path, [episode], attrs, compression=1)
 
@@ -164,13 +144,7 @@ def film_writer(path: str | Path, fps: float, live: bool = False) -> Any:
     return VideoWriter(path, fps, live=live)
 
 
-def enlarged(frame: np.ndarray, height: int) -> np.ndarray:
-    """A frame for people, uint8 [height, W, 3]; even sides, as films need them, for an even height."""
-    width = 2 * round(height * frame.shape[1] / frame.shape[0] / 2)
-    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
-
-
-def _row(moment: Moment) -> dict[str, Any]:
+def _row(world: World, moment: Moment) -> dict[str, Any]:
     """What a shard holds of one moment; the first one of a piece has no step that led to it."""
     return {
         "frame": moment.frame,
@@ -179,16 +153,16 @@ def _row(moment: Moment) -> dict[str, Any]:
         "rewards": moment.info["reward_terms"],
         "ended": moment.ended,
         "telemetry": moment.info["telemetry"],
-        "pose": moment.state.world.pose[0].double().cpu().numpy(),
+        "pose": world.poses(moment.state.world)[0].double().cpu().numpy(),
         "confidence": moment.info["confidence"],
     }
 
 
-def _episode(rows: list[dict[str, Any]], first: Moment, head: dict[str, Any], spec: WorldSpec) -> Episode:
+def _episode(world: World, rows: list[dict[str, Any]], first: Moment, head: dict[str, Any]) -> Episode:
     """The episode of n + 1 rows, with what a replay needs."""
-    world, steps = first.state.world, rows[1:]
-    bounds = world.bounds[0].cpu().numpy()
-    ends = [name for name in spec.endings if steps[-1]["rewards"][name]] if steps[-1]["ended"] else []
+    spec, steps, route = world.spec, rows[1:], world.conditions(first.state.world)["route"]
+    bounds = route.bounds[0].cpu().numpy()
+    ends = [name for name in spec.endings if steps[-1]["rewards"].get(name)] if steps[-1]["ended"] else []
     return Episode(
         spec=spec,
         observations={spec.picture: np.stack([row["frame"] for row in rows])},
@@ -200,8 +174,8 @@ def _episode(rows: list[dict[str, Any]], first: Moment, head: dict[str, Any], sp
             name: np.array([row["telemetry"][name] for row in rows], np.float32) for name in spec.names("telemetry")
         },
         poses=np.stack([row["pose"] for row in rows]),
-        route=world.points[0, : int(world.count)].float().cpu().numpy(),
-        closed=bool(world.closed),
+        route=route.points[0, : int(route.count)].float().cpu().numpy(),
+        closed=bool(route.closed),
         bounds=bounds if np.isfinite(bounds).any() else None,
         ending=ends[0] if ends else "",
         driver=head["driver"],

@@ -18,7 +18,7 @@ import numpy as np
 
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.reality import Reality
-from drivedit_env.viewer.recorder import Moment, Recording, spec_of
+from drivedit_env.viewer.recorder import Moment, Recording
 
 Agent = Callable[[np.ndarray], Any]
 AGENT = "drivedit.agents:LaneKeeper"
@@ -191,12 +191,12 @@ class Session:
     @property
     def passes(self) -> int:
         """Network passes per frame."""
-        return self.env.sampling_steps or self.env.world.config.sampling_steps
+        return self.env.sampling_steps or self.env.world.passes
 
     def change_passes(self, by: int) -> None:
         """More or fewer network passes per frame."""
         self.env.sampling_steps = min(max(self.passes + by, 1), MOST_PASSES)
-        trained = self.env.world.config.sampling_steps
+        trained = self.env.world.passes
         self.say(
             f"{self.passes} network pass{'es' if self.passes > 1 else ''} per frame"
             f"{'.' if self.passes == trained else f'; this world is at its best with {trained}.'}"
@@ -237,7 +237,7 @@ class Session:
         """
         if self.recording is None:
             self.broken = False
-            self.recording = Recording(self.folder, spec_of(self.env.world.config))
+            self.recording = Recording(self.folder, self.env.world)
             self.say(f"Recording to {self.folder}.")
         else:
             self._stop_recording()
@@ -283,7 +283,7 @@ class Session:
     def _keep(self, moment: Moment) -> None:
         """Makes a moment the present; what is too long ago is forgotten."""
         self._past.append(moment)
-        size = sum(v.numel() * v.element_size() for v in moment.state.world.tensors().values())
+        size = moment.state.world.size()
         while len(self._past) > max(2, self._memory // size):
             self._past.popleft()
         self.now = moment

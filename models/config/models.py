@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from drivedit.config.base import BaseConfig
+from drivedit.config.spec import LARGEST, MOST_NAMES, WorldSpec
 
 MANY = 2**16  # widths of layers and codes
-LARGEST = 1e9  # numbers that scale something
 TRANSFORMER = {
     "latent_dim": (1, MANY), "d_model": (1, MANY), "n_layers": (0, 512), "n_heads": (1, 1024), "d_ff": (0, 4 * MANY),
     "max_seq_len": (1, 2**17), "dropout": (0, 1), "tokens_per_frame": (1, MANY), "history": (0, 64),
@@ -119,23 +119,16 @@ class TeacherConfig(BaseConfig):
 
 @dataclass
 class WorldConfig(BaseConfig):
-    """A world: its networks, its picture, its clock and what its heads tell.
+    """A world of autoencoder, transformer and heads (`drivedit.models.DiTWorld`).
 
     Attributes:
-        image_size: Height and width of a frame in pixels.
-        fps: Frames per second of the recordings.
+        spec: What the world is about: one picture, controls, telemetry, rewards; empty: that of the recordings.
         patch: Side of the square of latent cells that makes one token.
         sampling_steps: Network passes for one frame unless the caller asks for another number.
         clean_cache: Whether a frame, once made, goes through the network again, clean, and is cached so, as the
             published trainers teach it; else what its last denoising pass left stays in the cache (needs `history`).
         temperature: Scale of the noise that a frame is made from; below 1 futures are more alike and less surprising.
-        telemetry: Names of the telemetry values, in the order of the head; empty where recordings had none.
-        telemetry_scale: Unit of each value inside the head.
         motion_scale: Unit of (forward, right, turn) of the ego-motion head.
-        constant_reward: Reward terms that every step gets.
-        end_reward: Reward terms that are 0 but at an ending. No name stands in both, and `progress` in neither.
-        reward_scale: Unit of the learned reward term `progress`; 0 where recordings had no reward, and before training
-            where their root mean square shall be it.
         end_threshold: Probability beyond which the dream ends; 1: never.
         route_offsets: Arc lengths (m) at which the route is told, seen from the car's foot point.
         route_scale: Metres for one unit of the route code.
@@ -147,24 +140,18 @@ class WorldConfig(BaseConfig):
         bounds_reach: Metres from which on the nearest edge of the playfield is told; None: never.
 
     Raises:
-        ValueError: A number is out of its range, a list has another length than it must, or two reward terms have one
-            name.
+        ValueError: A number is out of its range, a list has another length than it must, or the spec is of another kind
+            of world.
     """
 
+    spec: WorldSpec = field(default_factory=WorldSpec)
     vae: VAEConfig = field(default_factory=VAEConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
-    image_size: tuple[int, int] = (64, 64)
-    fps: float = 1 / 0.06
     patch: int = 2
     sampling_steps: int = 1
     clean_cache: bool = False
     temperature: float = 1.0
-    telemetry: list[str] = field(default_factory=lambda: ["speed", "lateral_offset", "heading_error", "wheels_on_road"])
-    telemetry_scale: list[float] = field(default_factory=lambda: [20.0, 10.0, 1.0, 0.5])
     motion_scale: list[float] = field(default_factory=lambda: [1.0, 0.2, 0.05])
-    constant_reward: dict[str, float] = field(default_factory=lambda: {"time": -0.3})
-    end_reward: dict[str, float] = field(default_factory=lambda: {"left": -100.0})
-    reward_scale: float = 3.5
     end_threshold: float = 0.5
     route_offsets: list[float] = field(
         default_factory=lambda: [
@@ -186,7 +173,7 @@ class WorldConfig(BaseConfig):
         ]
     )
     route_scale: float = 20.0
-    view: tuple[float, float, float, float] | None = (61.73, 49.38, 0.5, 0.75)
+    view: tuple[float, float, float, float] | None = None
     map_cells: int = 4
     map_arcs: tuple[float, float, float] = (-40.0, 95.0, 2.5)
     road_half_width: float = 6.67
@@ -194,29 +181,42 @@ class WorldConfig(BaseConfig):
 
     def __post_init__(self) -> None:
         self.check_ranges(
-            image_size=(8, 4096), fps=(0.01, 1000), patch=(1, 64), sampling_steps=(1, 1000), temperature=(0, 100),
-            telemetry_scale=(-LARGEST, LARGEST), motion_scale=(-LARGEST, LARGEST), end_threshold=(0, 2),
-            constant_reward=(-LARGEST, LARGEST), end_reward=(-LARGEST, LARGEST), reward_scale=(-LARGEST, LARGEST),
-            route_offsets=(-1e5, 1e5), route_scale=(1e-3, 1e6), view=(-1e6, 1e6), map_cells=(1, 16),
-            map_arcs=(-1e5, 1e5), road_half_width=(1e-3, 1e4), bounds_reach=(1e-3, 1e6),
+            patch=(1, 64), sampling_steps=(1, 1000), temperature=(0, 100), motion_scale=(-LARGEST, LARGEST),
+            end_threshold=(0, 2), route_offsets=(-1e5, 1e5), route_scale=(1e-3, 1e6), view=(-1e6, 1e6),
+            map_cells=(1, 16), map_arcs=(-1e5, 1e5), road_half_width=(1e-3, 1e4), bounds_reach=(1e-3, 1e6),
         )  # fmt: skip
-        if self.image_size[0] % 8 or self.image_size[1] % 8:
-            raise ValueError(f"image_size must be multiples of 8, got {list(self.image_size)}")
         if len(self.motion_scale) != 3:
             raise ValueError(f"motion_scale must be 3 numbers (forward, right, turn), got {self.motion_scale}")
         first, last, step = self.map_arcs
         if not 0 < step <= last - first <= 10_000 * step:
             raise ValueError(f"map_arcs must be first, last and step of 1 to 10,000 steps, got {self.map_arcs}")
-        for name in ("telemetry", "telemetry_scale", "constant_reward", "end_reward", "route_offsets"):
-            if len(getattr(self, name)) > 1024:
-                raise ValueError(f"{name} must have at most 1,024 entries, got {len(getattr(self, name))}")
-        named = [*self.constant_reward, *self.end_reward]
-        twice = sorted({name for name in named if named.count(name) > 1 or name == "progress"})
-        if twice:
-            raise ValueError(
-                f"every reward term has one rule: constant_reward {sorted(self.constant_reward)}, end_reward "
-                f"{sorted(self.end_reward)} and the learned progress share {twice}; give one of them another name"
-            )
+        if len(self.route_offsets) > MOST_NAMES:
+            raise ValueError(f"route_offsets must have at most {MOST_NAMES} entries, got {len(self.route_offsets)}")
+        if self.spec.observations:
+            self._check_picture()
+
+    def _check_picture(self) -> None:
+        """ValueError unless the spec's observations are one picture that the autoencoder takes."""
+        seen = {name: f"{kind.dtype} {list(kind.shape)}" for name, kind in self.spec.observations.items()}
+        (kind, *others) = self.spec.observations.values()
+        if others or kind.dtype != "uint8" or len(kind.shape) != 3:
+            raise ValueError(f"this kind of world shows one picture, uint8 [H, W, C], its spec has {seen}")
+        height, width, channels = kind.shape
+        if height % 8 or width % 8 or not 8 <= min(height, width) <= max(height, width) <= 4096:
+            raise ValueError(f"the sides of a picture must be multiples of 8 from 8 to 4096, got {height} x {width}")
+        if channels != self.vae.in_channels:
+            raise ValueError(f"pictures have {channels} channels, vae.in_channels is {self.vae.in_channels}")
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the picture in pixels."""
+        height, width, _ = self.spec.observations[self.spec.picture].shape
+        return height, width
+
+    @property
+    def driven(self) -> int:
+        """What the dynamics can be told of the driving: the controls, those before, and the ego-motion."""
+        return 2 * len(self.spec.controls) + 3
 
     def code_widths(self) -> tuple[int, int]:
         """Width of the route code, and of the part of it (the map) that each token gets."""

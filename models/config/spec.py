@@ -5,6 +5,7 @@ A spec is saved with a world and with a recording. Two that differ do not fit: `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from drivedit.config.base import BaseConfig
 
 MOST_NAMES = 1024
-LARGEST = 1e9
+LARGEST = 1e9  # numbers that scale something
 DTYPES = ("uint8", "float32")
 Rule = Literal["learned", "constant", "on_end", "telemetry"]
 
@@ -36,7 +37,7 @@ class Modality(BaseConfig):
     unit: str = ""
 
     def __post_init__(self) -> None:
-        self.check_ranges(shape=(1, 65536), low=(-LARGEST, LARGEST), high=(-LARGEST, LARGEST))
+        self.check_ranges(shape=(1, 65536), low=(-math.inf, LARGEST), high=(-LARGEST, math.inf))
         if self.dtype not in DTYPES or not 1 <= len(self.shape) <= 4:
             raise ValueError(f"an observation is {' or '.join(DTYPES)} of 1 to 4 axes, got {self.dtype} {self.shape}")
         if not self.low < self.high:
@@ -138,6 +139,11 @@ class WorldSpec(BaseConfig):
     def learned(self) -> list[str]:
         """The reward terms that a network learns, in order."""
         return [name for name, term in self.rewards.items() if term.kind == "learned"]
+
+    @property
+    def fps(self) -> float:
+        """Observations per second."""
+        return 1 / self.dt
 
     @property
     def picture(self) -> str:

@@ -17,7 +17,7 @@ class HeadOutputs:
     Attributes:
         motion: `[..., 3]` forward, right, turn to the right since the last frame.
         telemetry: `[..., K]`.
-        reward: `[...]`.
+        reward: `[..., R]`.
         ended: `[...]` logit.
         log_error: `[...]` log of the expected squared error of the latents.
     """
@@ -36,18 +36,19 @@ class Heads(nn.Module):
         d_model: Width of the trunk.
         tokens: Tokens per frame.
         telemetry: Telemetry values; of 0 there is one unused output, so that no loss is the mean of nothing.
+        rewards: Learned reward terms, likewise.
     """
 
-    def __init__(self, d_model: int, tokens: int, telemetry: int) -> None:
+    def __init__(self, d_model: int, tokens: int, telemetry: int, rewards: int = 1) -> None:
         super().__init__()
-        self.telemetry = max(telemetry, 1)
+        self.telemetry, self.rewards = max(telemetry, 1), max(rewards, 1)
         self.squeeze = nn.Linear(d_model, 32)
-        last = nn.Linear(d_model, 6 + self.telemetry)
+        last = nn.Linear(d_model, 5 + self.telemetry + self.rewards)
         nn.init.zeros_(last.weight)
         self.mlp = nn.Sequential(nn.Linear(32 * tokens, d_model), nn.SiLU(), last)
 
     def forward(self, hidden: Tensor) -> HeadOutputs:
         """Reads hidden tokens `[..., P, E]`."""
         out = self.mlp(self.squeeze(norm(hidden)).flatten(-2)).float()
-        motion, telemetry, reward, ended, log_error = torch.split(out, [3, self.telemetry, 1, 1, 1], -1)
-        return HeadOutputs(motion, telemetry, reward[..., 0], ended[..., 0], log_error[..., 0])
+        motion, telemetry, reward, ended, log_error = torch.split(out, [3, self.telemetry, self.rewards, 1, 1], -1)
+        return HeadOutputs(motion, telemetry, reward, ended[..., 0], log_error[..., 0])

@@ -10,17 +10,18 @@ Legend: B worlds, n + 1 context frames, C h w latent, P tokens per frame, D toke
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from drivedit.config import WorldConfig
+from drivedit.config import Modality, WorldConfig
+from drivedit.models.dit.entering import enter_row
 from drivedit.models.dit.heads import HeadOutputs, Heads
-from drivedit.models.dit.state import WorldState
+from drivedit.models.dit.state import DiTState
 from drivedit.models.dit.student import DiTStudent
 from drivedit.models.dit.tokens import FrameTokenizer
 from drivedit.models.dit.vae import VAE3D
@@ -28,51 +29,16 @@ from drivedit.models.flow.path import noise_levels
 from drivedit.models.flow.sampler import sample
 from drivedit.models.layers.past import as_channels
 from drivedit.models.scenes import Scene, check_scene
-from drivedit.models.storage import WorldStorage
-from drivedit.utils import Route, RouteCoder, advance_pose, motion_between, noise, truncate
+from drivedit.models.world import Sampling, Scenes, StepOutput, World
+from drivedit.utils import Route, RouteCoder, advance_pose, noise, truncate
 from drivedit.utils.route import CAPACITY
 
-Scenes = Sequence[Scene | Mapping[str, Any]]
-DRIVEN = 7  # what a world tells its dynamics: controls, the controls before, ego-motion
-LARGEST_MOTION = 100.0  # between two frames of a scene, in units of `WorldConfig.motion_scale`
+LATENT = "latent"  # the kind of observation that is not decoded
+GIVEN = {"route", "closed", "bounds", "arc"}  # what a state can be told
 
 
-@dataclass
-class StepOutput:
-    """What a step of B worlds gives.
-
-    Attributes:
-        latent: `[B, C, h, w]`, about unit variance; `World.decode` makes frames of it.
-        reward_terms: Named terms, each `[B]`.
-        ended: `[B]` bool.
-        ended_probability: `[B]`.
-        telemetry: `[B, K]` in the units of the recording.
-        confidence: `[B]` in (0, 1): 1 where the world expects to be as right as it ever is.
-    """
-
-    latent: Tensor
-    reward_terms: dict[str, Tensor]
-    ended: Tensor
-    ended_probability: Tensor
-    telemetry: Tensor
-    confidence: Tensor
-
-    @property
-    def reward(self) -> Tensor:
-        """Sum of the terms `[B]`."""
-        return torch.stack(list(self.reward_terms.values())).sum(0)
-
-    @classmethod
-    def cat(cls, outs: Sequence[StepOutput]) -> StepOutput:
-        """The outputs of several worlds, row after row."""
-        rows = [vars(out) for out in outs]
-        terms = {name: torch.cat([out.reward_terms[name] for out in outs]) for name in outs[0].reward_terms}
-        rest = {name: torch.cat([row[name] for row in rows]) for name in rows[0] if name != "reward_terms"}
-        return cls(reward_terms=terms, **rest)
-
-
-class World(WorldStorage):
-    """A learned driving world.
+class DiTWorld(World[DiTState]):
+    """A world of autoencoder, causal diffusion transformer, and heads.
 
     Args:
         config: Configuration of the networks, the picture and the heads.
@@ -80,9 +46,15 @@ class World(WorldStorage):
         card: Text of the world's CARD.md.
 
     Raises:
-        ValueError: A scene does not fit, or the student wants more controls than a world tells.
+        ValueError: A scene does not fit, the spec shows no picture, or the student wants more controls than a world
+            tells.
     """
 
+    kind = "dit"
+    config_type = WorldConfig
+    State: ClassVar[type[DiTState]] = DiTState
+
+    config: WorldConfig
     latent_mean: Tensor
     latent_std: Tensor
     error_range: Tensor
@@ -91,20 +63,30 @@ class World(WorldStorage):
 
     def __init__(self, config: WorldConfig, scenes: Scenes = (), card: str = "") -> None:
         super().__init__()
-        if config.student.control_dim > DRIVEN:
-            raise ValueError(f"a world tells its student at most {DRIVEN} controls, got {config.student.control_dim}")
+        spec = config.spec
+        if not spec.observations or not spec.controls:
+            raise ValueError(f"a world shows a picture and has controls, its spec has {spec}")
+        if config.student.control_dim > config.driven:
+            raise ValueError(
+                f"a world of {len(spec.controls)} controls tells its student at most {config.driven}: these, those "
+                f"before and the ego-motion; got student.control_dim {config.student.control_dim}"
+            )
         self.config, self.card = config, card
-        self.scenes = [check_scene(scene, config.image_size) for scene in scenes]
+        self.scenes = [self.check_scene(scene) for scene in scenes]
         self.vae = VAE3D.from_config(config.vae)
         self.dynamics = DiTStudent.from_config(config.student)
         self.tokenizer = FrameTokenizer(config.vae.latent_dim, config.patch)
         self.coder = RouteCoder(config)
-        self.heads = Heads(config.student.d_model, config.student.tokens_per_frame, len(config.telemetry))
+        self.heads = Heads(
+            config.student.d_model, config.student.tokens_per_frame, len(spec.telemetry), len(spec.learned())
+        )
         channels = (1, config.vae.latent_dim, 1, 1)
         self.register_buffer("latent_mean", torch.zeros(channels))
         self.register_buffer("latent_std", torch.ones(channels))
         self.register_buffer("error_range", torch.tensor([-3.0, 0.0]))  # log errors of best and worst dreams
-        self.register_buffer("telemetry_scale", torch.tensor(config.telemetry_scale), persistent=False)
+        self.register_buffer(
+            "telemetry_scale", torch.tensor([value.scale for value in spec.telemetry]), persistent=False
+        )
         self.register_buffer("motion_scale", torch.tensor(config.motion_scale), persistent=False)
 
     @property
@@ -118,7 +100,17 @@ class World(WorldStorage):
         return self.dynamics.position.dtype
 
     @property
-    def _kept(self) -> int:
+    def passes(self) -> int:  # type: ignore[override]
+        """Its own number of network passes for one frame."""
+        return self.config.sampling_steps
+
+    @property
+    def end_threshold(self) -> float:  # type: ignore[override]
+        """Probability beyond which an episode ends; 1: never."""
+        return self.config.end_threshold
+
+    @property
+    def kept(self) -> int:
         """Latents that a state keeps: those that the student looks back on, and the last one, which is seen."""
         return max(self.config.student.history, 1)
 
@@ -127,28 +119,56 @@ class World(WorldStorage):
         height, width = self.config.image_size
         return self.config.vae.latent_dim, height // 8, width // 8
 
-    def check_state(self, state: WorldState) -> None:
-        """Checks that a state could be one of this world: types, shapes, place and ranges of all fields.
+    def check_scene(self, scene: Scene | Mapping[str, Any]) -> Scene:
+        """A scene of this world; see `World.check_scene`."""
+        return check_scene(scene, self.config.spec)
 
-        Raises:
-            ValueError: A field could not; it is named, with what was expected and what was got.
-        """
+    def check_state(self, state: DiTState) -> None:
+        """Checks that a state could be one of this world; see `World.check_state`."""
         state.check_layout(self.state_layout(), self.device)
-        state.check_values()
+        state.check_indices()
+        state.check_values(max(max(abs(control.low), abs(control.high)) for control in self.config.spec.controls))
 
     def state_layout(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Type and shape of what each field of a state holds for one world."""
         layers, _, *ring = self.dynamics.empty_cache(0)["k"].shape
         shapes = {
-            "clock": (), "seeds": (), "latents": (self._kept, *self.latent_shape()), "control": (2,),
-            "motion": (3,), "pose": (3,), "arc": (), "points": (CAPACITY, 2), "count": (), "spacing": (), "closed": (),
-            "bounds": (4,),
+            "clock": (), "seeds": (), "latents": (self.kept, *self.latent_shape()),
+            "control": (len(self.config.spec.controls),), "motion": (3,), "pose": (3,), "arc": (),
+            "points": (CAPACITY, 2), "count": (), "spacing": (), "closed": (), "bounds": (4,),
         }  # fmt: skip
         types = {"clock": torch.long, "seeds": torch.long, "count": torch.long, "closed": torch.bool}
         layout = {name: (types.get(name, torch.float32), shape) for name, shape in shapes.items()}
         return layout | dict.fromkeys(("k", "v"), (self.dtype, (layers, *ring)))
 
     # -- pictures ------------------------------------------------------------------------------------------------
+
+    def modality(self, kind: str) -> Modality:
+        """Shape, type and range of the picture, or of `latent`."""
+        if kind == LATENT:
+            return Modality(self.latent_shape(), "float32", -np.inf, np.inf)
+        if kind not in self.config.spec.observations:
+            raise ValueError(f"this world shows {[*self.config.spec.observations, LATENT]}, got {kind!r}")
+        return self.config.spec.observations[kind]
+
+    @torch.no_grad()
+    def observe(self, state: DiTState, kinds: Sequence[str]) -> dict[str, Tensor]:
+        """Observations of a state: the picture by its name, uint8 `[B, H, W, C]`, or `latent` `[B, C, h, w]`."""
+        latents = state.latents[:, 0]
+        return {kind: latents if kind == LATENT else self.picture(latents) for kind in kinds if self.modality(kind)}
+
+    @torch.no_grad()
+    def embed(self, observations: np.ndarray) -> Tensor:
+        """Latents float32 `[B, C, h, w]` of pictures uint8 `[B, H, W, C]`; see `World.embed`."""
+        wanted, kernel = self.modality(self.spec.picture), self.config.vae.temporal_kernel
+        if observations.dtype != wanted.dtype or observations.shape[1:] != wanted.shape:
+            expected = f"uint8 [B, {', '.join(map(str, wanted.shape))}]"
+            raise ValueError(
+                f"this world encodes frames {expected}, got {observations.dtype} {list(observations.shape)}"
+            )
+        if kernel != 1:
+            raise ValueError(f"this world's encoder looks at {kernel} frames at once, not at one")
+        return self.encode(observations[:, None])[:, 0].float()
 
     def encode(self, frames: np.ndarray | Tensor) -> Tensor:
         """Encodes uint8 frames `[B, T, H, W, 3]` to latents `[B, T, C, h, w]`."""
@@ -176,135 +196,49 @@ class World(WorldStorage):
 
     # -- dreaming ------------------------------------------------------------------------------------------------
 
-    def start(self, scenes: Scenes, seeds: Sequence[int]) -> WorldState:
-        """Starts one world per scene; `enter` without the readings."""
-        return self.enter(scenes, seeds)[0]
-
     @torch.inference_mode(False)
     @torch.no_grad()
-    def enter(self, scenes: Scenes, seeds: Sequence[int]) -> tuple[WorldState, StepOutput]:
-        """Starts one world per scene.
-
-        Args:
-            scenes: Scenes (see `drivedit.models.Scene`).
-            seeds: Seeds of the worlds' futures.
-
-        Returns:
-            The state, and what the network reads off the last frame of each scene.
-
-        Raises:
-            ValueError: A scene does not fit the world, its poses jump, or the numbers of scenes and seeds differ.
-        """
+    def enter(self, scenes: Scenes, seeds: Sequence[int]) -> tuple[DiTState, StepOutput]:
+        """Starts one world per scene; see `World.enter`. Poses that jump are refused."""
         if len(scenes) != len(seeds) or not scenes:
             raise ValueError(f"one seed per scene is needed and at least one, got {len(scenes)} and {len(seeds)}")
-        checked = [check_scene(scene, self.config.image_size) for scene in scenes]
-        rows = [self._enter_row(scene, int(seed)) for scene, seed in zip(checked, seeds, strict=True)]
+        checked = [self.check_scene(scene) for scene in scenes]
+        rows = [enter_row(self, scene, int(seed)) for scene, seed in zip(checked, seeds, strict=True)]  # type: ignore[arg-type]
         states, outs = zip(*rows, strict=True)
-        return WorldState.cat(states), StepOutput.cat(outs)
-
-    def _enter_row(self, scene: Scene, seed: int) -> tuple[WorldState, StepOutput]:
-        """Fills the ring with the context's frames, each as if the world had just made it."""
-        keep = self.dynamics.capacity
-        self._check_motion(scene)
-        frames, controls = scene.frames[-keep - 1 :], scene.controls[-keep:]
-        history = self.config.student.history
-        latents = self.encode(frames[None])[0].flip(0)  # the latest first
-        if scene.route is not None and not self.config.student.route_dim:
-            raise ValueError("this world has learned nothing about routes (its recordings had none); give it no route")
-        route = Route.from_points([scene.route], [scene.closed], [scene.bounds]).to(self.device)
-        told = route if scene.poses is not None else Route.from_points([None], [False]).to(self.device)
-        poses = torch.from_numpy(scene.poses_or_start()[-keep - 1 :]).to(self.device)
-        arc = route.foot(poses[:1, :2], None)
-        cache = self.dynamics.empty_cache(1, self.device, self.dtype)
-        control = torch.from_numpy(controls).to(self.device)
-        motion = torch.zeros(1, 3, device=self.device)
-        latents = torch.cat([latents, latents[-1:].expand(history, -1, -1, -1)])  # before the first: the first
-        recached = self.config.clean_cache
-        for index in range(0 if recached else min(max(history, 1), len(frames) - 1), len(frames)):
-            past = latents[len(frames) - index :][:history][None]
-            pose = poses[max(index - 1, 0) : max(index, 1)]
-            arc = route.foot(pose[:, :2], arc)
-            if scene.poses is not None and index > 1:
-                motion = motion_between(poses[index - 2 : index - 1], poses[index - 1 : index]) / self.motion_scale
-            code = self._code(told, pose, arc, motion)
-            x = self._noise([0], "context", [index])  # not the seed's: a scene begins the same way in every future
-            if recached:
-                x = latents[len(frames) - 1 - index][None]
-            sigma = torch.full((1,), 0.0 if recached else 1.0, device=self.device)
-            before = control[max(index - 2, 0) : max(index - 1, 1)]
-            led = control[index - 1 : index] if index else torch.zeros_like(before)
-            driven = torch.cat([led, before, motion], -1)
-            clean, readings = self._pass(x, sigma, driven, code, past, cache, last=True)
-            motion = readings.motion
-        arc = route.foot(poses[-1:, :2], arc)
-        if scene.poses is not None:
-            motion = motion_between(poses[-2:-1], poses[-1:]) / self.motion_scale
-        out = self._output(clean, readings, readings.telemetry * self.telemetry_scale)
-        return WorldState(
-            cache["k"], cache["v"], cache["clock"], torch.tensor([seed], device=self.device),
-            latents[None, : self._kept].clone(), control[-1:].clone(), motion, poses[-1:], arc, **vars(route),
-        ), out  # fmt: skip
-
-    def _check_motion(self, scene: Scene) -> None:
-        """ValueError where the poses of a scene jump."""
-        if scene.poses is None:
-            return
-        poses = torch.from_numpy(scene.poses).to(self.device)
-        motion = motion_between(poses[:-1], poses[1:])
-        far = (motion.abs() > LARGEST_MOTION * self.motion_scale).any(1)
-        if far.any():
-            frame = int(far.nonzero()[0])
-            most = [LARGEST_MOTION * scale for scale in self.config.motion_scale]
-            raise ValueError(
-                f"scene poses jump between frames {frame} and {frame + 1} by {motion[frame].tolist()}: a car moves at "
-                f"most {most} (m forward, m to the right, rad) from one frame to the next"
-            )
+        return DiTState.cat(states), StepOutput.cat(outs)
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def step(
-        self,
-        state: WorldState,
-        controls: Tensor,
-        sampling_steps: int | None = None,
-        *,
-        temperature: float | None = None,
-        top_p: float | None = None,
-    ) -> tuple[WorldState, StepOutput]:
-        """Dreams one frame of every world. The state that goes in is used up; `clone()` it to keep it.
+        self, state: DiTState, controls: Tensor, dt: Tensor | None = None, *, sampling: Sampling | None = None
+    ) -> tuple[DiTState, StepOutput]:
+        """Dreams one frame of every world; see `World.step`.
 
-        A step that is broken off leaves its state as good as before.
-
-        Args:
-            state: States of B worlds.
-            controls: `[B, 2]` steering and throttle in [-1, 1].
-            sampling_steps: Network passes; None: the world's own number.
-            temperature: Scale of the noise that the frame is made from; None: the world's own.
-            top_p: Central mass of the normal distribution that the noise comes from; None: all of it.
-
-        Returns:
-            The new state and what the step gave.
+        Raises:
+            ValueError: `dt` is given: this kind of world has frames of one length.
         """
+        if dt is not None:
+            raise ValueError(f"the frames of this world are {self.spec.dt:g} s long, it takes no dt")
         if state.k.is_inference():  # a ring made in inference mode cannot be written outside of it
             state = state.clone()
-        x = self.draw(state, temperature, top_p)
-        return self.dream(state, controls, x, sampling_steps or self.config.sampling_steps)
+        sampling = sampling or Sampling()
+        return self.dream(state, controls, self.draw(state, sampling), sampling.passes or self.config.sampling_steps)
 
-    def draw(self, state: WorldState, temperature: float | None = None, top_p: float | None = None) -> Tensor:
-        """The noise `[B, C, h, w]` that the next frames are made from; arguments as in `step`."""
-        return self._noise(state.seeds.tolist(), "frame", state.clock.tolist(), temperature, top_p)
+    def draw(self, state: DiTState, sampling: Sampling) -> Tensor:
+        """The noise `[B, C, h, w]` that the next frames are made from."""
+        return self.noise(state.seeds.tolist(), "frame", state.clock.tolist(), sampling)
 
-    def dream(self, state: WorldState, controls: Tensor, x: Tensor, steps: int) -> tuple[WorldState, StepOutput]:
+    def dream(self, state: DiTState, controls: Tensor, x: Tensor, steps: int) -> tuple[DiTState, StepOutput]:
         """`step` from the noise `x` on, in which nothing is drawn."""
         cache = {"k": state.k, "v": state.v, "clock": state.clock}
         route = state.route
-        code = self._code(route, state.pose, state.arc, state.motion)
+        code = self.code(route, state.pose, state.arc, state.motion)
         driven = torch.cat([controls, state.control, state.motion], -1)
         readings: HeadOutputs | None = None
 
         def denoiser(x: Tensor, sigma: Tensor, given: tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]) -> Tensor:
             nonlocal readings
-            clean, readings = self._pass(x, sigma, *given)
+            clean, readings = self.denoise(x, sigma, *given)
             return clean
 
         given = (driven, code, state.latents, cache)
@@ -316,14 +250,14 @@ class World(WorldStorage):
         pose = advance_pose(state.pose, readings.motion * self.motion_scale)
         arc = route.foot(pose[:, :2], state.arc)
         telemetry = readings.telemetry * self.telemetry_scale
-        state = WorldState(
+        state = DiTState(
             cache["k"], cache["v"], cache["clock"], state.seeds,
-            torch.cat([x[:, None], state.latents], 1)[:, : self._kept], controls.clone(),
+            torch.cat([x[:, None], state.latents], 1)[:, : self.kept], controls.clone(),
             readings.motion, pose, arc, **vars(route),
         )  # fmt: skip
-        return state, self._output(x, readings, telemetry)
+        return state, self.output(readings, telemetry)
 
-    def _pass(
+    def denoise(
         self,
         x: Tensor,
         sigma: Tensor,
@@ -350,27 +284,69 @@ class World(WorldStorage):
             clean = clean + before[..., : network.latent_dim]
         return self.untokens(clean), self.heads(hidden[:, 0])
 
-    def _noise(
-        self,
-        seeds: list[int],
-        stream: str,
-        steps: list[int],
-        temperature: float | None = None,
-        top_p: float | None = None,
-    ) -> Tensor:
-        scale = self.config.temperature if temperature is None else temperature
-        return scale * truncate(noise(seeds, stream, steps, self.latent_shape()), top_p).to(self.device)
+    def noise(self, seeds: list[int], stream: str, steps: list[int], sampling: Sampling | None = None) -> Tensor:
+        """Noise `[B, C, h, w]` of rows with these seeds at these steps of a stream, scaled as it is sampled."""
+        sampling = sampling or Sampling()
+        scale = self.config.temperature if sampling.temperature is None else sampling.temperature
+        return scale * truncate(noise(seeds, stream, steps, self.latent_shape()), sampling.top_p).to(self.device)
 
-    def _code(self, route: Route, pose: Tensor, arc: Tensor, motion: Tensor) -> Tensor:
+    def code(self, route: Route, pose: Tensor, arc: Tensor, motion: Tensor) -> Tensor:
         """The route as told for the coming frame, from where the last motion would bring the car."""
         return self.coder(route, advance_pose(pose, motion * self.motion_scale), arc)
 
-    def _output(self, latent: Tensor, readings: HeadOutputs, telemetry: Tensor) -> StepOutput:
+    def output(self, readings: HeadOutputs, telemetry: Tensor) -> StepOutput:
+        """What is told, of the raw readings and the telemetry `[B, K]` in its units."""
+        spec = self.config.spec
         probability = readings.ended.double().sigmoid().float()  # in float32 equal rows may differ in the last bit
         ended = probability > self.config.end_threshold
-        terms = {"progress": readings.reward * self.config.reward_scale}
-        terms |= {k: torch.full_like(probability, v) for k, v in self.config.constant_reward.items()}
-        terms |= {k: v * ended.float() for k, v in self.config.end_reward.items()}
+        told = dict(zip(spec.names("telemetry"), telemetry.unbind(-1), strict=False))  # without any, one is unused
+        learned = dict(zip(spec.learned(), readings.reward.unbind(-1), strict=False))
+        terms = {}
+        for name, term in spec.rewards.items():
+            if term.kind == "constant":
+                terms[name] = torch.full_like(probability, term.value)
+            elif term.kind == "on_end":
+                terms[name] = term.value * ended.float()
+            else:
+                terms[name] = (learned if term.kind == "learned" else told)[name] * term.value
         low, high = self.error_range
         confidence = 1 - ((readings.log_error - low) / (high - low)).clamp(0, 1)
-        return StepOutput(latent, terms, ended, probability, telemetry, confidence)
+        return StepOutput(terms, ended, probability, told, confidence)
+
+    # -- what is given -------------------------------------------------------------------------------------------
+
+    def condition(self, state: DiTState, values: Mapping[str, Any]) -> DiTState:
+        """The state on another road.
+
+        Args:
+            state: States of B worlds.
+            values: `route`: float32 `[M, 2]` in metres, or None; `closed`: whether it is a loop; `bounds`: `[4]` of the
+                playfield; `arc`: where on the route the cars are, in metres; left out: at the nearest point.
+
+        Raises:
+            ValueError: Something else is given.
+        """
+        if "route" not in values or set(values) - GIVEN:
+            raise ValueError(f"this world is told {sorted(GIVEN)} (route is needed), got {sorted(values)}")
+        rows = len(state)
+        given = (
+            [values.get(name, default)] * rows
+            for name, default in (("route", None), ("closed", False), ("bounds", None))
+        )
+        state = replace(state, **vars(Route.from_points(*given).to(self.device)))
+        begin = torch.full_like(state.arc, values["arc"]) if "arc" in values else None
+        # a drawing may pass the car several times: this is where it is
+        state.arc = state.route.foot(state.pose[:, :2], begin)
+        return state
+
+    def conditions(self, state: DiTState) -> dict[str, Any]:
+        """The `route` of all rows, and where on it the cars are: `arc` `[B]` in metres."""
+        return {"route": state.route, "arc": state.arc}
+
+    def reseed(self, state: DiTState, seeds: Sequence[int]) -> DiTState:
+        """The state with other futures."""
+        return replace(state, seeds=torch.as_tensor(list(seeds), dtype=torch.long, device=self.device))
+
+    def poses(self, state: DiTState) -> Tensor:
+        """The cars' poses, integrated from the dreamed motions, `[B, 3]`."""
+        return state.pose

@@ -23,8 +23,7 @@ from torch import Tensor
 from drivedit.inference.library import library
 from drivedit.inference.native import COLOURS, STATE, Output, Parts, State
 from drivedit.inference.tune import PackedConv, PackedResBlock, PackedUp
-from drivedit.models import World, WorldState
-from drivedit.models.dit.world import StepOutput
+from drivedit.models import DiTState, DiTWorld, Sampling, StepOutput, World
 
 logger = logging.getLogger(__name__)
 
@@ -68,58 +67,61 @@ class CompiledStep:
         ValueError: The library is not made for a width or a length of this world.
     """
 
-    def __init__(self, world: World, sampling_steps: int, native: ctypes.CDLL) -> None:
+    def __init__(self, world: DiTWorld, sampling_steps: int, native: ctypes.CDLL) -> None:
         self.world, self.sampling_steps, self._threads = world, sampling_steps, torch.get_num_threads()
         self._model, self._parts = _known(
             world, native, lambda parts: parts.model(world, sampling_steps), sampling_steps
         )
         self._layout, self._device = world.state_layout(), torch.device("cpu")
-        self._terms = ("progress", *world.config.constant_reward, *world.config.end_reward)
+        spec = world.config.spec
+        self._terms, self._told, self._width = tuple(spec.rewards), spec.names("telemetry"), len(spec.controls)
         self._run = native.step_bfloat16 if world.dtype == torch.bfloat16 else native.step_float
         self._memory = _Memory(native.step_memory(byref(self._model), self._threads))
 
     def __call__(
         self,
-        state: WorldState,
+        state: DiTState,
         controls: Tensor,
-        sampling_steps: int | None = None,
+        dt: Tensor | None = None,
         *,
-        temperature: float | None = None,
-        top_p: float | None = None,
-    ) -> tuple[WorldState, StepOutput]:
+        sampling: Sampling | None = None,
+    ) -> tuple[DiTState, StepOutput]:
         """Dreams one frame of every world; see `World.step`.
 
         Raises:
-            ValueError: It was made for another number of sampling steps, the state is of another world, or there are
-                not two controls for each world.
+            ValueError: It was made for another number of passes, a `dt` is given, the state is of another world, or the
+                controls have another shape.
         """
-        if sampling_steps not in (None, self.sampling_steps):
-            raise ValueError(f"this step was made for {self.sampling_steps} sampling steps, got {sampling_steps}")
+        sampling = sampling or Sampling()
+        if sampling.passes not in (None, self.sampling_steps) or dt is not None:
+            raise ValueError(
+                f"this step was made for {self.sampling_steps} sampling steps and no dt, got {sampling.passes} and {dt}"
+            )
         state.check_layout(self._layout, self._device)
+        state.check_indices()
         worlds = len(state)
-        if controls.shape != (worlds, 2):
-            raise ValueError(f"controls must be [{worlds}, 2], got {list(controls.shape)}")
-        noise = self.world.draw(state, temperature, top_p).cpu()
+        if controls.shape != (worlds, self._width):
+            raise ValueError(f"controls must be [{worlds}, {self._width}], got {list(controls.shape)}")
+        noise = self.world.draw(state, sampling).cpu()
         controls = controls.to(self._device, torch.float32).contiguous()
         tensors = {name: value.contiguous() for name, value in vars(state).items()}
         tensors |= {name: tensors[name].clone() for name in ("clock", "control", "motion", "pose", "arc")}
-        latent, latents = torch.empty_like(noise), torch.empty_like(tensors["latents"])
+        latents = torch.empty_like(tensors["latents"])
         telemetry = torch.empty(worlds, self._model.telemetry)
         columns, ended = torch.empty(2 + len(self._terms), worlds), torch.empty(worlds, dtype=torch.bool)
         memory = self._memory.take()
         self._run(
             byref(self._model),
             byref(State(*(tensors[name].data_ptr() for name in STATE), tensors["points"].shape[1])),
-            byref(Output(*(value.data_ptr() for value in (latent, latents, telemetry, columns, ended)))),
+            byref(Output(*(value.data_ptr() for value in (latents, telemetry, columns, ended)))),
             c_void_p(noise.data_ptr()), c_void_p(controls.data_ptr()), c_long(worlds),
             min(self._threads, torch.get_num_threads()), _aligned(memory),
         )  # fmt: skip
         self._memory.give(memory)
         probability, confidence, *terms = columns.unbind()
         named = dict(zip(self._terms, terms, strict=True))
-        return WorldState(**tensors | {"latents": latents}), StepOutput(
-            latent, named, ended, probability, telemetry, confidence
-        )
+        told = dict(zip(self._told, telemetry.unbind(1), strict=True))
+        return DiTState(**tensors | {"latents": latents}), StepOutput(named, ended, probability, told, confidence)
 
 
 class CompiledDecoder:
@@ -133,7 +135,7 @@ class CompiledDecoder:
         ValueError: The decoder's pictures are no frames of this world.
     """
 
-    def __init__(self, world: World, native: ctypes.CDLL) -> None:
+    def __init__(self, world: DiTWorld, native: ctypes.CDLL) -> None:
         self.world, self._threads = world, torch.get_num_threads()
         self._decoder, self._parts = _known(world, native, lambda parts: parts.decoder(world), "decoder")
         first = world.vae.decoder[0]
@@ -178,6 +180,9 @@ def compile_step(world: World, sampling_steps: int | None = None) -> CompiledSte
     Raises:
         ValueError: The world has no window, so its cache fills up.
     """
+    if not isinstance(world, DiTWorld):
+        logger.warning("this kind of world is not compiled: %s goes on without", type(world).__name__)
+        return None
     if world.config.student.window is None:
         raise ValueError("a step can be compiled for worlds with a window, this one attends to all frames")
     if world.device.type != "cpu":
@@ -208,6 +213,8 @@ def compile_decoder(world: World) -> CompiledDecoder | None:
         The decoder, for any number of latents, whose pictures differ by rounding only; None where there is no compiler
         or the decoder is not packed (`drivedit.inference.tune`) or has attention.
     """
+    if not isinstance(world, DiTWorld):
+        return None
     packed = all(isinstance(layer, (PackedConv, PackedResBlock, PackedUp)) for layer in world.vae.decoder)
     return _made(lambda native: CompiledDecoder(world, native)) if packed else None
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drivedit.config import WorldSpec
 from drivedit.inference.tune import FoldedFrame, PackedConv, PackedResBlock, PackedUp
-from drivedit.models import World
-from drivedit.models.dit.world import DRIVEN
+from drivedit.models import DiTWorld
 from drivedit.models.flow.path import noise_levels
 from drivedit.models.layers.blocks import fourier_features
 
@@ -23,6 +23,7 @@ UNIT = 32  # inputs of the dynamics' layers are filled up to a multiple of it
 FIRST, INNER, OUTER, UP, FRAME = range(5)  # kinds of the decoder's layers
 WIDEST = 2**14  # numbers in a row of a network's layers: rows lie on the stacks of threads
 COLOURS = 3
+MOST_CONTROLS = 64
 
 
 def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
@@ -50,12 +51,12 @@ class Model(Structure):
 
     _fields_ = [
         *_fields(c_long, "layers width heads tokens depth history capacity"),
-        *_fields(c_long, "controls channels rows columns patch telemetry passes terms"),
+        *_fields(c_long, "controls actions channels rows columns patch telemetry rewards passes terms"),
         ("coder", Coder),
         *_fields(Linear, "embed control1 control2 route1 route2 map1 map2 modulation squeeze read1 read2 head"),
         ("blocks", POINTER(Linear)),
-        *_fields(c_void_p, "position sigma levels turns motion_scale telemetry_scale each_step at_end"),
-        *_fields(c_float, "reward_scale end_threshold least_error most_error"),
+        *_fields(c_void_p, "position sigma levels turns motion_scale telemetry_scale unit each_step at_end source"),
+        *_fields(c_float, "end_threshold least_error most_error"),
     ]
 
 
@@ -63,7 +64,7 @@ STATE = tuple("k v clock latents control motion pose arc points count spacing cl
 
 
 class State(Structure):
-    """Where the tensors of a `WorldState` lie."""
+    """Where the tensors of a `DiTState` lie."""
 
     _fields_ = [*_fields(c_void_p, " ".join(STATE)), ("route_width", c_long)]
 
@@ -71,7 +72,7 @@ class State(Structure):
 class Output(Structure):
     """Where the results of a step go."""
 
-    _fields_ = _fields(c_void_p, "latent latents telemetry columns ended")
+    _fields_ = _fields(c_void_p, "latents telemetry columns ended")
 
 
 class Layer(Structure):
@@ -108,7 +109,7 @@ class Parts:
         self.lanes, self.heavy_bytes = native.lanes(), bool(native.heavy_bytes())
         self._kept: list[Any] = []
 
-    def model(self, world: World, steps: int) -> Model:
+    def model(self, world: DiTWorld, steps: int) -> Model:
         """The dynamics, the heads and the settings, for a number of sampling steps.
 
         Raises:
@@ -135,18 +136,20 @@ class Parts:
         sigma = network.of_sigma(fourier_features(levels[:, 0]).to(world.dtype)).float()
         half = student.d_model // student.n_heads // 2
         turns = student.use_rope * student.rope_base ** -(torch.arange(half, dtype=torch.float64) / half)
-        terms = ("progress", *config.constant_reward, *config.end_reward)
-        rewards = [
-            torch.tensor([of.get(name, 0.0) for name in terms]) for of in (config.constant_reward, config.end_reward)
-        ]
+        terms = list(config.spec.rewards.values())
+        unit, each_step, at_end = (
+            torch.tensor([term.value if term.kind in kinds else 0.0 for term in terms])
+            for kinds in (("learned", "telemetry"), ("constant",), ("on_end",))
+        )
         channels, rows, columns = world.latent_shape()
         routed, mapped = network.of_route is not None, network.of_map is not None
         least, most = world.error_range.tolist()
         return Model(
             layers=len(layers), width=student.d_model, heads=student.n_heads, tokens=student.tokens_per_frame,
             depth=student.latent_dim, history=student.history, capacity=network.capacity,
-            controls=network.control_dim, channels=channels, rows=rows, columns=columns, patch=config.patch,
-            telemetry=len(config.telemetry), passes=len(levels), terms=len(terms),
+            controls=network.control_dim, actions=len(config.spec.controls), channels=channels, rows=rows,
+            columns=columns, patch=config.patch,
+            telemetry=len(config.spec.telemetry), rewards=heads.rewards, passes=len(levels), terms=len(terms),
             coder=Coder(
                 self.keep(coder.offsets), self.keep(coder.arcs), self.keep(coder.cells.T),
                 len(coder.offsets) if routed else 0, len(coder.arcs), len(coder.cells) if mapped else 0, coder.scale,
@@ -155,12 +158,13 @@ class Parts:
             blocks=self.array(Linear, blocks), position=self.keep(_filled(network.position.float(), 1, UNIT)),
             sigma=self.keep(_filled(sigma, 1, UNIT)), levels=self.keep(levels), turns=self.keep(turns),
             motion_scale=self.keep(world.motion_scale), telemetry_scale=self.keep(world.telemetry_scale),
-            each_step=self.keep(rewards[0]), at_end=self.keep(rewards[1]), reward_scale=config.reward_scale,
-            end_threshold=config.end_threshold, least_error=least, most_error=most,
-            modulation=self.heavy(network.modulation), **{name: self.linear(part) for name, part in named.items()},
+            unit=self.keep(unit), each_step=self.keep(each_step), at_end=self.keep(at_end),
+            source=self.keep(_sources(config.spec)), end_threshold=config.end_threshold,
+            least_error=least, most_error=most, modulation=self.heavy(network.modulation),
+            **{name: self.linear(part) for name, part in named.items()},
         )  # fmt: skip
 
-    def decoder(self, world: World) -> Decoder:
+    def decoder(self, world: DiTWorld) -> Decoder:
         """The decoder, which must be packed.
 
         Raises:
@@ -186,10 +190,7 @@ class Parts:
                 weights = self.packed(weight, bias, self.lanes)
                 add(UP, weights, weights.inputs, weights.outputs // 4)
                 rows, columns = 2 * rows, 2 * columns
-        _compare({
-            "image size": ((rows, columns), tuple(world.config.image_size)),
-            "colours": (world.config.vae.in_channels, COLOURS),
-        })  # fmt: skip
+        _compare({"colours": (world.config.vae.in_channels, COLOURS)})
         frame: Any = world.vae.to_frame
         add(FRAME, *self.squares(frame.frame.conv if isinstance(frame, FoldedFrame) else frame.conv))
         mean, deviation = self.keep(world.latent_mean), self.keep(world.latent_std)
@@ -246,7 +247,7 @@ class Parts:
         return self._kept[-1].data_ptr()
 
 
-def _check_model(world: World) -> None:
+def _check_model(world: DiTWorld) -> None:
     """Compares what the library takes for granted of the dynamics and the heads, or ValueError."""
     config, student, network = world.config, world.config.student, world.dynamics
     channels, rows, columns = world.latent_shape()
@@ -257,17 +258,29 @@ def _check_model(world: World) -> None:
         "student.latent_dim": (student.latent_dim, channels * patch**2),
         "student.tokens_per_frame": (student.tokens_per_frame * patch**2, rows * columns),
         "rest of the latent's sides by patch": ((rows % patch, columns % patch), (0, 0)),
-        "units of telemetry": (len(config.telemetry_scale), len(config.telemetry)),
         "units of motion": (len(config.motion_scale), 3),
         "student.map_dim": (map_dim, seen if map_dim else 0),
         "student.route_dim": (student.route_dim, code if student.route_dim else 0),
         "bounds_reach above 0": (reach is None or reach > 0, True),
         "route_offsets": (bool(config.route_offsets) or not student.route_dim, True),
-        "student.control_dim": (network.control_dim, min(network.control_dim, DRIVEN)),
+        "student.control_dim": (network.control_dim, min(network.control_dim, config.driven)),
+        "read telemetry": (world.heads.telemetry, max(len(config.spec.telemetry), 1)),
+        "read rewards": (world.heads.rewards, max(len(config.spec.learned()), 1)),
+        "number of controls": (len(config.spec.controls), min(len(config.spec.controls), MOST_CONTROLS)),
     })  # fmt: skip
     widest = max(student.d_model, student.latent_dim, student.tokens_per_frame)
     if widest > WIDEST:
         raise ValueError(f"rows and frames of a compiled world are of at most {WIDEST} numbers, got {widest}")
+
+
+def _sources(spec: WorldSpec) -> Tensor:
+    """For each reward term the number that it is made of: a telemetry value, after them a learned term, or -1."""
+    telemetry, learned = spec.names("telemetry"), spec.learned()
+    found = []
+    for name, term in spec.rewards.items():
+        places = {"telemetry": telemetry, "learned": learned}.get(term.kind, [])
+        found.append(places.index(name) + (len(telemetry) if term.kind == "learned" else 0) if places else -1)
+    return torch.tensor(found, dtype=torch.int64)
 
 
 def _compare(pairs: dict[str, tuple[Any, Any]]) -> None:

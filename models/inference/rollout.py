@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from drivedit.config import InferenceConfig, WorldConfig
-from drivedit.models import VAE3D, DiTStudent, FrameTokenizer, Scene, StepOutput, World
-from drivedit.models.dit.world import DRIVEN
+from drivedit.config import InferenceConfig, Modality, Quantity, WorldConfig, WorldSpec
+from drivedit.models import VAE3D, DiTStudent, DiTWorld, FrameTokenizer, Sampling, Scene, StepOutput
 from drivedit.utils import fast_dtype, global_state_kept, resolve_device
 
 logger = logging.getLogger(__name__)
@@ -42,14 +42,14 @@ class StreamingRollout:
     every call puts the model into evaluation mode.
 
     Args:
-        world_model: A `World`, or a `DiTStudent`, around which a world is made in memory: frames then go through
+        world_model: A `DiTWorld`, or a `DiTStudent`, around which a world is made in memory: frames then go through
             `vae_model`, its latents are taken as they come, and only frames are told (no reward, ending or motion).
             Its cache holds clean frames, as `DiTStudent.generate` and the published trainers have it (unless it is
             told all that a World tells).
-        vae_model: The `VAE3D` of a `DiTStudent`; None, or the world's own, for a `World`.
+        vae_model: The `VAE3D` of a `DiTStudent`; None, or the world's own, for a `DiTWorld`.
         config: Settings.
         device: Where to compute; the model is moved there. A device that does not exist becomes the CPU.
-        image_size: Height and width of the frames of a `DiTStudent`; None: square ones. A `World` knows its own.
+        image_size: Height and width of the frames of a `DiTStudent`; None: square ones. A `DiTWorld` knows its own.
 
     Raises:
         ValueError: The model cannot be stepped as a world, the autoencoder is not its own, or a setting does not fit.
@@ -68,7 +68,7 @@ class StreamingRollout:
             raise ValueError(
                 f"top_k needs a discrete codebook, latents are continuous: use top_p, got top_k {config.top_k}"
             )
-        if isinstance(world_model, World):
+        if isinstance(world_model, DiTWorld):
             world = _same_world(world_model, vae_model, image_size)
         else:
             world = _world_around(world_model, vae_model, image_size)
@@ -78,7 +78,7 @@ class StreamingRollout:
         if world.dtype != torch.float32 and not config.mixed_precision:
             raise ValueError(
                 f"mixed_precision=False needs a world in float32, this one was made fast in {world.dtype}: "
-                "load it with World.from_pretrained"
+                "load it with DiTWorld.from_pretrained"
             )
         self.config, self.world = config, _looking_back(world.to(place), config.context_window)
         self.reset_state()
@@ -137,11 +137,11 @@ class StreamingRollout:
         if measured is not None:
             torch.cuda.reset_peak_memory_stats(measured)
         told: list[dict[str, Tensor]] = []
-        waiting: list[StepOutput] = []
+        waiting: list[tuple[Tensor, StepOutput]] = []
         dream = self._dream(scenes, seeds, coming, heat)
         with self.precision(), _named_out_of_memory(rows, max_new_frames):
-            for out in tqdm(dream, "dreaming", max_new_frames, unit=" frame", leave=False, disable=None):
-                waiting.append(out)
+            for step in tqdm(dream, "dreaming", max_new_frames, unit=" frame", leave=False, disable=None):
+                waiting.append(step)
                 if len(waiting) == config.memory_offload_freq:
                     told.append(self._offload(waiting))
             if waiting:
@@ -160,7 +160,7 @@ class StreamingRollout:
                 "top_p": config.top_p,
                 "sampling_steps": config.sampling_steps or world.config.sampling_steps,
                 "seeds": seeds,
-                "frames_per_second_of_the_world": world.config.fps,
+                "frames_per_second_of_the_world": 1 / world.spec.dt,
                 "device": str(world.device),
             },
             "performance": {
@@ -173,35 +173,41 @@ class StreamingRollout:
         }
         return result | ({"intermediates": parts} if return_intermediates else {})
 
-    def _dream(self, scenes: list[Scene], seeds: list[int], controls: Tensor, heat: float) -> Iterator[StepOutput]:
-        """Steps through controls `[B, Tg, 2]`."""
-        options = {
-            "temperature": heat, "top_p": self.config.top_p, "sampling_steps": self.config.sampling_steps
-        }  # fmt: skip
+    def _dream(
+        self, scenes: list[Scene], seeds: list[int], controls: Tensor, heat: float
+    ) -> Iterator[tuple[Tensor, StepOutput]]:
+        """Steps through controls `[B, Tg, A]`; gives the latents `[B, c, h, w]` and what is told."""
+        sampling = Sampling(self.config.sampling_steps, heat, self.config.top_p)
         if self.config.use_kv_cache:
             state = self.world.start(scenes, seeds)
             for control in controls.unbind(1):
-                state, out = self.world.step(state, control, **options)
-                yield out
+                state, out = self.world.step(state, control, sampling=sampling)
+                yield state.latents[:, 0].clone(), out
             return
         for stop in range(1, controls.shape[1] + 1):
             state = self.world.start(scenes, seeds)
             for control in controls[:, :stop].unbind(1):
-                state, out = self.world.step(state, control, **options)
+                state, out = self.world.step(state, control, sampling=sampling)
+            latents = state.latents[:, 0].clone()
             del state
-            yield out
+            yield latents, out
 
-    def _offload(self, waiting: list[StepOutput]) -> dict[str, Tensor]:
+    def _offload(self, waiting: list[tuple[Tensor, StepOutput]]) -> dict[str, Tensor]:
         """Decodes waiting frames together and brings everything to the CPU; empties the list. `[B, n, ...]` each."""
-        latents = torch.stack([out.latent for out in waiting], 1)
+        latents = torch.stack([latent for latent, _ in waiting], 1)
+        outs = [out for _, out in waiting]
         pictures = torch.from_numpy(self.world.decode(latents.flatten(0, 1))).unflatten(0, latents.shape[:2])
+        names = self.world.spec.names("telemetry")
+        empty = latents.new_zeros(len(latents), 0)
         block = {
             "frames": pictures.permute(0, 1, 4, 2, 3).float() / 255,
             "latents": latents,
-            "confidence": torch.stack([out.confidence for out in waiting], 1),
-            "reward": torch.stack([out.reward for out in waiting], 1),
-            "ended_probability": torch.stack([out.ended_probability for out in waiting], 1),
-            "telemetry": torch.stack([out.telemetry for out in waiting], 1),
+            "confidence": torch.stack([out.confidence for out in outs], 1),
+            "reward": torch.stack([out.reward for out in outs], 1),
+            "ended_probability": torch.stack([out.ended_probability for out in outs], 1),
+            "telemetry": torch.stack(
+                [torch.stack([out.telemetry[name] for name in names], -1) if names else empty for out in outs], 1
+            ),
         }
         waiting.clear()
         return {name: value.cpu() for name, value in block.items()}
@@ -224,10 +230,11 @@ class StreamingRollout:
         return seeds
 
     def _check_context(self, frames: Tensor, new: int) -> Tensor:
-        height, width = self.world.config.image_size
-        if frames.ndim != 5 or not len(frames) or not frames.shape[1] or frames.shape[2:] != (3, height, width):
+        height, width, channels = self.world.modality(self.world.spec.picture).shape
+        if frames.ndim != 5 or not len(frames) or not frames.shape[1] or frames.shape[2:] != (channels, height, width):
             raise ValueError(
-                f"context_frames must be [B, Tc >= 1, 3, {height}, {width}] for this world, got {tuple(frames.shape)}"
+                f"context_frames must be [B, Tc >= 1, {channels}, {height}, {width}] for this world, "
+                f"got {tuple(frames.shape)}"
             )
         if not frames.is_floating_point() or not (frames.amin() >= 0 and frames.amax() <= 1):
             raise ValueError(
@@ -243,19 +250,21 @@ class StreamingRollout:
         return frames.float()
 
     def _check_controls(self, controls: Tensor | None, rows: int, length: int) -> Tensor:
-        """Steering and throttle `[B, length, 2]`."""
+        """The world's controls `[B, length, A]`."""
+        names = self.world.spec.names("controls")
+        width = len(names)
         if controls is None:
-            return torch.zeros(rows, length, 2)
-        if controls.ndim != 3 or len(controls) != rows or controls.shape[1] < length or controls.shape[2] < 2:
+            return torch.zeros(rows, length, width)
+        if controls.ndim != 3 or len(controls) != rows or controls.shape[1] < length or controls.shape[2] < width:
             raise ValueError(
-                f"control_sequence must be [{rows}, >= {length}, >= 2] (context and new frames), "
+                f"control_sequence must be [{rows}, >= {length}, >= {width}] (context and new frames), "
                 f"got {tuple(controls.shape)}"
             )
-        driven = controls[:, :length, :2].float()
+        driven = controls[:, :length, :width].float()
         if not driven.abs().amax() <= 1:
-            raise ValueError("steering and throttle must be finite and in [-1, 1]; scale the controls")
-        if controls.shape[2] > 2:
-            logger.info("of %d columns of controls only steering and throttle are used", controls.shape[2])
+            raise ValueError(f"{' and '.join(names)} must be finite and in [-1, 1]; scale the controls")
+        if controls.shape[2] > width:
+            logger.info("of %d columns of controls only %s are used", controls.shape[2], " and ".join(names))
         return driven
 
 
@@ -275,11 +284,11 @@ def _named_out_of_memory(rows: int, frames: int) -> Iterator[None]:
 def _scenes(pictures: np.ndarray, controls: np.ndarray) -> list[Scene]:
     """Scenes of uint8 pictures `[B, n + 1, H, W, 3]` and controls `[B, n, 2]`; one picture alone stands still."""
     if pictures.shape[1] == 1:
-        pictures, controls = pictures.repeat(2, 1), np.zeros((len(pictures), 1, 2), np.float32)
+        pictures, controls = pictures.repeat(2, 1), np.zeros((len(pictures), 1, controls.shape[2]), np.float32)
     return [Scene(frames, before) for frames, before in zip(pictures, controls, strict=True)]
 
 
-def _same_world(world: World, vae: nn.Module | None, image_size: tuple[int, int] | None) -> World:
+def _same_world(world: DiTWorld, vae: nn.Module | None, image_size: tuple[int, int] | None) -> DiTWorld:
     if vae is not None and vae is not world.vae:
         raise ValueError("a World has an autoencoder of its own: give vae_model=None, or world.vae")
     if image_size is not None and tuple(image_size) != tuple(world.config.image_size):
@@ -287,7 +296,7 @@ def _same_world(world: World, vae: nn.Module | None, image_size: tuple[int, int]
     return world
 
 
-def _looking_back(world: World, frames: int) -> World:
+def _looking_back(world: DiTWorld, frames: int) -> DiTWorld:
     """The world, or one of the same weights whose frames see no more than so many before them, for any length."""
     window = min(world.dynamics.capacity, frames + 1)
     if window == world.dynamics.window:
@@ -298,7 +307,7 @@ def _looking_back(world: World, frames: int) -> World:
     return short
 
 
-def _world_around(student: nn.Module, vae: nn.Module | None, image_size: tuple[int, int] | None) -> World:
+def _world_around(student: nn.Module, vae: nn.Module | None, image_size: tuple[int, int] | None) -> DiTWorld:
     """A world of a network and an autoencoder; its heads tell nothing."""
     if not isinstance(student, DiTStudent) or not isinstance(vae, VAE3D):
         raise ValueError(
@@ -315,16 +324,18 @@ def _world_around(student: nn.Module, vae: nn.Module | None, image_size: tuple[i
             f"frames of {height} x {width} do not make the student's {settings.tokens_per_frame} tokens per frame "
             f"(a token covers {unit} x {unit} pixels): give image_size, or a student with other tokens_per_frame"
         )
-    config = WorldConfig(
-        vae=vae.config, student=settings, image_size=(height, width), patch=patch, telemetry=[], telemetry_scale=[],
-        constant_reward={}, end_reward={}, clean_cache=settings.control_dim != DRIVEN,
-        sampling_steps=1 if settings.control_dim == DRIVEN else 4,
-    )  # fmt: skip
-    if settings.control_dim not in (0, 2, DRIVEN) or (settings.control_dim == DRIVEN and settings.history < 1):
+    spec = WorldSpec(
+        observations={"camera": Modality((height, width, vae.config.in_channels))},
+        controls=[Quantity("steering"), Quantity("throttle")],
+    )
+    config = WorldConfig(spec, vae.config, settings, patch)
+    told_all = settings.control_dim == config.driven
+    config = replace(config, clean_cache=not told_all, sampling_steps=1 if told_all else 4)
+    if settings.control_dim not in (0, 2, config.driven) or (told_all and settings.history < 1):
         raise ValueError(
             "to be stepped as a world a student needs control_dim 0 (none), 2 (steering, throttle), or "
-            f"{DRIVEN} (these, the ones before, ego-motion) with history >= 1 (trainers and rollouts take what they "
-            "need of wider controls, from the first column on; DiTStudent.generate tells any), "
+            f"{config.driven} (these, the ones before, ego-motion) with history >= 1 (trainers and rollouts take what "
+            "they need of wider controls, from the first column on; DiTStudent.generate tells any), "
             f"got control_dim {settings.control_dim} with history {settings.history}"
         )
     if settings.route_dim and (settings.route_dim, settings.map_dim) != config.code_widths():
@@ -333,7 +344,7 @@ def _world_around(student: nn.Module, vae: nn.Module | None, image_size: tuple[i
             f"got {(settings.route_dim, settings.map_dim)}"
         )
     with global_state_kept():  # weights are drawn, and replaced
-        world = World(config)
+        world = DiTWorld(config)
     world.vae, world.dynamics = vae, student
     for weight in world.heads.parameters():
         nn.init.zeros_(weight)

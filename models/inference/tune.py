@@ -9,16 +9,18 @@ torch's own product does not promise.
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from drivedit.models import World
+from drivedit.models import DiTWorld, World
 from drivedit.models.dit.vae import VAE3D, CausalConv3d, ResBlock, ToFrame, Up
 from drivedit.models.layers.blocks import Block
 from drivedit.utils import fast_dtype
+
+W = TypeVar("W", bound=World)
 
 
 class _Packed(nn.Module):
@@ -155,7 +157,7 @@ class FoldedFrame(nn.Module):
         return rearrange(y, "b h w (r s c) -> b (h r) (w s) c", r=2, s=2).permute(0, 3, 1, 2)
 
 
-def tune(world: World) -> World:
+def tune(world: W) -> W:
     """Converts a world in place, for dreaming only: it can no longer be trained or saved, but copied and pickled.
 
     Returns:
@@ -163,8 +165,16 @@ def tune(world: World) -> World:
     """
     if world.tuned:
         return world
-    dtype = fast_dtype(world.device)
     world.fingerprint = world.fingerprint or world.digest()
+    if isinstance(world, DiTWorld):
+        _tune(world, fast_dtype(world.device))
+    world.requires_grad_(False)
+    world.tuned = True
+    return world.eval()
+
+
+def _tune(world: DiTWorld, dtype: torch.dtype) -> None:
+    """Converts and packs the networks."""
     world.dynamics.to(dtype)
     world.heads.to(dtype)
     for part in (*world.vae.decoder, world.vae.to_frame):
@@ -174,9 +184,6 @@ def tune(world: World) -> World:
         _pack(world.heads)
         if world.config.vae.temporal_kernel == 1:
             pack_decoder(world.vae)
-    world.requires_grad_(False)
-    world.tuned = True
-    return world.eval()
 
 
 def can_pack() -> bool:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 import drivedit_env  # noqa: F401  (registers the environments)
-from drivedit.models import World
+from drivedit.models import DiTWorld
 
 NONSENSE = [
     None, True, 0, -1, 3, 10**18, 10**400, 1.5, math.nan, math.inf, -1e38, 1j, "", "random", "0.5", b"", b"\x00" * 40,
@@ -286,7 +286,7 @@ def _finite(value: Any) -> bool:
     return value is None or bool(np.isfinite(value).all())
 
 
-def run(calls: int, seed: int, world: str | World = "carracing") -> tuple[Counter[str], list[str]]:
+def run(calls: int, seed: int, world: str | DiTWorld = "carracing") -> tuple[Counter[str], list[str]]:
     """Plays with environments.
 
     Args:

@@ -14,6 +14,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from drivedit.config import StudentConfig, VAEConfig, WorldConfig
-from drivedit.models import World
+from drivedit.config import Modality, StudentConfig, VAEConfig, WorldConfig
+from drivedit.config.domains.carracing import SPEC
+from drivedit.models import DiTWorld
 from drivedit.models.finding import CONFIG, FILES, SCENES, WEIGHTS
 from drivedit.utils import fingerprint
 
@@ -33,7 +35,7 @@ ODD: list[Any] = [
 ]  # fmt: skip
 
 
-def small_world(seed: int) -> World:
+def small_world(seed: int) -> DiTWorld:
     """A world of two scenes in 60 kB."""
     student = StudentConfig(
         16, 8, 1, 1, dropout=0.0, tokens_per_frame=4, window=2, history=1, control_dim=7, route_dim=65, map_dim=1
@@ -46,7 +48,9 @@ def small_world(seed: int) -> World:
         "controls": np.zeros((2, 2), np.float32),
         "route": np.stack([90 * np.cos(angle), 90 * np.sin(angle)], -1).astype(np.float32),
     }
-    world = World(WorldConfig(vae, student, image_size=(32, 32), map_cells=1), [scene, scene], "# A card\n")
+    spec = replace(SPEC, observations={"camera": Modality((32, 32, 3))})
+    config = WorldConfig(spec, vae, student, view=(61.73, 49.38, 0.5, 0.75), map_cells=1)
+    world = DiTWorld(config, [scene, scene], "# A card\n")
     for weight in world.parameters():
         weight.data = 0.1 * torch.randn(weight.shape, generator=generator)
     return world
@@ -68,7 +72,7 @@ def run(files: int, seed: int) -> tuple[Counter[str], list[str]]:
         whole, other, damaged = (Path(work) / name for name in ("whole", "other", "damaged"))
         small_world(0).save_pretrained(whole)
         small_world(1).save_pretrained(other)
-        wanted = _content(World.from_pretrained(whole, device="cpu"))
+        wanted = _content(DiTWorld.from_pretrained(whole, device="cpu"))
         for number in range(files):
             rng = np.random.default_rng([seed, number])
             shutil.rmtree(damaged, ignore_errors=True)
@@ -89,7 +93,7 @@ def _outcome(folder: Path, wanted: dict[str, bytes], stranger: bool) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = _content(World.from_pretrained(folder, device="cpu"))
+            found = _content(DiTWorld.from_pretrained(folder, device="cpu"))
     except (ValueError, FileNotFoundError) as error:
         told = str(error)
         plain = type(error) in (ValueError, FileNotFoundError) and any(
@@ -105,7 +109,7 @@ def _outcome(folder: Path, wanted: dict[str, bytes], stranger: bool) -> str:
     return "another" if stranger and found["fingerprint"] != wanted["fingerprint"] else "it is another world"
 
 
-def _content(world: World) -> dict[str, bytes]:
+def _content(world: DiTWorld) -> dict[str, bytes]:
     """All that a world does, by name."""
     content = {"fingerprint": world.fingerprint.encode(), "digest": world.digest().encode()}
     return content | {name: value.numpy().tobytes() for name, value in world.state_dict().items()}

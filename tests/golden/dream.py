@@ -52,13 +52,15 @@ def _controls(step: int, worlds: int) -> np.ndarray:
 
 
 def _single(options: dict[str, Any]) -> tuple[list[float], str]:
-    env = gym.make("drivedit_env:DriveDiT-v0", compile=False, max_episode_steps=None)
+    env: Any = gym.make("drivedit_env:DriveDiT-v0", compile=False, max_episode_steps=None)
     digest, figures = hashlib.sha256(), []
     obs, info = env.reset(seed=7, options=options)
     digest.update(obs.tobytes())
     for step in range(STEPS):
         obs, reward, _, _, info = env.step(_controls(step, 1)[0])
-        digest.update(obs.tobytes() + np.float64([reward, *info["telemetry"].values(), info["confidence"]]).tobytes())
+        digest.update(
+            obs.tobytes() + np.array([reward, *info["telemetry"].values(), info["confidence"]], np.float64).tobytes()
+        )
         if step % EVERY == 0:
             figures += [round(float(x), 3) for x in (obs.mean(), obs.std(), reward, *info["telemetry"].values())]
     env.close()
@@ -66,7 +68,7 @@ def _single(options: dict[str, Any]) -> tuple[list[float], str]:
 
 
 def _batch() -> tuple[list[float], str]:
-    envs = gym.make_vec("drivedit_env:DriveDiT-v0", num_envs=3, obs_type="latent", compile=False)
+    envs: Any = gym.make_vec("drivedit_env:DriveDiT-v0", num_envs=3, obs_type="latent", compile=False)
     digest, figures = hashlib.sha256(), []
     obs, _ = envs.reset(seed=11)
     digest.update(obs.tobytes())

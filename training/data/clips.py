@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from drivedit.config import WorldConfig, WorldSpec
+from drivedit.config import RewardTerm, WorldConfig, WorldSpec
 from drivedit.data.unpacked import open_unpacked
 from drivedit.utils import Route, RouteCoder, advance_pose, motion_between
 
@@ -151,62 +151,77 @@ class Drives:
         return codes
 
 
-def suit(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> WorldConfig:
-    """The world that these recordings can teach: their picture and clock, without what they do not know.
+def fit_config(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> WorldConfig:
+    """The world that these recordings can teach: their spec, without what they do not know.
 
     Without recorded rewards all reward is zero, without recorded endings nothing ends, without routes the world is told
-    none, and telemetry that is not recorded in every state is not read. A reward without a unit (`reward_scale` 0) gets
+    none, and telemetry that is not recorded in every state is not read. A learned reward without a unit (value 0) gets
     the root mean square of the recorded ones.
 
     Args:
-        world: The world that is wanted.
+        world: The world that is wanted; a spec of its own goes before that of the recordings, and must fit them.
         drives: The recordings.
         clip_frames: Frames of a clip that the dynamics shall take at once.
 
     Raises:
-        ValueError: The pictures do not divide into tokens, or the recordings cannot have the telemetry that is wanted.
+        ValueError: The pictures do not divide into tokens, or the spec that is wanted is not that of the recordings.
     """
-    height, width = drives.frames.shape[1:3]
+    spec = drives.spec
+    if world.spec.observations:
+        spec = world.spec
+        spec.check_same(drives.spec, "the world", "the recordings", ("observations", "controls", "learned"))
+    height, width, channels = spec.observations[spec.picture].shape
     side = 8 * world.patch
     if height % side or width % side:
         raise ValueError(
             f"pictures must have sides that are multiples of {side} (8 * world.patch), got {height} x {width}"
         )
-    unknown = set(world.telemetry) - {*WorldConfig().telemetry, *drives.telemetry}
+    unknown = set(spec.names("telemetry")) - set(drives.telemetry)
     if unknown:
         raise ValueError(
-            f"the recordings have the telemetry {list(drives.telemetry)}, world.telemetry names {sorted(unknown)}"
+            f"the recordings have the telemetry {list(drives.telemetry)}, the world wants {sorted(unknown)}"
         )
     known = {name for name, values in drives.telemetry.items() if np.isfinite(values).all()}
-    units = {name: scale for name, scale in zip(world.telemetry, world.telemetry_scale, strict=True) if name in known}
-    progress = np.asarray(drives.earned("progress"), np.float64)
-    unit = world.reward_scale or float(np.sqrt(np.square(progress).mean()))
-    rewarded = bool(np.isfinite(progress).all()) and unit > 0
-    routed = world.student.route_dim > 0 and any(len(line) for line in drives.routes)
-    lacking = [name for name in world.telemetry if name not in known]
-    ending = bool(np.asarray(drives.ended).any())
-    lacking += [name for name, there in (("reward", rewarded), ("endings", ending), ("route", routed)) if not there]
+    rewards = _rewards(spec, drives)
+    ending, routed = bool(np.asarray(drives.ended).any()), any(len(line) for line in drives.routes)
+    routed = routed and world.student.route_dim > 0
+    lacking = [value.name for value in spec.telemetry if value.name not in known]
+    told = (("reward", any(term.value for term in rewards.values())), ("endings", ending), ("route", routed))
+    lacking += [name for name, there in told if not there]
     if lacking:
         log.info("the world will not know what these recordings lack: %s", ", ".join(lacking))
     tokens = height * width // side**2
     student = replace(
-        world.student, tokens_per_frame=tokens, max_seq_len=max(world.student.max_seq_len, clip_frames * tokens)
+        world.student,
+        latent_dim=world.vae.latent_dim * world.patch**2,
+        tokens_per_frame=tokens,
+        max_seq_len=max(world.student.max_seq_len, clip_frames * tokens),
+    )
+    spec = replace(
+        spec,
+        telemetry=[value for value in spec.telemetry if value.name in known],
+        rewards=rewards,
+        conditions=["route"] if routed else [],
+        dt=drives.spec.dt,
+        endings=spec.endings if ending else {},
     )
     world = replace(
-        world,
-        student=student,
-        image_size=(height, width),
-        fps=drives.fps,
-        telemetry=list(units),
-        telemetry_scale=list(units.values()),
+        world, spec=spec, student=student, vae=replace(world.vae, in_channels=channels),
         end_threshold=world.end_threshold if ending else 1.0,
-    )
-    if rewarded:
-        world = replace(world, reward_scale=unit)
-    else:
-        world = replace(world, reward_scale=0.0, constant_reward={}, end_reward={})
+    )  # fmt: skip
     route_dim, map_dim = world.code_widths() if routed else (0, 0)
     return replace(world, student=replace(student, route_dim=route_dim, map_dim=map_dim))
+
+
+def _rewards(spec: WorldSpec, drives: Drives) -> dict[str, RewardTerm]:
+    """The reward terms, learned ones in the units of the recordings; only these, of value 0, where none is known."""
+    units = {}
+    for name in spec.learned():
+        values = np.asarray(drives.earned(name), np.float64)
+        unit = spec.rewards[name].value or float(np.sqrt(np.square(values).mean()))
+        units[name] = unit if np.isfinite(values).all() else 0.0
+    learned = {name: RewardTerm("learned", unit) for name, unit in units.items()}
+    return spec.rewards | learned if any(units.values()) else learned
 
 
 def clip_starts(drives: Drives, chosen: np.ndarray, frames: int, history: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from drivedit.models import Scene, StepOutput, World
+from drivedit.models import RowState, Sampling, Scene, StepOutput, World
 
 
 @dataclass
@@ -22,8 +22,8 @@ class Dream:
     """What was dreamed.
 
     Attributes:
-        frames: uint8 `[N, T, H, W, 3]`.
-        progress: The learned reward term `[N, T]`.
+        frames: uint8 `[N, T, H, W, C]`.
+        progress: The sum of the learned reward terms `[N, T]`.
         ended: Probability of an ending `[N, T]`.
         telemetry: `[N, T, K]`.
         confidence: `[N, T]`.
@@ -55,7 +55,7 @@ def dream(
     Args:
         world: The world.
         scenes: N / repeat scenes.
-        controls: `[N, T, 2]`.
+        controls: `[N, T, A]`.
         repeat: Dreams from each scene, one after another; they share their noise, so only the controls differ.
         sampling_steps: Network passes per frame; None: the world's own number.
         seed: Seed of the first scene; the others count on.
@@ -72,17 +72,18 @@ def dream(
             state = state.select([row for row in range(len(rows)) for _ in range(repeat)])
             steps = []
             for control in controls[at * repeat : (at + size) * repeat].swapaxes(0, 1):
-                state, out = world.step(state, torch.from_numpy(control.copy()).to(world.device), sampling_steps)
-                steps.append([decode(world, out), *_readings(out), state.pose.cpu().numpy()])
+                control = torch.from_numpy(control.copy()).to(world.device)
+                state, out = world.step(state, control, sampling=Sampling(sampling_steps))
+                steps.append([seen(world, state), *_readings(world, out), world.poses(state).cpu().numpy()])
                 bar.update()
             parts.append([np.stack(values, 1) for values in zip(*steps, strict=True)])
     return Dream(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 
-@torch.no_grad()
-def decode(world: World, out: StepOutput) -> np.ndarray:
-    """The pictures of a step, uint8 `[B, H, W, 3]`."""
-    return world.decode(out.latent)
+def seen(world: World, state: RowState) -> np.ndarray:
+    """The pictures of a state, uint8 `[B, H, W, C]`."""
+    picture = world.spec.picture
+    return world.observe(state, [picture])[picture].cpu().numpy()
 
 
 @torch.no_grad()
@@ -92,6 +93,13 @@ def reconstruct(world: World, frames: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _readings(out: StepOutput) -> list[np.ndarray]:
-    values = (out.reward_terms["progress"], out.ended_probability, out.telemetry, out.confidence)
-    return [value.cpu().numpy() for value in values]
+def telemetry_of(out: StepOutput) -> torch.Tensor:
+    """The telemetry of a step, `[B, K]` in the order of the spec."""
+    values = [*out.telemetry.values()]
+    return torch.stack(values, 1) if values else out.confidence.new_zeros(len(out.confidence), 0)
+
+
+def _readings(world: World, out: StepOutput) -> list[np.ndarray]:
+    learned = [out.reward_terms[name] for name in world.spec.learned()]
+    reward = torch.stack(learned).sum(0) if learned else torch.zeros_like(out.confidence)
+    return [value.cpu().numpy() for value in (reward, out.ended_probability, telemetry_of(out), out.confidence)]

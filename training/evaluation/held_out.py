@@ -84,12 +84,13 @@ def _open(folder: Path) -> HeldOut:
 
 def check_fit(world: World, held: HeldOut) -> None:
     """Raises ValueError if the drives show or tell something else than the world dreams; both are named."""
-    config, drives = world.config, held.drives
-    size, told = tuple(drives.frames.shape[1:3]), drives.spec.names("telemetry")
+    spec, drives = world.spec, held.drives
+    size, shown = tuple(drives.frames.shape[1:]), spec.observations[spec.picture].shape
+    wanted, told = spec.names("telemetry"), drives.spec.names("telemetry")
     pairs = [
-        ("pictures of", "{0[0]} x {0[1]}", tuple(config.image_size), size, size == tuple(config.image_size)),
-        ("frames per second:", "{:.4g}", config.fps, drives.fps, math.isclose(config.fps, drives.fps, rel_tol=0.01)),
-        ("telemetry:", "{}", config.telemetry, told, set(config.telemetry) <= set(told)),
+        ("pictures of", "{0[0]} x {0[1]} x {0[2]}", shown, size, size == shown),
+        ("frames per second:", "{:.4g}", spec.fps, drives.fps, math.isclose(spec.fps, drives.fps, rel_tol=0.01)),
+        ("telemetry:", "{}", wanted, told, set(wanted) <= set(told)),
     ]
     wrong = [
         f"{what} {shown.format(wanted)}, the recording {shown.format(there)}"
@@ -108,13 +109,14 @@ def simulator_lacking(world: World, held: HeldOut | None, sources: Sources) -> s
     name = sources.twin.rpartition(":")[2]
     if held is not None and held.env != name:
         return f"the drives were recorded in {held.env}" if held.env else "the drives were filmed"
-    config, twin = world.config, sources.make_twin()
-    size, fps = tuple(twin.observation_space.shape[:2]), twin.metadata["render_fps"]
-    if size != tuple(config.image_size) or not math.isclose(fps, config.fps, rel_tol=0.01):
-        theirs, ours = (f"{s[0]} x {s[1]} at {f:.4g} fps" for s, f in ((size, fps), (config.image_size, config.fps)))
+    spec, twin = world.spec, sources.make_twin()
+    size, fps = tuple(twin.observation_space.shape), twin.metadata["render_fps"]
+    shown = spec.observations[spec.picture].shape
+    if size != shown or not math.isclose(fps, spec.fps, rel_tol=0.01):
+        theirs, ours = (f"{s[0]} x {s[1]} at {f:.4g} fps" for s, f in ((size, fps), (shown, spec.fps)))
         return f"{name} shows {theirs}, the world {ours}"
-    lacking = [value for value in ("speed", "wheels_on_road") if value not in config.telemetry]
-    lacking += [] if config.student.route_dim else ["the route"]
+    lacking = [value for value in ("speed", "wheels_on_road") if value not in spec.names("telemetry")]
+    lacking += [] if "route" in spec.conditions else ["the route"]
     return f"the world knows nothing of {', '.join(lacking)}" if lacking else ""
 
 

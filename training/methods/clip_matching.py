@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from drivedit.config import DistillConfig
-from drivedit.models import DiTTeacher, World
+from drivedit.models import DiTTeacher, DiTWorld
 from drivedit.models.flow.path import add_noise, clean_estimate
 from drivedit.training.methods.clips import Clip, Rngs
 from drivedit.training.methods.matching import LEVELS, DistributionMatching, Given
@@ -38,7 +38,7 @@ class ClipDistributionMatching(DistributionMatching):
 
     hot = ("run", "predict_clean", "real.network._predict", "critic._predict")
 
-    def __init__(self, world: World, config: DistillConfig, teacher: DiTTeacher) -> None:
+    def __init__(self, world: DiTWorld, config: DistillConfig, teacher: DiTTeacher) -> None:
         longest = teacher.config.max_seq_len // teacher.config.tokens_per_frame
         if config.method != "matching" or config.exits != 1 or config.clip_frames > longest:
             raise ValueError(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from drivedit.config import ClipConfig
-from drivedit.models import World
+from drivedit.models import DiTWorld
 from drivedit.models.layers.past import past_of
 from drivedit.training.methods.method import Logs, Method, Progress
 from drivedit.utils import generator
@@ -69,7 +69,7 @@ class ClipMethod(Method):
         config: How the clips are blurred.
     """
 
-    def __init__(self, world: World, config: ClipConfig) -> None:
+    def __init__(self, world: DiTWorld, config: ClipConfig) -> None:
         super().__init__()
         self.clips, self.history = config, world.config.student.history
         self.to_tokens = world.tokenizer.tokens

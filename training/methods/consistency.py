@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from drivedit.config import DistillConfig
-from drivedit.models import World
+from drivedit.models import DiTWorld
 from drivedit.models.flow.path import add_noise, euler_step, over
 from drivedit.training.averaging import follow
 from drivedit.training.methods.clips import Clip, Rngs
@@ -33,7 +33,7 @@ class Consistency(DynamicsMethod):
 
     hot = ("run", "predict_clean")
 
-    def __init__(self, world: World, config: DistillConfig) -> None:
+    def __init__(self, world: DiTWorld, config: DistillConfig) -> None:
         super().__init__(world, config)
         self.distill = config
         self.predict_clean = predict_clean

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drivedit.config import StudentStageConfig
-from drivedit.models import DiTStudent, HeadOutputs, World
+from drivedit.models import DiTStudent, DiTWorld, HeadOutputs
 from drivedit.training.methods.clips import MOTION, Clip, ClipMethod, Rngs
 from drivedit.training.methods.method import Logs
 from drivedit.utils import generator
@@ -35,7 +35,7 @@ class DynamicsMethod(ClipMethod):
 
     hot = ("run",)
 
-    def __init__(self, world: World, config: StudentStageConfig) -> None:
+    def __init__(self, world: DiTWorld, config: StudentStageConfig) -> None:
         super().__init__(world, config)
         if self.history < 1:
             raise ValueError(

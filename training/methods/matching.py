@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from drivedit.config import DistillConfig
-from drivedit.models import World
+from drivedit.models import DiTWorld
 from drivedit.models.flow.path import add_noise, noise_levels, weighted
 from drivedit.models.flow.sampler import sample
 from drivedit.training.methods.clips import Clip, Rngs
@@ -37,7 +37,7 @@ class DistributionMatching(Consistency):
         critic: The network that the critic begins as; None: the student.
     """
 
-    def __init__(self, world: World, config: DistillConfig, critic: nn.Module | None = None) -> None:
+    def __init__(self, world: DiTWorld, config: DistillConfig, critic: nn.Module | None = None) -> None:
         super().__init__(world, config)
         self.critic: Any = copy.deepcopy(critic or self.dynamics).requires_grad_(True)
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drivedit.config import ClipConfig
-from drivedit.models import DiTTeacher, World
+from drivedit.models import DiTTeacher, DiTWorld
 from drivedit.models.flow.path import add_noise, clean_estimate
 from drivedit.training.methods.clips import MOTION, Clip, ClipMethod, Rngs
 from drivedit.training.methods.method import Logs, Progress
@@ -32,7 +32,7 @@ class TeacherMethod(ClipMethod):
 
     hot = ("teacher._predict",)
 
-    def __init__(self, world: World, teacher: DiTTeacher, config: ClipConfig) -> None:
+    def __init__(self, world: DiTWorld, teacher: DiTTeacher, config: ClipConfig) -> None:
         super().__init__(world, config)
         self.teacher = teacher
 

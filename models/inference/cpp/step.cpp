@@ -80,10 +80,11 @@ private:
         for (long i = team.begin(n); i < team.end(n); ++i) {
             const long b = first + i;
             const float* motion = state.motion + 3 * b;
+            const long width = m.actions;
             float driven[DRIVEN];
-            std::copy(controls + 2 * b, controls + 2 * b + 2, driven);
-            std::copy(state.control + 2 * b, state.control + 2 * b + 2, driven + 2);
-            std::copy(motion, motion + 3, driven + 4);
+            std::copy(controls + width * b, controls + width * (b + 1), driven);
+            std::copy(state.control + width * b, state.control + width * (b + 1), driven + width);
+            std::copy(motion, motion + 3, driven + 2 * width);
             convert(driven, m.controls, s.told + i * m.control1.inputs);
             if (m.coder.offset_count) {
                 const float* pose = state.pose + 3 * b;
@@ -249,10 +250,9 @@ private:
         const long kept = std::max(m.history, 1L);  // latents of a state: the last one is what is seen
         const float *latent = s.latent + i * size, *before = state.latents + b * kept * size;
         float *latents = out.latents + b * kept * size, *pose = state.pose + 3 * b;
-        std::copy(latent, latent + size, out.latent + b * size);
         std::copy(latent, latent + size, latents);
         std::copy(before, before + (kept - 1) * size, latents + size);
-        std::copy(controls + 2 * b, controls + 2 * b + 2, state.control + 2 * b);
+        std::copy(controls + m.actions * b, controls + m.actions * (b + 1), state.control + m.actions * b);
         std::copy(readings, readings + 3, state.motion + 3 * b);
         Pose there = advance({pose[0], pose[1], pose[2]}, scaled(readings));
         pose[0] = there.x, pose[1] = there.y, pose[2] = there.yaw;
@@ -260,14 +260,15 @@ private:
         state.clock[b] += 1;
         for (long j = 0; j < m.telemetry; ++j) out.telemetry[b * m.telemetry + j] = told[j] * m.telemetry_scale[j];
         float* column = out.columns + b;
-        float probability = 1 / (1 + std::exp(-static_cast<double>(rest[1])));
+        float probability = 1 / (1 + std::exp(-static_cast<double>(rest[m.rewards])));
         bool ended = out.ended[b] = probability > m.end_threshold;
-        float error = (rest[2] - m.least_error) / (m.most_error - m.least_error);
+        float error = (rest[m.rewards + 1] - m.least_error) / (m.most_error - m.least_error);
         column[0] = probability;
         column[worlds] = 1 - std::clamp(error, 0.0f, 1.0f);
         for (long term = 0; term < m.terms; ++term) {
-            float progress = term == 0 ? rest[0] * m.reward_scale : 0;
-            column[(2 + term) * worlds] = progress + m.each_step[term] + ended * m.at_end[term];
+            const long from = m.source[term];
+            float value = from < 0 ? 0 : from < m.telemetry ? out.telemetry[b * m.telemetry + from] : rest[from - m.telemetry];
+            column[(2 + term) * worlds] = value * m.unit[term] + m.each_step[term] + ended * m.at_end[term];
         }
     }
 };

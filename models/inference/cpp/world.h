@@ -7,7 +7,7 @@
 // The networks and the settings of a world.
 struct Model {
     long layers, width, heads, tokens, depth, history, capacity;
-    long controls, channels, rows, columns, patch, telemetry, passes, terms;
+    long controls, actions, channels, rows, columns, patch, telemetry, rewards, passes, terms;
     Coder coder;
     Linear embed, control1, control2, route1, route2, map1, map2, modulation, squeeze, read1, read2, head;
     const Linear* blocks;                // [layers, 4]: qkv, out, up, down
@@ -15,8 +15,9 @@ struct Model {
     const float* levels;                 // [passes, 2]: noise level of a pass, and the next one
     const double* turns;                 // [width / heads / 2] angles of rotary positions from frame to frame
     const float *motion_scale, *telemetry_scale;
-    const float *each_step, *at_end;     // [terms] of the reward
-    float reward_scale, end_threshold, least_error, most_error;
+    const float *unit, *each_step, *at_end;  // [terms] of the reward
+    const int64_t* source;               // [terms]: a telemetry value, after them a learned reward, or -1
+    float end_threshold, least_error, most_error;
 };
 
 // States of worlds, as drivedit.models.WorldState; all but `latents` are written in place.
@@ -35,14 +36,14 @@ struct State {
 
 // What a step gives, for `worlds` worlds.
 struct Output {
-    float *latent, *latents;  // [worlds, channels, rows, columns]; and with those before, [worlds, history, ...]
+    float* latents;           // [worlds, history, channels, rows, columns], the latest first
     float* telemetry;         // [worlds, telemetry]
     float* columns;           // [2 + terms, worlds]: probability of the end, confidence, terms of the reward
     bool* ended;
 };
 
 constexpr long GROUP = 8;   // worlds whose weights are read together
-constexpr long DRIVEN = 7;  // most controls: two, the two before, ego-motion
+constexpr long DRIVEN = 2 * 64 + 3;  // most that is told of driving: controls, those before, ego-motion
 
 // Hands out memory in pieces; without memory it counts.
 struct Arena {

@@ -93,19 +93,19 @@ def _road_figures(measured: Measured) -> dict[str, float]:
 def _told_figures(world: World, measured: Measured) -> dict[str, float]:
     """Telemetry, reward, ending and confidence, as far as world and recording know them."""
     found: dict[str, float] = {}
-    for name in world.config.telemetry:
+    for name in world.spec.names("telemetry"):
         true, dreamed = _both(measured.true[name], measured.dreamed[name])
         _, kept = _both(measured.true[name], measured.kept[name])
         if len(true):
             found[f"told_{name}"] = float(np.abs(dreamed - true).mean())
             found[f"kept_{name}"] = float(np.abs(kept - true).mean())
     true, dreamed = _both(measured.true["reward"], measured.dreamed["reward"])
-    if world.config.reward_scale and len(true) >= FEWEST:
+    if _rewarded(world) and len(true) >= FEWEST:
         found["reward"] = correlation(true, dreamed)
     ended, scores = _both(measured.ended["true"].ravel(), measured.ended["dream"].ravel())
-    if world.config.end_threshold < 1:
+    if world.end_threshold < 1:
         found["endings"], found["ending_auc"] = float(ended.sum()), auc(scores, ended > 0)
-        found["false_alarms"] = float((scores > world.config.end_threshold)[ended == 0].mean())
+        found["false_alarms"] = float((scores > world.end_threshold)[ended == 0].mean())
     sure, error = _confidence(measured)
     if len(sure) >= FEWEST:
         found["confidence"] = spearman(sure, -error)
@@ -167,20 +167,25 @@ def lines(found: dict[str, float], fps: float) -> list[tuple[str, str, str]]:
 
 def missing(world: World, clips: Clips, found: dict[str, float]) -> list[str]:
     """What the recording, or the world, did not allow to measure."""
-    config, lacking = world.config, []
+    lacking: list[str] = []
     longest = int(clips.steps.max())
     if longest < AHEAD:
         lacking.append(f"anything beyond {longest} frames (the drives are too short)")
     if "turn_correlation" not in found:
         lacking.append("turns and distances (no positions, or too few clips)")
     if "reward" not in found:
-        lacking.append(f"reward ({'the recording' if config.reward_scale else 'the world'} knows none)")
+        lacking.append(f"reward ({'the recording' if _rewarded(world) else 'the world'} knows none)")
     if "ending_auc" not in found:
-        lacking.append(f"ending ({'no drive ends' if config.end_threshold < 1 else 'the world never ends'})")
+        lacking.append(f"ending ({'no drive ends' if world.end_threshold < 1 else 'the world never ends'})")
     if "other_gain" not in found:
         lacking.append("response to the controls (they hardly differ between clips)")
-    lacking += [f"{name} (not recorded)" for name in config.telemetry if f"told_{name}" not in found]
+    lacking += [f"{name} (not recorded)" for name in world.spec.names("telemetry") if f"told_{name}" not in found]
     return lacking
+
+
+def _rewarded(world: World) -> bool:
+    """Whether the world has learned a reward."""
+    return any(world.spec.rewards[name].value for name in world.spec.learned())
 
 
 def _confidence(measured: Measured) -> tuple[np.ndarray, np.ndarray]:

@@ -137,7 +137,7 @@ def _against_simulator(
     report = {
         "world": name,
         "fingerprint": getattr(world, "fingerprint", ""),
-        "sampling_steps": sampling_steps or world.config.sampling_steps,
+        "sampling_steps": sampling_steps or world.passes,
         "compiled": compile,
         "sizes": asdict(sizes),
         "sources": asdict(sources),
@@ -206,10 +206,10 @@ def _open_loop(
     short = open_loop.dream_short(world, clips, starts, **options)
     figures |= open_loop.short_figures(clips, starts, short)
     endings = open_loop.dream_endings(world, truth["endings"], **options)
-    threshold = world.config.end_threshold
+    threshold = world.end_threshold
     figures |= open_loop.ending_figures(truth["endings"], endings, dreamed.ended, threshold)
     pairs = list(zip(clips["frames"][:, CONTEXT:], dreamed.frames, strict=True))
-    fps = world.config.fps
+    fps = world.spec.fps
     pages.write_sheet(pairs, out / "sheet.png", fps)
     pages.write_plot(curve, out / "horizon.png", fps, "Held-out drives")
     pages.write_beside(
@@ -239,7 +239,7 @@ def _closed_loop(
     dreamed = closed_loop.driving_figures(drives, begin.route, begin.arc, threshold)
     figures |= twin | dreamed | closed_loop.ratios(dreamed, twin)
     figures |= drift.drift_figures(world, true.seen, drives.seen, sizes.drive_steps)
-    pages.write_film(drives.film, out / "dream.mp4", world.config.fps)
+    pages.write_film(drives.film, out / "dream.mp4", world.spec.fps)
     turned = np.abs(true.poses[:, : min(20, sizes.drive_steps), 2] - true.poses[:, :1, 2]).max(1)
     straight = [starts[row] for row in np.argsort(turned)[: sizes.drawn]]
     drawings = closed_loop.hand_drawn_routes()

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from drivedit.evaluation.dreams import decode
+from drivedit.evaluation.dreams import seen
 from drivedit.evaluation.metrics.drift import sampled
 from drivedit.evaluation.metrics.figures import correlation, life, turns
 from drivedit.evaluation.metrics.pictures import road_share
 from drivedit.evaluation.sources import Arrays, Sources
-from drivedit.models import World, WorldState
+from drivedit.models import RowState, Sampling, World
 from drivedit.utils import Route
 
 PATIENCE = 50  # steps off the road, or standing, after which a drive is over
@@ -71,22 +71,22 @@ class Starts:
         arc: Arc lengths of the cars on them, `[N]`.
     """
 
-    state: WorldState
+    state: RowState
     frames: np.ndarray
     route: Route
     arc: torch.Tensor
 
     @classmethod
-    def of(cls, state: WorldState, frames: np.ndarray) -> Starts:
+    def of(cls, world: World, state: RowState, frames: np.ndarray) -> Starts:
         """Starts in states; the route is copied, for stepping uses states up."""
-        kept = state.clone()
-        return cls(state, frames, kept.route.to(torch.device("cpu")), kept.arc.cpu())
+        told = world.conditions(state.clone())
+        return cls(state, frames, told["route"].to(torch.device("cpu")), told["arc"].cpu())
 
 
 def scene_starts(world: World, scenes: Sequence[dict[str, Any]], seed: int = 50_000) -> Starts:
     """Starts in scenes."""
     state = world.start(scenes, list(range(seed, seed + len(scenes))))
-    return Starts.of(state, np.stack([scene["frames"][-1] for scene in scenes]))
+    return Starts.of(world, state, np.stack([scene["frames"][-1] for scene in scenes]))
 
 
 def drawn_starts(
@@ -100,7 +100,7 @@ def drawn_starts(
             options = {"scene": scene, "route": drawing, "closed": True}
             frames.append(env.reset(seed=seed + len(frames), options=options)[0])
             states.append(env.get_state().world)
-    return Starts.of(WorldState.cat(states), np.stack(frames))
+    return Starts.of(world, world.State.cat(states), np.stack(frames))
 
 
 def drive_dream(
@@ -116,20 +116,20 @@ def drive_dream(
     """Dreams on from starts, one driver per dream; all dreams step together, also past their ending."""
     state, frames = starts.state.clone(), starts.frames
     drivers = [sources.make_driver() for _ in frames]
-    speed, wheels = (world.config.telemetry.index(name) for name in ("speed", "wheels_on_road"))
-    over, kept, seen, wanted = np.zeros(len(frames), bool), [], [], set(sampled(steps).tolist())
+    over, kept, pictures, wanted = np.zeros(len(frames), bool), [], [], set(sampled(steps).tolist())
     for step in tqdm(range(steps), desc=label, disable=quiet, file=sys.stderr, mininterval=1):
         actions = np.stack([driver(frame) for driver, frame in zip(drivers, frames, strict=True)]).astype(np.float32)
-        state, out = world.step(state, torch.from_numpy(actions).to(world.device), sampling_steps)
-        frames, told = decode(world, out), out.telemetry.cpu().numpy()
+        controls = torch.from_numpy(actions).to(world.device)
+        state, out = world.step(state, controls, sampling=Sampling(sampling_steps))
+        frames, pose = seen(world, state), world.poses(state).cpu().numpy()
+        speed, wheels = (out.telemetry[name].cpu().numpy() for name in ("speed", "wheels_on_road"))
         over = over | out.ended.cpu().numpy()
-        pose = state.pose.cpu().numpy()
-        kept.append((actions, pose, told[:, speed], told[:, wheels], road_share(frames), over, frames[0].copy()))
+        kept.append((actions, pose, speed, wheels, road_share(frames), over, frames[0].copy()))
         if step in wanted:
-            seen.append(frames.copy())
+            pictures.append(frames.copy())
     *columns, film = (np.stack(values) for values in zip(*kept, strict=True))
-    pictures = np.stack(seen, 1) if seen else np.zeros((len(frames), 0, *frames.shape[1:]), np.uint8)
-    return Drives(*(column.swapaxes(0, 1) for column in columns), pictures, film)  # type: ignore[call-arg]
+    shown = np.stack(pictures, 1) if pictures else np.zeros((len(frames), 0, *frames.shape[1:]), np.uint8)
+    return Drives(*(column.swapaxes(0, 1) for column in columns), shown, film)  # type: ignore[call-arg]
 
 
 def on_road(drives: Drives, threshold: float) -> np.ndarray:

@@ -52,7 +52,7 @@ def dream_branches(world: World, arrays: Arrays, sampling_steps: int | None = No
     poses = steered.poses.reshape(count, branches, STEER_FRAMES, 3)
     now = arrays["frames"][:, -1][:, None, None].repeat(branches, 1)
     here = arrays["poses"][:, -1][:, None, None].repeat(branches, 1)
-    speed = driven.telemetry[:, -1, world.config.telemetry.index("speed")].reshape(count, branches)
+    speed = driven.telemetry[:, -1, world.spec.names("telemetry").index("speed")].reshape(count, branches)
     return Branches(np.concatenate([now, frames], 2), np.concatenate([here, poses], 2), speed)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from drivedit.evaluation.dreams import seen
 from drivedit.evaluation.evaluators import as_rollout
 from drivedit.evaluation.metrics.figures import slope
 from drivedit.models import Scene, World
@@ -100,8 +101,8 @@ class PerformanceBenchmark:
         with self.rollout.precision():
             for _ in range(count):
                 begun = time.perf_counter()
-                state, out = world.step(state, controls)
-                world.decode(out.latent)  # comes to the CPU, so the device has finished
+                state, _ = world.step(state, controls)
+                seen(world, state)  # comes to the CPU, so the device has finished
                 seconds.append(time.perf_counter() - begun)
         return seconds
 
@@ -110,7 +111,10 @@ def _scene(world: World) -> Scene:
     """Where the frames begin: the world's first scene, or a grey picture."""
     if world.scenes:
         return world.scenes[0]
-    return Scene(np.full((2, *world.config.image_size, 3), 128, np.uint8), np.zeros((1, 2), np.float32))
+    return Scene(
+        np.full((2, *world.modality(world.spec.picture).shape), 128, np.uint8),
+        np.zeros((1, len(world.spec.controls)), np.float32),
+    )
 
 
 def _megabytes(tensors: Any) -> float:

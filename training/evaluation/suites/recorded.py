@@ -94,7 +94,7 @@ def measure(world: World, clips: Clips, sampling_steps: int | None = None, quiet
         sampling_steps: Network passes per frame; None: the world's own number.
         quiet: Show no progress.
     """
-    found = Measured.empty(len(clips), int(clips.steps.max()), world.config.telemetry)
+    found = Measured.empty(len(clips), int(clips.steps.max()), world.spec.names("telemetry"))
     shown = set(np.linspace(0, len(clips) - 1, min(SHOWN, len(clips))).round().astype(int).tolist())
     with tqdm(total=len(clips), desc="dreaming", unit=" clip", disable=quiet, file=sys.stderr, mininterval=1) as bar:
         for at in range(0, len(clips), BATCH):
@@ -119,7 +119,7 @@ class Dreams:
 
     def __init__(self, world: World, clips: Clips, rows: list[int], sampling_steps: int | None) -> None:
         self.world, self.clips, self.rows, self.sampling_steps = world, clips, rows, sampling_steps
-        self.routed = world.config.student.route_dim > 0
+        self.routed = "route" in world.spec.conditions
         self.controls = [clips.ahead(row, clips.held.drives.control) for row in rows]
         self.scenes = [clips.scene(row, self.routed) for row in rows]
 
@@ -136,7 +136,7 @@ class Dreams:
 
 def _under_true_controls(dreams: Dreams, found: Measured, shown: set[int]) -> None:
     """The long dream, against the recording, against its last frame kept, and against the autoencoder."""
-    clips, names = dreams.clips, dreams.world.config.telemetry
+    clips, names = dreams.clips, dreams.world.spec.names("telemetry")
     drives = clips.held.drives
     dreamed = dreams.under(dreams.controls)
     for place, row in enumerate(dreams.rows):

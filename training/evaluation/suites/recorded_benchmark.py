@@ -73,20 +73,20 @@ def evaluate_recorded(
         measured = measure(world, clips, sampling_steps, quiet)
     curve = curves(measured)
     found = figures(world, clips, measured, curve)
-    begin = vars(clips.scene(0, routed=world.config.student.route_dim > 0))
+    begin = vars(clips.scene(0, routed="route" in world.spec.conditions))
     rate = dream_rate(world, begin, sources, sizes.rounds, sampling_steps, compile)
-    found |= {"steps_per_second": rate, "real_time": rate / world.config.fps}
+    found |= {"steps_per_second": rate, "real_time": rate / world.spec.fps}
     _write_pictures(world, clips, measured, curve, out)
-    config, drives = world.config, held.drives
+    spec, drives = world.spec, held.drives
     steps = int(drives.first[-1]) - len(drives)
     report = {
         "world": name,
         "fingerprint": world.fingerprint,
-        "sampling_steps": sampling_steps or config.sampling_steps,
+        "sampling_steps": sampling_steps or world.passes,
         "compiled": compile,
-        "pictures": list(config.image_size),
-        "fps": config.fps,
-        "route": config.student.route_dim > 0 and any(len(line) > 1 for line in drives.routes),
+        "pictures": list(spec.observations[spec.picture].shape[:2]),
+        "fps": spec.fps,
+        "route": "route" in spec.conditions and any(len(line) > 1 for line in drives.routes),
         "held_out": {
             "folder": str(held.folder),
             "drives": len(drives),
@@ -141,7 +141,7 @@ def as_markdown(report: dict[str, Any]) -> str:
 
 def _write_pictures(world: World, clips: Clips, measured: Measured, curve: Curves, out: Path) -> None:
     """The contact sheets, the plot and the moving picture."""
-    shown, fps = measured.shown, world.config.fps
+    shown, fps = measured.shown, world.spec.fps
     pairs = [(shown["true"][row], shown["dream"][row]) for row in sorted(shown["true"])]
     pages.write_sheet(pairs, out / "sheet.png", fps)
     title = f"{len(clips)} clips of held-out drives"

@@ -1,0 +1,152 @@
+"""Everything that the future of a world depends on, one row per world: any dataclass of tensors.
+
+Snapshots, forks, resets of single rows and batches are row operations, which are written here once for all worlds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+VERSION = 4
+DIGEST = 16  # bytes
+
+Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+
+
+@dataclass
+class RowState:
+    """State of B independent worlds; a kind of world has a dataclass of its own, all of whose fields are tensors.
+
+    A field counts its worlds along axis 0, unless its metadata say another one: `field(metadata={"rows": 1})`.
+    `World.step` uses a state up: clone what you want to keep.
+
+    Attributes:
+        COUNT: Name of a field `[B]`.
+    """
+
+    COUNT: ClassVar[str]
+
+    def __len__(self) -> int:
+        return len(getattr(self, self.COUNT))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def size(self) -> int:
+        """Bytes of all fields."""
+        return sum(value.numel() * value.element_size() for value in self.tensors().values())
+
+    def select(self, rows: Tensor | list[int]) -> Self:
+        """A new state with copies of some rows (a row may be named several times)."""
+        index = torch.as_tensor(rows, device=getattr(self, self.COUNT).device)
+        return type(self)(
+            **{name: value.index_select(_axis(self, name), index) for name, value in self.tensors().items()}
+        )
+
+    def write(self, rows: Tensor | list[int], other: Self) -> None:
+        """Overwrites rows in place with those of another state.
+
+        Raises:
+            ValueError: The number of rows or a shape differs.
+        """
+        index = torch.as_tensor(rows, device=getattr(self, self.COUNT).device)
+        if len(index) != len(other):
+            raise ValueError(f"{len(index)} rows to write, but the other state has {len(other)}")
+        for name in self.tensors():
+            mine, new = (getattr(state, name).movedim(_axis(self, name), 0) for state in (self, other))
+            if new.shape[1:] != mine.shape[1:]:
+                raise ValueError(f"{name}: rows have shape {tuple(mine.shape[1:])}, got {tuple(new.shape[1:])}")
+            mine[index] = new.to(mine)
+
+    @classmethod
+    def cat(cls, states: Sequence[Self]) -> Self:
+        """A new state with the rows of several, one after another."""
+        names = [f.name for f in fields(cls)]
+        return cls(**{name: torch.cat([getattr(state, name) for state in states], _axis(cls, name)) for name in names})
+
+    def clone(self) -> Self:
+        """An independent copy."""
+        return type(self)(**{name: value.clone() for name, value in self.tensors().items()})
+
+    def check_layout(self, layout: Layout, device: torch.device) -> None:
+        """Checks types, shapes and places of all fields.
+
+        Args:
+            layout: Type and shape of each field's part of one world.
+            device: Where the fields must be.
+
+        Raises:
+            ValueError: A field is none of a world with this layout.
+        """
+        count = getattr(self, self.COUNT)
+        rows = count.shape[0] if isinstance(count, Tensor) and count.ndim == 1 else 0
+        if not rows:
+            raise ValueError(f"a state holds at least one world; its {self.COUNT} must be [B >= 1]")
+        for name, value in vars(self).items():
+            axis, (dtype, shape) = _axis(self, name), layout[name]
+            wanted = (*shape[:axis], rows, *shape[axis:])
+            tensor = isinstance(value, Tensor)
+            if not tensor or value.shape != wanted or value.dtype != dtype or value.device != device:
+                got = f"{value.dtype} {list(value.shape)} on {value.device}" if tensor else repr(value)
+                raise ValueError(f"the state's {name} must be {dtype} {list(wanted)} on {device}, got {got}")
+
+    def to_bytes(self, world: str) -> bytes:
+        """Serialises the state (safetensors, after a digest of it) together with the fingerprint of its world."""
+        meta = {"drivedit": json.dumps({"version": VERSION, "world": world})}
+        return seal(save({name: value.contiguous().cpu() for name, value in self.tensors().items()}, metadata=meta))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, world: str, device: torch.device | str = "cpu") -> Self:
+        """Restores what `to_bytes` wrote; whether it fits the world is for `World.check_state` to say.
+
+        Raises:
+            ValueError: A bit of the bytes is not what was written, or they are of another version or of another world.
+        """
+        try:
+            stored = unseal(data)
+            size = int.from_bytes(stored[:8], "little")
+            meta = json.loads(json.loads(stored[8 : 8 + size])["__metadata__"]["drivedit"])
+            version, name = meta["version"], meta["world"]
+            tensors = load(stored)
+        except (SafetensorError, ValueError, LookupError, TypeError, MemoryError, RecursionError) as error:
+            raise ValueError(f"these {len(data)} bytes are no state of a world ({error})") from None
+        if version != VERSION:
+            raise ValueError(f"the state has version {version}, this package reads {VERSION}")
+        if name != world:
+            raise ValueError(f"the state belongs to world {name}, this is {world}")
+        names = {f.name for f in fields(cls)}
+        if set(tensors) != names:
+            raise ValueError(f"the state holds {sorted(tensors)}, expected {sorted(names)}")
+        return cls(**{name: value.to(device) for name, value in tensors.items()})
+
+
+def seal(data: bytes) -> bytes:
+    """The bytes after their digest."""
+    return hashlib.blake2b(data, digest_size=DIGEST).digest() + data
+
+
+def unseal(data: bytes) -> bytes:
+    """The bytes that `seal` was given.
+
+    Raises:
+        ValueError: They are not those, to the bit.
+    """
+    digest, rest = data[:DIGEST], data[DIGEST:]
+    if hashlib.blake2b(rest, digest_size=DIGEST).digest() != digest:
+        raise ValueError("their digest differs: damaged, cut off, or of another version")
+    return rest
+
+
+def _axis(state: Any, name: str) -> int:
+    """Which axis of a field counts the worlds."""
+    return state.__dataclass_fields__[name].metadata.get("rows", 0)

@@ -243,10 +243,11 @@ def test_the_render_is_the_larger_picture():
 
 
 def test_a_refused_call_changes_nothing(env):
-    env.reset(seed=3)
-    state = env.get_state()
-    for action in some_actions(0, 3):
-        env.step(action)
+    untouched = CarRacingTwin()
+    for one in (env, untouched):
+        one.reset(seed=3)
+        state = one.get_state()
+        drive(one, some_actions(0, 3))
     before = str(env.get_state())
     wrong = [{**state, name: value} for name, value in (
         ("seed", -1), ("seed", None), ("seed", 1.5), ("placement", {}), ("placement", {"speed": 1.0}), ("placement", 3),
@@ -262,7 +263,9 @@ def test_a_refused_call_changes_nothing(env):
     for seed in (-1, 1.5, "1", True, object()):
         with pytest.raises(ValueError):
             env.reset(seed=seed)
-    for action in (10**400, "left", [1j, 0], [[0], [0, 0]], None, object()):
+    assert str(env.get_state()) == before
+    for action in (10**400, [0, 10**400], "left", [1j, 0], [[0], [0, 0]], [0, math.nan], [0, 0, 0], None, object()):
         with pytest.raises(ValueError, match="2 numbers"):
             env.step(action)
-    assert str(env.get_state()) == before
+        assert same(drive(env, some_actions(1, 1)), drive(untouched, some_actions(1, 1)))
+    assert np.array_equal(env.reset()[0], untouched.reset()[0]), "the random stream of reset has not moved"

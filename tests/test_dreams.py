@@ -78,7 +78,7 @@ def test_a_world_that_has_moved_is_named_and_can_be_said(world, agent, tmp_path)
         gone(frame)
     found = Policy(gone.spec, gone.weights, world=str(moved))
     assert np.array_equal(found(frame), told(frame))
-    nameless = Policy(replace(told.spec, fingerprint=""), told.weights)
+    nameless = Policy(replace(told.spec, fingerprint="", world=None), told.weights)
     with pytest.raises(ValueError, match="does not say of which world"):
         nameless(frame)
 

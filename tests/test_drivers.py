@@ -91,20 +91,21 @@ def recorded(env) -> list[Episode]:
 
 
 def test_recordings_cover_the_controls_at_every_speed_on_and_off_the_road(recorded):
-    told = np.concatenate([episode.telemetry[:-1] for episode in recorded])
+    speed, wheels = (np.concatenate([e.telemetry[name][:-1] for e in recorded]) for name in ("speed", "wheels_on_road"))
     controls = np.concatenate([episode.controls for episode in recorded])
-    on_road = told[:, 3] >= 0.5
+    on_road = wheels >= 0.5
     for low, high, cells_on, cells_off in [(-50, 8, 6, 6), (8, 25, 7, 7), (25, 45, 7, 6), (45, 120, 5, 3)]:
         for road, least in ((True, cells_on), (False, cells_off)):
-            here = (told[:, 0] >= low) & (told[:, 0] < high) & (on_road == road)
+            here = (speed >= low) & (speed < high) & (on_road == road)
             counts, *_ = np.histogram2d(*controls[here].T, bins=3, range=[[-1, 1], [-1, 1]])
             assert (counts > 0).sum() >= least, (low, high, road, counts)
 
 
 def test_most_frames_are_driving_along_the_road(recorded):
-    told = np.concatenate([episode.telemetry for episode in recorded])
-    along = (told[:, 3] >= 0.5) & (np.abs(told[:, 2]) < 1.0) & (told[:, 0] > 3.0)
+    names = ("speed", "heading_error", "wheels_on_road")
+    speed, heading, wheels = (np.concatenate([episode.telemetry[name] for episode in recorded]) for name in names)
+    along = (wheels >= 0.5) & (np.abs(heading) < 1.0) & (speed > 3.0)
     assert 0.5 < along.mean() < 0.8
-    assert 0.1 < (told[:, 3] == 0.0).mean() < 0.45
-    back = sum(int(((e.telemetry[:-1, 3] == 0) & (e.telemetry[1:, 3] > 0)).sum()) for e in recorded)
+    assert 0.1 < (wheels == 0.0).mean() < 0.45
+    back = sum(int(((w[:-1] == 0) & (w[1:] > 0)).sum()) for w in (e.told("wheels_on_road") for e in recorded))
     assert back >= 15, "the road is regained often"

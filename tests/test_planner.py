@@ -157,4 +157,4 @@ def test_the_command_plans(tiny_world, tmp_path, capsys):
     options = ["--world", str(tmp_path / "tiny"), "--steps", "3", "--futures", "6", "--act", "2"]
     assert main(["plan", *options]) == 0
     told = capsys.readouterr().out
-    assert "return" in told and "(2 plans)" in told
+    assert "return" in told and "(2 plans, beside env.step)" in told

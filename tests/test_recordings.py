@@ -149,9 +149,9 @@ def test_held_out_tracks_are_apart(recording, tmp_path):
     collect_recordings(tmp_path, workers=1, held_out=True, steps=20, episode_steps=10, progress=False, shard_steps=20)
     assert all(episode.seed >= 1_000_000 for episode in iter_episodes(tmp_path, held_out=True))
     assert all(episode.seed < 1_000_000 for episode in iter_episodes(recording))
-    with pytest.raises(ValueError, match="held-out recording"):
+    with pytest.raises(ValueError, match="kept for judging"):
         list(iter_episodes(tmp_path))
-    with pytest.raises(ValueError, match="training recording"):
+    with pytest.raises(ValueError, match="is for training"):
         list(iter_episodes(recording, held_out=True))
 
 

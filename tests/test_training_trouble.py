@@ -156,11 +156,13 @@ def test_two_trainings_in_one_folder_are_refused_and_leftovers_go(tmp_path):
     left = tmp_path / "student" / ".last.pt.17.tmp"
     left.parent.mkdir()
     left.write_bytes(b"half")
+    write_shard(tmp_path / "recordings" / "shard-00000.h5", [make_episode(12, seed) for seed in range(2)])
     with run_folder(tmp_path, "cpu"):
         assert not left.exists()
         config = make_world().config
         with pytest.raises(RuntimeError, match="another process is training in"):
-            vae(config, loop(), DataConfig(str(tmp_path)), VAEStageConfig(), str(tmp_path), "cpu")
+            data = DataConfig(str(tmp_path / "recordings"))
+            vae(config, loop(), data, VAEStageConfig(), str(tmp_path), "cpu")
     with run_folder(tmp_path, "cpu"):
         pass
 

@@ -48,6 +48,8 @@ with extra("train", "training"):
     from accelerate import PartialState
 
 log = logging.getLogger(__name__)
+
+WASHED_OUT = 0.1  # of the true pictures' sharpness
 METHODS: dict[str, Callable[[DiTWorld, DistillConfig], DynamicsMethod]] = {  # of `DistillConfig.method`
     "forcing": DiffusionForcing,
     "consistency": Consistency,
@@ -88,6 +90,11 @@ def vae(
         result.latent_mean.copy_(mean)
         result.latent_std.copy_(spread)
         figures = vae_figures(result.vae, held)
+        if figures["sharpness"] < WASHED_OUT:
+            log.warning(
+                "the autoencoder shows washed-out pictures (%.2g of the true ones' sharpness; it may rest at the mean "
+                "picture): train it longer before the student learns from it", figures["sharpness"],
+            )  # fmt: skip
         log.info("autoencoder: %s", _told(figures))
         write_card(result, "vae", about, train_, data, drives, figures)
         _save(result, folder / "vae" / "world")

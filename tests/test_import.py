@@ -129,7 +129,7 @@ def test_positions_give_poses_a_route_and_speed_is_telemetry(film, tmp_path):
     assert np.abs(drives.codes(world)).max() > 0.1
 
 
-def test_a_wide_film_with_rewards_becomes_a_world_that_earns(tmp_path, caplog):
+def test_a_wide_film_with_rewards_becomes_a_world_that_earns(tmp_path):
     """5:3 at 15 frames/s, no positions, through both stages with the shipped preset at a tiny size."""
     video = write_video(tmp_path / "drive.mp4", range(61), (96, 160), fps=15)
     table = write_table(tmp_path / "drive.csv", 4.2, reward=lambda t: 1 + np.sin(t))
@@ -140,7 +140,6 @@ def test_a_wide_film_with_rewards_becomes_a_world_that_earns(tmp_path, caplog):
     assert data_commands.main(["import", *source, "--episode-steps", "15"]) == 0
     common = ["--config", "video.yaml", "--config", str(tiny), "--data.root", mine, "--out", run, "--device", "cpu"]
     training_commands.main(["vae", *common, "--train.steps", "2"])
-    assert "washed-out pictures" in caplog.text, "two steps make no sharp picture, and that is said"
     training_commands.main(["student", *common, "--train.steps", "2", "--loss.clip_frames", "4", "--loss.rollout", "1"])
     env = gym.make("drivedit_env:DriveDiT-v0", world=f"{run}/student/world", device="cpu")
     assert env.reset(seed=0)[0].shape == (48, 80, 3) and env.metadata["render_fps"] == 15

@@ -84,16 +84,11 @@ class DreamSettings:
         self._fingerprint = self.world.fingerprint
         self._warned: set[str] = set()
         boxes: dict[str, spaces.Space] = {name: self._box(kind) for name, kind in self._kinds.items()}
-        low, high = (
+        self._low, self._high = (
             np.array([getattr(control, side) for control in spec.controls], np.float32) for side in ("low", "high")
         )
         observations = boxes[self._obs_type] if isinstance(self._obs_type, str) else spaces.Dict(boxes)
-        return observations, spaces.Box(low, high, dtype=np.float32)
-
-    def _limits(self) -> tuple[np.ndarray, np.ndarray]:
-        """The least and the greatest value of every control, float32 `[A]` each."""
-        controls = self.world.spec.controls
-        return np.array([c.low for c in controls], np.float32), np.array([c.high for c in controls], np.float32)
+        return observations, spaces.Box(self._low, self._high, dtype=np.float32)
 
     def _check_kinds(self, obs_type: Any) -> dict[str, str]:
         """The kinds of observation of the world by the names that were asked for, or ValueError."""
@@ -232,12 +227,12 @@ class DreamSettings:
 
     def _check_actions(self, actions: Any, *batch: int) -> np.ndarray:
         """Clean float32 actions `[*batch, A]` inside the box, or ValueError."""
-        low, high = self._limits()
-        shape = *batch, len(low)
-        names, alike = self.world.spec.names("controls"), len({*low.tolist()}) == len({*high.tolist()}) == 1
-        inside = f"[{low[0]:g}, {high[0]:g}]" if alike else f"the ranges {low.tolist()} to {high.tolist()}"
+        low, high = self._low, self._high
+        shape, least, greatest = (*batch, len(low)), low.tolist(), high.tolist()
+        alike = len({*least}) == len({*greatest}) == 1
+        inside = f"[{least[0]:g}, {greatest[0]:g}]" if alike else f"the ranges {least} to {greatest}"
         wanted = f"actions are an array {list(shape)}, rows of" if batch else f"an action is {len(low)} numbers"
-        wanted = f"{wanted} [{', '.join(names)}] in {inside}"
+        wanted = f"{wanted} [{', '.join(self.world.spec.names('controls'))}] in {inside}"
         numbers = real_numbers(actions, wanted)
         if numbers.shape != shape or np.isnan(numbers).any():
             got = repr(numbers) if numbers.size <= 8 else f"shape {list(numbers.shape)}"

@@ -154,8 +154,12 @@ class DiTWorld(World[DiTState]):
     @torch.no_grad()
     def observe(self, state: DiTState, kinds: Sequence[str]) -> dict[str, Tensor]:
         """Observations of a state: the picture by its name, uint8 `[B, H, W, C]`, or `latent` `[B, C, h, w]`."""
-        latents = state.latents[:, 0]
-        return {kind: latents if kind == LATENT else self.picture(latents) for kind in kinds if self.modality(kind)}
+        latents, seen = state.latents[:, 0], {}
+        for kind in kinds:
+            if kind != LATENT:
+                self.modality(kind)  # or there is no such kind
+            seen[kind] = latents if kind == LATENT else self.picture(latents)
+        return seen
 
     @torch.no_grad()
     def embed(self, observations: np.ndarray) -> Tensor:

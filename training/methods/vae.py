@@ -1,4 +1,9 @@
-"""The `vae` stage: a reconstruction that keeps edges sharp, and a light pull of the latents towards N(0, 1)."""
+"""The `vae` stage: a reconstruction that keeps edges sharp, and a light pull of the latents towards N(0, 1).
+
+A network that still shows the mean picture cannot learn thin lines on plain ground from absolute errors, whose best
+plain answer is the median: no line at all. So squared errors come first, and the absolute ones, which keep edges sharp,
+are faded in.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,8 @@ from torch import Tensor
 from drivedit.config import VAEStageConfig
 from drivedit.models import VAE3D
 from drivedit.training.methods.method import Logs, Method, Progress
+
+SQUARED_UNTIL, ALL_FROM = 0.25, 0.5  # shares of a run between which the absolute errors are faded in
 
 
 class VAEMethod(Method):
@@ -29,13 +36,17 @@ class VAEMethod(Method):
         """Loss of frames `[B, T, C, H, W]` uint8."""
         x = to_network(batch["frames"])
         recon, mean, logvar = self.vae(x, rng)
-        loss, logs = picture_loss(recon, x, self.config)
+        faded_in = min(max((progress.share - SQUARED_UNTIL) / (ALL_FROM - SQUARED_UNTIL), 0.0), 1.0)
+        loss, logs = picture_loss(recon, x, self.config, faded_in)
         divergence = self.vae.loss_function(x, x, mean, logvar)
         return loss + divergence, {**logs, "kl": divergence.detach() / self.vae.beta}
 
 
-def picture_loss(recon: Tensor, x: Tensor, config: VAEStageConfig) -> tuple[Tensor, Logs]:
-    """Squared and absolute error of pixels and absolute error of edges, of frames `[B, C, T, H, W]` in [-1, 1]."""
+def picture_loss(recon: Tensor, x: Tensor, config: VAEStageConfig, absolute: float = 1.0) -> tuple[Tensor, Logs]:
+    """Squared error of pixels and `absolute` times the absolute errors of pixels and edges.
+
+    Frames are `[B, C, T, H, W]` in [-1, 1].
+    """
     height, width = x.shape[-2:]
     weight = torch.ones(height, width, device=x.device)
     for top, bottom, left, right in config.focus_boxes:
@@ -43,10 +54,10 @@ def picture_loss(recon: Tensor, x: Tensor, config: VAEStageConfig) -> tuple[Tens
         weight[rows, round(left * width) : round(right * width)] += config.focus
     difference = recon - x
     squared = (weight * difference.square()).mean()
-    absolute = (weight * difference.abs()).mean()
+    pixels = (weight * difference.abs()).mean()
     edges = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
     mse = difference.detach().square().mean() / 4
-    loss = squared + config.l1 * absolute + config.edges * edges
+    loss = squared + absolute * (config.l1 * pixels + config.edges * edges)
     return loss, {"psnr": -10 * mse.log10(), "edges": edges.detach()}
 
 

@@ -229,8 +229,8 @@ def test_stages_make_a_world_from_recordings(recordings, tmp_path):
     data = DataConfig(str(recordings), validation_fraction=0.34)
     coder = vae(config, loop, data, VAEStageConfig(), str(tmp_path), "cpu")
     curve = [json.loads(line) for line in (tmp_path / "vae" / "curve.jsonl").read_text().splitlines()]
-    losses = [row["loss"] for row in curve if "loss" in row]
-    assert losses[-1] < losses[0] and "val/psnr" in curve[-1]
+    quality = [row["psnr"] for row in curve if "psnr" in row]  # the loss changes on the way
+    assert quality[-1] > quality[0] and "val/psnr" in curve[-1]
     drives = Drives.open(recordings)
     latents = torch.from_numpy(np.array(encode_drives(coder, drives, tmp_path))).float()
     assert latents.mean().abs() < 0.1 and latents.std() < 1.2  # the rest of the unit variance is uncertainty

@@ -11,7 +11,7 @@ import re
 import shutil
 from pathlib import Path
 
-from drivedit_env import ENVIRONMENTS
+from drivedit_env import environments
 
 FILES = (
     "envs/utils.py envs/test_envs.py envs/test_rendering.py envs/test_action_dim_check.py "
@@ -75,7 +75,7 @@ import inspect
 import drivedit_env
 import gymnasium
 
-for name in drivedit_env.ENVIRONMENTS:
+for name in drivedit_env.environments():
     gymnasium.registry[name].max_episode_steps = 20
 
 
@@ -96,7 +96,7 @@ def ours(item):
 
 def write(gymnasium: Path, folder: Path, env: str, vector: bool) -> None:
     """Writes the changed tests of a clone into a folder."""
-    module, name = ENVIRONMENTS[env].split(":")
+    module, name = environments()[env].split(":")
     shutil.copytree(gymnasium / "tests", folder / "tests")
     kept = {file for pattern in FILES for file in (folder / "tests").glob(pattern)}
     for file in (folder / "tests").rglob("*.py"):

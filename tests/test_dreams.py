@@ -19,9 +19,10 @@ from drivedit.agents.judging import trials
 from drivedit.agents.judging.trials import Contest, Drives
 from drivedit.agents.load import load_agent
 from drivedit.agents.planning.planner import Planner, Search
-from drivedit.config import RewardTerm
+from drivedit.config import RewardTerm, find_domain
 from drivedit.data.agent_drivers import AgentDriver
 from drivedit.models import DiTWorld
+from drivedit.utils import Truth
 
 DREAM, TWIN = "drivedit_env:DriveDiT-v0", "drivedit_env:CarRacingTwin-v0"
 
@@ -120,8 +121,8 @@ def test_the_judge_shows_latents_in_the_dream_and_encodes_reality(world, agent):
 def test_it_drives_for_recordings(agent):
     env = gym.make(TWIN)
     frame, _ = env.reset(seed=0)
-    driver = AgentDriver(agent, 0.0, np.random.default_rng(0))
-    action = driver.act(np.zeros(3), {}, None, frame)  # type: ignore[arg-type]
+    driver = AgentDriver(agent, find_domain("carracing"), 0.0, np.random.default_rng(0))
+    action = driver.act(Truth({}), frame)
     assert np.array_equal(action, load_agent(agent)(frame))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from drivedit.agents.load import load_agent
+from drivedit.config.domains.carracing import DOMAIN
 from drivedit.data import iter_episodes, read_shard, record_episode, shard_paths
 from drivedit.data.__main__ import main
 from drivedit.data.agent_drivers import AgentDrivers
@@ -27,7 +28,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_agent_drives_by_what_it_sees_and_noise_is_drawn_around_it():
     sizes: dict[str, list[float]] = {name: [] for name in AGENTS}
     for seed in range(12):
-        episode = record_episode(CarRacingTwin(), np.random.default_rng(seed), 15, make=AgentDrivers(AGENTS))
+        episode = record_episode(CarRacingTwin(), np.random.default_rng(seed), 15, make=AgentDrivers(AGENTS, DOMAIN))
         agent = load_agent(episode.driver)
         getattr(agent, "reset", lambda: None)()
         answers = np.stack([np.asarray(agent(frame)) for frame in episode.picture[:-1]])
@@ -62,8 +63,8 @@ def test_the_command_line_records_and_names_an_agent_that_is_not_there(tmp_path,
 @pytest.mark.parametrize("answer", [(np.nan, 0.0), (0.0, 0.0, 0.0), 0.5])
 def test_an_answer_that_is_no_action_is_named(answer, monkeypatch):
     monkeypatch.setattr("drivedit.agents.load.load_agent", lambda name, seed: lambda frame: answer)
-    with pytest.raises(ValueError, match="'broken' must answer with two finite numbers"):
-        record_episode(CarRacingTwin(), np.random.default_rng(0), 5, make=AgentDrivers(("broken",)))
+    with pytest.raises(ValueError, match="'broken' must answer with 2 finite numbers"):
+        record_episode(CarRacingTwin(), np.random.default_rng(0), 5, make=AgentDrivers(("broken",), DOMAIN))
 
 
 def test_folders_with_spaces_are_unpacked_once(tmp_path):

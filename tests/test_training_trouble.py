@@ -210,7 +210,7 @@ def test_what_would_be_refused_at_the_end_is_said_before_the_first_step(tmp_path
     config, data = make_world().config, DataConfig(str(tmp_path / "recordings"), validation_fraction=0.34)
     vae(config, loop(steps=1, batch_size=4), data, VAEStageConfig(), str(tmp_path), "cpu")
     loss = StudentStageConfig(clip_frames=4, rollout=1)
-    with pytest.raises(ValueError, match="states on the road"):
+    with pytest.raises(ValueError, match="steady states"):
         student(config, loop(steps=1, batch_size=2), data, loss, str(tmp_path), "cpu")
     assert not (tmp_path / "student").exists()
     (tmp_path / "vae" / "world" / "notes.txt").write_text("of weeks")

@@ -19,8 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from drivedit.config import LoopConfig, MemoryStudyConfig
+from drivedit.config.domains.carracing import DOMAIN
 from drivedit.data.domains.carracing.landmarks import COLOURS, LandmarkDrives, named, pixel_of, record, spot
-from drivedit.data.domains.carracing.twin import FIRST_HELD_OUT_SEED
 from drivedit.models import DiTStudent
 from drivedit.training.loop import train
 from drivedit.training.methods.recall import (
@@ -51,7 +51,7 @@ def study(size: MemoryStudyConfig, loop: LoopConfig, out: str | Path) -> dict[st
 
 
 def _study(size: MemoryStudyConfig, loop: LoopConfig, out: Path) -> dict[str, dict[str, list[float]]]:
-    held = range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + size.held_out)
+    held = range(DOMAIN.held_out_from, DOMAIN.held_out_from + size.held_out)
     truth, painted = record(held, size.frames), record(held, size.frames, repainted=True)
     if not all(returns(truth, row, size.window) for row in range(size.held_out)):
         raise ValueError(f"in {size.frames} frames a drive comes back to no landmark; record more frames")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from drivedit.config import WorldConfig
+from drivedit.config import WorldConfig, all_domains
 from drivedit.data.clips import Drives
 from drivedit.models import Scene, check_scene
 
-STEADY = ("speed", "lateral_offset", "heading_error", "wheels_on_road")  # telemetry that says where a dream can begin
+SPEED = "speed"  # telemetry, where it is known, that scenes are spread over
 
 
 def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: int = 48) -> list[Scene]:
-    """Picks moments, on the road where the recordings know it, spread evenly over the speeds that occur.
+    """Picks moments that a dream can begin in, as their domain says, spread evenly over the speeds that occur.
 
     Every drive gives one, or more where there are few drives; without telemetry they are spread over time.
 
@@ -22,19 +22,21 @@ def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: i
         world: Gives the length of a context.
         count: Most scenes.
     """
-    context = _context(world)
+    context, domain = _context(world), all_domains().get(drives.spec.domain)
+    ranges = domain.steady if domain else {}
     most = max(1, count // len(chosen))  # per drive
     found: list[tuple[float, int, int]] = []
     for drive in chosen:
         states = drives.states(int(drive))
-        speeds, offset, heading, wheels = (drives.told(name)[states] for name in STEADY)
-        steady = ~((np.abs(heading) >= 0.3) | (np.abs(offset) >= 4) | (wheels < 1))  # what is not known hinders nothing
+        speeds, steady = drives.told(SPEED)[states], np.ones(states.stop - states.start, bool)
+        for name, (low, high) in ranges.items():  # what is not known hinders nothing
+            steady &= ~((drives.told(name)[states] < low) | (drives.told(name)[states] > high))
         steady[: context - 1] = False
         for index in np.flatnonzero(steady)[:: max(1, steady.sum() // (3 * most))]:
             speed = float(np.nan_to_num(speeds[index]))
             found.append((speed, int(drive), states.start + int(index)))
     if not found:
-        raise ValueError(f"no validation drive has {context} states on the road to begin a dream with; record more")
+        raise ValueError(f"no validation drive has {context} steady states to begin a dream with; record more")
     found.sort()
     picked: list[tuple[float, int, int]] = []
     used: dict[int, int] = {}

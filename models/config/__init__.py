@@ -1,6 +1,8 @@
 """Configuration dataclasses of the package: the one source of every default. Imports no torch."""
 
 from drivedit.config.base import BaseConfig
+from drivedit.config.domain import DomainConfig, all_domains, domain_of, find_domain
+from drivedit.config.domains import DEFAULT_WORLD
 from drivedit.config.inference import InferenceConfig
 from drivedit.config.models import StudentConfig, TeacherConfig, VAEConfig, WorldConfig
 from drivedit.config.presets import ModelConfig, get_large_config, get_small_config
@@ -17,10 +19,12 @@ from drivedit.config.training import (
 )
 
 __all__ = [
+    "DEFAULT_WORLD",
     "BaseConfig",
     "ClipConfig",
     "DataConfig",
     "DistillConfig",
+    "DomainConfig",
     "InferenceConfig",
     "LoopConfig",
     "MemoryStudyConfig",
@@ -36,6 +40,9 @@ __all__ = [
     "VAEStageConfig",
     "WorldConfig",
     "WorldSpec",
+    "domain_of",
+    "all_domains",
+    "find_domain",
     "get_large_config",
     "get_small_config",
 ]

@@ -44,6 +44,7 @@ from drivedit.utils.origin import from_origin, origin_of
 from drivedit.utils.processes import begin_worker, one_thread
 from drivedit.utils.random import generator, global_state_kept, noise, seeded, truncate
 from drivedit.utils.route import UNBOUNDED, Route, RouteCoder, advance_pose, motion_between, route_code
+from drivedit.utils.simulator import Driver, Probes, Simulator, Truth, load_object
 from drivedit.utils.streams import check_seed, restored, stream
 from drivedit.utils.tensor_utils import (
     chunk_tensor,
@@ -57,9 +58,13 @@ from drivedit.utils.tensor_utils import (
 
 __all__ = [
     "UNBOUNDED",
-    "Undrawn",
+    "Driver",
+    "Probes",
     "Route",
     "RouteCoder",
+    "Simulator",
+    "Truth",
+    "Undrawn",
     "advance_pose",
     "begin_worker",
     "check_replaceable",
@@ -89,6 +94,7 @@ __all__ = [
     "initialize_weights",
     "laplacian",
     "load_checkpoint",
+    "load_object",
     "locked",
     "motion_between",
     "move_to_device",

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from drivedit.config import Modality, Quantity, RewardTerm, WorldSpec
-from drivedit.config.domain import find_domain
+from drivedit.config.domain import domain_of
 from drivedit.utils.episodes import Episode, check_arrays, columns, shapes
 from drivedit.utils.hdf5 import dataset, member
 
@@ -38,8 +38,8 @@ def attributes_now(file: Any, attrs: dict[str, Any]) -> dict[str, Any]:
         ValueError: They are none, or no episode is there.
     """
     env, told = str(attrs.get("env", "")), dict(attrs)
-    domain = find_domain(env)
-    spec: WorldSpec = PLAIN if domain is None else domain.SPEC
+    domain = domain_of(env)
+    spec: WorldSpec = PLAIN if domain is None else domain.spec
     groups = sorted(file)
     if not groups:
         raise ValueError("there is no episode")

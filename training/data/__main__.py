@@ -7,13 +7,18 @@ import logging
 import sys
 from pathlib import Path
 
+from drivedit.config import DEFAULT_WORLD, all_domains
+
 
 def _parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     parser = argparse.ArgumentParser(prog="python -m drivedit.data", description="Record drives, convert recordings.")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    collect = commands.add_parser("collect", help="record drives of CarRacing; run again to go on after a stop")
+    collect = commands.add_parser("collect", help="record drives in a simulator; run again to go on after a stop")
+    collect.add_argument(
+        "--domain", default=DEFAULT_WORLD, help=f"the simulator: {', '.join(all_domains())} (default: %(default)s)"
+    )
     collect.add_argument("--out", type=Path, required=True, help="folder of the recording (needed)")
     collect.add_argument(
         "--steps", type=int, default=350_000, help="steps to record, rounded up to whole shards (default: 350000)"

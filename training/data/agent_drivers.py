@@ -7,42 +7,45 @@ world learns from its drives, the agent learns in the better world.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
 
-from drivedit.data.domains.carracing.drivers import draw_start
-from drivedit.data.geometry import CentreLine
+from drivedit.config import DomainConfig
+from drivedit.utils import Truth, load_object
 
 LOADER = "drivedit.agents.load:load_agent"  # by name: recordings are made without agents, too
-NOISE = (0.0, 0.0, 0.1, 0.3)  # sizes of the noise on both controls, one drawn per episode
+NOISE = (0.0, 0.0, 0.1, 0.3)  # sizes of the noise on all controls, one drawn per episode
 
 
 class AgentDriver:
-    """An agent that sees frames, as the driver of a recorded episode.
+    """An agent that sees what is observed, as the driver of a recorded episode.
 
     Args:
         name: Its name, see `drivedit.agents.load_agent`.
-        noise: Standard deviation of the noise on both controls.
+        domain: Where it drives.
+        noise: Standard deviation of the noise on the controls, as a share of half their range.
         rng: The only source of chance.
     """
 
-    def __init__(self, name: str, noise: float, rng: np.random.Generator) -> None:
+    def __init__(self, name: str, domain: DomainConfig, noise: float, rng: np.random.Generator) -> None:
         self.name, self._noise, self._rng = name, noise, rng
-        self._agent = resolve_name(LOADER)(name, int(rng.integers(2**31)))
+        controls = domain.spec.controls
+        self._low, self._high = np.array([(each.low, each.high) for each in controls]).T
+        self._agent = load_object(LOADER)(name, int(rng.integers(2**31)))
         getattr(self._agent, "reset", lambda: None)()
 
-    def act(self, pose: np.ndarray, telemetry: dict[str, float], line: CentreLine, frame: np.ndarray) -> np.ndarray:
-        """The agent's controls with noise, float32 [2] inside [-1, 1]; it looks at the frame alone.
+    def act(self, truth: Truth, observation: Any) -> np.ndarray:
+        """The agent's controls with noise, float32 `[C]` inside their ranges; it looks at the observation alone.
 
         Raises:
-            ValueError: The agent answered with anything else than two finite numbers.
+            ValueError: The agent answered with anything else than that many finite numbers.
         """
-        answer = np.asarray(self._agent(frame))
-        if answer.shape != (2,) or not np.isfinite(answer).all():
-            raise ValueError(f"policy {self.name!r} must answer with two finite numbers, got {answer!r}")
-        return np.clip(answer + self._noise * self._rng.standard_normal(2), -1.0, 1.0).astype(np.float32)
+        answer, count = np.asarray(self._agent(observation)), len(self._low)
+        if answer.shape != (count,) or not np.isfinite(answer).all():
+            raise ValueError(f"policy {self.name!r} must answer with {count} finite numbers, got {answer!r}")
+        noise = self._noise * (self._high - self._low) / 2 * self._rng.standard_normal(count)
+        return np.clip(answer + noise, self._low, self._high).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,14 @@ class AgentDrivers:
 
     Attributes:
         policies: Names of the agents, see `drivedit.agents.load_agent`.
+        domain: Where they drive.
     """
 
     policies: tuple[str, ...]
+    domain: DomainConfig
 
     def __call__(self, rng: np.random.Generator) -> tuple[AgentDriver, dict[str, Any]]:
-        """A driver, and reset options of the twin."""
-        driver = AgentDriver(str(rng.choice(self.policies)), float(rng.choice(NOISE)), rng)
-        start, _ = draw_start(rng, "clean")
-        return driver, start
+        """A driver, and reset options of the simulator."""
+        driver = AgentDriver(str(rng.choice(self.policies)), self.domain, float(rng.choice(NOISE)), rng)
+        draw = self.domain.recording_starts
+        return driver, load_object(draw)(rng) if draw else {}

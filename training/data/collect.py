@@ -13,39 +13,24 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from drivedit.config.domains.carracing import ENV_ID, SPEC
+from drivedit.config import DEFAULT_WORLD, WorldSpec, find_domain
 from drivedit.data.agent_drivers import AgentDriver, AgentDrivers
-from drivedit.data.domains.carracing.drivers import make_driver
-from drivedit.data.domains.carracing.twin import FIRST_HELD_OUT_SEED, CarRacingTwin
-from drivedit.data.geometry import CentreLine
 from drivedit.data.recordings import Episode, ShardError, read_attrs, read_shard, shard_path, write_shard
-from drivedit.utils import begin_worker, code_fingerprint, locked
+from drivedit.utils import Driver, Simulator, begin_worker, code_fingerprint, load_object, locked, package_of
 
-CODE = (__name__, *(f"drivedit.data.{name}" for name in ("agent_drivers", "domains.carracing", "geometry")))
+CODE = (__name__, "drivedit.data.agent_drivers", "drivedit.data.geometry")
+EARLIER = {"policies": [], "domain": DEFAULT_WORLD}  # what recipes of earlier versions meant and did not say
 LOCK = ".collect.lock"  # in the folder of the recording
 logger = logging.getLogger(__name__)
 
-Make = Callable[[np.random.Generator], tuple["AnyDriver", dict[str, float]]]
+Make = Callable[[np.random.Generator], tuple[Driver, dict[str, Any]]]
 
 _counter: Any = None  # frames recorded by all workers; set in each worker
-
-
-class AnyDriver(Protocol):
-    """Whoever drives an episode of a recording."""
-
-    @property
-    def name(self) -> str:
-        """What is stored with the episode."""
-        ...
-
-    def act(self, pose: np.ndarray, telemetry: dict[str, float], line: CentreLine, frame: np.ndarray) -> np.ndarray:
-        """Steering and throttle, float32 [2], from the pose, the telemetry, the centre line and the picture."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -56,8 +41,9 @@ class Recipe:
         seed: seed of the recording.
         episode_steps: steps after which an episode is cut.
         shard_steps: steps per shard.
-        held_out: whether tracks come from the seeds kept for judging.
-        policies: names of the agents that drive; none: the scripted drivers of `drivedit.data`.
+        held_out: whether the seeds are those kept for judging.
+        policies: names of the agents that drive; none: the scripted drivers of the domain.
+        domain: name of the domain.
     """
 
     seed: int = 0
@@ -65,6 +51,7 @@ class Recipe:
     shard_steps: int = 6000
     held_out: bool = False
     policies: tuple[str, ...] = ()
+    domain: str = DEFAULT_WORLD
 
     def __post_init__(self) -> None:
         for name in ("episode_steps", "shard_steps"):
@@ -75,49 +62,60 @@ class Recipe:
 
 
 def record_episode(
-    env: CarRacingTwin, rng: np.random.Generator, steps: int, held_out: bool = False, make: Make = make_driver
-) -> Episode:
+    env: Simulator, rng: np.random.Generator, steps: int, held_out: bool = False, make: Make | None = None,
+    domain: str = DEFAULT_WORLD,
+) -> Episode:  # fmt: skip
     """Records one drive by a driver drawn from `rng`.
 
     Args:
-        env: the twin; it is reset.
+        env: the simulator of the domain; it is reset.
         rng: the only source of chance.
-        steps: the most steps; fewer if the car leaves the playfield.
-        held_out: whether the track comes from the held-out seeds.
-        make: draws the driver and the start of its episode (reset options of the twin).
+        steps: the most steps; fewer if the episode ends.
+        held_out: whether the seed is one of those kept for judging.
+        make: draws the driver and the start of its episode (reset options of the simulator); None: as the domain does.
+        domain: name of what is recorded.
     """
-    seed = int(rng.integers(FIRST_HELD_OUT_SEED)) + (FIRST_HELD_OUT_SEED if held_out else 0)
-    driver, start = make(rng)
-    frame, info = env.reset(seed=seed, options=start)
-    frames, poses, telemetry = [frame], [env.pose], [info["telemetry"]]
-    controls, rewards, terms = [], [], []
-    line, terminated = env.centre_line, False
+    config = find_domain(domain)
+    spec, first = config.spec, config.held_out_from
+    seed = int(rng.integers(first)) + (first if held_out else 0)
+    driver, start = (make or load_object(config.drivers))(rng)
+    observation, _ = env.reset(seed=seed, options=start)
+    seen, true = [observation], [env.truth()]
+    controls, rewards, terms, terminated = [], [], [], False
     while len(controls) < steps and not terminated:
-        action = driver.act(poses[-1], telemetry[-1], line, frames[-1])
-        frame, reward, terminated, _, info = env.step(action)
-        frames.append(frame)
-        poses.append(env.pose)
-        telemetry.append(info["telemetry"])
+        action = driver.act(true[-1], seen[-1])
+        observation, reward, terminated, _, info = env.step(action)
+        seen.append(observation)
+        true.append(env.truth())
         controls.append(action)
         rewards.append(reward)
         terms.append(info["reward_terms"])
-    ends = [name for name in SPEC.endings if terms[-1][name]] if terminated else []
+    began, poses = true[0], [each.pose for each in true]
     return Episode(
-        spec=SPEC,
-        observations={SPEC.picture: np.stack(frames)},
+        spec=spec,
+        observations=_by_kind(seen, spec),
         controls=np.stack(controls).astype(np.float32),
         reward=np.array(rewards, dtype=np.float32),
-        rewards={name: np.array([row[name] for row in terms], np.float32) for name in SPEC.rewards},
+        rewards={name: np.array([row[name] for row in terms], np.float32) for name in spec.rewards},
         terminated=np.arange(len(controls)) == (len(controls) - 1 if terminated else -1),
-        telemetry={name: np.array([row[name] for row in telemetry], np.float32) for name in SPEC.names("telemetry")},
-        poses=np.stack(poses),
-        route=env.route,
-        bounds=env.bounds,
-        ending=ends[0] if ends else "",
+        telemetry={
+            name: np.array([each.telemetry[name] for each in true], np.float32) for name in spec.names("telemetry")
+        },
+        poses=np.zeros((0, 3)) if began.pose is None else np.stack(poses),  # type: ignore[arg-type]
+        route=np.zeros((0, 2), np.float32) if began.route is None else began.route,
+        closed=began.closed,
+        bounds=began.bounds,
+        ending=next((name for name in spec.endings if terms[-1].get(name)), "") if terminated else "",
         seed=seed,
         driver=driver.name,
         start=start,
     )
+
+
+def _by_kind(seen: list[Any], spec: WorldSpec) -> dict[str, np.ndarray]:
+    """Observations `[n + 1, ...]` by kind; of an environment that shows one kind they come without its name."""
+    rows = [each if isinstance(each, dict) else {spec.picture: each} for each in seen]
+    return {kind: np.stack([row[kind] for row in rows]) for kind in spec.observations}
 
 
 def collect_shard(
@@ -134,18 +132,21 @@ def collect_shard(
         recipe: what to record.
         tell: called with the number of steps after each episode.
     """
-    env, make = CarRacingTwin(), AgentDrivers(recipe.policies) if recipe.policies else make_driver
+    domain = find_domain(recipe.domain)
+    simulator, scripted = load_object(domain.simulator), load_object(domain.drivers)
+    env, make = simulator(), AgentDrivers(recipe.policies, domain) if recipe.policies else scripted
     episodes: list[Episode] = []
     left = recipe.shard_steps
     while left > 0:
         rng = np.random.default_rng([recipe.seed, index, len(episodes)])
-        episode = record_episode(env, rng, min(recipe.episode_steps, left), recipe.held_out, make)
+        episode = record_episode(env, rng, min(recipe.episode_steps, left), recipe.held_out, make, recipe.domain)
         episodes.append(episode)
         left -= len(episode)
         if tell is not None:
             tell(len(episode))
-    made_from = {"code": code_fingerprint(*CODE), "recipe": asdict(recipe)}
-    attrs = {"held_out": recipe.held_out, "env": ENV_ID, "made_from": made_from}
+    code = code_fingerprint(*CODE, *(package_of(part.__module__) for part in (simulator, scripted)))
+    made_from = {"code": code, "recipe": asdict(recipe)}
+    attrs = {"held_out": recipe.held_out, "env": domain.env_id, "made_from": made_from}
     try:
         write_shard(shard_path(folder, index), episodes, attrs)
     except OSError as error:
@@ -163,6 +164,7 @@ def collect_recordings(
     held_out: bool = False,
     policies: Sequence[str] = (),
     progress: bool = True,
+    domain: str = DEFAULT_WORLD,
 ) -> list[Path]:
     """Fills a folder with recordings; run it again to go on after a stop.
 
@@ -171,11 +173,12 @@ def collect_recordings(
         steps: steps to record, rounded up to whole shards.
         workers: processes.
         seed: seed of the recording.
-        episode_steps: steps after which an episode is cut (0.06 s each).
+        episode_steps: steps after which an episode is cut.
         shard_steps: steps per shard; 20 episodes unless given.
-        held_out: record tracks that are kept for judging; trainers refuse such a folder.
+        held_out: record from seeds that are kept for judging; trainers refuse such a folder.
         policies: names of the agents that drive, see `drivedit.agents.load_agent`; none: the scripted drivers.
         progress: show a progress bar.
+        domain: name of the domain that is recorded.
 
     Returns:
         The paths of all shards.
@@ -188,9 +191,9 @@ def collect_recordings(
     out = Path(out)
     if steps < 1 or workers < 1:
         raise ValueError(f"steps and workers must be at least 1, got steps={steps}, workers={workers}")
-    recipe = Recipe(seed, episode_steps, shard_steps or 20 * episode_steps, held_out, tuple(policies))
+    recipe = Recipe(seed, episode_steps, shard_steps or 20 * episode_steps, held_out, tuple(policies), domain)
     for policy in recipe.policies:
-        AgentDriver(policy, 0.0, np.random.default_rng(0))  # is it there?
+        AgentDriver(policy, find_domain(domain), 0.0, np.random.default_rng(0))  # is it there?
     paths = [shard_path(out, index) for index in range(-(-steps // recipe.shard_steps))]
     with locked(out / LOCK, f"collecting into {out}", 0):
         for left in out.glob(".shard-*.tmp"):  # of runs that were killed
@@ -254,7 +257,7 @@ def _is_done(path: Path, recipe: Recipe) -> bool:
         logger.warning("recording %s anew: %s", path, error)
         return False
     asked = json.loads(json.dumps(asdict(recipe)))
-    if not isinstance(found, dict) or {"policies": [], **found} != asked:
+    if not isinstance(found, dict) or {**EARLIER, **found} != asked:
         raise ValueError(
             f"{path} was recorded with {json.dumps(found)}, but {json.dumps(asked)} is asked for; use these settings "
             "or another folder"

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from drivedit.utils import Truth
+
 
 def wrap_angle(angle: float) -> float:
     """Brings an angle in radians into [-pi, pi)."""
@@ -92,3 +94,25 @@ class CentreLine:
         index = np.minimum(np.searchsorted(self.arcs, arcs, side="right") - 1, len(self.points) - 1)
         window = (index[:, None] + np.arange(smooth)) % len(self.points)
         return float(np.abs(self.curvature[window].mean(1)).max())
+
+
+@dataclass(frozen=True)
+class RoadTruth(Truth):
+    """What a simulator of a road knows, with the geometry of its centre line.
+
+    Attributes:
+        line: The centre line.
+    """
+
+    line: CentreLine | None = None
+
+    @property
+    def road(self) -> tuple[np.ndarray, CentreLine]:
+        """Pose and centre line of a car on a road.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if self.pose is None or self.line is None:
+            raise ValueError("this driver follows a road: the simulator must tell a pose and a centre line")
+        return self.pose, self.line

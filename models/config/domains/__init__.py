@@ -1,1 +1,3 @@
-"""What is known of every domain, one module each: `SPEC`, and `ENV_ID` and `SIMULATOR` of what it is recorded in."""
+"""One module per simulator, whose `DOMAIN` says by import paths what there is to it (`drivedit.config.domain`)."""
+
+DEFAULT_WORLD = "carracing"  # the shipped world that is taken where none is named

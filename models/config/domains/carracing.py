@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
+from drivedit.config.domain import DomainConfig
 from drivedit.config.spec import Modality, Quantity, RewardTerm, WorldSpec
 
-ENV_ID = "CarRacingTwin-v0"  # Gymnasium's name of the simulator
-SIMULATOR = "drivedit.data.domains.carracing.twin:CarRacingTwin"
 SPEC = WorldSpec(
     domain="carracing",
     observations={"camera": Modality((64, 64, 3))},
@@ -26,4 +25,20 @@ SPEC = WorldSpec(
     conditions=["route"],
     dt=1 / (1 / 0.06),  # three ticks of the simulator; of 1 / 0.06 frames per second
     endings={"left": "the car left the playfield"},
+)
+
+_HERE = "drivedit.data.domains.carracing"
+DOMAIN = DomainConfig(
+    spec=SPEC,
+    env_id="CarRacingTwin-v0",
+    simulator=f"{_HERE}.twin:CarRacingTwin",
+    drivers=f"{_HERE}.drivers:make_driver",
+    recording_starts=f"{_HERE}.drivers:draw_good_start",
+    judging_starts={"track_position": (0.0, 1.0), "speed": (20.0, 40.0)},
+    steady={"lateral_offset": (-4.0, 4.0), "heading_error": (-0.3, 0.3), "wheels_on_road": (1.0, 1.0)},
+    policies=f"{_HERE}.policies:POLICIES",
+    run_up="lane_keeper",
+    probes=f"{_HERE}.probes:PROBES",
+    public={"CarRacingReal-v0": f"{_HERE}.real:CarRacingReal"},
+    solved=900.0,
 )

@@ -22,7 +22,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
 from drivedit.config import Modality, WorldSpec
-from drivedit.config.domain import find_domain
+from drivedit.config.domain import domain_of
 from drivedit.data.recordings import (
     EPISODES_AT_ONCE,
     Agents,
@@ -121,11 +121,11 @@ def import_minari(dataset: str, out: str | Path) -> list[Path]:
 
 def _where(env: str, spec: WorldSpec) -> dict[str, Any]:
     """The environment that a recording comes from, if a domain knows it, and the spaces."""
-    domain = find_domain(env)
+    domain = domain_of(env)
     low, high = (np.array([getattr(q, side) for q in spec.controls], np.float32) for side in ("low", "high"))
     kinds: dict[str, spaces.Space] = {name: _box(kind) for name, kind in spec.observations.items()}
     return {
-        **({} if domain is None else {"env": EnvSpec(env, entry_point=domain.SIMULATOR, max_episode_steps=1000)}),
+        **({} if domain is None else {"env": EnvSpec(env, entry_point=domain.simulator, max_episode_steps=1000)}),
         "observation_space": kinds[spec.picture] if len(kinds) == 1 else spaces.Dict(kinds),
         "action_space": spaces.Box(low, high, dtype=np.float32),
     }

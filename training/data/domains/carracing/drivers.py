@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from drivedit.data.domains.carracing.behaviours import MOODS, View
-from drivedit.data.geometry import CentreLine, wrap_angle
+from drivedit.data.geometry import RoadTruth, wrap_angle
 
 # Plan: its share of the episodes, and the share of each mood within it.
 PLANS: dict[str, tuple[float, dict[str, float]]] = {
@@ -74,16 +74,8 @@ class Driver:
         """Plan and direction, as stored with the recording."""
         return self.plan if self.direction > 0 else f"{self.plan}-backwards"
 
-    def act(
-        self, pose: np.ndarray, telemetry: dict[str, float], line: CentreLine, frame: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Chooses the controls of the next step.
-
-        Args:
-            pose: (x, y, yaw).
-            telemetry: of the twin; only the speed is read.
-            line: the centre line.
-            frame: the picture, which these drivers do not need.
+    def act(self, truth: RoadTruth, observation: Any = None) -> np.ndarray:
+        """Chooses the controls of the next step from pose, speed and centre line; these drivers look at nothing.
 
         Returns:
             float32 [2], inside [-1, 1].
@@ -91,7 +83,8 @@ class Driver:
         if self._left <= 0:
             self._change_mood()
         self._left -= 1
-        controls = self._mood(View(pose, telemetry["speed"], line, self.direction))
+        pose, line = truth.road
+        controls = self._mood(View(pose, truth.telemetry["speed"], line, self.direction))
         return np.clip(np.array(controls, dtype=np.float32), -1.0, 1.0)
 
     def _change_mood(self) -> None:
@@ -130,6 +123,11 @@ def draw_start(rng: np.random.Generator, plan: str) -> tuple[dict[str, float], i
         "speed": float(0.0 if rng.random() < 0.15 else rng.uniform(0.0, 60.0)),
     }
     return options, -1 if backwards else 1
+
+
+def draw_good_start(rng: np.random.Generator) -> dict[str, float]:
+    """Draws where an agent's episode starts: anywhere on the road, at any speed."""
+    return draw_start(rng, "clean")[0]
 
 
 def make_driver(rng: np.random.Generator) -> tuple[Driver, dict[str, float]]:

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from drivedit.config.domains.carracing import DOMAIN
 from drivedit.data.domains.carracing.past import BOUNDS, FRAME_SIZE, Past
 from drivedit.data.domains.carracing.replayed import ReplayedEnv
 from drivedit.data.domains.carracing.simulator import TICK, Simulator
-from drivedit.data.geometry import CentreLine, Foot, wrap_angle
+from drivedit.data.geometry import CentreLine, Foot, RoadTruth, wrap_angle
 from drivedit.utils import check_seed, real_numbers, restored, stream
 
 TICKS_PER_STEP = 3
-FIRST_HELD_OUT_SEED = 1_000_000
 REWARD_TERMS = ("progress", "time", "left")
 START_LIMITS = {
     "track_position": (0.0, 1.0),
@@ -128,7 +128,7 @@ class CarRacingTwin(ReplayedEnv):
         """
         placement, seed = _check_options(options), check_seed(seed)
         random, random_seed = stream(seed, self._np_random, self._np_random_seed)
-        track_seed = int(random.integers(FIRST_HELD_OUT_SEED)) if seed is None else seed
+        track_seed = int(random.integers(DOMAIN.held_out_from)) if seed is None else seed
         self._begin(track_seed, placement, [], random, random_seed)
         return self._past.latest, self._info(dict.fromkeys(REWARD_TERMS, 0.0))
 
@@ -172,6 +172,10 @@ class CarRacingTwin(ReplayedEnv):
         """The car's state relative to the road, with the names of `drivedit.config.domains.carracing.SPEC`."""
         x, y, yaw = self.pose
         return self._telemetry(self._simulator.centre_line.foot(x, y), yaw)
+
+    def truth(self) -> RoadTruth:
+        """What is true at this moment, for those who drive by it."""
+        return RoadTruth(self.telemetry, self.pose, self.route, True, self.bounds, self.centre_line)
 
     # ------------------------------------------------------------------ states
 

@@ -10,7 +10,9 @@ from torch import Tensor, uint8
 from drivedit.models.state import RowState
 from drivedit.utils import Route
 
-LARGEST = 1e9  # of all numbers but seeds and clocks: their squares still fit into float32
+LARGEST = 1e9  # of all other numbers but seeds and clocks: their squares still fit into float32
+LARGEST_MOTION = 1e6  # it sets scales and gates of the network, whose products multiply
+LARGEST_CACHED = 1e12  # of keys and values, which a step makes of numbers up to `LARGEST`
 FRAMES = 2**53  # most frames that a clock counts, exact in float64
 
 
@@ -77,8 +79,9 @@ class DiTState(RowState):
         Raises:
             ValueError: A value cannot be part of a world's present moment.
         """
+        most_of = {"k": LARGEST_CACHED, "v": LARGEST_CACHED, "motion": LARGEST_MOTION, "control": control}
         for name in ("k", "v", "latents", "control", "motion", "pose", "arc", "points", "spacing"):
-            value, most = getattr(self, name), control if name == "control" else LARGEST
+            value, most = getattr(self, name), most_of.get(name, LARGEST)
             largest = value.abs().amax().item() if value.numel() else 0.0
             if not largest <= most:
                 raise ValueError(f"the state's {name} must be finite, from {-most:g} to {most:g}, got {largest:g}")

@@ -11,13 +11,13 @@ import urllib.request
 import warnings
 from pathlib import Path
 
+from drivedit.config.rooms import SHIPS
 from drivedit.utils import restore_folder
 
 WEIGHTS, SCENES, CONFIG, CARD = "model.safetensors", "scenes.safetensors", "config.json", "CARD.md"
 FILES = (CONFIG, WEIGHTS, SCENES, CARD)  # of a world's folder
 HUB = "hub:"
 HUB_SECONDS = 8.0  # in which the hub has to answer
-SHIPS = "drivedit_env"  # the package whose folder `worlds` holds the shipped ones
 
 
 def shipped_worlds() -> dict[str, Path]:

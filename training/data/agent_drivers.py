@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from drivedit.config import DomainConfig
+from drivedit.config.rooms import LOAD_AGENT
 from drivedit.utils import Truth, load_object
 
-LOADER = "drivedit.agents.load:load_agent"  # by name: recordings are made without agents, too
 NOISE = (0.0, 0.0, 0.1, 0.3)  # sizes of the noise on all controls, one drawn per episode
 
 
@@ -32,7 +32,7 @@ class AgentDriver:
         self.name, self._noise, self._rng = name, noise, rng
         controls = domain.spec.controls
         self._low, self._high = np.array([(each.low, each.high) for each in controls]).T
-        self._agent = load_object(LOADER)(name, int(rng.integers(2**31)))
+        self._agent = load_object(LOAD_AGENT)(name, int(rng.integers(2**31)))
         getattr(self._agent, "reset", lambda: None)()
 
     def act(self, truth: Truth, observation: Any) -> np.ndarray:

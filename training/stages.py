@@ -164,12 +164,12 @@ def student(
     _need_autoencoder(run)
     with run_folder(run, where) as folder:
         coder = DiTWorld.from_pretrained(folder / "vae" / "world", device=where)
+        drives = _open(data, where)
+        world = fit_config(world, drives, loss.clip_frames)
         if coder.config.vae != world.vae:
             raise ValueError(
                 f"{run}/vae/world was trained with {coder.config.vae}, the student's preset says {world.vae}"
             )
-        drives = _open(data, where)
-        world = fit_config(world, drives, loss.clip_frames)
         with seeded(generator(train_.seed, "weights")):
             result = DiTWorld(world, card=coder.card).to(where)
         result.vae.load_state_dict(coder.vae.state_dict())

@@ -68,17 +68,15 @@ class VAEStageConfig(BaseConfig):
 
     Attributes:
         l1: Weight of the absolute error.
-        edges: Weight of the absolute error of horizontal and vertical differences (keeps kerbs and grass sharp).
-        focus: Extra weight of the pixels that the constant overlay and the car cover.
+        edges: Weight of the absolute error of horizontal and vertical differences, which keeps edges sharp.
+        focus: Extra weight of the pixels in `focus_boxes`.
         focus_boxes: Boxes (top, bottom, left, right), as shares of the picture, that get the extra weight.
     """
 
     l1: float = 0.3
     edges: float = 0.6
     focus: float = 2.0
-    focus_boxes: list[tuple[float, float, float, float]] = field(
-        default_factory=lambda: [(0.87, 1.0, 0.0, 1.0), (0.62, 0.83, 0.42, 0.58)]
-    )
+    focus_boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
 
 
 @dataclass

@@ -190,11 +190,13 @@ def fit_config(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> Worl
     lacking += [name for name, there in told if not there]
     if lacking:
         log.info("the world will not know what these recordings lack: %s", ", ".join(lacking))
-    tokens = height * width // side**2
+    tokens, controls = height * width // side**2, len(spec.controls)
+    told_all = world.student.control_dim not in (0, controls, 2 * controls)  # presets do not know how many there are
     student = replace(
         world.student,
         latent_dim=world.vae.latent_dim * world.patch**2,
         tokens_per_frame=tokens,
+        control_dim=2 * controls + 3 if told_all else world.student.control_dim,
         max_seq_len=max(world.student.max_seq_len, clip_frames * tokens),
     )
     spec = replace(

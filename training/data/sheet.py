@@ -38,10 +38,10 @@ def write_sheet(
         picked = np.minimum(first + every * np.arange(columns), len(episode))
         frames = np.concatenate(list(episode.picture[picked]), axis=1)  # [H, W columns, 3]
         label = np.zeros((14, frames.shape[1], 3), dtype=np.uint8)
-        speed, on_road = (episode.told(name)[picked].mean() for name in ("speed", "wheels_on_road"))
-        text = f"{episode.driver}  track {episode.seed}  step {first}"
-        text += "" if np.isnan(speed) else f"  speed {speed:.0f} m/s"
-        text += "" if np.isnan(on_road) else f"  off road {1 - on_road:.0%}"
+        text = f"{episode.driver}  seed {episode.seed}  step {first}"
+        for each in episode.spec.telemetry:
+            value = episode.told(each.name)[picked].mean()
+            text += "" if np.isnan(value) else f"  {each.name} {value:.3g} {each.unit}"
         cv2.putText(label, text, (3, 11), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (255, 255, 255), 1, cv2.LINE_AA)
         lines += [label, frames]
     image = np.concatenate(lines, axis=0)

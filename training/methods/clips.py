@@ -20,7 +20,7 @@ from drivedit.models.layers.past import past_of
 from drivedit.training.methods.method import Logs, Method, Progress
 from drivedit.utils import generator
 
-MOTION = slice(4, 7)  # of the controls: steering and throttle now and before come first
+MOTION = slice(-3, None)  # of what a frame is told of the driving: the controls now and before come first
 
 
 class Rngs:

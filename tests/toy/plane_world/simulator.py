@@ -1,0 +1,74 @@
+"""A point that is pushed, turned and braked over a plane of 32 x 16 m, seen from above in grey, 16 x 32."""
+
+import math
+from collections import deque
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from drivedit.utils import Truth
+from plane_world.domain import DOMAIN
+
+HALF = np.array([16.0, 8.0])  # metres from the middle to the edges
+TARGET = np.array([6.0, 0.0])  # where the reward is highest
+HISTORY = 16  # controls that a scene can look back on
+
+
+class Plane(gym.Env[np.ndarray, np.ndarray]):
+    """The simulator; an episode is a function of (seed, options, actions)."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+        low, high = np.array([(q.low, q.high) for q in DOMAIN.spec.controls], np.float32).T
+        self.action_space = gym.spaces.Box(low, high)
+        self.observation_space = gym.spaces.Box(0, 255, (16, 32, 1), np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        x, y, yaw = self.np_random.uniform(-1, 1, 3) * (10, 5, math.pi)
+        self._at = np.array([x, y, yaw, (options or {}).get("speed", 1.0)])
+        self._past = deque([(self._at, self._see(), None)], HISTORY + 1)
+        return self._see(), {"telemetry": self.truth().telemetry}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        push, turn, brake = np.clip(np.asarray(action, np.float64), self.action_space.low, self.action_space.high)
+        x, y, yaw, speed = self._at
+        speed = max(0.0, speed + 0.2 * (push - 0.3 * speed - 4 * brake * (speed > 0)))
+        yaw = (yaw + 0.3 * turn + math.pi) % (2 * math.pi) - math.pi
+        self._at = np.array([x + 0.2 * speed * math.cos(yaw), y + 0.2 * speed * math.sin(yaw), yaw, speed])
+        self._past.append((self._at, self._see(), np.array(action, np.float32)))
+        out = bool((np.abs(self._at[:2]) > HALF).any())
+        terms = {"near": math.exp(-float(np.hypot(*(self._at[:2] - TARGET))) / 6), "out": -5.0 if out else 0.0}
+        info = {"telemetry": self.truth().telemetry, "reward_terms": terms}
+        return self._see(), sum(terms.values()), out, False, info
+
+    def truth(self) -> Truth:
+        x, y, yaw, speed = self._at
+        return Truth({"speed": speed, "height": y}, np.array([x, y, yaw]))
+
+    def scene(self, n: int = 8) -> dict[str, Any]:
+        at, seen, controls = zip(*list(self._past)[-n - 1 :], strict=True)
+        poses = np.stack(at)[:, :3].astype(np.float32)
+        return {"frames": np.stack(seen), "controls": np.stack(controls[1:]), "poses": poses}
+
+    def get_state(self) -> Any:
+        return self._at.copy(), self._past.copy()
+
+    def set_state(self, state: Any) -> None:
+        self._at, self._past = state[0].copy(), state[1].copy()
+
+    def render(self) -> np.ndarray:
+        return self._see().repeat(8, 0).repeat(8, 1).repeat(3, 2)
+
+    def _see(self) -> np.ndarray:
+        """A soft dot where the point is, darker behind it, over a faint target."""
+        rows, columns = np.mgrid[0:16, 0:32]
+        x, y = columns + 0.5 - HALF[0], HALF[1] - rows - 0.5
+        picture = 40 + 60 * np.exp(-np.hypot(x - TARGET[0], y - TARGET[1]) / 3)
+        for ahead, light in ((0.0, 150), (1.5, -40)):
+            px, py = self._at[:2] - ahead * np.array([math.cos(self._at[2]), math.sin(self._at[2])])
+            picture = picture + light * np.exp(-((x - px) ** 2 + (y - py) ** 2) / 2)
+        return np.clip(picture, 0, 255).astype(np.uint8)[..., None]

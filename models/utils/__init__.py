@@ -41,6 +41,7 @@ from drivedit.utils.model_utils import (
     set_seed,
 )
 from drivedit.utils.origin import from_origin, origin_of
+from drivedit.utils.pictures import rgb
 from drivedit.utils.processes import begin_worker, one_thread
 from drivedit.utils.random import generator, global_state_kept, noise, seeded, truncate
 from drivedit.utils.route import UNBOUNDED, Route, RouteCoder, advance_pose, motion_between, route_code
@@ -110,6 +111,7 @@ __all__ = [
     "real_numbers",
     "replaced_folder",
     "resolve_device",
+    "rgb",
     "restore_folder",
     "restored",
     "route_code",

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from drivedit.data.recordings import read_shard, shard_paths
+from drivedit.utils import rgb
 
 
 def write_sheet(
@@ -36,7 +37,7 @@ def write_sheet(
         span = every * (columns - 1)
         first = int(rng.integers(max(1, len(episode) - span)))
         picked = np.minimum(first + every * np.arange(columns), len(episode))
-        frames = np.concatenate(list(episode.picture[picked]), axis=1)  # [H, W columns, 3]
+        frames = np.concatenate(list(rgb(episode.picture[picked])), axis=1)  # [H, W columns, 3]
         label = np.zeros((14, frames.shape[1], 3), dtype=np.uint8)
         text = f"{episode.driver}  seed {episode.seed}  step {first}"
         for each in episode.spec.telemetry:

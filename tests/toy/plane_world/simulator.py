@@ -1,4 +1,7 @@
-"""A point that is pushed, turned and braked over a plane of 32 x 16 m, seen from above in grey, 16 x 32."""
+"""A point that is pushed, turned and braked over a plane of 32 x 16 m, seen from above in grey, 16 x 32.
+
+What it takes, tells and rewards is picked by name in `plane_world.domain`, out of what it knows.
+"""
 
 import math
 from collections import deque
@@ -8,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 
 from drivedit.utils import Truth
-from plane_world.domain import DOMAIN
+from plane_world import domain
 
 HALF = np.array([16.0, 8.0])  # metres from the middle to the edges
 TARGET = np.array([6.0, 0.0])  # where the reward is highest
@@ -21,8 +24,8 @@ class Plane(gym.Env[np.ndarray, np.ndarray]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
 
     def __init__(self, render_mode: str | None = None) -> None:
-        self.render_mode = render_mode
-        low, high = np.array([(q.low, q.high) for q in DOMAIN.spec.controls], np.float32).T
+        self.render_mode, self.spec_ = render_mode, domain.DOMAIN.spec
+        low, high = np.array([(q.low, q.high) for q in self.spec_.controls], np.float32).T
         self.action_space = gym.spaces.Box(low, high)
         self.observation_space = gym.spaces.Box(0, 255, (16, 32, 1), np.uint8)
 
@@ -34,20 +37,34 @@ class Plane(gym.Env[np.ndarray, np.ndarray]):
         return self._see(), {"telemetry": self.truth().telemetry}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        push, turn, brake = np.clip(np.asarray(action, np.float64), self.action_space.low, self.action_space.high)
+        held = np.clip(np.asarray(action, np.float64), self.action_space.low, self.action_space.high)
+        told = {"push": 0.0, "turn": 0.0, "brake": 0.0, "drag": 0.0, **dict(zip(self.spec_.names("controls"), held))}
         x, y, yaw, speed = self._at
-        speed = max(0.0, speed + 0.2 * (push - 0.3 * speed - 4 * brake * (speed > 0)))
-        yaw = (yaw + 0.3 * turn + math.pi) % (2 * math.pi) - math.pi
+        speed = max(0.0, speed + 0.2 * (told["push"] - (0.3 + told["drag"]) * speed - 4 * told["brake"] * (speed > 0)))
+        yaw = (yaw + 0.3 * told["turn"] + math.pi) % (2 * math.pi) - math.pi
         self._at = np.array([x + 0.2 * speed * math.cos(yaw), y + 0.2 * speed * math.sin(yaw), yaw, speed])
         self._past.append((self._at, self._see(), np.array(action, np.float32)))
-        out = bool((np.abs(self._at[:2]) > HALF).any())
-        terms = {"near": math.exp(-float(np.hypot(*(self._at[:2] - TARGET))) / 6), "out": -5.0 if out else 0.0}
+        known = self._known()
+        terms = {name: known[name] for name in self.spec_.rewards}
         info = {"telemetry": self.truth().telemetry, "reward_terms": terms}
-        return self._see(), sum(terms.values()), out, False, info
+        return self._see(), sum(terms.values()), bool(known["out"]), False, info
 
     def truth(self) -> Truth:
-        x, y, yaw, speed = self._at
-        return Truth({"speed": speed, "height": y}, np.array([x, y, yaw]))
+        known = self._known()
+        return Truth({name: known[name] for name in self.spec_.names("telemetry")}, self._at[:3].copy())
+
+    def _known(self) -> dict[str, float]:
+        x, y, _, speed = self._at
+        far = float(np.hypot(*(self._at[:2] - TARGET)))
+        out = bool((np.abs(self._at[:2]) > HALF).any())
+        return {
+            "speed": speed,
+            "height": y,
+            "far": far,
+            "near": math.exp(-far / 6),
+            "calm": -speed / 10,
+            "out": -5.0 * out,
+        }
 
     def scene(self, n: int = 8) -> dict[str, Any]:
         at, seen, controls = zip(*list(self._past)[-n - 1 :], strict=True)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from drivedit.evaluation.suites.open_loop import Curves
-from drivedit.utils import extra
+from drivedit.utils import extra, rgb
 from drivedit.utils.video import VideoWriter
 
 SHEET_HORIZONS = (1, 5, 10, 20, 50)
@@ -145,7 +145,7 @@ def _write_grid(
             for picture, left in zip(line, right, strict=False):
                 if picture is not None:
                     how = cv2.INTER_AREA if zoom < 1 else cv2.INTER_NEAREST
-                    band[:height, left : left + width] = cv2.resize(picture, (width, height), interpolation=how)
+                    band[:height, left : left + width] = cv2.resize(rgb(picture), (width, height), interpolation=how)
             bands.append(band)
         bands.append(np.full((GAP, right[-1], 3), BACK, np.uint8))
     _write(path, np.concatenate(bands))

@@ -96,7 +96,7 @@ def test_a_world_learns_it_and_is_driven(plane, here):
     env = gym.make("drivedit_env:DriveDiT-v0", world=str(here / "run" / "student" / "world"), render_mode="rgb_array")
     seen, _ = env.reset(seed=0)
     seen, reward, _, _, info = env.step(np.array([1.0, 0.5, 0.0], np.float32))
-    assert seen.shape == (16, 32, 1) and np.isfinite(reward) and set(info["telemetry"]) == {"speed", "height"}
+    assert seen.shape == (16, 32, 1) and np.isfinite(float(reward)) and set(info["telemetry"]) == {"speed", "height"}
     picture = env.render()
     assert isinstance(picture, np.ndarray) and picture.shape[2] == 3
     starts = [scene.frames.shape for scene in world.scenes]

@@ -10,12 +10,17 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from drivedit.config import WorldSpec
 from drivedit.utils import Truth
 from plane_world import domain
 
 HALF = np.array([16.0, 8.0])  # metres from the middle to the edges
 TARGET = np.array([6.0, 0.0])  # where the reward is highest
 HISTORY = 16  # controls that a scene can look back on
+
+
+def named(controls: np.ndarray, spec: WorldSpec) -> dict[str, float]:
+    return dict(zip(spec.names("controls"), controls.tolist(), strict=True))
 
 
 class Plane(gym.Env[np.ndarray, np.ndarray]):
@@ -26,6 +31,7 @@ class Plane(gym.Env[np.ndarray, np.ndarray]):
     def __init__(self, render_mode: str | None = None) -> None:
         self.render_mode, self.spec_ = render_mode, domain.DOMAIN.spec
         low, high = np.array([(q.low, q.high) for q in self.spec_.controls], np.float32).T
+        self._low, self._high = low, high
         self.action_space = gym.spaces.Box(low, high)
         self.observation_space = gym.spaces.Box(0, 255, (16, 32, 1), np.uint8)
 
@@ -33,12 +39,12 @@ class Plane(gym.Env[np.ndarray, np.ndarray]):
         super().reset(seed=seed)
         x, y, yaw = self.np_random.uniform(-1, 1, 3) * (10, 5, math.pi)
         self._at = np.array([x, y, yaw, (options or {}).get("speed", 1.0)])
-        self._past = deque([(self._at, self._see(), None)], HISTORY + 1)
+        self._past = deque([(self._at, self._see(), np.zeros(len(self._low), np.float32))], HISTORY + 1)
         return self._see(), {"telemetry": self.truth().telemetry}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        held = np.clip(np.asarray(action, np.float64), self.action_space.low, self.action_space.high)
-        told = {"push": 0.0, "turn": 0.0, "brake": 0.0, "drag": 0.0, **dict(zip(self.spec_.names("controls"), held))}
+        held = np.clip(np.asarray(action, np.float64), self._low, self._high)
+        told = {"push": 0.0, "turn": 0.0, "brake": 0.0, "drag": 0.0, **named(held, self.spec_)}
         x, y, yaw, speed = self._at
         speed = max(0.0, speed + 0.2 * (told["push"] - (0.3 + told["drag"]) * speed - 4 * told["brake"] * (speed > 0)))
         yaw = (yaw + 0.3 * told["turn"] + math.pi) % (2 * math.pi) - math.pi

@@ -161,7 +161,7 @@ def test_cache_and_clip_see_the_same_memory():
     whole, _ = net(x, memory=memory)
     for start in (0, 100_000):  # and memory has no place in time
         cache = net.empty_cache(2)
-        cache["clock"] += start
+        cache.clock += start
         parts = [net(x[:, at : at + 4], cache, True, memory=memory)[0] for at in range(0, 24, 4)]
         if not start:
             assert torch.allclose(torch.cat(parts, 1), whole, atol=1e-5)

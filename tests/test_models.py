@@ -4,6 +4,9 @@ import pytest
 import torch
 
 from drivedit.models import VAE3D, DiTStudent
+from drivedit.models.dit.generation import KVCache
+
+AXES = {"k": 1, "v": 1, "clock": 0}  # of a cache's rows
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +136,7 @@ def test_positions_are_relative():
     outs = []
     for start in (0, 300_000):
         cache = net.empty_cache(1)
-        cache["clock"] += start
+        cache.clock += start
         for index in range(4):
             tokens, now = frame(x, conditions, index)
             out, _ = net(tokens, cache, True, **now)
@@ -151,7 +154,7 @@ def test_batched_rows_with_different_histories_do_not_mix():
     for index in range(4):
         tokens, now = frame(x, conditions, index)
         net(tokens, alone, True, **now)
-    both = {k: torch.cat([alone[k], short[k]], 0 if k == "clock" else 1) for k in alone}
+    both = KVCache(*(torch.cat([getattr(c, name) for c in (alone, short)], axis) for name, axis in AXES.items()))
     tokens, now = frame(x, conditions, 4)
     out, _ = net(tokens.expand(2, -1, -1), both, True, **{k: v.expand(2, *v.shape[1:]) for k, v in now.items()})
     assert torch.allclose(out[0], net(tokens, alone, True, **now)[0][0], atol=1e-6)

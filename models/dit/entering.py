@@ -56,7 +56,7 @@ def enter_row(world: DiTWorld, scene: Scene, seed: int) -> tuple[DiTState, StepO
         motion = motion_between(poses[-2:-1], poses[-1:]) / world.motion_scale
     out = world.output(readings, readings.telemetry * world.telemetry_scale)
     return DiTState(
-        cache["k"], cache["v"], cache["clock"], torch.tensor([seed], device=world.device),
+        cache.k, cache.v, cache.clock, torch.tensor([seed], device=world.device),
         latents[None, : world.kept].clone(), control[-1:].clone(), motion, poses[-1:], arc, **vars(route),
     ), out  # fmt: skip
 

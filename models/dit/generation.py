@@ -8,6 +8,7 @@ Legend: B clips, F frames, P tokens per frame, N = F * P, D token width, M memor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -18,7 +19,22 @@ from drivedit.models.flow.sampler import Denoiser, sample
 from drivedit.models.layers.past import past_of, past_of_next
 from drivedit.utils import truncate
 
-KVCache = dict[str, Tensor]  # "k", "v": [L, B, H, W, P, E / H]; "clock": [B] frames seen so far
+
+@dataclass
+class KVCache:
+    """Attention keys and values of the last W frames, a ring.
+
+    Attributes:
+        k: Keys `[L, B, H, W, P, E / H]`.
+        v: Values, likewise.
+        clock: `[B]` frames seen so far.
+    """
+
+    k: Tensor
+    v: Tensor
+    clock: Tensor
+
+
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 

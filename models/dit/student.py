@@ -187,7 +187,7 @@ class DiTStudent(nn.Module):
         for layer, block in enumerate(self.blocks):
             y = block(y, parts[6 * layer : 6 * layer + 6], attend(layer), memory)
         if kv_cache is not None and use_cache:
-            kv_cache["clock"] = kv_cache["clock"] + 1
+            kv_cache.clock = kv_cache.clock + 1
         return y, parts[-2:], cache
 
     def generate(
@@ -236,11 +236,11 @@ class DiTStudent(nn.Module):
             self.tokens_per_frame,
             self.d_model // self.n_heads,
         )
-        return {
-            "k": torch.zeros(shape, device=device, dtype=dtype),
-            "v": torch.zeros(shape, device=device, dtype=dtype),
-            "clock": torch.zeros(rows, dtype=torch.long, device=device),
-        }
+        return KVCache(
+            torch.zeros(shape, device=device, dtype=dtype),
+            torch.zeros(shape, device=device, dtype=dtype),
+            torch.zeros(rows, dtype=torch.long, device=device),
+        )
 
     def _check(
         self, x: Tensor, cache: KVCache | None, use_cache: bool, memory: Tensor | None, frame_ids: Tensor | None
@@ -261,7 +261,7 @@ class DiTStudent(nn.Module):
         if cache is not None:
             if x.shape[1] != per_frame:
                 raise ValueError(f"with a cache give one frame of {per_frame} tokens, got {x.shape[1]} tokens")
-            if self.window is None and int(cache["clock"].max()) >= self.capacity:
+            if self.window is None and int(cache.clock.max()) >= self.capacity:
                 raise ValueError(f"the cache is full ({self.capacity} frames); set `window` for endless rollouts")
         return x.shape[1] // per_frame
 
@@ -282,17 +282,15 @@ class DiTStudent(nn.Module):
         turn = self._turn(time[None])
         cache = self.empty_cache(rows, y.device, y.dtype) if keep else None
         if cache is not None:
-            cache["clock"] += frames
+            cache.clock += frames
         last = time[-self.capacity :]
 
         def attend(layer: int) -> Any:
             def run(qk: Tensor, v: Tensor, recall: Recall | None) -> Tensor:
                 q, k = rotate(qk, turn).unbind(-3)
                 if cache is not None:
-                    for name, value in (("k", k), ("v", v)):
-                        cache[name][layer, :, :, last % self.capacity] = (
-                            value[:, last].permute(0, 3, 1, 2, 4).to(cache[name])
-                        )
+                    for kept, value in ((cache.k, k), (cache.v, v)):
+                        kept[layer, :, :, last % self.capacity] = value[:, last].permute(0, 3, 1, 2, 4).to(kept)
                 plain = q if recall is None else qk[..., 0, :, :]
                 q, plain, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, plain, k, v))
                 out = attention(q, plain, k.to(q), v.to(q), mask, recall)
@@ -304,7 +302,7 @@ class DiTStudent(nn.Module):
 
     def _attend_cache(self, cache: KVCache) -> tuple[Any, KVCache]:
         """Attention of one new frame to the ring buffer, into which its keys and values are written."""
-        clock, dtype = cache["clock"], cache["k"][0].dtype
+        clock, dtype = cache.clock, cache.k[0].dtype
         rows, slot = torch.arange(len(clock), device=clock.device), clock % self.capacity
         slots, young = [], True
         if not torch.compiler.is_compiling():  # a graph sees no values: it is ready for rows of any age
@@ -318,7 +316,7 @@ class DiTStudent(nn.Module):
             mask = filled.repeat_interleave(self.tokens_per_frame, 1)[:, None, None]
 
         def attend(layer: int) -> Any:
-            keys, values = cache["k"][layer], cache["v"][layer]  # [B, H, W, P, E/H]
+            keys, values = cache.k[layer], cache.v[layer]  # [B, H, W, P, E/H]
 
             def run(qk: Tensor, v: Tensor, recall: Recall | None) -> Tensor:
                 q, k = rotate(qk, turn)[:, 0].transpose(1, 3).unbind(2)  # [B, H, P, E/H]

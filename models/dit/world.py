@@ -20,6 +20,7 @@ from torch import Tensor
 
 from drivedit.config import Modality, WorldConfig
 from drivedit.models.dit.entering import enter_row
+from drivedit.models.dit.generation import KVCache
 from drivedit.models.dit.heads import HeadOutputs, Heads
 from drivedit.models.dit.state import DiTState
 from drivedit.models.dit.student import DiTStudent
@@ -131,7 +132,7 @@ class DiTWorld(World[DiTState]):
 
     def state_layout(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Type and shape of what each field of a state holds for one world."""
-        layers, _, *ring = self.dynamics.empty_cache(0)["k"].shape
+        layers, _, *ring = self.dynamics.empty_cache(0).k.shape
         shapes = {
             "clock": (), "seeds": (), "latents": (self.kept, *self.latent_shape()),
             "control": (len(self.config.spec.controls),), "motion": (3,), "pose": (3,), "arc": (),
@@ -234,13 +235,13 @@ class DiTWorld(World[DiTState]):
 
     def dream(self, state: DiTState, controls: Tensor, x: Tensor, steps: int) -> tuple[DiTState, StepOutput]:
         """`step` from the noise `x` on, in which nothing is drawn."""
-        cache = {"k": state.k, "v": state.v, "clock": state.clock}
+        cache = KVCache(state.k, state.v, state.clock)
         route = state.route
         code = self.code(route, state.pose, state.arc, state.motion)
         driven = torch.cat([controls, state.control, state.motion], -1)
         readings: HeadOutputs | None = None
 
-        def denoiser(x: Tensor, sigma: Tensor, given: tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]) -> Tensor:
+        def denoiser(x: Tensor, sigma: Tensor, given: tuple[Tensor, Tensor, Tensor, KVCache]) -> Tensor:
             nonlocal readings
             clean, readings = self.denoise(x, sigma, *given)
             return clean
@@ -250,12 +251,11 @@ class DiTWorld(World[DiTState]):
         if self.config.clean_cache:
             denoiser(x, torch.zeros(len(state), device=self.device), given)
         assert readings is not None
-        cache["clock"] = cache["clock"] + 1
         pose = advance_pose(state.pose, readings.motion * self.motion_scale)
         arc = route.foot(pose[:, :2], state.arc)
         telemetry = readings.telemetry * self.telemetry_scale
         state = DiTState(
-            cache["k"], cache["v"], cache["clock"], state.seeds,
+            cache.k, cache.v, cache.clock + 1, state.seeds,
             torch.cat([x[:, None], state.latents], 1)[:, : self.kept], controls.clone(),
             readings.motion, pose, arc, **vars(route),
         )  # fmt: skip
@@ -268,7 +268,7 @@ class DiTWorld(World[DiTState]):
         control: Tensor,
         code: Tensor,
         past: Tensor,
-        cache: dict[str, Tensor],
+        cache: KVCache,
         last: bool = False,
     ) -> tuple[Tensor, HeadOutputs]:
         """One pass of the network for one frame of every row; x `[B, C, h, w]`, past `[B, history, C, h, w]`."""

@@ -144,9 +144,10 @@ def _run(stage: str, options: Any) -> None:
         write(options.world, options.report, options.to, options.template)
         return
     if stage == "memory":
-        from drivedit.training.memory_study import as_table, study
+        from drivedit.training.memory_study import study
 
-        print(as_table(study(options.size, options.train, options.out)))
+        study(options.size, options.train, options.out)
+        print((Path(options.out) / "memory.md").read_text(), end="")
         return
     from drivedit.training import stages as run
 

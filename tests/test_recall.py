@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from drivedit.config import LoopConfig, MemoryStudyConfig
-from drivedit.data.domains.carracing.landmarks import PALETTE, LandmarkDrives, named, pixel_of, record
+from drivedit.config import LoopConfig, MemoryStudyConfig, find_domain
+from drivedit.data.landmarks import LandmarkDrives, find_landmarks
 from drivedit.training import memory_study
-from drivedit.training.methods.recall import MIDDLE, REACH, WIDTH, Places, control_of, frames_of, tokens_of
+from drivedit.training.methods.recall import WIDTH, Places, control_of, frames_of, tokens_of
 from drivedit.utils import advance_pose, motion_between
 
 SIZE = MemoryStudyConfig(drives=1, held_out=1, frames=208, d_model=64, n_layers=1, sampling_steps=1)
+LANDMARKS = find_landmarks(SIZE.domain)
 
 
 @pytest.fixture(scope="module")
 def drives() -> LandmarkDrives:
-    return record(range(2), SIZE.frames)
+    return LANDMARKS.record(range(2), SIZE.frames)
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +27,14 @@ def windows(drives) -> memory_study.Windows:
 
 
 def test_repainting_changes_the_colours_and_nothing_else(drives):
-    painted = record(range(1), SIZE.frames, repainted=True)
+    painted = LANDMARKS.record(range(1), SIZE.frames, repainted=True)
     assert np.array_equal(painted.poses[0], drives.poses[0]) and painted.lap[0] == drives.lap[0] < SIZE.frames
     assert np.array_equal(painted.places[0], drives.places[0]) and len(painted.places[0]) > 15
     assert (painted.colours[0] != drives.colours[0]).all()
     differs = (painted.frames[0] != drives.frames[0]).any(-1)
     assert 0 < differs.mean() < 0.1
     with pytest.raises(ValueError, match="less than a lap on the track of seed 0"):
-        record(range(1), 20)
+        LANDMARKS.record(range(1), 20)
 
 
 def test_the_second_lap_comes_by_the_same_places(drives):
@@ -49,26 +50,26 @@ def test_colours_are_read_where_the_landmarks_stand(drives):
         assert returns
         for number, frame, line, column in returns:
             picture = memory_study.second_lap(drives)[row, frame]
-            assert named(picture, line, column) == drives.colours[row][number]
+            assert LANDMARKS.named(picture, line, column) == drives.colours[row][number]
             assert frame > SIZE.window  # the last true frames end farther from it than the view reaches
     square = np.full((28, 20, 3), (100, 204, 100), np.uint8)
-    for colour, value in enumerate(PALETTE):
+    for colour, value in enumerate(LANDMARKS.palette.values()):
         square[9:12, 14:17] = value
-        assert named(square, 10, 15) == colour
-    assert [int(i) for i in pixel_of(np.array(0.1), np.array(0.1))] == [23, 10]  # the car
-    assert [int(i) for i in pixel_of(np.array(12.4), np.array(-5.7))] == [15, 7]  # 8 rows ahead, 3 columns to the left
+        assert LANDMARKS.named(square, 10, 15) == colour
+    assert LANDMARKS.pixel_of(0.1, 0.1) == (23, 10)  # the car
+    assert LANDMARKS.pixel_of(12.4, -5.7) == (15, 7)  # 8 rows ahead, 3 columns to the left
 
 
 def test_patches_are_lossless():
     frames = torch.randint(256, (2, 3, 28, 20, 3), dtype=torch.uint8)
     tokens = tokens_of(frames)
-    assert tokens.shape == (2, 3, 35, WIDTH) and torch.equal(frames_of(tokens), frames)
+    assert tokens.shape == (2, 3, 35, WIDTH) and torch.equal(frames_of(tokens, 28), frames)
 
 
 def test_recall_gives_the_patches_of_the_coming_view_and_where_they_lie():
     """Against plain geometry: the nearest patches of all that was stored, told from the coming pose."""
     g = torch.Generator().manual_seed(0)
-    places, told = Places(96, every=1, told=40), []
+    places, told = Places(LANDMARKS, 96, every=1, told=40), []
     poses = torch.stack(
         [torch.linspace(-200, 250, 40), 30 * torch.rand(40, generator=g), torch.rand(40, generator=g)], 1
     )
@@ -80,9 +81,9 @@ def test_recall_gives_the_patches_of_the_coming_view_and_where_they_lie():
     for coming in (poses[7], poses[20] + torch.tensor([2.0, -3.0, 0.2])):
         recalled = places.recall(coming[None])[0]
         relative = motion_between(coming.expand_as(place), place)[:, :2]
-        from_middle = relative - MIDDLE[:2]
+        from_middle = relative - torch.tensor(LANDMARKS.middle)
         nearest = from_middle.norm(dim=-1).argsort()[:40]
-        nearest = nearest[(from_middle[nearest].abs() < REACH).all(-1)]
+        nearest = nearest[(from_middle[nearest].abs() < torch.tensor(LANDMARKS.reach)).all(-1)]
         assert len(nearest) > 20 and recalled.any(-1).sum() == len(nearest)
         present = recalled[recalled.any(-1)]
         match = torch.cdist(present[:, :WIDTH], content[nearest])
@@ -93,13 +94,15 @@ def test_recall_gives_the_patches_of_the_coming_view_and_where_they_lie():
 
 
 def test_absent_frames_are_not_remembered():
-    places = Places(96, every=1)
+    places = Places(LANDMARKS, 96, every=1)
     tokens = torch.ones(2, 35, WIDTH) * torch.tensor([1.0, 0.0])[:, None, None]
     places.see(tokens, torch.zeros(2, 3))
     recalled = places.recall(torch.zeros(2, 3))
     assert recalled[0].any() and not recalled[1].any()
     with pytest.raises(ValueError, match="d_model must be at least 64, got 48"):
-        Places(48)
+        Places(LANDMARKS, 48)
+    with pytest.raises(ValueError, match="multiples of 4, got 30 and 20"):
+        Places(replace(LANDMARKS, rows=30), 96)
 
 
 def test_both_students_get_the_same_windows(windows):
@@ -115,15 +118,15 @@ def test_memory_holds_nothing_of_the_window(drives, windows):
     """The last frames of the recording are changed: what is recalled for the very last one stays."""
     frames = drives.frames.copy()
     frames[:, -SIZE.window :] = 255
-    changed = memory_study.Windows(LandmarkDrives(frames, drives.poses, drives.lap, [], []), SIZE)
+    changed = memory_study.Windows(replace(drives, frames=frames), SIZE)
     assert torch.equal(changed.recalled, windows.recalled)
     frames[:, : -SIZE.window] = 255
-    changed = memory_study.Windows(LandmarkDrives(frames, drives.poses, drives.lap, [], []), SIZE)
+    changed = memory_study.Windows(replace(drives, frames=frames), SIZE)
     assert not torch.equal(changed.recalled, windows.recalled)
 
 
 def test_motion_is_told_as_it_was(drives):
-    control = control_of(torch.from_numpy(drives.poses[:, :5]))
+    control = control_of(torch.from_numpy(drives.poses[:, :5]), LANDMARKS.motion)
     assert control.shape == (2, 4, 3) and (control[..., 0] - 1).abs().max() < 0.2  # 6 m ahead per frame
 
 
@@ -141,3 +144,26 @@ def test_the_study_from_drives_to_table(tmp_path):
     table = (tmp_path / "memory.md").read_text()
     assert all(name in table for name in figures) and "| guessing | 17 |" in table
     assert (tmp_path / "memory.png").stat().st_size > 1000
+
+
+def test_a_view_of_another_size_is_studied_alike():
+    """Nothing of the first domain's view is left in the places: other sizes, the car elsewhere, and looking aside."""
+    wide = replace(LANDMARKS, rows=16, columns=32, metres=(1.0, 0.5), car=(12, 4), middle=(6.0, 4.0), reach=(8.0, 8.0))
+    places = Places(wide, 64, every=1)
+    assert places.patches.shape == (4 * 8, 3)
+    assert places.patches[0].tolist() == [10, -1, 0] and places.patches[-1].tolist() == [-2, 13, 0]
+    frames = torch.randint(256, (1, 16, 32, 3), dtype=torch.uint8)
+    assert torch.equal(frames_of(tokens_of(frames), wide.rows), frames)
+    places.see(tokens_of(frames), torch.zeros(1, 3))
+    inside = ((places.patches[:, :2] - torch.tensor(wide.middle)).abs() < 8).all(-1)
+    assert places.recall(torch.zeros(1, 3))[0].any(-1).sum() == inside.sum() > 0
+    assert wide.pixel_of(3.5, 2.2) == (8, 8)
+
+
+def test_a_domain_without_landmarks_is_refused_before_anything_is_written(monkeypatch, tmp_path):
+    monkeypatch.setattr(find_domain(SIZE.domain), "landmarks", "")
+    with pytest.raises(ValueError, match=f"domain {SIZE.domain} has no landmarks .* those that have: none"):
+        memory_study.study(SIZE, LoopConfig(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="there is no domain 'nowhere'; there are"):
+        memory_study.study(replace(SIZE, domain="nowhere"), LoopConfig(), tmp_path)

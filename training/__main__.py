@@ -6,9 +6,11 @@ import logging
 import sys
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drivedit.config import (
+    DEFAULT_WORLD,
+    BaseConfig,
     ClipConfig,
     DataConfig,
     DistillConfig,
@@ -18,6 +20,9 @@ from drivedit.config import (
     VAEStageConfig,
     WorldConfig,
 )
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 STAGES = {
     "vae": "pictures and their latents: first of all",
@@ -30,76 +35,22 @@ STAGES = {
 }
 ABOUT = (
     "Trains worlds on recordings. Sizes, steps and learning rates come from a preset, which `--config` names; options \
-change single values of it: `python -m drivedit.training vae --config carracing.yaml --data.root runs/recordings`."
+change single values of it: "
+    f"`python -m drivedit.training vae --config {DEFAULT_WORLD}.yaml --data.root runs/recordings`."
 )
+TRAINED = f"runs/{DEFAULT_WORLD}/student/world"
+LOSSES = {
+    "vae": VAEStageConfig, "student": StudentStageConfig, "teacher": ClipConfig, "distill": DistillConfig,
+    "decoder": VAEStageConfig,
+}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the command line and runs a stage; returns the exit status."""
-    from jsonargparse import ArgumentParser
-
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = ArgumentParser(prog="python -m drivedit.training", description=ABOUT)
-    stages = parser.add_subcommands(required=True, dest="stage")
-    losses = {
-        "vae": VAEStageConfig, "student": StudentStageConfig, "teacher": ClipConfig, "distill": DistillConfig,
-        "decoder": VAEStageConfig,
-    }  # fmt: skip
-    for name, loss in losses.items():
-        sub = ArgumentParser(description=_about(name))
-        sub.add_argument("--config", action="config", help="YAML file, or the name of a shipped preset (see above)")
-        sub.add_argument(
-            "--out", type=str, default="runs/carracing", help="folder of the run; an interrupted run goes on"
-        )
-        sub.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
-        if name == "distill":
-            sub.add_argument(
-                "--teacher",
-                type=str,
-                default="runs/base/student/world",
-                help="its world: folder, shipped name or hub:NAME/WORLD",
-            )
-            sub.add_argument("--real_score", type=str | None, help="file of a bidirectional teacher, for `matching`")
-        elif name in ("teacher", "decoder"):
-            sub.add_argument(
-                "--world",
-                type=str,
-                default="runs/carracing/student/world",
-                help="its world: folder, shipped name or hub:NAME/WORLD",
-            )
-        else:
-            sub.add_class_arguments(WorldConfig, "world")
-        if name == "decoder":
-            sub.add_argument(
-                "--inner", type=list[int], required=True, help="widths inside its residual blocks, at the four sizes"
-            )
-        sub.add_class_arguments(LoopConfig, "train")
-        sub.add_class_arguments(DataConfig, "data")
-        sub.add_class_arguments(loss, "loss")
-        stages.add_subcommand(name, sub, help=STAGES[name])
-    memory = ArgumentParser(description="Trains a student with memory and one without, and compares what they dream.")
-    memory.add_argument("--config", action="config", help="YAML file, or the name of a shipped preset (landmarks.yaml)")
-    memory.add_argument("--out", type=str, default="runs/memory", help="folder of the study, which can be resumed")
-    memory.add_class_arguments(MemoryStudyConfig, "size")
-    memory.add_class_arguments(LoopConfig, "train")
-    stages.add_subcommand("memory", memory, help=STAGES["memory"])
-    ship = ArgumentParser(description="Writes a trained world together with its card.")
-    ship.add_argument(
-        "--world",
-        type=str,
-        default="runs/carracing/student/world",
-        help="trained world: folder, shipped name or hub:NAME/WORLD",
-    )
-    ship.add_argument("--report", type=str, default="runs/evaluation", help="folder of its evaluation")
-    ship.add_argument(
-        "--to",
-        type=str,
-        required=True,
-        help="folder to write (needed); one with anything else than a world is refused",
-    )
-    ship.add_argument("--template", type=str, default="carracing_card.md", help="text of the card")
-    stages.add_subcommand("ship", ship, help=STAGES["ship"])
-    arguments = parser.parse_args([_preset(a, sys.argv[1:] if argv is None else argv) for a in (argv or sys.argv[1:])])
+    words = argv or sys.argv[1:]
+    parser = _parser()
+    arguments = parser.parse_args([_preset(word, words) for word in words])
     options = parser.instantiate(arguments)[arguments.stage]
     try:
         _run(arguments.stage, options)
@@ -109,6 +60,72 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _parser() -> ArgumentParser:
+    """The stages and the commands beside them, with their options."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog="python -m drivedit.training", description=ABOUT)
+    stages = parser.add_subcommands(required=True, dest="stage")
+    for name, loss in LOSSES.items():
+        sub = ArgumentParser(description=_about(name))
+        _add_stage(sub, name, loss)
+        stages.add_subcommand(name, sub, help=STAGES[name])
+    memory = ArgumentParser(description="Trains a student with memory and one without, and compares what they dream.")
+    _add_memory(memory)
+    stages.add_subcommand("memory", memory, help=STAGES["memory"])
+    ship = ArgumentParser(description="Writes a trained world together with its card.")
+    _add_ship(ship)
+    stages.add_subcommand("ship", ship, help=STAGES["ship"])
+    return parser
+
+
+def _add_stage(parser: ArgumentParser, name: str, loss: type[BaseConfig]) -> None:
+    """The options of a stage that trains on recordings."""
+    parser.add_argument("--config", action="config", help="YAML file, or the name of a shipped preset (see above)")
+    parser.add_argument(
+        "--out", type=str, default=f"runs/{DEFAULT_WORLD}", help="folder of the run; an interrupted run goes on"
+    )
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
+    known = "its world: folder, shipped name or hub:NAME/WORLD"
+    if name == "distill":
+        parser.add_argument("--teacher", type=str, default="runs/base/student/world", help=known)
+        parser.add_argument("--real_score", type=str | None, help="file of a bidirectional teacher, for `matching`")
+    elif name in ("teacher", "decoder"):
+        parser.add_argument("--world", type=str, default=TRAINED, help=known)
+    else:
+        parser.add_class_arguments(WorldConfig, "world")
+    if name == "decoder":
+        parser.add_argument(
+            "--inner", type=list[int], required=True, help="widths inside its residual blocks, at the four sizes"
+        )
+    parser.add_class_arguments(LoopConfig, "train")
+    parser.add_class_arguments(DataConfig, "data")
+    parser.add_class_arguments(loss, "loss")
+
+
+def _add_memory(parser: ArgumentParser) -> None:
+    """The options of the memory study."""
+    parser.add_argument("--config", action="config", help="YAML file, or the name of a shipped preset (landmarks.yaml)")
+    parser.add_argument("--out", type=str, default="runs/memory", help="folder of the study, which can be resumed")
+    parser.add_class_arguments(MemoryStudyConfig, "size")
+    parser.add_class_arguments(LoopConfig, "train")
+
+
+def _add_ship(parser: ArgumentParser) -> None:
+    """The options of `ship`."""
+    parser.add_argument(
+        "--world", type=str, default=TRAINED, help="trained world: folder, shipped name or hub:NAME/WORLD"
+    )
+    parser.add_argument("--report", type=str, default="runs/evaluation", help="folder of its evaluation")
+    parser.add_argument(
+        "--to",
+        type=str,
+        required=True,
+        help="folder to write (needed); one with anything else than a world is refused",
+    )
+    parser.add_argument("--template", type=str, default=f"{DEFAULT_WORLD}_card.md", help="text of the card")
 
 
 def _about(stage: str) -> str:
@@ -127,9 +144,10 @@ def _run(stage: str, options: Any) -> None:
         write(options.world, options.report, options.to, options.template)
         return
     if stage == "memory":
-        from drivedit.training.memory_study import as_table, study
+        from drivedit.training.memory_study import study
 
-        print(as_table(study(options.size, options.train, options.out)))
+        study(options.size, options.train, options.out)
+        print((Path(options.out) / "memory.md").read_text(), end="")
         return
     from drivedit.training import stages as run
 

@@ -4,7 +4,7 @@ Both see the same batches and the same noise, and take the same steps from the s
 `MemoryBank` recalls, the other gets zeros in its place. Then both dream the whole second lap of held-out drives freely,
 from a few true frames. Motion is given, as recorded; which colour stands beside the road is known from lap one alone.
 
-Legend: N drives, K frames of a dream, W frames of a window.
+Legend: N drives, K frames of a dream, W frames of a window, H rows and V columns of a frame.
 """
 
 from __future__ import annotations
@@ -18,25 +18,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from drivedit.config import LoopConfig, MemoryStudyConfig
-from drivedit.config.domains.carracing import DOMAIN
-from drivedit.data.domains.carracing.landmarks import COLOURS, LandmarkDrives, named, pixel_of, record, spot
+from drivedit.config import LoopConfig, MemoryStudyConfig, find_domain
+from drivedit.data.landmarks import LandmarkDrives, Landmarks, find_landmarks, spot
 from drivedit.models import DiTStudent
 from drivedit.training.loop import train
-from drivedit.training.methods.recall import (
-    MIDDLE,
-    PATCHES,
-    WIDTH,
-    Places,
-    RecallMethod,
-    control_of,
-    frames_of,
-    tokens_of,
-)
+from drivedit.training.methods.recall import WIDTH, Places, RecallMethod, control_of, frames_of, tokens_of
 from drivedit.training.runs import run_folder
 from drivedit.utils import fingerprint, generator, motion_between, seeded
 
-NEAR = 3.5  # m along the road between a landmark and the middle of the view, where it is judged
 REPLICAS = 2000
 
 
@@ -44,18 +33,22 @@ def study(size: MemoryStudyConfig, loop: LoopConfig, out: str | Path) -> dict[st
     """Trains both students, lets them dream and judges; writes memory.json, memory.md and memory.png to `out`.
 
     Raises:
-        ValueError: The drives are too short.
+        ValueError: The domain has no landmarks, or the drives are too short.
     """
+    landmarks = find_landmarks(size.domain)
     with run_folder(out, "cpu") as folder:
-        return _study(size, loop, folder)
+        return _study(landmarks, size, loop, folder)
 
 
-def _study(size: MemoryStudyConfig, loop: LoopConfig, out: Path) -> dict[str, dict[str, list[float]]]:
-    held = range(DOMAIN.held_out_from, DOMAIN.held_out_from + size.held_out)
-    truth, painted = record(held, size.frames), record(held, size.frames, repainted=True)
+def _study(
+    landmarks: Landmarks, size: MemoryStudyConfig, loop: LoopConfig, out: Path
+) -> dict[str, dict[str, list[float]]]:
+    first = find_domain(size.domain).held_out_from
+    held = range(first, first + size.held_out)
+    truth, painted = (landmarks.record(held, size.frames, repainted) for repainted in (False, True))
     if not all(returns(truth, row, size.window) for row in range(size.held_out)):
         raise ValueError(f"in {size.frames} frames a drive comes back to no landmark; record more frames")
-    batches = Windows(record(range(size.drives), size.frames), size)
+    batches = Windows(landmarks.record(range(size.drives), size.frames), size)
     students = {name: fit(batches, size, loop, out / name, name == "memory") for name in ("memory", "none")}
     dreams = {
         "the true pictures": second_lap(truth),
@@ -66,7 +59,7 @@ def _study(size: MemoryStudyConfig, loop: LoopConfig, out: Path) -> dict[str, di
     }
     figures = {name: judge(frames, truth, painted, size.window) for name, frames in dreams.items()}
     (out / "memory.json").write_text(json.dumps({"size": vars(size), "figures": figures}, indent=1) + "\n")
-    (out / "memory.md").write_text(as_table(figures) + "\n")
+    (out / "memory.md").write_text(as_table(figures, len(landmarks.palette)) + "\n")
     draw(dreams, truth, size.window, out / "memory.png")
     return figures
 
@@ -82,8 +75,8 @@ class Windows:
     def __init__(self, drives: LandmarkDrives, size: MemoryStudyConfig) -> None:
         self.tokens = tokens_of(torch.from_numpy(drives.frames))
         self.poses = torch.from_numpy(drives.poses)
-        self.window = size.window
-        places = Places(size.d_model)
+        self.window, self.motion = size.window, drives.landmarks.motion
+        places = Places(drives.landmarks, size.d_model)
         self.first = int(drives.lap.min())
         recalled = []
         for frame in tqdm(range(size.window, drives.frames.shape[1]), desc="memory", mininterval=5):
@@ -101,17 +94,18 @@ class Windows:
         told = self.recalled[row, last - self.first].float()
         return {
             "tokens": self.tokens[row[:, None], frames[:, 1:]],
-            "control": control_of(self.poses[row[:, None], frames]),
+            "control": control_of(self.poses[row[:, None], frames], self.motion),
             "memory": told if memory else torch.zeros_like(told),
         }
 
 
 def fit(batches: Windows, size: MemoryStudyConfig, loop: LoopConfig, out: Path, memory: bool) -> DiTStudent:
     """Trains one student."""
+    patches = batches.tokens.shape[2]
     with seeded(generator(loop.seed, "weights")):
         student = DiTStudent(
-            WIDTH, size.d_model, size.n_layers, 4, max_seq_len=size.window * PATCHES, dropout=0.0,
-            tokens_per_frame=PATCHES, window=size.window, history=1, control_dim=3,
+            WIDTH, size.d_model, size.n_layers, 4, max_seq_len=size.window * patches, dropout=0.0,
+            tokens_per_frame=patches, window=size.window, history=1, control_dim=3,
         )  # fmt: skip
     best = train(
         RecallMethod(student), lambda rng: batches.batch(rng, loop.batch_size, memory), loop, out,
@@ -122,7 +116,7 @@ def fit(batches: Windows, size: MemoryStudyConfig, loop: LoopConfig, out: Path, 
 
 
 def second_lap(drives: LandmarkDrives) -> np.ndarray:
-    """The true frames from the second lap on, as many as all drives have, `[N, K, 28, 20, 3]`."""
+    """The true frames from the second lap on, as many as all drives have, `[N, K, H, V, 3]`."""
     count = drives.frames.shape[1] - int(drives.lap.max())
     return np.stack([frames[lap : lap + count] for frames, lap in zip(drives.frames, drives.lap, strict=True)])
 
@@ -140,10 +134,10 @@ def dream(
         size: Window and sampling steps.
 
     Returns:
-        uint8 `[N, K, 28, 20, 3]`.
+        uint8 `[N, K, H, V, 3]`.
     """
     rows, lap = torch.arange(len(drives.lap))[:, None], torch.from_numpy(drives.lap)
-    poses, places = torch.from_numpy(drives.poses), Places(size.d_model)
+    poses, places = torch.from_numpy(drives.poses), Places(drives.landmarks, size.d_model)
     count, context = drives.frames.shape[1] - int(lap.max()), size.window - 1
     if known is not None:
         tokens = tokens_of(torch.from_numpy(known.frames))
@@ -157,13 +151,13 @@ def dream(
         near = poses[rows, lap[:, None] + torch.arange(step - context - 1, step + 1)]
         told = None if known is None else places.recall(near[:, -1])
         tokens = student.generate(
-            clip.flatten(1, 2), PATCHES, sampling_steps=size.sampling_steps, control=control_of(near), memory=told,
-            generator=rng,
-        ).unflatten(1, (-1, PATCHES))  # fmt: skip
+            clip.flatten(1, 2), clip.shape[2], sampling_steps=size.sampling_steps,
+            control=control_of(near, drives.landmarks.motion), memory=told, generator=rng,
+        ).unflatten(1, (-1, clip.shape[2]))  # fmt: skip
         if known is not None:
             places.see(tokens[:, 0], near[:, 1])
         clip = tokens[:, 1:]
-        dreamed.append(frames_of(clip[:, -1]))
+        dreamed.append(frames_of(clip[:, -1], drives.landmarks.rows))
     return torch.stack(dreamed, 1).numpy()
 
 
@@ -172,26 +166,26 @@ def returns(drives: LandmarkDrives, row: int, window: int) -> list[tuple[int, in
 
     Each is judged once, where it is nearest to the middle of the view. What the last true frames show does not count.
     """
+    (middle, aside), (along, across) = drives.landmarks.middle, drives.landmarks.near
     count, lap = drives.frames.shape[1] - int(drives.lap.max()), int(drives.lap[row])
     pose = torch.from_numpy(drives.poses[row, lap : lap + count])
     found = []
     for number, place in enumerate(drives.places[row]):
         target = torch.tensor([*place, 0.0], dtype=torch.float32).expand_as(pose)
-        ahead = (motion_between(pose, target)[:, :2] - MIDDLE[:2]).numpy()
+        ahead = (motion_between(pose, target)[:, :2] - torch.tensor([middle, aside])).numpy()
         frame = int(np.abs(ahead).sum(1).argmin())
-        if frame > window and abs(ahead[frame, 0]) < NEAR and abs(ahead[frame, 1]) < 16:
-            line, column = pixel_of(ahead[frame, 0] + float(MIDDLE[0]), ahead[frame, 1])
-            found.append((number, frame, int(line), int(column)))
+        if frame > window and abs(ahead[frame, 0]) < along and abs(ahead[frame, 1]) < across:
+            found.append((number, frame, *drives.landmarks.pixel_of(ahead[frame, 0] + middle, ahead[frame, 1] + aside)))
     return found
 
 
 def judge(frames: np.ndarray, truth: LandmarkDrives, painted: LandmarkDrives, window: int) -> dict[str, list[float]]:
-    """Figures of dreamed second laps `[N, K, 28, 20, 3]`, each with its 95% interval of a bootstrap over drives."""
+    """Figures of dreamed second laps `[N, K, H, V, 3]`, each with its 95% interval of a bootstrap over drives."""
     true, rows = second_lap(truth), []
     for row in range(len(frames)):
         events = []
         for number, frame, line, column in returns(truth, row, window):
-            name = named(frames[row, frame], line, column)
+            name = truth.landmarks.named(frames[row, frame], line, column)
             error = spot(frames[row, frame], line, column) - spot(true[row, frame], line, column)
             events.append((name == truth.colours[row][number], name == painted.colours[row][number], (error**2).mean()))
         whole = np.square(frames[row].astype(float) - true[row])
@@ -210,8 +204,8 @@ def _figures(table: np.ndarray) -> np.ndarray:
     return np.concatenate([mean[:2], psnr, table[:, 5:].sum(0)])
 
 
-def as_table(figures: dict[str, dict[str, list[float]]]) -> str:
-    """The figures as a table in Markdown."""
+def as_table(figures: dict[str, dict[str, list[float]]], colours: int) -> str:
+    """The figures as a table in Markdown, with the share that guessing one of so many colours gets."""
     columns = {
         "true_colour": "true colour, %", "repainted_colour": "colour of the repainted drive, %",
         "psnr_landmark": "PSNR of the landmark, dB", "psnr_20": "of the first 20 pictures", "psnr": "of all",
@@ -224,7 +218,7 @@ def as_table(figures: dict[str, dict[str, list[float]]]) -> str:
             digits = 0 if column.endswith("colour") else 1
             cells.append(f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines.append(f"| guessing | {100 / len(COLOURS):.0f} | {100 / len(COLOURS):.0f} | | | |")
+    lines.append(f"| guessing | {100 / colours:.0f} | {100 / colours:.0f} | | | |")
     return "\n".join(lines)
 
 

@@ -35,6 +35,7 @@ class DomainConfig(BaseConfig):
         run_up: Name of the policy that drives from a start to the moment where a dream takes over.
         probes: What the evaluation asks of the simulator beside recorded drives, a `drivedit.utils.Probes`; empty: a
             world is judged by recorded drives alone.
+        landmarks: What memory is judged by: a `drivedit.data.landmarks.Landmarks`; empty: none.
         public: Environments as they are scored in public, class by Gymnasium id; their episodes end by themselves.
         solved: Mean return of 100 episodes of the public environment from which on it counts as solved.
         held_out_from: The first seed that is for judging alone.
@@ -53,6 +54,7 @@ class DomainConfig(BaseConfig):
     policies: str = ""
     run_up: str = ""
     probes: str = ""
+    landmarks: str = ""
     public: dict[str, str] = field(default_factory=dict)
     solved: float | None = None
     held_out_from: int = 1_000_000
@@ -61,7 +63,7 @@ class DomainConfig(BaseConfig):
         check_names("ids of a domain", [self.env_id, *self.public])
         if not self.spec.domain:
             raise ValueError("the spec of a domain has a name, spec.domain; got none")
-        parts = ("simulator", "drivers", "recording_starts", "policies", "probes")
+        parts = ("simulator", "drivers", "recording_starts", "policies", "probes", "landmarks")
         for name, path in {**{name: getattr(self, name) for name in parts}, **self.public}.items():
             if (path or name in parts[:2]) and not all(path.partition(":")):
                 raise ValueError(f'{name} of the domain {self.spec.domain} is "module:name", got {path!r}')

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from drivedit.config.base import BaseConfig
+from drivedit.config.domains import DEFAULT_WORLD
 
 
 @dataclass
@@ -152,6 +153,7 @@ class MemoryStudyConfig(BaseConfig):
         d_model: Width of a student, 64 at least.
         n_layers: Its blocks.
         sampling_steps: Network passes for a dreamed frame.
+        domain: Whose landmarks it drives past (`DomainConfig.landmarks`).
     """
 
     drives: int = 60
@@ -161,6 +163,7 @@ class MemoryStudyConfig(BaseConfig):
     d_model: int = 96
     n_layers: int = 3
     sampling_steps: int = 2
+    domain: str = DEFAULT_WORLD
 
 
 @dataclass

@@ -39,6 +39,7 @@ DOMAIN = DomainConfig(
     policies=f"{_HERE}.policies:POLICIES",
     run_up="lane_keeper",
     probes=f"{_HERE}.probes:PROBES",
+    landmarks=f"{_HERE}.landmarks:LANDMARKS",
     public={"CarRacingReal-v0": f"{_HERE}.real:CarRacingReal"},
     solved=900.0,
 )

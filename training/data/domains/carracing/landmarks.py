@@ -1,24 +1,20 @@
-"""Two laps in the twin past coloured landmarks beside the road: what only memory can know about the second lap.
+"""The landmarks of CarRacing: coloured squares beside the road.
 
-Which colour a landmark has is drawn anew for every drive, and nothing but an earlier look at it tells. The pictures
-are the simulator's own, cut to the road and its sides and halved: 28 x 20 pixels, the car at row 24 of column 10,
-37 m ahead and 19 m to both sides.
-
-Legend: N drives, T frames, L landmarks.
+The pictures are the simulator's own, cut to the road and its sides and halved: 28 x 20 pixels, the car at row 24 of
+column 10, 37 m ahead and 19 m to both sides.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from drivedit.data.domains.carracing.behaviours import Follow, View
 from drivedit.data.domains.carracing.simulator import HEIGHT as SCREEN_HEIGHT
 from drivedit.data.domains.carracing.simulator import WIDTH as SCREEN_WIDTH
 from drivedit.data.domains.carracing.simulator import ZOOM, Simulator
+from drivedit.data.landmarks import LandmarkDrive, Landmarks
 
 COLOURS = {
     "blue": (40, 60, 230), "yellow": (240, 220, 40), "magenta": (220, 40, 200), "cyan": (40, 220, 230),
@@ -26,8 +22,6 @@ COLOURS = {
 }  # fmt: skip
 PALETTE = np.array(list(COLOURS.values()))
 ROWS, COLUMNS = 28, 20
-CAR = (24, 10)  # row and column
-METRES = np.array([SCREEN_HEIGHT, SCREEN_WIDTH]) / 32 / ZOOM  # of a row and a column
 SIDE = 7.0  # m, of a landmark
 ASIDE = 11.5  # m from the centre line to its middle
 APART = (30.0, 50.0)  # m between two along the road
@@ -35,61 +29,9 @@ SPEED = 30.0  # m/s
 TICKS = 10  # of the simulator (0.02 s) between two frames
 
 
-@dataclass
-class LandmarkDrives:
-    """Drives of about two laps.
-
-    Attributes:
-        frames: uint8 `[N, T, 28, 20, 3]`.
-        poses: float32 `[N, T, 3]`, x and y in m and yaw.
-        lap: int `[N]`, the first frame of the second lap.
-        places: Middles of the landmarks of each drive, float32 `[L, 2]`.
-        colours: Their colours, indices of `PALETTE`, `[L]`.
-    """
-
-    frames: np.ndarray
-    poses: np.ndarray
-    lap: np.ndarray
-    places: list[np.ndarray]
-    colours: list[np.ndarray]
-
-
-def record(seeds: range, frames: int, repainted: bool = False) -> LandmarkDrives:
-    """Drives on the tracks of some seeds; a drive is a function of its seed.
-
-    Args:
-        seeds: Seeds of the tracks; those from 1,000,000 on are for judging.
-        frames: Frames of a drive.
-        repainted: Give every landmark another colour than it has otherwise, and leave all else as it is.
-
-    Raises:
-        ValueError: A drive does not reach its second lap.
-    """
-    simulator = Simulator()
-    drives = [_drive(simulator, seed, frames, repainted) for seed in tqdm(seeds, desc="drives", mininterval=5)]
-    pictures, poses, lap, places, colours = zip(*drives, strict=True)
-    return LandmarkDrives(np.stack(pictures), np.stack(poses), np.array(lap), list(places), list(colours))
-
-
-def pixel_of(forward: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column of the pixels that show points so many metres before and to the right of the car."""
-    rows = np.floor(CAR[0] - forward / METRES[0]).astype(int)
-    return rows, np.floor(CAR[1] + right / METRES[1]).astype(int)
-
-
-def named(frame: np.ndarray, row: int, column: int) -> int:
-    """Index of the landmark colour that the 3 x 3 pixels around a pixel of `[28, 20, 3]` resemble most."""
-    seen = spot(frame, row, column).mean((0, 1))
-    return int(np.square(PALETTE - seen).sum(1).argmin())
-
-
-def spot(frame: np.ndarray, row: int, column: int) -> np.ndarray:
-    """The 3 x 3 pixels around a pixel of `[28, 20, 3]`, float."""
-    return frame[row - 1 : row + 2, column - 1 : column + 2].astype(np.float64)
-
-
-def _drive(simulator: Simulator, seed: int, frames: int, repainted: bool) -> tuple:
-    rng = np.random.default_rng(seed)
+def drive(seed: int, frames: int, repainted: bool) -> LandmarkDrive:
+    """A drive of about two laps; `Landmarks.drive` says what it is asked."""
+    simulator, rng = Simulator(), np.random.default_rng(seed)
     placement = {"track_position": rng.random(), "lateral_offset": 0.0, "heading_error": 0.0, "speed": SPEED}
     simulator.start(seed, placement)
     line = simulator.centre_line
@@ -127,4 +69,19 @@ def _drive(simulator: Simulator, seed: int, frames: int, repainted: bool) -> tup
         travelled += (arc - before + line.length / 2) % line.length - line.length / 2
     if lap is None or lap >= frames:
         raise ValueError(f"{frames} frames are less than a lap on the track of seed {seed}; record more frames")
-    return np.stack(pictures), np.stack(poses).astype(np.float32), lap, np.stack(places), colours
+    return LandmarkDrive(np.stack(pictures), np.stack(poses).astype(np.float32), lap, np.stack(places), colours)
+
+
+LANDMARKS = Landmarks(
+    rows=ROWS,
+    columns=COLUMNS,
+    metres=(SCREEN_HEIGHT / 32 / ZOOM, SCREEN_WIDTH / 32 / ZOOM),
+    car=(24, 10),
+    middle=(12.0, 0.0),
+    reach=(26.0, 23.0),
+    near=(3.5, 16.0),
+    motion=(6.0, 1.0, 0.3),
+    field=1400.0,
+    palette=COLOURS,
+    drive=drive,
+)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
+from drivedit.config import DEFAULT_WORLD
 from drivedit.models import World, find_world
 from drivedit.training.cards import commit
 
 
-def ship(world: str, report: str, to: str, template: str = "carracing_card.md") -> World:
+def ship(world: str, report: str, to: str, template: str = f"{DEFAULT_WORLD}_card.md") -> World:
     """Writes a world with a card that says how it was made and what it was measured to do.
 
     Args:

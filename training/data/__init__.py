@@ -1,9 +1,10 @@
-"""`drivedit.data`: recordings of driving, and the simulator they come from.
+"""`drivedit.data`: recordings of driving, and the simulators they come from.
 
-`CarRacingTwin` is the real simulator behind the spaces of `DriveDiT-v0`; `collect_recordings` records it with drivers
-of many skills; `Episode`, `read_shard`, `write_shard` and `iter_episodes` are the recordings on disk; `export_minari`
-and `import_minari` exchange them, `import_drives` makes them of videos and pictures, `upgrade_recordings` renews older
-ones. What needs Box2D or Minari is imported at first use (the extra `data`).
+`collect_recordings` records the simulator of a domain with drivers of many skills; the simulators can be imported from
+here as well (`CarRacingTwin` is the one behind the spaces of `DriveDiT-v0`). `Episode`, `read_shard`, `write_shard` and
+`iter_episodes` are the recordings on disk; `export_minari` and `import_minari` exchange them, `import_drives` makes them
+of videos and pictures, `upgrade_recordings` renews older ones. What needs Box2D or Minari is imported at first use (the
+extra `data`).
 
 `VideoDataset` and `VideoLoader` give clips of pictures or recordings as tensors; `VideoTransforms`, `FrameTransforms`,
 `AugmentationPipeline`, `VideoPreprocessor` and `ControlPreprocessor` change them.
@@ -14,14 +15,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from drivedit.config import all_domains
+from drivedit.utils import load_object
+
 if TYPE_CHECKING:
     from drivedit.data.collect import Recipe, collect_recordings, collect_shard, record_episode
     from drivedit.data.datasets.augmentation import AugmentationPipeline
     from drivedit.data.datasets.preprocessing import ControlPreprocessor, VideoPreprocessor
     from drivedit.data.datasets.transforms import FrameTransforms, VideoTransforms
     from drivedit.data.datasets.video_dataset import VideoDataset, VideoLoader
-    from drivedit.data.domains.carracing.drivers import Driver, draw_start, make_driver
-    from drivedit.data.domains.carracing.twin import CarRacingTwin
     from drivedit.data.exchange.films import Plan, import_drives
     from drivedit.data.exchange.minari import export_minari, import_minari
     from drivedit.data.geometry import CentreLine, Foot, wrap_angle
@@ -39,9 +41,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "datasets.augmentation": ("AugmentationPipeline",),
-    "domains.carracing.twin": ("CarRacingTwin",),
     "collect": ("Recipe", "collect_recordings", "collect_shard", "record_episode"),
-    "domains.carracing.drivers": ("Driver", "draw_start", "make_driver"),
     "geometry": ("CentreLine", "Foot", "wrap_angle"),
     "exchange.films": ("Plan", "import_drives"),
     "exchange.minari": ("export_minari", "import_minari"),
@@ -57,10 +57,8 @@ _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names
 __all__ = [
     "Agents",
     "AugmentationPipeline",
-    "CarRacingTwin",
     "CentreLine",
     "ControlPreprocessor",
-    "Driver",
     "Episode",
     "Foot",
     "FrameTransforms",
@@ -73,12 +71,10 @@ __all__ = [
     "VideoTransforms",
     "collect_recordings",
     "collect_shard",
-    "draw_start",
     "export_minari",
     "import_drives",
     "import_minari",
     "iter_episodes",
-    "make_driver",
     "read_shard",
     "record_episode",
     "shard_paths",
@@ -90,10 +86,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name where it lives."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    """Imports a public name where it lives; the simulator of a domain, and what draws its drivers, as well."""
+    if name in _MODULE_OF:
+        return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    for domain in all_domains().values():
+        for place in (domain.simulator, domain.drivers):
+            if place.endswith(f":{name}"):
+                return load_object(place)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

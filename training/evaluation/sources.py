@@ -16,9 +16,8 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
-from drivedit.config import DomainConfig, find_domain
+from drivedit.config import DomainConfig, WorldSpec, find_domain
 from drivedit.config.rooms import SHIPS
-from drivedit.models import World
 from drivedit.utils import (
     Probes,
     Simulator,
@@ -56,9 +55,9 @@ class Sources:
     seed: int = 0
     workers: int = 2
 
-    def of(self, world: World) -> Sources:
-        """These, with the domain of a world and that domain's driver where none is named."""
-        named = replace(self, domain=self.domain or world.spec.domain)
+    def of(self, spec: WorldSpec) -> Sources:
+        """These, with the domain of a world's spec and that domain's driver where none is named."""
+        named = replace(self, domain=self.domain or spec.domain)
         return replace(named, driver=named.driver or named.probes.driver)
 
     @property

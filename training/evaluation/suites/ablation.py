@@ -49,7 +49,7 @@ def ablate(
         world = load_world(folder, Sources())
         if why := simulator_lacking(world, None, Sources()):
             raise ValueError(f"{why}: {folder} cannot be compared beside a simulator")
-        sources = Sources().of(world)
+        sources = Sources().of(world.spec)
         truth = true_drives(out / "true", sizes, sources, quiet=quiet)
         for count in sampling_steps:
             figures = figures_of(world, truth, sources, sizes, count, quiet)

@@ -95,7 +95,7 @@ def evaluate_world(
             )
         if held is not None and why:
             return evaluate_recorded(world, held, why, out, **options)
-        options["sources"] = sources.of(world)
+        options["sources"] = sources.of(world.spec)
         return _against_simulator(world, out, held.folder if held else None, **options)
 
 

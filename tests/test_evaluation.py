@@ -4,6 +4,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,11 +12,10 @@ import pytest
 import torch
 
 from drivedit.config import StudentConfig, VAEConfig, WorldConfig
-from drivedit.config.domains.carracing import SPEC
+from drivedit.config.domains.carracing import DOMAIN, SPEC
 from drivedit.evaluation import __main__ as command
-from drivedit.evaluation import sources, twin_drives
+from drivedit.evaluation import twin_drives
 from drivedit.evaluation.dreams import Dream
-from drivedit.evaluation.metrics import pictures
 from drivedit.evaluation.metrics.figures import (
     BEST_PSNR,
     auc,
@@ -25,6 +25,7 @@ from drivedit.evaluation.metrics.figures import (
     nearest_branch,
     psnr,
     recall_at,
+    road_threshold,
     slope,
     spearman,
     squared_error,
@@ -35,8 +36,10 @@ from drivedit.evaluation.sources import Sources, stack
 from drivedit.evaluation.suites import benchmark, closed_loop, control, open_loop
 from drivedit.evaluation.twin_drives import CONTEXT, Job
 from drivedit.models import DiTWorld
-from drivedit.utils import Route
+from drivedit.utils import Probes, Route, load_object
 
+PROBES: Probes = load_object(DOMAIN.probes)
+ROAD = SPEC.names("telemetry").index(PROBES.road)
 DRIVER = """
 import numpy as np
 class Straight:
@@ -52,7 +55,7 @@ def here(tmp_path_factory):
     (folder / "evaluation_test_driver.py").write_text(DRIVER)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
-        yield Sources(driver="evaluation_test_driver:Straight", workers=1)
+        yield Sources(SPEC.domain, driver="evaluation_test_driver:Straight", workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -150,18 +153,18 @@ def test_the_nearest_branch():
 def test_turns_are_read_off_the_pictures(branches):
     """The registration is an instrument: it must agree with the simulator before a dream is measured by it."""
     told = turns(branches["steer_poses"][..., 2]).sum(-1)
-    seen = control.picture_headings(branches["steer_frames"])
+    seen = control.picture_headings(branches["steer_frames"], PROBES)
     assert np.abs(told[:, [0, 2]]).min() > 1  # full lock turns the car by more than a radian
     assert seen == pytest.approx(told, abs=0.1)
 
 
 def test_the_road_is_read_off_the_pictures(clips, drives):
-    frames, wheels = clips["frames"], clips["telemetry"][..., twin_drives.WHEELS]
-    share = pictures.road_share(frames)
+    frames, wheels = clips["frames"], clips["telemetry"][..., ROAD]
+    share = PROBES.road_share(frames)
     assert share[wheels == 1].mean() > 0.9
     grass = np.zeros((64, 64, 3), np.uint8) + np.array([102, 204, 102], np.uint8)
-    assert pictures.road_share(grass) == 0 and pictures.road_share(np.zeros((64, 64, 3), np.uint8)) == 0
-    threshold, hits = pictures.road_threshold(np.array([0.1, 0.2, 0.7, 0.8]), np.array([False, False, True, True]))
+    assert PROBES.road_share(grass) == 0 and PROBES.road_share(np.zeros((64, 64, 3), np.uint8)) == 0
+    threshold, hits = road_threshold(np.array([0.1, 0.2, 0.7, 0.8]), np.array([False, False, True, True]))
     assert 0.2 < threshold < 0.7 and hits == 1
 
 
@@ -183,12 +186,12 @@ def test_a_perfect_world_tells_reward_error_and_ending(clips):
     starts = open_loop.short_starts(clips, 2)
     rng = np.random.default_rng(0)
     frames = np.stack([clips["frames"][row, now + 1 : now + 11] for row, now in starts])
-    progress = np.stack([clips["progress"][row, now : now + 10] for row, now in starts])
+    reward = np.stack([clips["reward"][row, now : now + 10] for row, now in starts])
     noisy = frames.copy()
     for row in range(len(noisy)):
         noisy[row] = np.clip(frames[row].astype(int) + rng.integers(-8, 9, frames[row].shape) * row, 0, 255)
     confidence = np.repeat(1 - np.arange(len(starts))[:, None] / 10, 10, 1)
-    dreamed = Dream(noisy, 2 * progress + 1, progress, progress, confidence, progress)
+    dreamed = Dream(noisy, 2 * reward + 1, reward, reward, confidence, reward)
     figures = open_loop.short_figures(clips, starts, dreamed)
     assert figures["reward_10"] == pytest.approx(1) and figures["confidence"] == pytest.approx(1)
 
@@ -206,13 +209,13 @@ def test_a_perfect_world_tells_reward_error_and_ending(clips):
 
 def test_a_perfect_world_obeys(branches):
     true = control.Branches.true(branches)
-    figures = control.steering_figures(true, true) | control.speed_figures(true, true)
+    figures = control.steering_figures(true, true, PROBES) | control.speed_figures(true, true, PROBES.top_speed)
     assert figures["steering_correlation"] == pytest.approx(1) and figures["steering_slope"] == pytest.approx(1)
     assert figures["steering_picture_slope"] == pytest.approx(1, abs=0.03)
     assert figures["branch_5"] == figures["branch_15"] == 1 and figures["speed_error"] == 0
     assert figures["heading_true_left"] < -60 < 60 < figures["heading_true_right"]
     swapped = control.Branches(true.steer_frames[:, ::-1], true.steer_poses[:, ::-1], true.speed_after + 10)
-    figures = control.steering_figures(true, swapped) | control.speed_figures(true, swapped)
+    figures = control.steering_figures(true, swapped, PROBES) | control.speed_figures(true, swapped, PROBES.top_speed)
     assert figures["steering_slope"] < -0.5 and figures["branch_15"] == pytest.approx(1 / 3)
     assert figures["speed_error"] == pytest.approx(0.1)
 
@@ -267,27 +270,35 @@ def test_endings_end_at_their_last_step(here):
     assert np.abs(ending["poses"][-1, :2]).max() > 300
 
 
+def test_the_driver_is_the_domains_own_unless_another_is_named(here):
+    own = Sources().of(SPEC)
+    assert (own.domain, own.driver) == (SPEC.domain, PROBES.driver)
+    assert type(own.make_driver()) is type(load_object(DOMAIN.policies)[PROBES.driver](0))
+    other = Sources(driver=here.driver).of(SPEC).make_driver()
+    assert other(np.zeros(1)) == pytest.approx([0.02, 0.1])
+
+
 @pytest.mark.parametrize("name", ["drivedit.agents", "no_such_module:Driver", "drivedit.config:NoSuchThing"])
 def test_wrong_names_are_named(name):
     with pytest.raises(ValueError, match=name.split(":")[0]):
-        sources.load_object(name)
+        Sources(SPEC.domain, driver=name).make_driver()
 
 
-def test_clips_can_come_from_a_held_out_recording(tmp_path):
+def test_clips_can_come_from_a_held_out_recording(tmp_path, here):
     from drivedit.data import collect_recordings
 
     collect_recordings(tmp_path / "train", steps=40, workers=1, episode_steps=20, shard_steps=40, progress=False)
     with pytest.raises(ValueError, match="held-out"):
-        twin_drives.read_recordings(tmp_path / "train", 2, 12)
+        twin_drives.read_recordings(tmp_path / "train", 2, 12, here)
     with pytest.raises(FileNotFoundError, match="shard"):
-        twin_drives.read_recordings(tmp_path, 2, 12)
+        twin_drives.read_recordings(tmp_path, 2, 12, here)
     collect_recordings(
         tmp_path / "held", steps=200, workers=1, episode_steps=20, shard_steps=200, held_out=True, progress=False
     )
-    clips = stack(twin_drives.read_recordings(tmp_path / "held", 4, 12))
+    clips = stack(twin_drives.read_recordings(tmp_path / "held", 4, 12, here))
     assert clips["frames"].shape == (4, 13, 64, 64, 3) and clips["good"].sum() == 2
     with pytest.raises(ValueError, match="needed"):
-        twin_drives.read_recordings(tmp_path / "held", 100, 12)
+        twin_drives.read_recordings(tmp_path / "held", 100, 12, here)
 
 
 # -- report ------------------------------------------------------------------------------------------------------
@@ -344,10 +355,10 @@ def test_an_ablation_is_one_row_per_world_and_number_of_passes(monkeypatch, tmp_
 
     asked = []
     monkeypatch.setattr(ablation, "true_drives", lambda *_a, **_k: {"clips": "drives"})
-    monkeypatch.setattr(ablation, "load_world", lambda folder, _sources: folder)
+    monkeypatch.setattr(ablation, "load_world", lambda folder, _sources: SimpleNamespace(spec=SPEC, folder=folder))
 
     def figures(world, truth, _sources, _sizes, passes, _quiet):
-        asked.append((world, truth["clips"], passes))
+        asked.append((world.folder, truth["clips"], passes))
         if passes == 4:
             raise RuntimeError("out of memory")
         return {"psnr_1": 30.0 + passes}

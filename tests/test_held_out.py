@@ -1,6 +1,7 @@
 """Worlds judged on recorded drives alone: how drives are cut, what is refused, and what each figure means."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from drawn_film import film
 
-from drivedit.config import Quantity, StudentConfig, VAEConfig, WorldConfig
+from drivedit.config import DEFAULT_WORLD, Quantity, StudentConfig, VAEConfig, WorldConfig, all_domains, find_domain
 from drivedit.data.clips import fit_config
 from drivedit.data.exchange.films import Plan, import_drives
 from drivedit.evaluation import __main__ as command
@@ -20,6 +21,7 @@ from drivedit.evaluation.sizes import Sizes
 from drivedit.evaluation.suites import recorded
 from drivedit.evaluation.suites.benchmark import evaluate_world
 from drivedit.models import DiTWorld
+from drivedit.utils.shards import read_shard, write_shard
 
 SMALL = Sizes(clips=6, horizon=20, rounds=1)
 CONFIG = WorldConfig(
@@ -123,12 +125,38 @@ def test_what_does_not_fit_is_refused_and_both_are_named(folder, tmp_path, capsy
     with pytest.raises(ValueError, match="is a training recording.*--held-out"):
         evaluate_world(world, tmp_path, held_out=folder / "training.rec")
     with pytest.raises(ValueError, match="shows 64 x 64 at 16.67 fps, the world 16 x 32 at 15 fps.*give --held-out"):
-        evaluate_world(world, tmp_path)
+        evaluate_world(untrained(plain, domain=DEFAULT_WORLD), tmp_path)
+    with pytest.raises(ValueError, match=r"driven by \['steering', 'throttle'\], the world by \['bow', 'engine'\]"):
+        controls = [Quantity("bow"), Quantity("engine")]
+        evaluate_world(untrained(plain, **{**vars(find_domain(DEFAULT_WORLD).spec), "controls": controls}), tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no shard"):
         evaluate_world(world, tmp_path, held_out=tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no folder nothing/here"):
         evaluate_world(world, tmp_path, held_out="nothing/here")
     assert not list(tmp_path.iterdir()), "nothing was computed"
+
+
+@pytest.mark.parametrize(
+    ("domain", "why"),
+    [
+        ("nowhere", "there is no simulator of the domain 'nowhere'"),
+        ("lake", r"the domain lake says nothing .* no probes"),
+    ],
+)
+def test_a_world_that_cannot_be_probed_is_judged_by_recorded_drives(folder, tmp_path, monkeypatch, domain, why):
+    shipped = find_domain(DEFAULT_WORLD)
+    lake = replace(shipped, spec=replace(shipped.spec, domain="lake"), env_id="Lake-v0", public={}, probes="")
+    monkeypatch.setattr(held_out, "all_domains", lambda: {**all_domains(), "lake": lake})
+    drives = tmp_path / "drives"
+    episodes = read_shard(folder / "plain.rec" / "shard-00000.h5")
+    write_shard(drives / "shard-00000.h5", episodes, {"held_out": True, "env": lake.env_id})
+    world = untrained(opened(folder, "plain"), domain=domain)
+    with pytest.raises(ValueError, match=f"{why}.* give --held-out.* collect --domain NAME --held-out, or import"):
+        evaluate_world(world, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    report = evaluate_world(world, tmp_path / "out", held_out=drives, sizes=SMALL, quiet=True)
+    assert "psnr_1" in report["figures"] and re.search(why, report["left_out"][0])
+    assert re.search(why, (tmp_path / "out" / "report.md").read_text())
 
 
 def test_worlds_that_are_shipped_keep_their_cards(tmp_path, capsys):

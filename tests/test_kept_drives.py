@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from drivedit.config import DEFAULT_WORLD
 from drivedit.evaluation import sources
 from drivedit.evaluation.sources import Sources
 
 
 def test_true_drives_are_kept(tmp_path, monkeypatch):
-    here, calls = Sources(driver="drivedit.data:make_driver", workers=1), []
+    here, calls = Sources(DEFAULT_WORLD, driver="drivedit.data:make_driver", workers=1), []
 
     def build():
         calls.append(1)

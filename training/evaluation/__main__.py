@@ -9,6 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from drivedit.config import DEFAULT_WORLD, all_domains
 from drivedit.evaluation.sizes import Sizes
 from drivedit.evaluation.sources import Sources
 
@@ -19,15 +20,15 @@ def _parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     parser = argparse.ArgumentParser(prog="python -m drivedit.evaluation", description="Judge a world.")
     commands = parser.add_subparsers(dest="command", required=True)
-    full = Sizes()
+    full, judged = Sizes(), ", ".join(name for name, domain in all_domains().items() if domain.probes)
     world = commands.add_parser(
         "world",
         help="a world on drives that it has not learned from",
-        description="Judges a world on held-out drives: beside its simulator if it has one (carracing), or else, with "
+        description=f"Judges a world on held-out drives: beside its simulator if it has one ({judged}), or else, with "
         "--held-out, by recorded drives alone, of any size. The table, pictures and a plot go to --out.",
     )
     world.add_argument(
-        "--world", default="carracing", help="shipped name, folder or hub:NAME/WORLD (default: carracing)"
+        "--world", default=DEFAULT_WORLD, help="shipped name, folder or hub:NAME/WORLD (default: %(default)s)"
     )
     world.add_argument(
         "--out", type=Path, default=Path("runs/evaluation"), help="folder of the report (default: %(default)s)"
@@ -45,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     world.add_argument("--clips", type=int, help=f"held-out clips (default: {full.clips}; with --quick 4)")
     world.add_argument("--sampling-steps", type=int, help="network passes per frame (default: the world's own number)")
     world.add_argument(
-        "--driver", default=Sources.driver, help='who drives in closed loop, "module:name" (default: %(default)s)'
+        "--driver",
+        default=Sources.driver,
+        help="who drives in closed loop: a policy of the domain, or module:name (default: the one its probes name)",
     )
     world.add_argument("--seed", type=int, default=0, help="seed of everything drawn (default: %(default)s)")
     world.add_argument(

@@ -23,7 +23,7 @@ class Dream:
 
     Attributes:
         frames: uint8 `[N, T, H, W, C]`.
-        progress: The sum of the learned reward terms `[N, T]`.
+        reward: The sum of the learned reward terms `[N, T]`.
         ended: Probability of an ending `[N, T]`.
         telemetry: `[N, T, K]`.
         confidence: `[N, T]`.
@@ -31,7 +31,7 @@ class Dream:
     """
 
     frames: np.ndarray
-    progress: np.ndarray
+    reward: np.ndarray
     ended: np.ndarray
     telemetry: np.ndarray
     confidence: np.ndarray

@@ -17,16 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from drivedit.evaluation.sources import Sources, load_object
+from drivedit.config import all_domains
+from drivedit.config.rooms import IMPORT_MINARI, OPEN_DRIVES
+from drivedit.evaluation.sources import Sources
 from drivedit.evaluation.twin_drives import CONTEXT
 from drivedit.models import Scene, World
-from drivedit.utils import find_files
+from drivedit.utils import Probes, find_files, load_object
 from drivedit.utils.shards import read_attrs
 
-DRIVES = "drivedit.data.clips:Drives"  # opens a recording as memory-mapped arrays
-MINARI = "drivedit.data:import_minari"  # writes a Minari dataset as a recording
 LEAST = 20  # steps of a clip where drives are long enough
-RECORD = "record some with --held-out: python -m drivedit.data import (your film) or collect (the simulator)"
+RECORD = "record some: python -m drivedit.data collect --domain NAME --held-out, or import --held-out (your film)"
 
 
 @dataclass
@@ -44,7 +44,7 @@ class HeldOut:
     @cached_property
     def drives(self) -> Any:
         """The `drivedit.data.clips.Drives`, unpacked when they are first asked for."""
-        return load_object(DRIVES).open(self.folder, held_out=True)
+        return load_object(OPEN_DRIVES).open(self.folder, held_out=True)
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def opened(where: str | Path) -> Iterator[HeldOut]:
     if not re.search(r"-v\d+$", str(where)):
         raise FileNotFoundError(f"there is no folder {where}, and it is no name of a Minari dataset (drivedit/mine-v0)")
     with TemporaryDirectory(prefix="drivedit-held-out-") as folder:
-        load_object(MINARI)(str(where), Path(folder) / "shards")
+        load_object(IMPORT_MINARI)(str(where), Path(folder) / "shards")
         yield _open(Path(folder) / "shards")
 
 
@@ -105,17 +105,26 @@ def check_fit(world: World, held: HeldOut) -> None:
 
 
 def simulator_lacking(world: World, held: HeldOut | None, sources: Sources) -> str:
-    """Why the world cannot be judged against the simulator; empty if it can."""
-    name = sources.twin.rpartition(":")[2]
-    if held is not None and held.env != name:
-        return f"the drives were recorded in {held.env}" if held.env else "the drives were filmed"
-    spec, twin = world.spec, sources.make_twin()
-    size, fps = tuple(twin.observation_space.shape), twin.metadata["render_fps"]
-    shown = spec.observations[spec.picture].shape
-    if size != shown or not math.isclose(fps, spec.fps, rel_tol=0.01):
-        theirs, ours = (f"{s[0]} x {s[1]} at {f:.4g} fps" for s, f in ((size, fps), (shown, spec.fps)))
-        return f"{name} shows {theirs}, the world {ours}"
-    lacking = [value for value in ("speed", "wheels_on_road") if value not in spec.names("telemetry")]
+    """Why the world cannot be judged beside the simulator of its domain; empty if it can."""
+    name = sources.domain or world.spec.domain
+    domain = all_domains().get(name)
+    if held is not None and not held.env:
+        return "the drives were filmed"
+    if domain is None:
+        return f"there is no simulator of the domain {name!r}"
+    if not domain.probes:
+        return f"the domain {name} says nothing to judge a dream beside its simulator by (it has no probes)"
+    if held is not None and held.env != domain.env_id:
+        return f"the drives were recorded in {held.env}"
+    spec, theirs = world.spec, domain.spec
+    shown, size = (each.observations[each.picture].shape for each in (spec, theirs))
+    if size != shown or not math.isclose(theirs.fps, spec.fps, rel_tol=0.01):
+        seen = (f"{s[0]} x {s[1]} at {f:.4g} fps" for s, f in ((size, theirs.fps), (shown, spec.fps)))
+        return "{} shows {}, the world {}".format(domain.env_id, *seen)
+    if spec.names("controls") != theirs.names("controls"):
+        return f"{domain.env_id} is driven by {theirs.names('controls')}, the world by {spec.names('controls')}"
+    probes: Probes = load_object(domain.probes)
+    lacking = [value for value in (probes.speed, probes.road) if value not in spec.names("telemetry")]
     lacking += [] if "route" in spec.conditions else ["the route"]
     return f"the world knows nothing of {', '.join(lacking)}" if lacking else ""
 

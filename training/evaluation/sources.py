@@ -1,14 +1,13 @@
-"""Where true driving comes from, as names; work on the twin in several processes; and the cache of its results."""
+"""Where true driving comes from, as names; work on the simulator in several processes; and the cache of its results."""
 
 from __future__ import annotations
 
-import importlib
 import logging
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -17,70 +16,100 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
-from drivedit.utils import begin_worker, code_fingerprint, fingerprint, package_of, write_atomically
+from drivedit.config import DomainConfig, WorldSpec, find_domain
+from drivedit.config.rooms import SHIPS
+from drivedit.utils import (
+    Probes,
+    Simulator,
+    begin_worker,
+    code_fingerprint,
+    fingerprint,
+    load_object,
+    package_of,
+    write_atomically,
+)
 
 log = logging.getLogger(__name__)
 
-FIRST_HELD_OUT_SEED = 1_000_000  # tracks from here on are never trained on
-RECORDING = tuple(
-    f"drivedit.evaluation.{name}" for name in ("twin_drives", "metrics.drift", "metrics.pictures")
-)  # make all drives
+RECORDING = tuple(f"drivedit.evaluation.{name}" for name in ("twin_drives", "metrics.drift"))  # make all drives
 MADE_FROM = "made_from"  # name beside the arrays
 Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Names of what drives, and of what is driven; "module:name" each.
+    """Names of what drives, and of what is driven.
 
     Attributes:
-        twin: Gymnasium id of the real simulator.
+        domain: Name of the domain whose simulator is driven; empty: that of the world that is judged.
         dream: Gymnasium id of the environment of dreamed worlds.
-        recorder: Draws (driver, reset options) from a generator, for recordings of every skill.
-        driver: Makes a driver that sees only pictures: `driver(frame) -> action`, `driver.reset()`.
+        driver: Who drives in closed loop and sees only pictures, `driver(frame) -> action`: a policy of the domain by
+            its name, or "module:name" of what makes one; empty: the policy that the domain's probes name.
         seed: Seed of everything drawn.
-        workers: Processes that drive the twin.
+        workers: Processes that drive the simulator.
     """
 
-    twin: str = "drivedit_env:CarRacingTwin-v0"
-    dream: str = "drivedit_env:DriveDiT-v0"
-    recorder: str = "drivedit.data:make_driver"
-    driver: str = "drivedit.agents:LaneKeeper"
+    domain: str = ""
+    dream: str = f"{SHIPS}:DriveDiT-v0"
+    driver: str = ""
     seed: int = 0
     workers: int = 2
 
-    def make_twin(self) -> Any:
+    def of(self, spec: WorldSpec) -> Sources:
+        """These, with the domain of a world's spec and that domain's driver where none is named."""
+        named = replace(self, domain=self.domain or spec.domain)
+        return replace(named, driver=named.driver or named.probes.driver)
+
+    @property
+    def config(self) -> DomainConfig:
+        """The domain."""
+        return find_domain(self.domain)
+
+    @property
+    def probes(self) -> Probes:
+        """What is asked of the simulator."""
+        return load_object(self.config.probes)
+
+    @property
+    def policies(self) -> dict[str, Callable[[int], Any]]:
+        """The policies of the domain by name, each made from a seed."""
+        return load_object(self.config.policies) if self.config.policies else {}
+
+    def make_twin(self) -> Simulator:
         """The simulator, without Gymnasium's wrappers."""
-        return gym.make(self.twin, disable_env_checker=True).unwrapped
+        return load_object(self.config.simulator)()
 
     def make_dream(self, world: Any, **options: Any) -> Any:
         """The environment of a world, without Gymnasium's wrappers."""
         return gym.make(self.dream, world=world, disable_env_checker=True, **options).unwrapped
 
+    def find_driver(self) -> Callable[..., Any]:
+        """What makes the driver: a policy of the domain from a seed, what stands at "module:name" from nothing.
+
+        Raises:
+            ValueError: There is no such driver.
+        """
+        if self.driver in self.policies:
+            return self.policies[self.driver]
+        if ":" not in self.driver:
+            names = ", ".join(self.policies)
+            raise ValueError(f'a driver in {self.domain} is one of {names} or "module:name", got {self.driver!r}')
+        return load_object(self.driver)
+
     def make_driver(self) -> Any:
         """A driver at the beginning of an episode."""
-        driver = load_object(self.driver)()
-        driver.reset()
-        return driver
+        make = self.find_driver()
+        return restarted(make(0) if self.driver in self.policies else make())
 
     def rng(self, stream: int, index: int) -> np.random.Generator:
         """The generator of one piece of work."""
         return np.random.default_rng([self.seed, stream, index])
 
 
-def load_object(name: str) -> Any:
-    """Imports "module:name".
-
-    Raises:
-        ValueError: The name has another form, or there is no such thing.
-    """
-    module, _, attribute = name.partition(":")
-    if not module or not attribute:
-        raise ValueError(f'expected "module:name", for example "drivedit.agents:LaneKeeper", got {name!r}')
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise ValueError(f"cannot find {name!r} ({error}); give the name of an importable object") from error
+def restarted(driver: Any) -> Any:
+    """A driver that begins an episode; one that remembers nothing has no `reset`."""
+    getattr(driver, "reset", lambda: None)()
+    return driver
 
 
 def work(
@@ -123,8 +152,10 @@ def cached(folder: Path, name: str, sources: Sources, sizes: dict[str, Any], bui
     """
     names = {key: value for key, value in asdict(sources).items() if key not in ("dream", "workers")}
     path = folder / f"{name}-{fingerprint(names, sizes)}.npz"
-    makers = (type(sources.make_twin()), load_object(sources.recorder), load_object(sources.driver))
-    code = code_fingerprint(*RECORDING, *(package_of(maker.__module__) for maker in makers))
+    config = sources.config
+    makers = [load_object(config.simulator), load_object(config.drivers), sources.find_driver()]
+    made = [package_of(module) for module in (config.probes.partition(":")[0], *(each.__module__ for each in makers))]
+    code = code_fingerprint(*RECORDING, *made)
     if path.exists():
         try:
             with np.load(path, allow_pickle=False) as stored:

@@ -98,6 +98,25 @@ def recall_at(scores: np.ndarray, labels: np.ndarray, false_alarms: float) -> fl
     return float((scores[labels] > threshold).mean())
 
 
+def road_threshold(share: np.ndarray, on_road: np.ndarray) -> tuple[float, float]:
+    """The road share from which on the car counts as on the road.
+
+    Args:
+        share: Road shares of true pictures.
+        on_road: What the simulator says, bool.
+
+    Returns:
+        The threshold with the best balanced accuracy, and that accuracy.
+    """
+    candidates = np.linspace(0.05, 0.95, 37)
+    on_road = np.asarray(on_road, bool).ravel()
+    if on_road.all() or not on_road.any():
+        return 0.5, float(((share.ravel() >= 0.5) == on_road).mean())
+    hits = [0.5 * ((share.ravel() >= c)[on_road].mean() + (share.ravel() < c)[~on_road].mean()) for c in candidates]
+    best = np.flatnonzero(np.array(hits) == max(hits))
+    return float(candidates[best].mean()), float(max(hits))
+
+
 def wrap(angle: np.ndarray) -> np.ndarray:
     """Brings angles in radians into [-pi, pi)."""
     return (angle + np.pi) % (2 * np.pi) - np.pi

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from drivedit.evaluation.held_out import simulator_lacking
 from drivedit.evaluation.metrics.drift import drift_figures
 from drivedit.evaluation.sizes import Sizes
 from drivedit.evaluation.sources import Arrays, Sources
@@ -37,13 +38,19 @@ def ablate(
 
     Returns:
         One row per world and number of steps.
+
+    Raises:
+        ValueError: A world has no simulator that it can be judged beside.
     """
-    sizes, sources = sizes or Sizes(), Sources()
+    sizes = sizes or Sizes()
     out.mkdir(parents=True, exist_ok=True)
-    truth = true_drives(out / "true", sizes, sources, quiet=quiet)
     rows = []
     for name, folder in worlds.items():
-        world = load_world(folder, sources)
+        world = load_world(folder, Sources())
+        if why := simulator_lacking(world, None, Sources()):
+            raise ValueError(f"{why}: {folder} cannot be compared beside a simulator")
+        sources = Sources().of(world.spec)
+        truth = true_drives(out / "true", sizes, sources, quiet=quiet)
         for count in sampling_steps:
             figures = figures_of(world, truth, sources, sizes, count, quiet)
             rows.append({"world": name, "sampling_steps": count, **figures})
@@ -60,8 +67,8 @@ def figures_of(
     clips = truth["clips"]
     dreamed = open_loop.dream_clips(world, clips, **options)
     figures = open_loop.picture_figures(clips, dreamed, open_loop.curves(clips, dreamed, world))
-    branches = control.dream_branches(world, truth["branches"], **options)
-    figures |= control.steering_figures(control.Branches.true(truth["branches"]), branches)
+    branches = control.dream_branches(world, truth["branches"], sources.probes, **options)
+    figures |= control.steering_figures(control.Branches.true(truth["branches"]), branches, sources.probes)
     true = closed_loop.true_drives(truth["drives"])
     starts = closed_loop.scene_starts(world, scenes(truth["drives"]))
     long = closed_loop.drive_dream(world, starts, sources, sizes.drive_steps, **options)

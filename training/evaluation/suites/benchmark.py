@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from drivedit.evaluation.held_out import RECORD, opened, simulator_lacking
-from drivedit.evaluation.metrics import drift, pictures
+from drivedit.evaluation.metrics import drift
+from drivedit.evaluation.metrics.figures import road_threshold
 from drivedit.evaluation.reports import pages
 from drivedit.evaluation.reports.report import as_text, write_json
 from drivedit.evaluation.sizes import Sizes
@@ -24,7 +25,6 @@ from drivedit.evaluation.suites import closed_loop, control, open_loop, speed
 from drivedit.evaluation.suites.recorded_benchmark import evaluate_recorded
 from drivedit.evaluation.twin_drives import (
     CONTEXT,
-    WHEELS,
     Job,
     read_recordings,
     record_branches,
@@ -95,6 +95,7 @@ def evaluate_world(
             )
         if held is not None and why:
             return evaluate_recorded(world, held, why, out, **options)
+        options["sources"] = sources.of(world.spec)
         return _against_simulator(world, out, held.folder if held else None, **options)
 
 
@@ -124,9 +125,10 @@ def _against_simulator(
             with _timed("open loop", seconds):
                 curve, calibration = _open_loop(world, truth, sizes, out, figures, options)
             with _timed("control", seconds):
-                true = control.Branches.true(truth["branches"])
-                dreamed = control.dream_branches(world, truth["branches"], **options)
-                figures |= control.steering_figures(true, dreamed) | control.speed_figures(true, dreamed)
+                true, probes = control.Branches.true(truth["branches"]), sources.probes
+                dreamed = control.dream_branches(world, truth["branches"], probes, **options)
+                figures |= control.steering_figures(true, dreamed, probes)
+                figures |= control.speed_figures(true, dreamed, probes.top_speed)
             with _timed("closed loop", seconds):
                 _closed_loop(world, truth, sizes, sources, out, figures, options)
         with _timed("speed", seconds):
@@ -178,7 +180,7 @@ def true_drives(
     if held_out is None:
         clip_arrays = cached(folder, "clips", sources, {"clips": sizes.clips, "steps": steps}, clips)
     else:
-        clip_arrays = stack(read_recordings(held_out, sizes.clips, steps))
+        clip_arrays = stack(read_recordings(held_out, sizes.clips, steps, sources))
     ending_sizes = {"endings": sizes.endings, "steps": sizes.ending_steps}
     drive_sizes = {"drives": sizes.drives, "steps": sizes.drive_steps}
     return {
@@ -228,9 +230,9 @@ def _closed_loop(
     options: dict[str, Any],
 ) -> None:
     """Figures of long drives on held-out tracks and on hand-drawn ones, and the film."""
-    clips = truth["clips"]
-    share = pictures.road_share(clips["frames"])
-    threshold, agreement = pictures.road_threshold(share, clips["telemetry"][..., WHEELS] >= 0.5)
+    clips, probes = truth["clips"], sources.probes
+    told = clips["telemetry"][..., sources.config.spec.names("telemetry").index(probes.road)]
+    threshold, agreement = road_threshold(probes.road_share(clips["frames"]), told >= 0.5)
     figures |= {"road_threshold": threshold, "road_threshold_agreement": agreement}
     true, starts = closed_loop.true_drives(truth["drives"]), scenes(truth["drives"])
     begin = closed_loop.scene_starts(world, starts)

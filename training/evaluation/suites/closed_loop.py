@@ -17,7 +17,6 @@ from tqdm import tqdm
 from drivedit.evaluation.dreams import seen
 from drivedit.evaluation.metrics.drift import sampled
 from drivedit.evaluation.metrics.figures import correlation, life, turns
-from drivedit.evaluation.metrics.pictures import road_share
 from drivedit.evaluation.sources import Arrays, Sources
 from drivedit.models import RowState, Sampling, World
 from drivedit.utils import Route
@@ -34,29 +33,29 @@ class Drives:
     """Long drives.
 
     Attributes:
-        actions: `[N, T, 2]`.
+        actions: `[N, T, C]`, steering first.
         poses: `[N, T, 3]` after each step.
         speed: `[N, T]` m/s, told by the telemetry.
-        wheels: `[N, T]` share of wheels on the road, told by the telemetry.
+        told_road: `[N, T]` share of the car on the road, told by the telemetry.
         road: `[N, T]` share of road around the car, read off the pictures.
         ended: bool `[N, T]`, true from the ending on.
-        seen: uint8 `[N, S, 64, 64, 3]`, the pictures at `drift.sampled(T)`.
-        film: uint8 `[T, 64, 64, 3]`, the pictures of the first dream; empty for the simulator's drives.
+        seen: uint8 `[N, S, H, W, 3]`, the pictures at `drift.sampled(T)`.
+        film: uint8 `[T, H, W, 3]`, the pictures of the first dream; empty for the simulator's drives.
     """
 
     actions: np.ndarray
     poses: np.ndarray
     speed: np.ndarray
-    wheels: np.ndarray
+    told_road: np.ndarray
     road: np.ndarray
     ended: np.ndarray
     seen: np.ndarray
-    film: np.ndarray = field(default_factory=lambda: np.zeros((0, 64, 64, 3), np.uint8))
+    film: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
 
 
 def true_drives(arrays: Arrays) -> Drives:
     """The simulator's drives, of `twin_drives.record_drive`."""
-    names = ("actions", "poses", "speed", "wheels", "road", "ended", "seen")
+    names = ("actions", "poses", "speed", "told_road", "road", "ended", "seen")
     return Drives(**{name: arrays[f"drive_{name}"] for name in names})
 
 
@@ -66,7 +65,7 @@ class Starts:
 
     Attributes:
         state: The states, N rows.
-        frames: uint8 `[N, 64, 64, 3]`, what the driver sees first.
+        frames: uint8 `[N, H, W, 3]`, what the driver sees first.
         route: The routes, for judging.
         arc: Arc lengths of the cars on them, `[N]`.
     """
@@ -114,7 +113,7 @@ def drive_dream(
     quiet: bool = False,
 ) -> Drives:
     """Dreams on from starts, one driver per dream; all dreams step together, also past their ending."""
-    state, frames = starts.state.clone(), starts.frames
+    state, frames, probes = starts.state.clone(), starts.frames, sources.probes
     drivers = [sources.make_driver() for _ in frames]
     over, kept, pictures, wanted = np.zeros(len(frames), bool), [], [], set(sampled(steps).tolist())
     for step in tqdm(range(steps), desc=label, disable=quiet, file=sys.stderr, mininterval=1):
@@ -122,9 +121,9 @@ def drive_dream(
         controls = torch.from_numpy(actions).to(world.device)
         state, out = world.step(state, controls, sampling=Sampling(sampling_steps))
         frames, pose = seen(world, state), world.poses(state).cpu().numpy()
-        speed, wheels = (out.telemetry[name].cpu().numpy() for name in ("speed", "wheels_on_road"))
+        speed, told = (out.telemetry[name].cpu().numpy() for name in (probes.speed, probes.road))
         over = over | out.ended.cpu().numpy()
-        kept.append((actions, pose, speed, wheels, road_share(frames), over, frames[0].copy()))
+        kept.append((actions, pose, speed, told, probes.road_share(frames), over, frames[0].copy()))
         if step in wanted:
             pictures.append(frames.copy())
     *columns, film = (np.stack(values) for values in zip(*kept, strict=True))
@@ -187,7 +186,7 @@ def driving_figures(
     steer = np.abs(drives.actions[..., 0])[~drives.ended]
     figures = {
         "on_road": float(road.mean()),
-        "on_road_telemetry": float(((drives.wheels >= 0.5) & ~drives.ended).mean()),
+        "on_road_telemetry": float(((drives.told_road >= 0.5) & ~drives.ended).mean()),
         "still_driving": float(still.mean()),
         "median_life": float(np.median(lived)),
         "steer": _mean(steer),

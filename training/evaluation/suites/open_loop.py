@@ -111,11 +111,11 @@ def calibration_table(clips: Arrays, starts: list[tuple[int, int]], dreamed: Dre
 
 
 def short_figures(clips: Arrays, starts: list[tuple[int, int]], dreamed: Dream) -> dict[str, float]:
-    """Reward of ten frames against the simulator's, and confidence against true error."""
+    """Learned reward of ten frames against the simulator's, and confidence against true error."""
     error = short_errors(clips, starts, dreamed)
-    progress = np.array([clips["progress"][row, now : now + SHORT].sum() for row, now in starts])
+    reward = np.array([clips["reward"][row, now : now + SHORT].sum() for row, now in starts])
     return {
-        "reward_10": correlation(dreamed.progress.sum(1), progress),
+        "reward_10": correlation(dreamed.reward.sum(1), reward),
         "confidence": spearman(-dreamed.confidence.mean(1), error),
         "confidence_first_frame": spearman(-dreamed.confidence[:, 0], error),
         "confidence_mean": float(dreamed.confidence.mean()),
@@ -123,7 +123,7 @@ def short_figures(clips: Arrays, starts: list[tuple[int, int]], dreamed: Dream) 
 
 
 def dream_endings(world: World, endings: Arrays, sampling_steps: int | None = None, quiet: bool = False) -> Dream:
-    """Dreams drives out of the playfield to their end."""
+    """Dreams drives that end to their ending."""
     controls = endings["controls"][:, CONTEXT:]
     return dream(
         world, scenes(endings), controls, sampling_steps=sampling_steps, seed=20_000, label="endings", quiet=quiet

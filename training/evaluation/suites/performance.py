@@ -97,7 +97,7 @@ class PerformanceBenchmark:
         """Seconds that each of `count` frames of `rows` worlds takes."""
         world, seconds = self.world, []
         state = world.start([_scene(world)] * rows, list(range(rows)))
-        controls = torch.zeros(rows, 2, device=world.device)
+        controls = torch.zeros(rows, len(world.spec.controls), device=world.device)
         with self.rollout.precision():
             for _ in range(count):
                 begun = time.perf_counter()

@@ -124,7 +124,7 @@ class Dreams:
         self.scenes = [clips.scene(row, self.routed) for row in rows]
 
     def under(self, controls: list[np.ndarray], seed: int = 0, free: bool = False) -> Dream:
-        """Dreams under controls `[T, 2]` of each clip; shorter ones go on as they end, which is not to be looked at."""
+        """Dreams under controls `[T, C]` of each clip; shorter ones go on as they end, which is not to be looked at."""
         longest = max(len(part) for part in controls)
         padded = np.stack([np.pad(part, ((0, longest - len(part)), (0, 0)), mode="edge") for part in controls])
         scenes = [self.clips.scene(row, False) for row in self.rows] if free else self.scenes
@@ -154,8 +154,8 @@ def _under_true_controls(dreams: Dreams, found: Measured, shown: set[int]) -> No
         if row in shown:
             found.shown["true"][row], found.shown["dream"][row] = true, seen
         if steps >= SHORT:
-            found.dreamed["reward"][row] = dreamed.progress[place, :SHORT].sum()
-            found.true["reward"][row] = clips.ahead(row, drives.earned("progress"))[:SHORT].sum()
+            earned = [clips.ahead(row, drives.earned(name))[:SHORT].sum() for name in dreams.world.spec.learned()]
+            found.dreamed["reward"][row], found.true["reward"][row] = dreamed.reward[place, :SHORT].sum(), sum(earned)
             found.dreamed["confidence"][row] = dreamed.confidence[place, :SHORT].mean()
             for column, name in enumerate(names):
                 found.dreamed[name][row] = dreamed.telemetry[place, SHORT - 1, column]
@@ -178,7 +178,8 @@ def _under_other_controls(dreams: Dreams, found: Measured) -> None:
     drives = clips.held.drives
     short = [part[:AHEAD] for part in dreams.controls]
     others = [clips.ahead((row + (count + 1) // 2) % count, drives.control)[:AHEAD] for row in dreams.rows]
-    kinds = {"other": others, "mirrored": [part * np.array([-1, 1], np.float32) for part in short]}
+    mirror = np.array([-1.0, *[1.0] * (short[0].shape[1] - 1)], np.float32)
+    kinds = {"other": others, "mirrored": [part * mirror for part in short]}
     kinds |= {"free": short} if any(scene.route is not None for scene in dreams.scenes) else {}
     for name, controls in kinds.items():
         dreamed = dreams.under(controls, free=name == "free")
@@ -195,10 +196,10 @@ def _to_the_sides(dreams: Dreams, found: Measured, shown: set[int]) -> None:
     steer = largest_steering(dreams.clips)
     if not steer:
         return
-    throttle = [float(part[:TURNED, 1].mean()) for part in dreams.controls]
+    others = [[float(column.mean()) for column in part[:TURNED, 1:].T] for part in dreams.controls]
 
     def held(steering: float) -> list[np.ndarray]:
-        return [np.tile(np.array([steering, value], np.float32), (TURNED, 1)) for value in throttle]
+        return [np.tile(np.array([steering, *values], np.float32), (TURNED, 1)) for values in others]
 
     left, straight, right = (dreams.under(held(side * steer)) for side in (-1, 0, 1))
     again = dreams.under(held(0.0), seed=10_000)

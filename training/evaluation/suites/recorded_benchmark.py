@@ -77,24 +77,12 @@ def evaluate_recorded(
     rate = dream_rate(world, begin, sources, sizes.rounds, sampling_steps, compile)
     found |= {"steps_per_second": rate, "real_time": rate / world.spec.fps}
     _write_pictures(world, clips, measured, curve, out)
-    spec, drives = world.spec, held.drives
-    steps = int(drives.first[-1]) - len(drives)
     report = {
         "world": name,
         "fingerprint": world.fingerprint,
         "sampling_steps": sampling_steps or world.passes,
         "compiled": compile,
-        "pictures": list(spec.observations[spec.picture].shape[:2]),
-        "fps": spec.fps,
-        "route": "route" in spec.conditions and any(len(line) > 1 for line in drives.routes),
-        "held_out": {
-            "folder": str(held.folder),
-            "drives": len(drives),
-            "minutes": steps / drives.fps / 60,
-            "clips": len(clips),
-            "context": clips.context,
-            "longest": int(clips.steps.max()),
-        },
+        **_told(world, clips),
         "left_out": [f"{NEED_SIMULATOR} ({why})", *missing(world, clips, found)],
         "sizes": asdict(sizes),
         "threads": torch.get_num_threads(),
@@ -106,6 +94,24 @@ def evaluate_recorded(
     (out / "report.json").write_text(json.dumps(plain(report), indent=2) + "\n")
     (out / "report.md").write_text(as_markdown(report) + "\n")
     return report
+
+
+def _told(world: World, clips: Clips) -> dict[str, Any]:
+    """The part of the report that says what was measured on."""
+    spec, held, drives = world.spec, clips.held, clips.held.drives
+    return {
+        "pictures": list(spec.observations[spec.picture].shape[:2]),
+        "fps": spec.fps,
+        "route": "route" in spec.conditions and any(len(line) > 1 for line in drives.routes),
+        "held_out": {
+            "folder": str(held.folder),
+            "drives": len(drives),
+            "minutes": (int(drives.first[-1]) - len(drives)) / drives.fps / 60,
+            "clips": len(clips),
+            "context": clips.context,
+            "longest": int(clips.steps.max()),
+        },
+    }
 
 
 def as_markdown(report: dict[str, Any]) -> str:

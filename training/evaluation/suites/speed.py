@@ -7,16 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 
-from drivedit.evaluation.sources import FIRST_HELD_OUT_SEED, Sources
+from drivedit.evaluation.sources import Sources
 from drivedit.models import World
 
 STEPS = 40  # per turn
-TICKS = 3  # of the stock simulator per step
-STOCK = "CarRacing-v3"
 
 
 def speed_figures(
@@ -32,18 +29,20 @@ def speed_figures(
     Args:
         world: The world.
         scene: Where the dream starts.
-        sources: Names the simulator.
+        sources: Names the domain.
         rounds: Turns of each.
         sampling_steps: Network passes per frame; None: the world's own number.
         compile: Whether the environment compiles its steps.
     """
+    probes = sources.probes
     runners: dict[str, Callable[[np.ndarray], Any]] = {
         "dream": _dreamer(world, scene, sources, sampling_steps, compile),
         "twin": _simulator(sources),
-        "stock": _stock(),
+        "stock": probes.stock(),
     }
     rng = np.random.default_rng(sources.seed)
-    actions = (rng.uniform([-0.1, 0.0], [0.1, 0.2], (STEPS, 2))).astype(np.float32)
+    low, high = probes.gentle
+    actions = rng.uniform(low, high, (STEPS, len(low))).astype(np.float32)
     for run in runners.values():  # warm up
         _rate(run, actions[:5])
     rates = {name: [] for name in runners}
@@ -66,7 +65,8 @@ def dream_rate(
 ) -> float:
     """Median steps per second of the environment of one dream, pictures decoded."""
     run = _dreamer(world, scene, sources, sampling_steps, compile)
-    actions = np.tile(np.array([0.0, 0.1], np.float32), (STEPS, 1))
+    idle = [min(max(0.0, control.low), control.high) for control in world.spec.controls]
+    actions = np.tile(np.array(idle, np.float32), (STEPS, 1))
     _rate(run, actions[:5])
     return statistics.median(_rate(run, actions) for _ in range(rounds))
 
@@ -93,18 +93,5 @@ def _dreamer(
 
 def _simulator(sources: Sources) -> Callable[[np.ndarray], Any]:
     twin = sources.make_twin()
-    twin.reset(seed=FIRST_HELD_OUT_SEED, options={"speed": 30.0})
+    twin.reset(seed=sources.config.held_out_from, options=sources.probes.at_speed({}))
     return twin.step
-
-
-def _stock() -> Callable[[np.ndarray], Any]:
-    """Gymnasium's own environment, with as many ticks per step as the twin."""
-    env = gym.make(STOCK, disable_env_checker=True).unwrapped
-    env.reset(seed=FIRST_HELD_OUT_SEED)
-
-    def run(action: np.ndarray) -> None:
-        controls = np.array([action[0], max(action[1], 0.0), max(-action[1], 0.0)])
-        for _ in range(TICKS):
-            env.step(controls)
-
-    return run

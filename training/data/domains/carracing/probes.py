@@ -1,19 +1,37 @@
-"""What can be read off the pictures alone, so that a dream need not be believed: the road under the car, and turns.
+"""What the evaluation asks of CarRacing: who drives how, which controls are held, and what is read off its pictures.
 
-The pictures are CarRacing's at 64 x 64: the car stands at row 48 of column 32 and points up, one column is 0.96 m wide,
-one row 0.77 m high, and the lowest 8 rows are the dashboard.
+The pictures are those at 64 x 64: the car stands at row 48 of column 32 and points up, one column is 0.96 m wide, one
+row 0.77 m high, and the lowest 8 rows are the dashboard. Nothing of the simulator is imported before it is asked for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import cv2
+import gymnasium as gym
 import numpy as np
+
+from drivedit.config.domains.carracing import DOMAIN
+from drivedit.utils import Probes
 
 DASHBOARD = 8  # rows
 BESIDE_CAR = (slice(44, 53), (28, 29, 30, 34, 35, 36))  # rows and columns of the ground around the car
 ROW_STRETCH = 80  # columns that make a picture's pixels square
 CAR = (40.0, 48.0)  # centre of rotation in the stretched picture
 TRIED_TURNS = np.radians([0.0, -7.0, 7.0])  # rad around the last turn
+STOCK = "CarRacing-v3"
+
+
+def at_speed(start: dict[str, Any]) -> dict[str, Any]:
+    """A start at 20 m/s or more."""
+    return {**start, "speed": max(start.get("speed", 0.0), 20.0)}
+
+
+def can_branch(now: Mapping[str, float]) -> bool:
+    """Whether the car goes along the road, with all wheels on it, neither slowly nor at its limit."""
+    return now["wheels_on_road"] == 1.0 and 15.0 < now["speed"] < 70.0 and abs(now["heading_error"]) < 0.3
 
 
 def hide_dashboard(frames: np.ndarray) -> np.ndarray:
@@ -27,25 +45,6 @@ def road_share(frames: np.ndarray) -> np.ndarray:
     ground = frames[..., rows, :, :][..., columns, :].astype(np.int32)
     green = ground[..., 1] - np.maximum(ground[..., 0], ground[..., 2])
     return ((green < 40) & (ground.max(-1) > 60)).mean((-2, -1))
-
-
-def road_threshold(share: np.ndarray, on_road: np.ndarray) -> tuple[float, float]:
-    """The road share from which on the car counts as on the road.
-
-    Args:
-        share: Road shares of true pictures.
-        on_road: What the simulator says, bool.
-
-    Returns:
-        The threshold with the best balanced accuracy, and that accuracy.
-    """
-    candidates = np.linspace(0.05, 0.95, 37)
-    on_road = np.asarray(on_road, bool).ravel()
-    if on_road.all() or not on_road.any():
-        return 0.5, float(((share.ravel() >= 0.5) == on_road).mean())
-    hits = [0.5 * ((share.ravel() >= c)[on_road].mean() + (share.ravel() < c)[~on_road].mean()) for c in candidates]
-    best = np.flatnonzero(np.array(hits) == max(hits))
-    return float(candidates[best].mean()), float(max(hits))
 
 
 def picture_turns(frames: np.ndarray) -> np.ndarray:
@@ -72,6 +71,20 @@ def picture_turns(frames: np.ndarray) -> np.ndarray:
     return found
 
 
+def stock() -> Callable[[np.ndarray], Any]:
+    """Opens Gymnasium's own environment; gives a function of one action of ours, which takes a step of ours."""
+    env = gym.make(STOCK, disable_env_checker=True).unwrapped
+    env.reset(seed=DOMAIN.held_out_from)
+    ticks = round(DOMAIN.spec.dt * env.metadata["render_fps"])
+
+    def run(action: np.ndarray) -> None:
+        controls = np.array([action[0], max(action[1], 0.0), max(-action[1], 0.0)])
+        for _ in range(ticks):
+            env.step(controls)
+
+    return run
+
+
 def _ground(frame: np.ndarray) -> np.ndarray:
     """Green of a picture in square pixels without the dashboard: bright grass, dark road."""
     green = cv2.resize(frame[..., 1], (ROW_STRETCH, frame.shape[0]), interpolation=cv2.INTER_LINEAR)
@@ -93,3 +106,23 @@ def _register(
     turned = float(-np.arctan2(warp[1, 0], warp[0, 0]))
     moved = float(warp[1, 0] * x + warp[1, 1] * y + warp[1, 2] - y)
     return float(score), turned, moved
+
+
+PROBES = Probes(
+    good=("clean",),
+    wild=("mixed", "wild"),
+    leaving=("run_away",),
+    driver="lane_keeper",
+    steers=np.array([[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]], np.float32),
+    throttles=np.array([[0.0, 1.0], [0.0, 0.3], [0.0, -1.0]], np.float32),
+    speed="speed",
+    road="wheels_on_road",
+    top_speed=100.0,  # m/s, about what the car reaches on a long straight
+    at_speed=at_speed,
+    can_branch=can_branch,
+    road_share=road_share,
+    hide_fixed=hide_dashboard,
+    turns=picture_turns,
+    gentle=np.array([[-0.1, 0.0], [0.1, 0.2]]),
+    stock=stock,
+)

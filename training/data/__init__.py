@@ -2,9 +2,9 @@
 
 `collect_recordings` records the simulator of a domain with drivers of many skills; the simulators can be imported from
 here as well (`CarRacingTwin` is the one behind the spaces of `DriveDiT-v0`). `Episode`, `read_shard`, `write_shard` and
-`iter_episodes` are the recordings on disk; `export_minari` and `import_minari` exchange them, `import_drives` makes them
-of videos and pictures, `upgrade_recordings` renews older ones. What needs Box2D or Minari is imported at first use (the
-extra `data`).
+`iter_episodes` are the recordings on disk; `export_minari` and `import_minari` exchange them, `import_drives` makes
+them of videos and pictures, `upgrade_recordings` renews older ones. What needs Box2D or Minari is imported at first use
+(the extra `data`).
 
 `VideoDataset` and `VideoLoader` give clips of pictures or recordings as tensors; `VideoTransforms`, `FrameTransforms`,
 `AugmentationPipeline`, `VideoPreprocessor` and `ControlPreprocessor` change them.

@@ -14,16 +14,17 @@ from typing import Any
 
 import gymnasium as gym
 
+from drivedit.agents.domains import DEFAULT, PUBLIC, SIMULATOR
 from drivedit.agents.dreams import DREAM, open_for
 from drivedit.agents.drive import drive
-from drivedit.agents.drivers.policies import POLICIES
+from drivedit.agents.drivers.policies import policy_names
 from drivedit.agents.load import load_agent
+from drivedit.config import domain_of
 from drivedit.utils import one_thread, write_atomically
 
 if typing.TYPE_CHECKING:
     from drivedit.agents.judging.scores import Scores
 
-REAL = "drivedit_env:CarRacingTwin-v0"
 AGENT = (
     "a name (see `judge --help`), PATH.safetensors (trained), PATH.zip (Stable-Baselines3), or module:callable "
     "(default: %(default)s)"
@@ -67,17 +68,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, default=Path("curves.png"), help="the picture (default: %(default)s)")
     command.set_defaults(run=_curves)
 
-    command = commands.add_parser("test", help="whole episodes of CarRacing-v3: 1,000 ticks, its own reward")
+    command = commands.add_parser("test", help="whole episodes as they are scored in public, with their own reward")
     command.add_argument("--agent", default="learned", help=AGENT)
-    command.add_argument("--env", default="drivedit_env:CarRacingReal-v0", help=ENV)
+    command.add_argument("--env", default=PUBLIC, help=ENV)
     command.add_argument(
         "--world", default=None,
         help=f"of an agent that learned on latents: {WORLD} (default: where it was when it learned; a zip needs it)",
     )  # fmt: skip
     command.add_argument("--episodes", type=int, default=100, help="episodes to drive (default: %(default)s)")
     command.add_argument(
-        "--seed", type=int, default=1_000_000, help="of the first track; 1,000,000 and on: held out (default: 1000000)"
-    )
+        "--seed", type=int, default=DEFAULT.held_out_from,
+        help=f"of the first track; {DEFAULT.held_out_from:,} and on: held out (default: %(default)s)",
+    )  # fmt: skip
     command.add_argument("--out", type=Path, default=None, help=SCORES)
     command.set_defaults(run=_test)
 
@@ -122,19 +124,20 @@ def _add_plan(command: argparse.ArgumentParser) -> None:
 
 def _add_judge(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dream", default=DREAM, help="id of the dreamed environment (default: %(default)s)")
-    command.add_argument("--real", default=REAL, help="id of the real one (default: %(default)s)")
+    command.add_argument("--real", default=SIMULATOR, help="id of the real one (default: %(default)s)")
     command.add_argument("--world", default=None, help=f"of the dream: {WORLD} (default: the environment's)")
     _add_passes(command)
     command.add_argument(
-        "--policies", nargs="+", default=list(POLICIES), metavar="NAME",
+        "--policies", nargs="+", default=None, metavar="NAME",
         help="PATH.safetensors, PATH.zip, module:callable, planner, or of "
-        f"{', '.join(POLICIES)} (default: all of these names)",
+        f"{', '.join(policy_names())} (default: all of these names)",
     )  # fmt: skip
     command.add_argument("--starts", type=int, default=16, help="where all of them start (default: %(default)s)")
     command.add_argument("--horizon", type=int, default=300, help="steps of a drive (default: %(default)s)")
     command.add_argument(
-        "--first-seed", type=int, default=1_000_000, help="of the first start (default: 1000000, the held-out tracks)"
-    )
+        "--first-seed", type=int, default=DEFAULT.held_out_from,
+        help="of the first start (default: %(default)s, the held-out tracks)",
+    )  # fmt: skip
     command.add_argument(
         "--workers", type=int, default=2, help="processes that drive in reality (default: %(default)s)"
     )
@@ -255,7 +258,8 @@ def _judge(options: argparse.Namespace) -> None:
 
     names = ("dream", "real", "world", "starts", "horizon", "first_seed", "sampling_steps")
     contest = Contest(**{name: getattr(options, name) for name in names})
-    verdict = judge(contest, options.policies, options.out, options.workers)
+    policies = options.policies or policy_names((domain_of(options.real) or DEFAULT).spec.domain)
+    verdict = judge(contest, policies, options.out, options.workers)
     write_report(verdict, options.out / "report.html")
     print(as_text(verdict))
     print(f"report: {options.out / 'report.html'}")

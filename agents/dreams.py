@@ -8,7 +8,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-DREAM = "drivedit_env:DriveDiT-v0"
+from drivedit.config import DEFAULT_WORLD
+from drivedit.config.rooms import SHIPS
+
+DREAM = f"{SHIPS}:DriveDiT-v0"
 Encode = Callable[[np.ndarray], np.ndarray]  # frames uint8 [B, H, W, 3] to latents float32 [B, C, h, w]
 
 
@@ -27,7 +30,7 @@ def open_encoder(fingerprint: str, *places: str | None) -> Encode:
     if not fingerprint and not named:
         raise ValueError(
             "this agent sees latents and does not say of which world (a zip never does), so it cannot see frames: name "
-            "the world that it learned in with --world, for example --world carracing"
+            f"the world that it learned in with --world, for example --world {DEFAULT_WORLD}"
         )
     for place in [*named, None] if fingerprint else named:
         world: dict[str, Any] = {} if place is None else {"world": place}

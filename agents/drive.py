@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
+from drivedit.agents.domains import on_road_of
 from drivedit.utils.video import VideoWriter
 
 Agent = Callable[[np.ndarray], np.ndarray]
@@ -28,7 +29,7 @@ class Drive:
         episodes: Episodes begun.
         returned: Sum of the rewards.
         confidence: Mean confidence of the world; NaN for an environment that tells none.
-        on_road: Mean share of the wheels on the road, in [0, 1]; NaN for an environment that does not tell.
+        on_road: Mean share of the car on the road, in [0, 1]; NaN for an environment that does not tell.
         seconds: Time spent in `env.step`.
     """
 
@@ -63,6 +64,7 @@ def drive(
     options: dict[str, Any] | None = None,
     out: str | Path | None = None,
     progress: bool = True,
+    on_road: str | None = None,
 ) -> Drive:
     """Drives; when an episode ends, the next one begins.
 
@@ -74,6 +76,7 @@ def drive(
         options: Reset options of every episode.
         out: Video to write (mp4), or None.
         progress: Whether to show a progress bar.
+        on_road: Name of the telemetry value that is the share of the car on the road; None: the domain's.
 
     Returns:
         The figures of the drive.
@@ -84,6 +87,7 @@ def drive(
         raise ValueError(f"a video needs gym.make(..., render_mode='rgb_array'), got {env.render_mode!r}")
     forget = getattr(agent, "reset", lambda: None)
     returned, seconds, episodes, told = 0.0, 0.0, 1, []
+    share = on_road_of(env) if on_road is None else on_road
     with ExitStack() as stack:
         video = None if out is None else stack.enter_context(VideoWriter(out, env.metadata["render_fps"]))
         observation, _ = env.reset(seed=seed, options=options)
@@ -96,11 +100,11 @@ def drive(
             observation, reward, terminated, truncated, info = env.step(action)
             seconds += time.perf_counter() - began
             returned += float(reward)
-            on_road = np.clip(info.get("telemetry", {}).get("wheels_on_road", np.nan), 0.0, 1.0)  # dreams exceed it
-            told.append((info.get("confidence", np.nan), on_road))
+            on = np.clip(info.get("telemetry", {}).get(share, np.nan), 0.0, 1.0)  # dreams exceed it
+            told.append((info.get("confidence", np.nan), on))
             if (terminated or truncated) and len(told) < steps:
                 observation, _ = env.reset(options=options)
                 forget()
                 episodes += 1
-    confidence, on_road = (float(value) for value in np.mean(told, axis=0))
-    return Drive(steps, episodes, returned, confidence, on_road, seconds)
+    confidence, on = (float(value) for value in np.mean(told, axis=0))
+    return Drive(steps, episodes, returned, confidence, on, seconds)

@@ -21,10 +21,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm, trange
 
-from drivedit.config import WorldConfig
+from drivedit.config import DEFAULT_WORLD, DomainConfig, WorldConfig
 from drivedit.inference import tune
 from drivedit.models import DiTWorld, Scene, World
-from drivedit.utils import fast_dtype, generator
+from drivedit.utils import fast_dtype, generator, load_object
+from drivedit_env.domains import domain_of_world, gentle_controls
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.shipped import load_world
 from drivedit_env.vector import DriveDiTVectorEnv
@@ -32,12 +33,11 @@ from drivedit_env.vector import DriveDiTVectorEnv
 BATCHES = (1, 4, 16, 64)
 WINDOWS = (4, 8, 16, 32)
 SIZES = (32, 64, 96, 128)
-TWIN, STOCK, TICKS = "CarRacingTwin-v0", "CarRacing-v3", 3
 Run = Callable[[], Any]
 
 
 def measure(
-    world: str | Path = "carracing",
+    world: str | Path = DEFAULT_WORLD,
     rounds: int = 5,
     seconds: float = 0.4,
     quiet: bool = False,
@@ -60,7 +60,7 @@ def measure(
     flops = flops_per_frame(_unpacked(world))
     both = flops["dynamics"] + flops["decoder"]
     ratios = {}
-    for name, against in (("twin", "twin"), ("stock", "stock CarRacing"), ("twins", "twin, one process per core")):
+    for name, against in (("twin", "twin"), ("stock", "stock simulator"), ("twins", "twin, one process per core")):
         if against in rates:
             ratios |= {f"{kind} / {name}": rates[kind] / rates[against] for kind in rates if kind.startswith("dream")}
     peak = rates.pop("matrix product")
@@ -82,7 +82,7 @@ def measure(
 def flops_per_frame(world: World) -> dict[str, float]:
     """Operations for one generated frame, by torch's counter; the world must not have been tuned."""
     state = world.start(world.scenes[:1], [0])
-    controls = torch.zeros(1, 2, device=world.device)
+    controls = torch.zeros(1, len(world.spec.controls), device=world.device)
     with FlopCounterMode(display=False) as dynamics:
         world.step(state, controls)
     with FlopCounterMode(display=False) as decoder, torch.no_grad():
@@ -121,8 +121,9 @@ def rounding(world: World, count: int = 16, steps: int = 20) -> dict[str, float]
     envs.reset(seed=0)
     env.reset(seed=count - 1)
     rng, apart, latents = np.random.default_rng(0), [], []
+    width = len(world.spec.controls)
     for _ in range(steps):
-        actions = rng.uniform(-0.3, 0.3, (count, 2)).astype(np.float32)
+        actions = rng.uniform(-0.3, 0.3, (count, width)).astype(np.float32)
         frames, frame = envs.step(actions)[0], env.step(actions[-1])[0]
         apart.append(np.abs(frames[-1].astype(int) - frame))
         states = envs.get_state([count - 1]).world, env.get_state().world
@@ -139,7 +140,7 @@ def curves(world: World, quiet: bool = False) -> dict[str, Any]:
 
     The worlds have random weights: only the cost is looked at.
     """
-    config, student = world.config, world.config.student
+    config, student, width = world.config, world.config.student, len(world.spec.controls)
     plans = {
         "window": [(window, replace(config, student=replace(student, window=window)), 4) for window in WINDOWS],
         "picture": [(size, _resized(config, size), 4) for size in SIZES],
@@ -150,11 +151,10 @@ def curves(world: World, quiet: bool = False) -> dict[str, Any]:
         times = []
         for _, changed, batch in tqdm(points, desc=f"cost against {name}", disable=quiet):
             random = tune(DiTWorld(replace(changed, end_threshold=2.0)))  # nothing ends
-            height, width = changed.image_size
-            scene = Scene(np.zeros((2, height, width, 3), np.uint8), np.zeros((1, 2), np.float32))
+            scene = Scene(np.zeros((2, *changed.image_size, 3), np.uint8), np.zeros((1, width), np.float32))
             envs = DriveDiTVectorEnv(batch, random)
             envs.reset(seed=0, options={"scene": scene})
-            actions = np.zeros((batch, 2), np.float32)
+            actions = np.zeros((batch, width), np.float32)
             for _ in range((changed.student.window or 8) + 2):
                 envs.step(actions)
             times.append(1e3 * float(np.median([_timed(lambda e=envs, a=actions: e.step(a)) for _ in range(12)])))
@@ -184,8 +184,9 @@ def endurance(
     envs = DriveDiTVectorEnv(worlds, world, obs_type="latent", autoreset_mode="SameStep", compile=compile)
     envs.reset(seed=0)
     rng, times, resident = np.random.default_rng(0), [], []
+    width = len(world.spec.controls)
     for _ in trange(max(steps // worlds, 20), desc="endurance", disable=quiet):
-        actions = rng.uniform([-0.5, -0.3], [0.5, 0.6], (worlds, 2)).astype(np.float32)
+        actions = rng.uniform(-0.5, 0.5, (worlds, width)).astype(np.float32)
         start = time.perf_counter()
         seen, rewards, *_ = envs.step(actions)
         times.append(time.perf_counter() - start)
@@ -232,7 +233,9 @@ def main(argv: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m drivedit_env.bench", description=__doc__)
     parser.add_argument(
-        "--world", default="carracing", help="shipped name, folder or hub:NAME/WORLD of a world (default: %(default)s)"
+        "--world",
+        default=DEFAULT_WORLD,
+        help="shipped name, folder or hub:NAME/WORLD of a world (default: %(default)s)",
     )
     parser.add_argument("--out", default="bench.json", help="where to save the figures (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every contender (default: %(default)s)")
@@ -260,7 +263,7 @@ def _rates(world: World, rounds: int, seconds: float, quiet: bool, compile: bool
     for obs_type in ("pixels", "latent"):
         for batch in BATCHES:
             contenders[f"dream, {batch}, {obs_type}"] = batch, _dreamer(world, batch, obs_type, compile)
-    simulators, close = _simulators()
+    simulators, close = _simulators(domain_of_world(world), gentle_controls(world))
     contenders |= simulators
     size = 2048
     matrix = torch.randn(size, size, generator=generator(0, "matrix")).to(world.device, fast_dtype(world.device))
@@ -278,46 +281,45 @@ def _rates(world: World, rounds: int, seconds: float, quiet: bool, compile: bool
 
 def _dreamer(world: World, batch: int, obs_type: str, compile: bool) -> Run:
     """Steps the single environment, or the vector environment, with gentle random actions."""
-    rng = np.random.default_rng(0)
+    rng, (low, high) = np.random.default_rng(0), gentle_controls(world)
     if batch > 1:
         envs = DriveDiTVectorEnv(batch, world, obs_type=obs_type, compile=compile)
         envs.reset(seed=0)
-        return lambda: envs.step(rng.uniform([-0.1, 0.0], [0.1, 0.2], (batch, 2)).astype(np.float32))
+        return lambda: envs.step(rng.uniform(low, high, (batch, len(low))).astype(np.float32))
     env = DriveDiTEnv(world, obs_type=obs_type, compile=compile)
     env.reset(seed=0)
 
     def run() -> None:
-        if env.step(rng.uniform([-0.1, 0.0], [0.1, 0.2]).astype(np.float32))[2]:
+        if env.step(rng.uniform(low, high).astype(np.float32))[2]:
             env.reset()
 
     return run
 
 
-def _simulators() -> tuple[dict[str, tuple[int, Run]], Run]:
-    """The twin in one process and in one per core, the stock simulator; and what closes them. Empty without box2d."""
+def _simulators(domain: DomainConfig | None, gentle: np.ndarray) -> tuple[dict[str, tuple[int, Run]], Run]:
+    """The twin in one process and in one per core, the stock simulator; and what closes them.
+
+    Empty without a domain, or where its simulator is not installed.
+    """
+    if domain is None:
+        return {}, lambda: None
     try:
-        twin = gym.make(TWIN, disable_env_checker=True).unwrapped
+        twin = gym.make(domain.env_id, disable_env_checker=True).unwrapped
     except ImportError:
         return {}, lambda: None
-    stock = gym.make(STOCK, disable_env_checker=True).unwrapped
-    cores = os.cpu_count() or 1
-    twins = gym.make_vec(TWIN, num_envs=cores, vectorization_mode="async")
-    for env in (twin, stock, twins):
+    cores, (low, high) = os.cpu_count() or 1, gentle
+    twins = gym.make_vec(domain.env_id, num_envs=cores, vectorization_mode="async")
+    for env in (twin, twins):
         env.reset(seed=0)
     rng = np.random.default_rng(0)
-
-    def stock_step() -> None:
-        steering, throttle = rng.uniform([-0.1, 0.0], [0.1, 0.2])
-        for _ in range(TICKS):
-            stock.step(np.array([steering, throttle, 0.0], np.float32))
-
-    return {
-        "twin": (1, lambda: twin.step(rng.uniform([-0.1, 0.0], [0.1, 0.2]).astype(np.float32))),
-        "stock CarRacing": (1, stock_step),
-        "twin, one process per core": (
-            cores, lambda: twins.step(rng.uniform([-0.1, 0.0], [0.1, 0.2], (cores, 2)).astype(np.float32)),
-        ),
-    }, twins.close  # fmt: skip
+    found: dict[str, tuple[int, Run]] = {"twin": (1, lambda: twin.step(rng.uniform(low, high).astype(np.float32)))}
+    if domain.probes:
+        stock = load_object(domain.probes).stock()
+        found["stock simulator"] = 1, lambda: stock(rng.uniform(low, high).astype(np.float32))
+    found["twin, one process per core"] = (
+        cores, lambda: twins.step(rng.uniform(low, high, (cores, len(low))).astype(np.float32)),
+    )  # fmt: skip
+    return found, twins.close
 
 
 def _rate(run: Run, seconds: float) -> float:

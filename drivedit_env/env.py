@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from drivedit.config import DEFAULT_WORLD, find_domain
 from drivedit.models import RowState, StepOutput, World
 from drivedit.utils import check_seed, restored, stream
 from drivedit_env.base import RENDER_HEIGHT, DreamSettings, Observations, rows_of
@@ -112,11 +113,11 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
     """
 
     render_modes = ("human", "rgb_array")
-    metadata = {"render_modes": list(render_modes), "render_fps": 1 / 0.06}
+    metadata = {"render_modes": list(render_modes), "render_fps": find_domain(DEFAULT_WORLD).spec.fps}
 
     def __init__(
         self,
-        world: str | Path | World = "carracing",
+        world: str | Path | World = DEFAULT_WORLD,
         render_mode: str | None = None,
         obs_type: str | Sequence[str] = "pixels",
         sampling_steps: int | None = None,

@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from drivedit.config import DEFAULT_WORLD
 from drivedit.models import RowState, World
 from drivedit.utils import check_seed, restored, stream, whole_number
 from drivedit_env.base import PIXELS, RENDER_HEIGHT, DreamSettings, Observations, copied, rows_of
@@ -53,7 +54,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
     def __init__(
         self,
         num_envs: int = 1,
-        world: str | Path | World = "carracing",
+        world: str | Path | World = DEFAULT_WORLD,
         render_mode: str | None = None,
         obs_type: str | Sequence[str] = "pixels",
         sampling_steps: int | None = None,

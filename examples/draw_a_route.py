@@ -9,8 +9,8 @@ import math
 import gymnasium as gym
 import numpy as np
 
+from drivedit.agents import LaneKeeper
 from drivedit.agents.drive import Drive, drive
-from drivedit.agents.drivers.lane_keeper import LaneKeeper
 
 
 def ellipse(length: float = 260.0, width: float = 160.0) -> np.ndarray:

@@ -17,7 +17,9 @@ import pytest
 import drivedit_env  # noqa: F401  (registers the environments)
 from drivedit.agents.__main__ import main
 from drivedit.agents.drive import Drive, drive
-from drivedit.agents.drivers.lane_keeper import (
+from drivedit.agents.judging.scores import score
+from drivedit.agents.load import load_agent
+from drivedit.data.domains.carracing.lane_keeper import (
     UNREACHED,
     LaneKeeper,
     Skill,
@@ -27,8 +29,6 @@ from drivedit.agents.drivers.lane_keeper import (
     speed_for_bends,
     spread_over_road,
 )
-from drivedit.agents.judging.scores import score
-from drivedit.agents.load import load_agent
 from drivedit.utils.video import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[1]

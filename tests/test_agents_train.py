@@ -244,11 +244,13 @@ def test_wrong_agents_are_named(tmp_path):
         load_agent(str(tmp_path / "noise.safetensors"))
     with pytest.raises(ValueError, match="module:callable"):
         load_agent("somebody")
+    keeper = "drivedit.data.domains.carracing.lane_keeper"
     with pytest.raises(ValueError, match="cannot be imported"):
-        load_agent("drivedit.agents.drivers.lane_keeper:Nobody")
+        load_agent(f"{keeper}:Nobody")
     with pytest.raises(ValueError, match="cannot be called"):
-        load_agent("drivedit.agents.drivers.lane_keeper:FRAME")
-    assert load_agent("drivedit.agents.drivers.lane_keeper:LaneKeeper")(np.zeros((64, 64, 3), np.uint8)).shape == (2,)
+        load_agent(f"{keeper}:FRAME")
+    for path in (keeper, "drivedit.agents"):
+        assert load_agent(f"{path}:LaneKeeper")(np.zeros((64, 64, 3), np.uint8)).shape == (2,)
     policy = Policy(PolicySpec([1, 2, 2], "latent"), {"out.weight": torch.ones(2, 4), "out.bias": torch.zeros(2)})
     assert policy(np.full((1, 2, 2), 0.1, np.float32)) == pytest.approx([0.4, 0.4])
     with pytest.raises(ValueError, match=r"float32 \[1, 2, 2\], got float32"):
@@ -275,11 +277,14 @@ def test_a_policy_keeps_to_its_decisions():
 
 
 def test_scores_are_summed_up():
-    scores = Scores([1, 2, 3, 4], [100.0, 300.0, 900.0, 950.0], [10, 10, 10, 30])
+    scores = Scores([1, 2, 3, 4], [100.0, 300.0, 900.0, 950.0], [10, 10, 10, 30], 900.0)
     told = scores.summary()
     assert (told["mean"], told["median"], told["solved"], told["steps"]) == (562.5, 600.0, 0.5, 15.0)
     assert told["deviation"] == pytest.approx(np.std(scores.returns, ddof=1))
     assert 100 <= told["low"] < 562.5 < told["high"] <= 950 and "562.5" in str(scores)
+    assert "share of 900 or more 0.50" in str(scores) and "solved_from" not in scores.to_dict()
+    unsaid = replace(scores, solved_from=None)
+    assert "solved" not in unsaid.summary() and "share of" not in str(unsaid)
     with pytest.raises(ValueError, match="at least 1"):
         score(gym.make("Steer-v0"), lambda _: np.zeros(2, np.float32), 0, 0)
 

@@ -62,7 +62,7 @@ def test_a_recording_is_read_for_training_and_replays_bit_for_bit(session: Sessi
     assert "1.6 s" in session.note[1]  # 27 steps of 0.06 s
 
     episodes = list(iter_episodes(session.folder))
-    assert [(len(e), e.driver) for e in episodes] == [(20, "person"), (4, "person"), (3, "LaneKeeper")]
+    assert [(len(e), e.driver) for e in episodes] == [(20, "person"), (4, "person"), (3, "lane_keeper")]
     assert np.array_equal(np.concatenate([e.picture[1:] for e in episodes]), [m.frame for m in driven])
     assert np.array_equal(np.concatenate([e.controls for e in episodes]), [m.action for m in driven])
     assert np.concatenate([e.reward for e in episodes]) == pytest.approx([m.reward for m in driven])

@@ -11,9 +11,8 @@ from scipy import stats
 
 import drivedit_env  # noqa: F401  (registers the environments)
 from drivedit.agents.__main__ import main
-from drivedit.agents.drivers.lane_keeper import BAR_AT_REST, BAR_PER_SPEED, SPEED_BAR
+from drivedit.agents.drivers import policies as drivers
 from drivedit.agents.drivers.pilot import Pilot, PolicyError
-from drivedit.agents.drivers.policies import POLICIES
 from drivedit.agents.judging import judge as judging
 from drivedit.agents.judging import trials
 from drivedit.agents.judging.agreement import (
@@ -31,6 +30,7 @@ from drivedit.agents.judging.report import write_report
 from drivedit.agents.judging.trials import Contest, Drives
 from drivedit.agents.load import load_agent
 from drivedit.agents.planning.planner import Planner, Search
+from drivedit.data.domains.carracing.lane_keeper import BAR_AT_REST, BAR_PER_SPEED, SPEED_BAR
 
 FRAME = np.zeros((64, 64, 3), np.uint8)
 
@@ -216,10 +216,11 @@ def test_there_are_many_different_drivers():
         bar[: round((BAR_AT_REST + BAR_PER_SPEED * 6 * index) / (3 * 255))] = 255
         frame[SPEED_BAR] = bar.reshape(5, 4, 1)
     driven = {}
-    for name in POLICIES:
+    names = drivers.policy_names()
+    for name in names:
         agent = load_agent(name, seed=1)
         driven[name] = np.array([agent(frame) for frame in frames]).tobytes()
-    assert len(POLICIES) >= 24 and len(set(driven.values())) == len(POLICIES)
+    assert len(names) >= 24 and len(set(driven.values())) == len(names)
 
 
 def test_a_policy_is_found_by_name_or_refused():
@@ -372,14 +373,15 @@ def test_the_command_judges_in_two_processes_and_writes_a_page(saved, tmp_path, 
 
 def test_drives_of_other_weights_or_code_are_never_taken_for_these(tmp_path, monkeypatch):
     contest = Contest("SlipperyRoad-v0", "Road-v0", starts=2, horizon=10)
-    weights = tmp_path / "agent.safetensors"
-    monkeypatch.setattr(judging, "LEARNED", weights)
+    weights = tmp_path / "carracing.safetensors"
+    monkeypatch.setattr(drivers, "WEIGHTS", tmp_path)
     for name in (str(weights), "learned"):
         found = set()
         for content in (b"one", b"other", b"one"):
             weights.write_bytes(content)
             found.add(judging._sources(contest, [name])[name])
         assert len(found) == 2
+    monkeypatch.undo()
     out, drives = tmp_path / "out", lambda: Road.driven
     policies = FOUR[:3]
     judge(contest, policies, out, workers=1, progress=False)

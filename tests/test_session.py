@@ -9,7 +9,8 @@ import numpy as np
 import pygame
 import pytest
 
-from drivedit.agents.drivers.policies import LEARNED
+from drivedit.agents.drivers.policies import weights_of
+from drivedit.config import DEFAULT_WORLD
 from drivedit.models import DiTWorld
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.controls import Held, Pace, Wheel
@@ -230,7 +231,7 @@ def test_an_unknown_agent_is_named(name: str, session: Session):
 
 @pytest.mark.parametrize("name", ["drunk", "learned.safetensors", "numpy:zeros_like"])
 def test_agents_are_named_as_in_every_other_command(name: str, session: Session):
-    session.agent_name, session._agent = str(LEARNED) if name.endswith("safetensors") else name, None
+    session.agent_name, session._agent = str(weights_of(DEFAULT_WORLD)) if name.endswith("safetensors") else name, None
     session.hand_over()
     assert session.agent_drives and session.driver == {"numpy:zeros_like": "zeros_like"}.get(
         name, Path(session.agent_name).name

@@ -1,100 +1,71 @@
-"""Drivers by name: 28 scripted ones of widely different skill, and one that learned in the dream.
+"""Policies by name: those of every domain, and the ones that learned in the dream of a domain's world.
 
-They see frames only, so they drive a dream and the simulator alike. Together they span what a judge of policies has to
-tell apart: from fast and clean, over slow, late, shaky and lopsided, to standing still.
+`DOMAIN/NAME` is always one policy. The name alone does where one domain alone has it; `learned` alone is that of the
+default world. Policies see observations only, so they drive a dream and the simulator alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from drivedit.agents.drivers.lane_keeper import LaneKeeper, Skill
+from drivedit.agents.drive import Agent
 from drivedit.agents.drivers.policy import Policy
+from drivedit.config import DEFAULT_WORLD, all_domains, find_domain
+from drivedit.utils import load_object
 
-Agent = Callable[[np.ndarray], Any]
-LEARNED = Path(__file__).parents[1] / "weights" / "carracing.safetensors"
-
-SKILLS: dict[str, Skill] = {
-    "lane_keeper": Skill(),
-    "brisk": Skill(target_speed=42.0, grip=75.0),
-    "racer": Skill(target_speed=55.0, grip=90.0),
-    "reckless": Skill(target_speed=70.0, grip=200.0),
-    "calm": Skill(target_speed=27.0),
-    "careful": Skill(target_speed=20.0),
-    "slow": Skill(target_speed=14.0),
-    "crawling": Skill(target_speed=8.0),
-    "creeping": Skill(target_speed=4.0),
-    "soft_hands": Skill(gain=0.5),
-    "limp_hands": Skill(gain=0.2),
-    "nervous": Skill(gain=2.5),
-    "late": Skill(delay=3),
-    "very_late": Skill(delay=6),
-    "asleep": Skill(delay=12),
-    "slow_and_late": Skill(delay=6, target_speed=15.0),
-    "shaky": Skill(noise=0.1),
-    "drunk": Skill(noise=0.25),
-    "slow_drunk": Skill(noise=0.25, target_speed=15.0),
-    "wild": Skill(noise=0.6),
-    "pulls_left": Skill(bias=-0.05),
-    "pulls_right": Skill(bias=0.12),
-    "veers_left": Skill(bias=-0.25),
-    "short_sighted": Skill(lookahead=4.5, lookahead_time=0.0),
-    "far_sighted": Skill(lookahead=24.0),
-}
+LEARNED = "learned"  # the agent that learned in the dream (docs/agents.md)
+WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
-class Fixed:
-    """Holds the same controls whatever it sees.
+def policy_names(domain: str | None = None) -> list[str]:
+    """The names of all policies, or of a domain's, as short as they can be."""
+    found = []
+    for owner in all_domains() if domain is None else [domain]:
+        for name in _names(owner):
+            alone = owner == DEFAULT_WORLD if name == LEARNED else _owners(name) == [owner]
+            found.append(name if alone else f"{owner}/{name}")
+    return found
+
+
+def find_policy(name: str) -> tuple[str, str] | None:
+    """Domain and own name of a policy; None: there is none of this name.
+
+    Raises:
+        ValueError: Several domains have it.
+    """
+    domain, _, own = name.rpartition("/")
+    if own == LEARNED and not domain:
+        domain = DEFAULT_WORLD
+    owners = [owner for owner in _owners(own) if domain in ("", owner)]
+    if len(owners) > 1:
+        raise ValueError(f"several policies are called {name!r}: say {', '.join(f'{each}/{own}' for each in owners)}")
+    return (owners[0], own) if owners else None
+
+
+def make_policy(domain: str, name: str, seed: int) -> Agent:
+    """A policy of a domain; the one that learned leaves nothing to chance.
 
     Args:
-        action: Steering and throttle.
+        domain: Name of the domain.
+        name: Its own name, see `find_policy`.
+        seed: Of its own chance.
     """
-
-    def __init__(self, action: tuple[float, float]) -> None:
-        self.action = np.array(action, np.float32)
-
-    def __call__(self, frame: np.ndarray) -> np.ndarray:
-        """The controls, float32 [2]."""
-        return self.action.copy()
+    if name == LEARNED:
+        return Policy.load(weights_of(domain))
+    return load_object(find_domain(domain).policies)[name](seed)
 
 
-class Fumbling:
-    """Draws steering and throttle anew at every step, mostly forwards.
-
-    Args:
-        seed: Seed of the draws.
-    """
-
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
-        self.reset()
-
-    def reset(self) -> None:
-        """Begins the draws again."""
-        self._random = np.random.default_rng(self.seed)
-
-    def __call__(self, frame: np.ndarray) -> np.ndarray:
-        """Random controls, float32 [2], whatever is seen."""
-        return self._random.uniform((-0.4, -0.2), (0.4, 0.6)).astype(np.float32)
+def weights_of(domain: str) -> Path:
+    """Where the weights are of the agent that learned in the dream of a domain's world."""
+    return WEIGHTS / f"{domain}.safetensors"
 
 
-def _keeper(skill: Skill) -> Callable[[int], Agent]:
-    return lambda seed: LaneKeeper(skill, seed)
+def _owners(name: str) -> list[str]:
+    """The domains that have a policy of this name."""
+    return [domain for domain in all_domains() if name in _names(domain)]
 
 
-def _learned(seed: int) -> Agent:
-    """The agent that learned in the dream (docs/agents.md); it leaves nothing to chance."""
-    return Policy.load(LEARNED)
-
-
-POLICIES: dict[str, Callable[[int], Agent]] = {
-    **{name: _keeper(skill) for name, skill in SKILLS.items()},
-    "straight_on": lambda seed: Fixed((0.0, 0.2)),
-    "parked": lambda seed: Fixed((0.0, 0.0)),
-    "fumbling": Fumbling,
-    "learned": _learned,
-}
+def _names(domain: str) -> list[str]:
+    """The own names of a domain's policies."""
+    path = find_domain(domain).policies
+    return [*(load_object(path) if path else ()), *([LEARNED] if weights_of(domain).is_file() else ())]

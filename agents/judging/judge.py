@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from drivedit.agents.drivers.pilot import PolicyError
-from drivedit.agents.drivers.policies import LEARNED
+from drivedit.agents.drivers.policies import LEARNED, find_policy, weights_of
 from drivedit.agents.judging.agreement import MEASURES, Estimate, agreement, better_half, mean, mean_score
 from drivedit.agents.judging.trials import (
     PLANNER,
@@ -36,6 +36,7 @@ from drivedit.agents.judging.trials import (
     drive_together,
     find_starts,
 )
+from drivedit.config import DomainConfig, domain_of, find_domain
 from drivedit.utils import code_fingerprint, extra, fingerprint, package_of, write_atomically
 
 HORIZONS = (25, 50, 100, 300)  # those below the contest's own are reported beside it
@@ -247,17 +248,26 @@ def _sources(contest: Contest, policies: Sequence[str]) -> dict[str, str]:
         env.close()
     inside = [env.unwrapped for env in environments]
     weights = [getattr(getattr(env, "world", None), "fingerprint", "") for env in inside]
-    code = code_fingerprint(*CODE, *(package_of(type(env).__module__) for env in inside))
+    domain = domain_of(contest.real)
+    code = code_fingerprint(*CODE, *(package_of(type(env).__module__) for env in inside), *_package(domain))
     common = fingerprint(asdict(contest), weights, code)
     return {policy: fingerprint(common, policy, _content(policy)) for policy in policies}
 
 
 def _content(policy: str) -> str:
-    """Fingerprint of a policy that is a file, or comes from a module of its own; the others are this package's."""
-    path, (module, _, attribute) = LEARNED if policy == "learned" else Path(policy), policy.partition(":")
-    if path.is_file():
-        return fingerprint(path)
+    """Fingerprint of a policy's file, or of the code of its module or domain; the planner is this package's."""
+    if found := find_policy(policy):
+        domain, name = found
+        return fingerprint(weights_of(domain)) if name == LEARNED else code_fingerprint(*_package(find_domain(domain)))
+    if Path(policy).is_file():
+        return fingerprint(Path(policy))
+    module, _, attribute = policy.partition(":")
     return code_fingerprint(package_of(module)) if attribute else ""
+
+
+def _package(domain: DomainConfig | None) -> list[str]:
+    """The package of a domain's policies, if there are any."""
+    return [package_of(domain.policies.partition(":")[0])] if domain and domain.policies else []
 
 
 def _file(out: Path, side: str, policy: str) -> Path:

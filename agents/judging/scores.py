@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
+from drivedit.agents.domains import domain_behind
 from drivedit.agents.drive import Agent
 
-SOLVED = 900.0  # mean return of 100 episodes at which CarRacing counts as solved
 DRAWS = 10_000  # of the bootstrap
 
 
@@ -23,17 +23,20 @@ class Scores:
         seeds: Seed of every episode.
         returns: Sum of the rewards of every episode.
         steps: Length of every episode.
+        solved_from: Return from which on an episode counts as solved; None: not said.
     """
 
     seeds: list[int]
     returns: list[float]
     steps: list[int]
+    solved_from: float | None = None
 
     def summary(self) -> dict[str, float]:
-        """Mean return with its 95% bootstrap interval, standard deviation, median, extremes, share of 900 or more."""
+        """Mean return with its 95% bootstrap interval, standard deviation, median, extremes, share of the solved."""
         returns = np.array(self.returns)
         draws = np.random.default_rng(0).choice(returns, (DRAWS, len(returns))).mean(1)
         low, high = np.quantile(draws, [0.025, 0.975])
+        solved = {} if self.solved_from is None else {"solved": float((returns >= self.solved_from).mean())}
         return {
             "episodes": len(returns),
             "mean": float(returns.mean()),
@@ -43,13 +46,13 @@ class Scores:
             "median": float(np.median(returns)),
             "worst": float(returns.min()),
             "best": float(returns.max()),
-            "solved": float((returns >= SOLVED).mean()),
+            **solved,
             "steps": float(np.mean(self.steps)),
         }
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as plain numbers."""
-        return {"summary": self.summary(), **asdict(self)}
+        return {"summary": self.summary(), "seeds": self.seeds, "returns": self.returns, "steps": self.steps}
 
     def __str__(self) -> str:
         s = self.summary()
@@ -58,8 +61,9 @@ class Scores:
             "mean return": f"{s['mean']:.1f} (95%: {s['low']:.1f} to {s['high']:.1f})",
             "deviation": f"{s['deviation']:.1f}",
             "worst, median, best": f"{s['worst']:.1f}, {s['median']:.1f}, {s['best']:.1f}",
-            f"share of {SOLVED:.0f} or more": f"{s['solved']:.2f}",
         }
+        if self.solved_from is not None:
+            rows[f"share of {self.solved_from:.0f} or more"] = f"{s['solved']:.2f}"
         return "\n".join(f"{name:<20} {value}" for name, value in rows.items())
 
 
@@ -78,7 +82,8 @@ def score(env: gym.Env, agent: Agent, episodes: int, seed: int, progress: bool =
     """
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
-    scores = Scores([], [], [])
+    domain = domain_behind(env)
+    scores = Scores([], [], [], domain.solved if domain else None)
     bar = tqdm(range(seed, seed + episodes), desc="driving", unit=" episode", disable=not progress)
     for episode in bar:
         observation, _ = env.reset(seed=episode)

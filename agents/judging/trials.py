@@ -1,8 +1,9 @@
 """Letting policies drive a dream and reality from the same starts.
 
-A start is found in the real environment: a seed, drawn reset options where `START_RANGES` knows some, and, if the
-environment can tell its `scene()`, a run-up of some steps after which the dream opens in that scene. Every policy then
-goes on from there on both sides. Without `scene()` both sides begin with the same seed and options.
+A start is found in the real environment: a seed, drawn reset options where its domain names some, and, if the
+environment can tell its `scene()`, a run-up of some steps by the domain's policy after which the dream opens in that
+scene. Every policy then goes on from there on both sides. Without `scene()` both sides begin with the same seed and
+options.
 
 Legend: P policies, S starts, H steps (the horizon).
 """
@@ -19,14 +20,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from drivedit.agents.domains import DEFAULT
 from drivedit.agents.dreams import in_own_dream
 from drivedit.agents.drivers.pilot import Pilot, PolicyError
 from drivedit.agents.planning.planner import Planner, Search
+from drivedit.config import domain_of
 from drivedit.utils import begin_worker
 
 SIDES = ("dream", "real")
-START_RANGES = {"CarRacingTwin-v0": {"track_position": (0.0, 1.0), "speed": (20.0, 40.0)}}  # reset options, uniform
-RUN_UP_POLICY = "lane_keeper"
 PLANNER = "planner"  # this policy tries futures in the dream, on both sides; it asks the environment where it is
 EFFORT = Search(futures=16, act=10)  # of the planner: thirty plans in 300 steps, a quarter of a minute
 BATCH = 32  # dreams that step together, at most (at least one policy's)
@@ -43,7 +44,7 @@ class Contest:
         starts: Number of starts S.
         horizon: Steps of a drive H.
         first_seed: Seed of the first start; the others count on. The default begins the twin's held-out tracks.
-        run_up: Steps driven in reality before a start whose scene the dream takes over.
+        run_up: Steps driven in reality before a start whose scene the dream takes over; none where nobody is to drive.
         sampling_steps: Network passes for a dreamed frame; None: the world's own number.
     """
 
@@ -52,7 +53,7 @@ class Contest:
     world: str | None = None
     starts: int = 16
     horizon: int = 300
-    first_seed: int = 1_000_000
+    first_seed: int = DEFAULT.held_out_from
     run_up: int = 12
     sampling_steps: int | None = None
 
@@ -159,7 +160,8 @@ def find_starts(contest: Contest) -> list[Start]:
         ValueError: An episode ended within the run-up.
     """
     env = contest.open("real")
-    ranges = START_RANGES.get(env.spec.id if env.spec else "", {})
+    domain = domain_of(contest.real)
+    ranges = domain.judging_starts if domain else {}
     found = []
     for number in range(contest.starts):
         rng = np.random.default_rng([contest.first_seed, number])
@@ -168,16 +170,27 @@ def find_starts(contest: Contest) -> list[Start]:
         observation = place(env, start, "real")
         scene = getattr(env.unwrapped, "scene", None)
         if scene is not None:
-            pilot = Pilot(RUN_UP_POLICY, env.action_space, number)
-            for _ in range(contest.run_up):
-                start.actions.append(pilot(observation))
-                observation, _, terminated, truncated, _ = env.step(start.actions[-1])
-                if terminated or truncated:
-                    raise ValueError(f"seed {start.seed} ends within the run-up of {contest.run_up} steps")
+            if domain and domain.run_up:
+                pilot = Pilot(f"{domain.spec.domain}/{domain.run_up}", env.action_space, number)
+                start.actions.extend(_run_up(env, pilot, observation, start.seed, contest.run_up))
             start = Start(number, start.seed, options, start.actions, scene())
         found.append(start)
     env.close()
     return found
+
+
+def _run_up(env: gym.Env, pilot: Pilot, observation: Any, seed: int, steps: int) -> Iterator[Any]:
+    """Drives to where a dream takes over, and yields the actions.
+
+    Raises:
+        ValueError: The episode ended.
+    """
+    for _ in range(steps):
+        action = pilot(observation)
+        observation, _, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            raise ValueError(f"seed {seed} ends within the run-up of {steps} steps")
+        yield action
 
 
 def place(env: gym.Env, start: Start, side: str) -> Any:

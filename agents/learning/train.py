@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from drivedit.agents.dreams import open_for
+from drivedit.agents.domains import SIMULATOR
+from drivedit.agents.dreams import DREAM, open_for
 from drivedit.agents.drivers.policy import Policy, PolicySpec
 from drivedit.agents.drivers.zips import actor_weights
 from drivedit.agents.judging.scores import score
@@ -86,10 +87,10 @@ class TrainConfig(BaseConfig):
     """
 
     algorithm: str = "ppo"
-    env: str = "drivedit_env:DriveDiT-v0"
+    env: str = DREAM
     world: str | None = None
     obs_type: str = "pixels"
-    eval_env: str | None = "drivedit_env:CarRacingTwin-v0"
+    eval_env: str | None = SIMULATOR
     eval_episodes: int = 2
     num_envs: int = 16
     steps: int = 1_000_000

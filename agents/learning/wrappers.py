@@ -15,7 +15,9 @@ import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
-NONE_ON_ROAD = 0.125  # share of the wheels on the road below which all four are off it: half of one
+from drivedit.agents.domains import on_road_of
+
+NONE_ON_ROAD = 0.125  # share of the car on the road below which all of it is off: half of one wheel of four
 Seeds = int | Sequence[int | None] | None
 
 
@@ -117,16 +119,20 @@ class OffRoad(_Streak):
     """Ends an episode when the car has left the road, as a crash would.
 
     Args:
-        env: Tells `info["telemetry"]["wheels_on_road"]`, the share of the wheels that are on the road; else a
-            step raises ValueError.
+        env: Tells the share of the car that is on the road, in `info["telemetry"]`; else a step raises ValueError.
         steps: Steps in a row with all wheels off the road after which an episode ends.
+        on_road: Name of this telemetry value; None: the domain's, `wheels_on_road` for the default world.
     """
 
+    def __init__(self, env: VectorEnv, steps: int, on_road: str | None = None) -> None:
+        super().__init__(env, steps)
+        self.on_road = on_road_of(env) if on_road is None else on_road
+
     def _bad(self, rewards: Any, infos: dict[str, Any]) -> np.ndarray:
-        wheels = infos.get("telemetry", {}).get("wheels_on_road")
-        if wheels is None:
-            raise ValueError(f"leaving the road is told by info['telemetry']['wheels_on_road'], got {sorted(infos)}")
-        return np.asarray(wheels) < NONE_ON_ROAD
+        share = infos.get("telemetry", {}).get(self.on_road)
+        if share is None:
+            raise ValueError(f"leaving the road is told by info['telemetry'][{self.on_road!r}], got {sorted(infos)}")
+        return np.asarray(share) < NONE_ON_ROAD
 
 
 class Repeat(VectorWrapper):

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import trange
 
+from drivedit.config import DEFAULT_WORLD, find_domain
 from drivedit.utils import one_thread
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.pictures import enlarged
 from drivedit_env.viewer.recorder import FILM_HEIGHT, film_writer
-from drivedit_env.viewer.session import AGENT, TOLD, Session, in_words
+from drivedit_env.viewer.session import TOLD, Session, in_words
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -94,16 +95,19 @@ def film(session: Session, path: str | Path, steps: int) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="drivedit-play", description=__doc__)
     parser.add_argument(
-        "--world", default="carracing", help="shipped name, folder or hub:NAME/WORLD of a world (default: %(default)s)"
+        "--world",
+        default=DEFAULT_WORLD,
+        help="shipped name, folder or hub:NAME/WORLD of a world (default: %(default)s)",
     )
     parser.add_argument(
         "--scene", type=int, default=None, help="index of the first start scene, from 0 (default: a random one)"
     )
     parser.add_argument("--seed", type=int, default=0, help="decides how the dream goes on (default: %(default)s)")
     parser.add_argument(
-        "--agent", default=AGENT,
+        "--agent", default=None,
         help="who takes the wheel when asked: a name (see `python -m drivedit.agents judge --help`), PATH.safetensors "
-        "(trained), PATH.zip (Stable-Baselines3), or module:callable (default: %(default)s)",
+        "(trained), PATH.zip (Stable-Baselines3), or module:callable (default: the one that the world's domain names, "
+        f"{find_domain(DEFAULT_WORLD).run_up} in {DEFAULT_WORLD})",
     )  # fmt: skip
     parser.add_argument(
         "--sampling-steps", type=int, default=None,

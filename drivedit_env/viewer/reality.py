@@ -7,21 +7,30 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-TWIN = "drivedit_env:CarRacingTwin-v0"
-START = {"track_position": 0.0, "speed": 20.0}
+from drivedit.models import World
+from drivedit_env.domains import domain_of_world, gentle_controls
+
 RUN_UP = 8  # steps before the dream begins where reality stands
-GENTLE = np.array([0.0, 0.1], np.float32)
 
 
 class Reality:
-    """The real twin, at one of its moments.
+    """The real twin of a world, at one of its moments.
+
+    Args:
+        world: The world; its domain names the simulator.
 
     Raises:
         ImportError: The simulator is not installed.
+        ValueError: The world is of no domain.
     """
 
-    def __init__(self) -> None:
-        self._twin: Any = gym.make(TWIN, disable_env_checker=True, max_episode_steps=-1).unwrapped
+    def __init__(self, world: World) -> None:
+        domain = domain_of_world(world)
+        if domain is None:
+            raise ValueError("this world has no simulator to drive beside it")
+        self._twin: Any = gym.make(domain.env_id, disable_env_checker=True, max_episode_steps=-1).unwrapped
+        self._start = {name: low for name, (low, _) in domain.judging_starts.items()}
+        self._gentle = gentle_controls(world).mean(0).astype(np.float32)
         self._at: dict[str, Any] | None = None
         self.ended = False
 
@@ -31,8 +40,8 @@ class Reality:
         Returns:
             The scene of this moment for the dream's `reset`, the frame, and the simulator's state.
         """
-        self._twin.reset(seed=track, options=START)
-        frame = [self._twin.step(GENTLE)[0] for _ in range(RUN_UP)][-1]
+        self._twin.reset(seed=track, options=dict(self._start))
+        frame = [self._twin.step(self._gentle)[0] for _ in range(RUN_UP)][-1]
         self._at = at = self._twin.get_state()
         self.ended = False
         return self._twin.scene(RUN_UP), frame, at

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import pygame
 
+from drivedit.config import DEFAULT_WORLD
 from drivedit.utils import one_thread
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.recorder import Moment
@@ -75,7 +76,9 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status: 1 where the window was closed too early, 2 where there is no display."""
     parser = argparse.ArgumentParser(prog="python -m drivedit_env.viewer.responsiveness", description=__doc__)
     parser.add_argument(
-        "--world", default="carracing", help="shipped name, folder or hub:NAME/WORLD of a world (default: %(default)s)"
+        "--world",
+        default=DEFAULT_WORLD,
+        help="shipped name, folder or hub:NAME/WORLD of a world (default: %(default)s)",
     )
     parser.add_argument(
         "--seconds", type=float, default=8.0, help="seconds of each drive without a key (default: %(default)s)"

@@ -7,7 +7,6 @@ is short and may be called from a worker thread, one at a time. `now` is replace
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +15,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from drivedit.config.rooms import LOAD_AGENT
+from drivedit.utils import load_object
+from drivedit_env.domains import domain_of_world
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.reality import Reality
 from drivedit_env.viewer.recorder import Moment, Recording
 
 Agent = Callable[[np.ndarray], Any]
-AGENT = "drivedit.agents:LaneKeeper"
-LOADER = "drivedit.agents:load_agent"  # finds agents by name; imported when the wheel is handed over
 MEMORY = 256e6  # bytes of snapshots to go back through
 BOOKMARKS = 9
 MOST_PASSES = 16
@@ -41,7 +41,7 @@ class Session:
         scene: Index of the first start scene; None: a random one.
         seed: Decides how the dream goes on and which scenes are drawn.
         agent: Who can be handed the wheel: a name, PATH.safetensors, PATH.zip or `module:callable`, see
-            `drivedit.agents.load_agent`.
+            `drivedit.agents.load_agent`; None: the policy that the world's domain names, if it does.
         folder: Where recordings go.
         memory: Bytes of snapshots to go back through.
         world: Where the world is whose latents the agent may have learned on; None: where it was when it learned.
@@ -60,12 +60,12 @@ class Session:
         env: DriveDiTEnv,
         scene: int | None = None,
         seed: int = 0,
-        agent: str = AGENT,
+        agent: str | None = None,
         folder: str | Path = "drives",
         memory: float = MEMORY,
         world: str | None = None,
     ) -> None:
-        self.env, self.folder, self.agent_name = env, Path(folder), agent
+        self.env, self.folder, self.agent_name = env, Path(folder), agent or _own_agent(env)
         self.fps: float = env.metadata["render_fps"]
         self.recording: Recording | None = None
         self.broken = False
@@ -165,7 +165,7 @@ class Session:
         """Gives the wheel to the agent, or takes it back.
 
         Raises:
-            ValueError: There is no such agent.
+            ValueError: There is no such agent, or none was named.
             FileNotFoundError: There is no such file.
         """
         if self.agent_drives:
@@ -173,7 +173,9 @@ class Session:
             self.say("You drive.")
             return
         if self._agent is None:
-            self._agent = _load_agent(self.agent_name, self._seed, self._world)
+            if not self.agent_name:
+                raise ValueError("nobody is there to take the wheel: name an agent (--agent)")
+            self._agent = load_object(LOAD_AGENT)(self.agent_name, self._seed, self._world)
         getattr(self._agent, "reset", lambda: None)()
         self.agent_drives = True
         self.say(f"{self.driver} drives.")
@@ -217,13 +219,14 @@ class Session:
 
         Raises:
             ImportError: The simulator is not installed.
+            ValueError: The world has none.
         """
         if self._reality is not None:
             self._leave_twin()
             self._begin("random", self._seed)
             self.say("The dream alone.")
             return
-        self._reality = Reality()
+        self._reality = Reality(self.env.world)
         self._start_both()
         self.say("Left the dream, right the simulator: the same track, the same controls.")
 
@@ -315,10 +318,10 @@ class Session:
             self.say("Nothing was driven, so nothing was recorded.")
 
 
-def _load_agent(name: str, seed: int, world: str | None) -> Agent:
-    """The agent of a name, as every command finds it."""
-    module, _, attribute = LOADER.partition(":")
-    return getattr(importlib.import_module(module), attribute)(name, seed, world)
+def _own_agent(env: DriveDiTEnv) -> str:
+    """Name of the policy that the domain of a dream's world lets drive; empty: there is none."""
+    domain = domain_of_world(env.world)
+    return f"{domain.spec.domain}/{domain.run_up}" if domain and domain.run_up else ""
 
 
 def in_words(error: BaseException) -> str:

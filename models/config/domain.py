@@ -32,6 +32,7 @@ class DomainConfig(BaseConfig):
         judging_starts: Reset options that are drawn, evenly in these ranges, where policies are judged.
         steady: Telemetry, with its ranges, of a moment that a dream can begin in; what is not known hinders nothing.
         policies: A dictionary of policies that see the observation alone: by name, made from a seed.
+        on_road: Telemetry that says what share of the car is on the road; empty: none does.
         run_up: Name of the policy that drives from a start to the moment where a dream takes over.
         probes: What the evaluation asks of the simulator beside recorded drives, a `drivedit.utils.Probes`; empty: a
             world is judged by recorded drives alone.
@@ -52,6 +53,7 @@ class DomainConfig(BaseConfig):
     judging_starts: dict[str, tuple[float, float]] = field(default_factory=dict)
     steady: dict[str, tuple[float, float]] = field(default_factory=dict)
     policies: str = ""
+    on_road: str = ""
     run_up: str = ""
     probes: str = ""
     landmarks: str = ""
@@ -67,9 +69,11 @@ class DomainConfig(BaseConfig):
         for name, path in {**{name: getattr(self, name) for name in parts}, **self.public}.items():
             if (path or name in parts[:2]) and not all(path.partition(":")):
                 raise ValueError(f'{name} of the domain {self.spec.domain} is "module:name", got {path!r}')
-        unknown = set(self.steady) - set(self.spec.names("telemetry"))
+        unknown = {*self.steady, *filter(None, [self.on_road])} - set(self.spec.names("telemetry"))
         if unknown:
-            raise ValueError(f"steady names {sorted(unknown)}; the telemetry is {self.spec.names('telemetry')}")
+            raise ValueError(
+                f"steady and on_road name {sorted(unknown)}; the telemetry is {self.spec.names('telemetry')}"
+            )
 
 
 @cache

@@ -37,6 +37,7 @@ DOMAIN = DomainConfig(
     judging_starts={"track_position": (0.0, 1.0), "speed": (20.0, 40.0)},
     steady={"lateral_offset": (-4.0, 4.0), "heading_error": (-0.3, 0.3), "wheels_on_road": (1.0, 1.0)},
     policies=f"{_HERE}.policies:POLICIES",
+    on_road="wheels_on_road",
     run_up="lane_keeper",
     probes=f"{_HERE}.probes:PROBES",
     landmarks=f"{_HERE}.landmarks:LANDMARKS",

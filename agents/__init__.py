@@ -10,14 +10,14 @@ from drivedit.agents.load import load_agent
 from drivedit.agents.planning.planner import Planner, Search
 from drivedit.config import DEFAULT_WORLD, find_domain
 
-LaneKeeper: Any  # these two live with the policies of the default world's domain, see `__getattr__`
-Skill: Any
-
-__all__ = ["LaneKeeper", "Planner", "Search", "Skill", "load_agent"]
+__all__ = ["Planner", "Search", "load_agent"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name that lives with the policies of the default world's domain."""
-    if name not in __all__:
+    """Imports a class of the default world's policies, which stand in its domain: `LaneKeeper` and its `Skill`."""
+    found = None
+    if name[:1].isupper():
+        found = getattr(import_module(find_domain(DEFAULT_WORLD).policies.partition(":")[0]), name, None)
+    if found is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(find_domain(DEFAULT_WORLD).policies.partition(":")[0]), name)
+    return found

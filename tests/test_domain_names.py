@@ -83,7 +83,7 @@ def test_no_room_names_another_in_a_string():
     assert not wrong, "import paths from room to room stand in drivedit.config.rooms:\n" + "\n".join(wrong)
 
 
-@pytest.mark.parametrize("source", ["x.wheels_on_road", "f(kerbs=1)", "'CarRacing-v3'", "def lane_keeper(): pass"])
+@pytest.mark.parametrize("source", ["x.wheels_on_road", "f(kerbs=1)", "x = 'CarRacing-v3'", "def lane_keeper(): pass"])
 def test_the_reader_sees_names(source):
     assert any(NAMES.search(text) for _, text in words(ast.parse(source)))
 

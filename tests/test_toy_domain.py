@@ -43,7 +43,7 @@ class AgentLike:
 
 SMALL = [
     "--config", "video.yaml", "--world.vae.hidden_dims=[8,8,16,16]", "--world.vae.decoder_dims=null",
-    "--world.vae.latent_dim", "8", "--world.patch", "1", "--train.bf16", "false", "--train.save_every_s", "1000",
+    "--world.vae.latent_dim", "8", "--world.patch", "1", "--world.end_threshold", "1.0", "--train.bf16", "false", "--train.save_every_s", "1000",
 ]  # fmt: skip
 TINY = ["--world.student.d_model", "32", "--world.student.n_layers", "1", "--loss.clip_frames", "4"]
 
@@ -107,8 +107,9 @@ def test_it_is_driven_in_the_viewer_recorded_and_learned_from_again(here, tmp_pa
     world, film = str(here / "run" / "student" / "world"), tmp_path / "drive.mp4"
     words = ["--world", world, "--agent", "circler", "--video", str(film), "--steps", "12"]
     assert play([*words, "--drives", str(tmp_path / "drives")]) == 0 and film.stat().st_size > 0
-    (episode,) = iter_episodes(tmp_path / "drives")
-    assert episode.driver == "circler" and episode.controls.shape == (12, 3) and episode.spec.domain == "plane"
+    episodes = list(iter_episodes(tmp_path / "drives"))  # the dream may end on the way
+    assert sum(len(episode) for episode in episodes) == 12 and {episode.driver for episode in episodes} == {"circler"}
+    assert episodes[0].controls.shape[1] == 3 and episodes[0].spec.domain == "plane"
     common = [*SMALL, *TINY, "--loss.rollout", "1", "--train.steps", "1", "--data.validation_fraction", "0.5"]
     for name in ("a", "b"):  # one to learn from and one to look at
         (tmp_path / "more" / name).mkdir(parents=True)
@@ -124,7 +125,7 @@ def test_policies_are_judged_in_dream_and_simulator(here, tmp_path, capsys):
     words = ["judge", "--real", f"drivedit_env:{ENV}", "--world", str(here / "run" / "student" / "world")]
     few = ["--policies", "climber", "circler", "rester", "--starts", "2", "--horizon", "8", "--out", str(tmp_path)]
     assert agents.main([*words, *few]) == 0
-    report = json.loads((tmp_path / "judge.json").read_text())
+    report = json.loads((tmp_path / "verdict.json").read_text())
     assert {"climber", "circler", "rester"} <= set(json.dumps(report).replace('"', " ").split())
     drive = ["drive", "--env", f"drivedit_env:{ENV}", "--agent", "climber", "--steps", "5"]
     assert agents.main([*drive, "--out", str(tmp_path / "true.mp4")]) == 0 and "return" in capsys.readouterr().out
@@ -137,7 +138,7 @@ def test_it_is_evaluated_on_held_out_drives(here, tmp_path, capsys):
     assert evaluation.main([*words, "--held-out", str(here / "held"), "--write-card"]) == 0
     figures = json.loads((tmp_path / "report.json").read_text())["figures"]
     assert figures["psnr_1"] > 10 and np.isfinite(figures["mirrored_gain"])
-    assert "true turn over mirrored" in (Path(world) / "CARD.md").read_text()
+    assert "true steering over mirrored" in (Path(world) / "CARD.md").read_text()
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 

@@ -37,12 +37,13 @@ from drivedit.agents.judging.trials import (
     find_starts,
 )
 from drivedit.config import DomainConfig, domain_of, find_domain
+from drivedit.config.rooms import MODELS
 from drivedit.utils import code_fingerprint, extra, fingerprint, package_of, write_atomically
 
 HORIZONS = (25, 50, 100, 300)  # those below the contest's own are reported beside it
 KEPT = (0.9, 0.75, 0.5)  # shares of the dream's steps that are kept when those of low confidence are cut off
 LEAST_POLICIES = 3
-CODE = ("drivedit.agents", "drivedit.models")  # that drives come from, with that of the environments
+CODE = ("drivedit.agents", MODELS)  # that drives come from, with that of the environments
 MADE_FROM = "made_from"  # name beside the drives
 
 log = logging.getLogger(__name__)

@@ -3,4 +3,5 @@
 LOAD_AGENT = "drivedit.agents.load:load_agent"  # a policy by its name
 OPEN_DRIVES = "drivedit.data.clips:Drives"  # recordings as memory-mapped arrays
 IMPORT_MINARI = "drivedit.data.exchange.minari:import_minari"  # a Minari dataset as a recording
+MODELS = "drivedit.models"  # whose code a judged drive comes from
 SHIPS = "drivedit_env"  # the package whose folder `worlds` holds the shipped ones; it registers the environments

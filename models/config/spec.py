@@ -14,6 +14,7 @@ from drivedit.config.base import BaseConfig
 
 MOST_NAMES = 1024
 LARGEST = 1e9  # numbers that scale something
+STEERING = "steering"  # the control that turns left and right, where it is called so
 DTYPES = ("uint8", "float32")
 Rule = Literal["learned", "constant", "on_end", "telemetry"]
 
@@ -135,6 +136,13 @@ class WorldSpec(BaseConfig):
     def names(self, what: Literal["controls", "telemetry"]) -> list[str]:
         """The names of the controls or of the telemetry values, in order."""
         return [quantity.name for quantity in getattr(self, what)]
+
+    def two_sided(self) -> int | None:
+        """Place of the control that steers: `steering`, or else the first that goes as far to either side of zero."""
+        names = self.names("controls")
+        if STEERING in names:
+            return names.index(STEERING)
+        return next((place for place, each in enumerate(self.controls) if each.low == -each.high), None)
 
     def learned(self) -> list[str]:
         """The reward terms that a network learns, in order."""

@@ -26,7 +26,7 @@ from drivedit.utils import Probes, find_files, load_object
 from drivedit.utils.shards import read_attrs
 
 LEAST = 20  # steps of a clip where drives are long enough
-RECORD = "record some: python -m drivedit.data collect --domain NAME --held-out, or import --held-out (your film)"
+RECORD = "record some: python -m drivedit.data collect --domain {} --held-out, or import --held-out (your film)"
 
 
 @dataclass
@@ -72,12 +72,12 @@ def opened(where: str | Path) -> Iterator[HeldOut]:
 def _open(folder: Path) -> HeldOut:
     shards = find_files(folder, "shard-*.h5")
     if not shards:
-        raise FileNotFoundError(f"{folder} holds no shard-*.h5; {RECORD}")
+        raise FileNotFoundError(f"{folder} holds no shard-*.h5; {RECORD.format('NAME')}")
     attrs = read_attrs(shards[0])
     if not attrs["held_out"]:
         raise ValueError(
             f"{folder} is a training recording, which says nothing about what a world can do where it has not learned; "
-            f"{RECORD}"
+            f"{RECORD.format('NAME')}"
         )
     return HeldOut(folder, str(attrs["env"]))
 

@@ -90,8 +90,9 @@ def evaluate_world(
     with nullcontext() if held_out is None else opened(held_out) as held:
         why = simulator_lacking(world, held, sources)
         if why and held is None:
+            record = RECORD.format(world.spec.domain or "NAME")
             raise ValueError(
-                f"{why}: it cannot be judged there; give --held-out, drives that it has not learned from. {RECORD}"
+                f"{why}: it cannot be judged there; give --held-out, drives that it has not learned from. {record}"
             )
         if held is not None and why:
             return evaluate_recorded(world, held, why, out, **options)

@@ -81,8 +81,11 @@ class Measured:
 
 
 def largest_steering(clips: Clips) -> float:
-    """How far the recorded drives steer to a side: the 95th percentile of |steering|."""
-    return float(np.quantile(np.abs(np.asarray(clips.held.drives.control)[:, 0]), 0.95))
+    """How far the recorded drives steer to a side: the 95th percentile of |steering|; 0 where no control steers."""
+    steering = clips.held.drives.spec.two_sided()
+    if steering is None:
+        return 0.0
+    return float(np.quantile(np.abs(np.asarray(clips.held.drives.control)[:, steering]), 0.95))
 
 
 def measure(world: World, clips: Clips, sampling_steps: int | None = None, quiet: bool = False) -> Measured:
@@ -178,7 +181,8 @@ def _under_other_controls(dreams: Dreams, found: Measured) -> None:
     drives = clips.held.drives
     short = [part[:AHEAD] for part in dreams.controls]
     others = [clips.ahead((row + (count + 1) // 2) % count, drives.control)[:AHEAD] for row in dreams.rows]
-    mirror = np.array([-1.0, *[1.0] * (short[0].shape[1] - 1)], np.float32)
+    steers = np.arange(len(drives.spec.controls)) == drives.spec.two_sided()
+    mirror = np.where(steers, -1, 1).astype(np.float32)
     kinds = {"other": others, "mirrored": [part * mirror for part in short]}
     kinds |= {"free": short} if any(scene.route is not None for scene in dreams.scenes) else {}
     for name, controls in kinds.items():
@@ -196,10 +200,13 @@ def _to_the_sides(dreams: Dreams, found: Measured, shown: set[int]) -> None:
     steer = largest_steering(dreams.clips)
     if not steer:
         return
-    others = [[float(column.mean()) for column in part[:TURNED, 1:].T] for part in dreams.controls]
+    steering = dreams.clips.held.drives.spec.two_sided()
+    usual = np.stack([part[:TURNED].mean(0) for part in dreams.controls])
 
-    def held(steering: float) -> list[np.ndarray]:
-        return [np.tile(np.array([steering, *values], np.float32), (TURNED, 1)) for values in others]
+    def held(side: float) -> list[np.ndarray]:
+        controls = np.repeat(usual[:, None], TURNED, 1)
+        controls[..., steering] = side
+        return list(controls)
 
     left, straight, right = (dreams.under(held(side * steer)) for side in (-1, 0, 1))
     again = dreams.under(held(0.0), seed=10_000)

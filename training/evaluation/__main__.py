@@ -62,6 +62,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="tiny sizes, to see that everything runs (default: sizes that mean something)",
     )
+    _add_ablation(commands, full)
+    return parser
+
+
+def _add_ablation(commands: argparse._SubParsersAction[argparse.ArgumentParser], full: Sizes) -> None:
+    """The command `ablation` and its options."""
     ablation = commands.add_parser("ablation", help="several worlds at several numbers of sampling steps: one table")
     ablation.add_argument(
         "--worlds", nargs="+", required=True, metavar="NAME=FOLDER", help="names for the table, and worlds (needed)"
@@ -79,7 +85,6 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="tiny sizes, to see that everything runs (default: sizes that mean something)",
     )
-    return parser
 
 
 def _ablation(options: argparse.Namespace) -> int:

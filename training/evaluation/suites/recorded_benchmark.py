@@ -73,16 +73,11 @@ def evaluate_recorded(
         measured = measure(world, clips, sampling_steps, quiet)
     curve = curves(measured)
     found = figures(world, clips, measured, curve)
-    begin = vars(clips.scene(0, routed="route" in world.spec.conditions))
-    rate = dream_rate(world, begin, sources, sizes.rounds, sampling_steps, compile)
-    found |= {"steps_per_second": rate, "real_time": rate / world.spec.fps}
+    found |= _rates(world, clips, sources, sizes.rounds, sampling_steps, compile)
     _write_pictures(world, clips, measured, curve, out)
     report = {
         "world": name,
-        "fingerprint": world.fingerprint,
-        "sampling_steps": sampling_steps or world.passes,
-        "compiled": compile,
-        **_told(world, clips),
+        **_told(world, clips, sampling_steps, compile),
         "left_out": [f"{NEED_SIMULATOR} ({why})", *missing(world, clips, found)],
         "sizes": asdict(sizes),
         "threads": torch.get_num_threads(),
@@ -96,10 +91,13 @@ def evaluate_recorded(
     return report
 
 
-def _told(world: World, clips: Clips) -> dict[str, Any]:
-    """The part of the report that says what was measured on."""
+def _told(world: World, clips: Clips, sampling_steps: int | None, compile: bool) -> dict[str, Any]:
+    """The part of the report that says what was measured, and on what."""
     spec, held, drives = world.spec, clips.held, clips.held.drives
     return {
+        "fingerprint": world.fingerprint,
+        "sampling_steps": sampling_steps or world.passes,
+        "compiled": compile,
         "pictures": list(spec.observations[spec.picture].shape[:2]),
         "fps": spec.fps,
         "route": "route" in spec.conditions and any(len(line) > 1 for line in drives.routes),
@@ -143,6 +141,15 @@ def as_markdown(report: dict[str, Any]) -> str:
         ahead.append(f"| {label} | " + " | ".join(f"{value:.1f}" for value in curve[key]) + " |")
     left_out = "Left out: " + "; ".join(report["left_out"]) + "."
     return "\n".join([told, "", table[0], rule, *table[1:], "", *ahead, "", left_out])
+
+
+def _rates(
+    world: World, clips: Clips, sources: Sources, rounds: int, sampling_steps: int | None, compile: bool
+) -> dict[str, float]:
+    """How fast the environment steps from the first clip."""
+    begin = vars(clips.scene(0, routed="route" in world.spec.conditions))
+    rate = dream_rate(world, begin, sources, rounds, sampling_steps, compile)
+    return {"steps_per_second": rate, "real_time": rate / world.spec.fps}
 
 
 def _write_pictures(world: World, clips: Clips, measured: Measured, curve: Curves, out: Path) -> None:

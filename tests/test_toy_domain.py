@@ -43,7 +43,8 @@ class AgentLike:
 
 SMALL = [
     "--config", "video.yaml", "--world.vae.hidden_dims=[8,8,16,16]", "--world.vae.decoder_dims=null",
-    "--world.vae.latent_dim", "8", "--world.patch", "1", "--world.end_threshold", "1.0", "--train.bf16", "false", "--train.save_every_s", "1000",
+    "--world.vae.latent_dim", "8", "--world.patch", "1", "--world.end_threshold", "1.0", "--train.bf16", "false",
+    "--train.save_every_s", "1000",
 ]  # fmt: skip
 TINY = ["--world.student.d_model", "32", "--world.student.n_layers", "1", "--loss.clip_frames", "4"]
 

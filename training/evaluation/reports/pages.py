@@ -96,7 +96,7 @@ def write_film(frames: np.ndarray, path: Path, fps: float) -> None:
     """Writes uint8 frames `[T, H, W, 3]` as an mp4."""
     with VideoWriter(path, fps) as video:
         for frame in frames:
-            video.write(frame.repeat(FILM_ZOOM, 0).repeat(FILM_ZOOM, 1))
+            video.write(rgb(frame).repeat(FILM_ZOOM, 0).repeat(FILM_ZOOM, 1))
 
 
 def write_beside(pairs: Sequence[Pair], path: Path, fps: float, text: str, columns: int = 4, frames: int = 60) -> None:
@@ -117,7 +117,7 @@ def write_beside(pairs: Sequence[Pair], path: Path, fps: float, text: str, colum
         for step in range(min(frames, longest)):
             lines = []
             for line in ([true[step + 1] for true, _ in pairs], [dreamed[step] for _, dreamed in pairs]):
-                large = [picture.repeat(zoom, 0).repeat(zoom, 1) for picture in line]
+                large = [rgb(picture).repeat(zoom, 0).repeat(zoom, 1) for picture in line]
                 lines.append(np.concatenate([np.pad(part, ((0, 4), (0, 4), (0, 0))) for part in large], 1))
             label = np.zeros((HEAD, lines[0].shape[1], 3), np.uint8)
             _text(label, text, 4, HEAD - 5, INK)

@@ -21,3 +21,8 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(find_domain(DEFAULT_WORLD).policies.partition(":")[0]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

@@ -1,1 +1,1 @@
-"""CarRacing from above: the simulator behind the spaces of a dream, and the drivers that are recorded in it."""
+"""CarRacing from above: the simulator behind the spaces of a dream, its recorded drivers, and policies that see it."""

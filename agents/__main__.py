@@ -254,10 +254,10 @@ def _plan(options: argparse.Namespace) -> None:
 def _judge(options: argparse.Namespace) -> None:
     from drivedit.agents.judging.judge import judge
     from drivedit.agents.judging.report import as_text, write_report
-    from drivedit.agents.judging.trials import Contest
+    from drivedit.agents.judging.trials import JudgeSetup
 
     names = ("dream", "real", "world", "starts", "horizon", "first_seed", "sampling_steps")
-    contest = Contest(**{name: getattr(options, name) for name in names})
+    contest = JudgeSetup(**{name: getattr(options, name) for name in names})
     policies = options.policies or policy_names((domain_of(options.real) or DEFAULT).spec.domain)
     verdict = judge(contest, policies, options.out, options.workers)
     write_report(verdict, options.out / "report.html")

@@ -15,7 +15,7 @@ from drivedit.agents.domains import domain_behind
 from drivedit.agents.drive import drive
 from drivedit.agents.drivers import policies
 from drivedit.agents.judging.scores import score
-from drivedit.agents.judging.trials import Contest, find_starts
+from drivedit.agents.judging.trials import JudgeSetup, find_starts
 from drivedit.agents.learning.sb3 import open_vector
 from drivedit.agents.learning.wrappers import OffRoad
 from drivedit.agents.load import load_agent
@@ -103,21 +103,21 @@ def test_an_agent_that_learned_belongs_to_a_domain(tmp_path, monkeypatch):
 
 
 def test_starts_are_drawn_and_driven_to_as_the_domain_says():
-    starts = find_starts(Contest("Lane-v0", "Lane-v0", starts=3, run_up=2))
+    starts = find_starts(JudgeSetup("Lane-v0", "Lane-v0", starts=3, run_up=2))
     miles = [start.options["mile"] for start in starts]
     assert all(3.0 <= mile <= 5.0 for mile in miles) and len(set(miles)) == 3
     assert all(start.scene is not None and start.scene["begun"] == start.options for start in starts)
     assert all(action.tolist() == [0.5, 0.5] for start in starts for action in start.actions)
-    (start,) = find_starts(Contest("Lane-v0", "LaneRace-v0", starts=1, run_up=2))
+    (start,) = find_starts(JudgeSetup("Lane-v0", "LaneRace-v0", starts=1, run_up=2))
     assert start.options == {} and len(start.actions) == 2, "the public environment starts as it does"
     with pytest.raises(ValueError, match="ends within the run-up"):
-        find_starts(Contest("Lane-v0", "Lane-v0", starts=1, run_up=6))
+        find_starts(JudgeSetup("Lane-v0", "Lane-v0", starts=1, run_up=6))
 
 
 def test_an_environment_of_no_domain_is_not_driven_up_to_a_start():
     gym.register("Stray-v0", entry_point=f"{__name__}:Lane")
     try:
-        (start,) = find_starts(Contest("Stray-v0", "Stray-v0", starts=1))
+        (start,) = find_starts(JudgeSetup("Stray-v0", "Stray-v0", starts=1))
         env = gym.make("Stray-v0", disable_env_checker=True)
         assert domain_behind(env) is None
         told = score(env, load_agent("steady"), 1, 0, progress=False)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from drivedit.data.collect import record_episode
-from drivedit.data.domains.carracing.behaviours import MOODS
+from drivedit.data.domains.carracing.behaviours import BEHAVIOURS
 from drivedit.data.domains.carracing.drivers import PLANS, Driver, draw_start, make_driver
 from drivedit.data.domains.carracing.twin import CarRacingTwin
 from drivedit.data.recordings import Episode
@@ -24,7 +24,7 @@ def drive(env: CarRacingTwin, plan: str, seed: int, steps: int, direction: int =
         controls.append(driver.act(env.truth()))
         left = env.step(controls[-1])[2]
         told.append(list(env.telemetry.values()))
-        arcs.append(env.centre_line.foot(*env.pose[:2]).arc)
+        arcs.append(env.centre_line.project(*env.pose[:2]).arc)
     return np.array(told), np.array(controls), np.array(arcs), left
 
 
@@ -54,10 +54,10 @@ def test_runaways_leave(env):
 
 
 def test_plans_are_made_of_known_moods():
-    for _, (share, moods) in PLANS.items():
-        assert share > 0 and set(moods) <= set(MOODS)
+    for _, (share, behaviours) in PLANS.items():
+        assert share > 0 and set(behaviours) <= set(BEHAVIOURS)
     assert sum(share for share, _ in PLANS.values()) == pytest.approx(1.0, abs=0.01)
-    assert {kind.then for kind in MOODS.values()} - {None} <= set(MOODS)
+    assert {kind.then for kind in BEHAVIOURS.values()} - {None} <= set(BEHAVIOURS)
     with pytest.raises(ValueError, match="clean"):
         Driver(np.random.default_rng(0), "perfect")
 

@@ -27,7 +27,7 @@ from drivedit.agents.judging.agreement import (
 )
 from drivedit.agents.judging.judge import compare, judge, trusted_scores, trusted_steps
 from drivedit.agents.judging.report import write_report
-from drivedit.agents.judging.trials import Contest, Drives
+from drivedit.agents.judging.trials import Drives, JudgeSetup
 from drivedit.agents.load import load_agent
 from drivedit.agents.planning.planner import Planner, Search
 from drivedit.data.domains.carracing.lane_keeper import BAR_AT_REST, BAR_PER_SPEED, SPEED_BAR
@@ -198,7 +198,7 @@ def test_cutting_off_what_the_dream_invents_mends_the_order():
         steps, ones = np.full(3, 20), np.ones(shape)
         real[str(i)] = Drives(pay * ones, np.nan * ones, steps)
         dream[str(i)] = Drives(np.where(unsure, -10 * pay, pay), np.where(unsure, 0.1, 0.9), steps)
-    verdict = compare(Contest("a", "b", starts=3, horizon=20), dream, real)
+    verdict = compare(JudgeSetup("a", "b", starts=3, horizon=20), dream, real)
     values = [line.figures["Spearman"].value for line in verdict.by_confidence]
     assert values[0] < -0.5 and values[-2:] == pytest.approx([1.0, 1.0])
 
@@ -252,7 +252,7 @@ def test_answers_are_checked_and_clipped():
 
 
 def test_a_contest_on_any_two_environments(tmp_path):
-    contest = Contest("SlipperyRoad-v0", "Road-v0", starts=3, horizon=60)
+    contest = JudgeSetup("SlipperyRoad-v0", "Road-v0", starts=3, horizon=60)
     verdict = judge(contest, FOUR, tmp_path, workers=1, progress=False)
     assert list(verdict.returns)[0] == FOUR[0] and list(verdict.returns)[-1] == FOUR[2]
     full_drive = verdict.returns[FOUR[0]]
@@ -267,7 +267,7 @@ def test_a_contest_on_any_two_environments(tmp_path):
 
 
 def test_an_interrupted_contest_goes_on(tmp_path, monkeypatch):
-    contest = Contest("SlipperyRoad-v0", "Road-v0", starts=2, horizon=10)
+    contest = JudgeSetup("SlipperyRoad-v0", "Road-v0", starts=2, horizon=10)
     judge(contest, FOUR, tmp_path / "whole", workers=1, progress=False)
     keep, kept = judging._keep, []
 
@@ -287,27 +287,27 @@ def test_an_interrupted_contest_goes_on(tmp_path, monkeypatch):
     assert parts.read_text() == whole.read_text()
     assert Road.driven == 3 * 2 + 2 + 2  # three missing drives from two starts, finding the starts, the check
     with pytest.raises(ValueError, match="horizon.*another folder"):
-        judge(Contest("SlipperyRoad-v0", "Road-v0", starts=2, horizon=11), FOUR, tmp_path / "parts", progress=False)
+        judge(JudgeSetup("SlipperyRoad-v0", "Road-v0", starts=2, horizon=11), FOUR, tmp_path / "parts", progress=False)
 
 
 def test_what_would_spoil_a_long_run_is_named_at_once(tmp_path):
-    contest = Contest("SlipperyRoad-v0", "Road-v0", starts=2, horizon=10)
+    contest = JudgeSetup("SlipperyRoad-v0", "Road-v0", starts=2, horizon=10)
     with pytest.raises(ValueError, match="(?s)nothing.*NaN.*too_much.*shape"):
         judge(contest, [*FOUR, *named("nothing", "too_much")], tmp_path, workers=1, progress=False)
     with pytest.raises(ValueError, match="cannot be made") as refused:
         judge(contest, [*FOUR, "nobody"], tmp_path, workers=1, progress=False)
     assert str(refused.value).count("cannot be made") == 1 and "dream, real" in str(refused.value)
     with pytest.raises(ValueError, match="same action_space"):
-        judge(Contest("WideRoad-v0", "Road-v0"), FOUR, tmp_path, workers=1, progress=False)
+        judge(JudgeSetup("WideRoad-v0", "Road-v0"), FOUR, tmp_path, workers=1, progress=False)
     with pytest.raises(ValueError, match="at least 3"):
         judge(contest, FOUR[:2] * 2, tmp_path, workers=1, progress=False)
     with pytest.raises(ValueError, match="horizon"):
-        Contest("a", "b", horizon=0)
+        JudgeSetup("a", "b", horizon=0)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_policy_that_fails_does_not_lose_the_others(tmp_path):
-    contest = Contest("SlipperyRoad-v0", "Road-v0", starts=2, horizon=10)
+    contest = JudgeSetup("SlipperyRoad-v0", "Road-v0", starts=2, horizon=10)
     (broken,) = named("GivesUp")
     verdict = judge(contest, [broken, *FOUR], tmp_path, workers=1, progress=False)
     assert list(verdict.failed) == [broken] and "out of petrol" in verdict.failed[broken]
@@ -325,7 +325,9 @@ def saved(tiny_world, tmp_path_factory) -> str:
 
 def test_dreams_in_a_batch_are_the_dreams_alone(saved):
     """The same starts, the same chance of dream and driver; a driver that fails leaves the others as they are."""
-    contest = Contest("drivedit_env:DriveDiT-v0", "drivedit_env:CarRacingTwin-v0", saved, starts=2, horizon=6, run_up=3)
+    contest = JudgeSetup(
+        "drivedit_env:DriveDiT-v0", "drivedit_env:CarRacingTwin-v0", saved, starts=2, horizon=6, run_up=3
+    )
     starts = trials.find_starts(contest)
     assert starts[0].scene is not None and len(starts[0].scene["controls"]) == 3 and trials.batched(contest)
     names = ["lane_keeper", *named("GivesUp"), "drunk"]
@@ -344,7 +346,7 @@ def test_a_planner_is_judged_on_both_sides(saved, tmp_path, monkeypatch):
     dream, real = "drivedit_env:DriveDiT-v0", "drivedit_env:CarRacingTwin-v0"
     search = Search(futures=3, elites=1, rounds=1, knots=1, hold=2, act=2)
     monkeypatch.setattr(trials, "EFFORT", search)
-    contest = Contest(dream, real, saved, starts=1, horizon=4, run_up=3)
+    contest = JudgeSetup(dream, real, saved, starts=1, horizon=4, run_up=3)
     verdict = judge(contest, ["planner", "parked", "wild"], tmp_path, workers=1, progress=False)
     assert verdict.failed == {} and {"planner", "parked", "wild"} == set(verdict.returns)
     start = trials.find_starts(contest)[0]
@@ -355,7 +357,7 @@ def test_a_planner_is_judged_on_both_sides(saved, tmp_path, monkeypatch):
         total += float(env.step(planner())[1])
     assert verdict.returns["planner"]["dream"].value == pytest.approx(total, abs=1e-4)
     with pytest.raises(ValueError, match="tells its scene"):
-        judge(Contest(dream, dream, saved, starts=1, horizon=4), ["planner", "parked", "wild"], tmp_path / "other")
+        judge(JudgeSetup(dream, dream, saved, starts=1, horizon=4), ["planner", "parked", "wild"], tmp_path / "other")
 
 
 def test_the_command_judges_in_two_processes_and_writes_a_page(saved, tmp_path, capsys):
@@ -372,7 +374,7 @@ def test_the_command_judges_in_two_processes_and_writes_a_page(saved, tmp_path, 
 
 
 def test_drives_of_other_weights_or_code_are_never_taken_for_these(tmp_path, monkeypatch):
-    contest = Contest("SlipperyRoad-v0", "Road-v0", starts=2, horizon=10)
+    contest = JudgeSetup("SlipperyRoad-v0", "Road-v0", starts=2, horizon=10)
     weights = tmp_path / "carracing.safetensors"
     monkeypatch.setattr(drivers, "WEIGHTS", tmp_path)
     for name in (str(weights), "learned"):

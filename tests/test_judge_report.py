@@ -4,11 +4,11 @@ import numpy as np
 
 from drivedit.agents.judging.judge import compare
 from drivedit.agents.judging.report import as_text, short_names
-from drivedit.agents.judging.trials import Contest, Drives
+from drivedit.agents.judging.trials import Drives, JudgeSetup
 
 
 def test_where_nothing_can_be_compared_a_line_says_why():
-    contest = Contest("a", "b", starts=2, horizon=3)
+    contest = JudgeSetup("a", "b", starts=2, horizon=3)
     drives = {f"runs/{name * 40}/agent.zip": Drives(np.full((2, 3), pay), np.full((2, 3), np.nan), np.full(2, 3))
               for name, pay in (("x", 1.0), ("y", 2.0), ("z", 3.0))}  # fmt: skip
     same = {name: Drives.empty(2, 3) for name in drives}

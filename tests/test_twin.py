@@ -130,7 +130,7 @@ def test_reset_puts_the_car_where_it_was_asked_to_stand(env):
 def test_the_foot_point_on_a_circle():
     angles = np.linspace(0, 2 * math.pi, 400, endpoint=False)
     line = CentreLine(100 * np.stack([np.cos(angles), np.sin(angles)], 1))  # driven to the left
-    foot = line.foot(0.0, 104.0)
+    foot = line.project(0.0, 104.0)
     assert foot.offset == pytest.approx(4.0, abs=0.02)  # outside a left-hand bend is right
     assert foot.arc == pytest.approx(line.length / 4, abs=1.0)
     assert math.cos(foot.yaw) == pytest.approx(-1.0, abs=0.01)

@@ -28,8 +28,8 @@ from drivedit.agents.judging.agreement import MEASURES, Estimate, agreement, bet
 from drivedit.agents.judging.trials import (
     PLANNER,
     SIDES,
-    Contest,
     Drives,
+    JudgeSetup,
     batched,
     check,
     drive_apart,
@@ -65,7 +65,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class JudgeResult:
     """What came of a contest.
 
     Attributes:
@@ -80,7 +80,7 @@ class Verdict:
         failed: What went wrong, by policy.
     """
 
-    contest: Contest
+    contest: JudgeSetup
     returns: dict[str, dict[str, Estimate]]
     steps: dict[str, dict[str, float]]
     confidence: dict[str, float]
@@ -92,8 +92,8 @@ class Verdict:
 
 
 def judge(
-    contest: Contest, policies: Sequence[str], out: str | Path, workers: int = 2, progress: bool = True
-) -> Verdict:
+    contest: JudgeSetup, policies: Sequence[str], out: str | Path, workers: int = 2, progress: bool = True
+) -> JudgeResult:
     """Lets policies drive on both sides and compares.
 
     Args:
@@ -154,8 +154,8 @@ def judge(
 
 
 def compare(
-    contest: Contest, dream: dict[str, Drives], real: dict[str, Drives], failed: dict[str, str] | None = None
-) -> Verdict:
+    contest: JudgeSetup, dream: dict[str, Drives], real: dict[str, Drives], failed: dict[str, str] | None = None
+) -> JudgeResult:
     """All figures of drives of the same policies on both sides."""
     names = list(dream)
     scores = {
@@ -167,7 +167,7 @@ def compare(
     confidence = np.stack([dream[name].confidence for name in names])  # [P, S, H]
     overall = _line("all steps", whole["real"], whole["dream"])
     best = better_half(whole["real"])
-    return Verdict(
+    return JudgeResult(
         contest=contest,
         returns={n: {side: mean_score(whole[side][names.index(n)]) for side in SIDES} for n in order},
         steps={n: {"dream": float(dream[n].steps.mean()), "real": float(real[n].steps.mean())} for n in order},
@@ -223,11 +223,11 @@ def _line(label: str, real: np.ndarray, dream: np.ndarray) -> Line:
     return Line(label, len(real), {name: agreement(measure, real, dream) for name, measure in MEASURES.items()})
 
 
-def _horizons(contest: Contest) -> list[int]:
+def _horizons(contest: JudgeSetup) -> list[int]:
     return [h for h in HORIZONS if h < contest.horizon] + [contest.horizon]
 
 
-def _claim(contest: Contest, out: Path) -> None:
+def _claim(contest: JudgeSetup, out: Path) -> None:
     """Writes down whose drives the folder holds, or ValueError if they are another contest's.
 
     Of another world under the same name they are this contest's still; they are driven anew (see `_sources`).
@@ -242,7 +242,7 @@ def _claim(contest: Contest, out: Path) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def _sources(contest: Contest, policies: Sequence[str]) -> dict[str, str]:
+def _sources(contest: JudgeSetup, policies: Sequence[str]) -> dict[str, str]:
     """Fingerprints of all that the drives of every policy come from, code and weights included."""
     environments = [contest.open(side) for side in SIDES]
     for env in environments:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drivedit.agents.judging.agreement import MEASURES, Estimate
-from drivedit.agents.judging.judge import Line, Verdict
+from drivedit.agents.judging.judge import JudgeResult, Line
 from drivedit.utils import extra, write_atomically
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ MEANING = {
 }
 
 
-def write_report(verdict: Verdict, path: str | Path) -> None:
+def write_report(verdict: JudgeResult, path: str | Path) -> None:
     """Writes the page.
 
     Args:
@@ -46,7 +46,7 @@ def write_report(verdict: Verdict, path: str | Path) -> None:
     write_atomically(path, lambda file: file.write(page.encode()))
 
 
-def as_text(verdict: Verdict) -> str:
+def as_text(verdict: JudgeResult) -> str:
     """The figures for a terminal."""
     short = short_names(verdict.returns)
     width = max(18, *map(len, short.values()))
@@ -81,7 +81,7 @@ def _ends(name: str, tail: str) -> bool:
     return f"/{whole}".endswith(f"/{tail}")
 
 
-def _nothing_to_compare(verdict: Verdict) -> str:
+def _nothing_to_compare(verdict: JudgeResult) -> str:
     """Why no figure says how the two orders agree; empty if one does."""
     for side in ("real", "dream"):
         values = [returns[side].value for returns in verdict.returns.values()]
@@ -94,7 +94,7 @@ def _nothing_to_compare(verdict: Verdict) -> str:
     return ""
 
 
-def _page(verdict: Verdict) -> str:
+def _page(verdict: JudgeResult) -> str:
     contest, overall, short = verdict.contest, verdict.overall, short_names(verdict.returns)
     rank = overall.figures["Spearman"]
     order = "cannot be compared" if math.isnan(rank.value) else f"agree with a rank correlation of {rank.text()}"
@@ -145,7 +145,7 @@ def _page(verdict: Verdict) -> str:
     return "\n".join([*parts, "</body></html>\n"])
 
 
-def _tables(verdict: Verdict) -> list[tuple[str, list[Line]]]:
+def _tables(verdict: JudgeResult) -> list[tuple[str, list[Line]]]:
     """Titles and lines of the tables of agreement."""
     tables = [
         ("agreement", [verdict.overall, verdict.upper]),
@@ -167,7 +167,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table><tr>{top}</tr>{body}</table>"
 
 
-def _image(verdict: Verdict) -> str:
+def _image(verdict: JudgeResult) -> str:
     """The scatter plot, as an image inside the page."""
     with extra("agents", "the page of a judgement"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg

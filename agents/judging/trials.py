@@ -34,7 +34,7 @@ BATCH = 32  # dreams that step together, at most (at least one policy's)
 
 
 @dataclass(frozen=True)
-class Contest:
+class JudgeSetup:
     """What is driven; everything that the results depend on, beside the policies.
 
     Attributes:
@@ -125,7 +125,7 @@ class Drives:
         return self.rewards[:, :horizon].sum(1)
 
 
-def check(contest: Contest, policies: Sequence[str], start: Start) -> None:
+def check(contest: JudgeSetup, policies: Sequence[str], start: Start) -> None:
     """Looks for what would spoil a long run: spaces that differ, and policies that do not answer with an action.
 
     Raises:
@@ -153,7 +153,7 @@ def check(contest: Contest, policies: Sequence[str], start: Start) -> None:
         raise ValueError("\n".join(lines))
 
 
-def find_starts(contest: Contest) -> list[Start]:
+def find_starts(contest: JudgeSetup) -> list[Start]:
     """Finds the starts in the real environment.
 
     Raises:
@@ -204,7 +204,7 @@ def place(env: gym.Env, start: Start, side: str) -> Any:
     return observation
 
 
-def drive_alone(contest: Contest, side: str, policy: str, start: Start) -> Drives:
+def drive_alone(contest: JudgeSetup, side: str, policy: str, start: Start) -> Drives:
     """One policy drives from one start.
 
     Raises:
@@ -236,7 +236,7 @@ Outcome = tuple[str, Drives | PolicyError]
 
 
 def drive_apart(
-    contest: Contest, side: str, policies: Sequence[str], starts: Sequence[Start], workers: int
+    contest: JudgeSetup, side: str, policies: Sequence[str], starts: Sequence[Start], workers: int
 ) -> Iterator[tuple[int, Outcome | None]]:
     """Every policy drives from every start, in several processes.
 
@@ -263,7 +263,7 @@ def drive_apart(
 
 
 def drive_together(
-    contest: Contest, policies: Sequence[str], starts: Sequence[Start]
+    contest: JudgeSetup, policies: Sequence[str], starts: Sequence[Start]
 ) -> Iterator[tuple[int, Outcome | None]]:
     """Policies drive dreams that step in one batch; needs a vector environment with `get_state` and `set_state`.
 
@@ -288,7 +288,7 @@ def drive_together(
             yield from _batch(contest, some[at : at + many], starts, states, first, **shown)
 
 
-def latent_policies(contest: Contest, policies: Sequence[str]) -> list[str]:
+def latent_policies(contest: JudgeSetup, policies: Sequence[str]) -> list[str]:
     """Those policies that learned on the latents of the contest's dream."""
     env, found = contest.open("dream"), []
     for policy in policies:
@@ -302,7 +302,7 @@ def latent_policies(contest: Contest, policies: Sequence[str]) -> list[str]:
     return found
 
 
-def batched(contest: Contest) -> bool:
+def batched(contest: JudgeSetup) -> bool:
     """Whether the dream can step many worlds in one pass: a vector environment of its own, with snapshots."""
     env = contest.open("dream")
     env.close()
@@ -310,7 +310,7 @@ def batched(contest: Contest) -> bool:
 
 
 def _batch(
-    contest: Contest, policies: Sequence[str], starts: Sequence[Start], states: Any, first: np.ndarray, **shown: Any
+    contest: JudgeSetup, policies: Sequence[str], starts: Sequence[Start], states: Any, first: np.ndarray, **shown: Any
 ) -> Iterator[tuple[int, Outcome | None]]:
     """Drives of some policies, all in one batch; row p S + s is policy p from start s. Yields as `drive_apart`."""
     size, count = len(starts), len(policies)
@@ -353,13 +353,13 @@ def _batch(
     yield from ((0, (policy, outcomes[policy])) for policy in policies)
 
 
-def _vector(contest: Contest, rows: int, **shown: Any) -> gym.vector.VectorEnv:
+def _vector(contest: JudgeSetup, rows: int, **shown: Any) -> gym.vector.VectorEnv:
     """A vector environment of the dream whose ended rows are brought back by hand."""
     settings: dict[str, Any] = {"max_episode_steps": contest.horizon + 1, "autoreset_mode": "Disabled"}
     return gym.make_vec(contest.dream, num_envs=rows, **settings, **contest.settings, **shown)
 
 
-def _alone(contest: Contest, side: str, policy: str, start: Start) -> Drives | PolicyError:
+def _alone(contest: JudgeSetup, side: str, policy: str, start: Start) -> Drives | PolicyError:
     """`drive_alone`, with the failure of a policy as its result."""
     try:
         return drive_alone(contest, side, policy, start)

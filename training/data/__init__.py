@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from drivedit.data.datasets.video_dataset import VideoDataset, VideoLoader
     from drivedit.data.exchange.films import Plan, import_drives
     from drivedit.data.exchange.minari import export_minari, import_minari
-    from drivedit.data.geometry import CentreLine, Foot, wrap_angle
+    from drivedit.data.geometry import CentreLine, Projection, wrap_angle
     from drivedit.data.recordings import (
         Agents,
         Episode,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "datasets.augmentation": ("AugmentationPipeline",),
     "collect": ("Recipe", "collect_recordings", "collect_shard", "record_episode"),
-    "geometry": ("CentreLine", "Foot", "wrap_angle"),
+    "geometry": ("CentreLine", "Projection", "wrap_angle"),
     "exchange.films": ("Plan", "import_drives"),
     "exchange.minari": ("export_minari", "import_minari"),
     "datasets.preprocessing": ("ControlPreprocessor", "VideoPreprocessor"),
@@ -60,7 +60,7 @@ __all__ = [
     "CentreLine",
     "ControlPreprocessor",
     "Episode",
-    "Foot",
+    "Projection",
     "FrameTransforms",
     "Plan",
     "Recipe",

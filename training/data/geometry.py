@@ -19,7 +19,7 @@ def wrap_angle(angle: float) -> float:
 
 
 @dataclass(frozen=True)
-class Foot:
+class Projection:
     """The point of the centre line that is nearest to the car.
 
     Attributes:
@@ -58,7 +58,7 @@ class CentreLine:
         """Length of one lap in metres."""
         return float(self.arcs[-1])
 
-    def foot(self, x: float, y: float) -> Foot:
+    def project(self, x: float, y: float) -> Projection:
         """Finds the nearest point of the line to `(x, y)`."""
         gaps = np.array([x, y]) - self.points  # [M, 2]
         along = (gaps * self.vectors).sum(1) / self.lengths**2
@@ -69,7 +69,7 @@ class CentreLine:
         yaw = float(self.yaws[index])
         side = dx * np.sin(yaw) - dy * np.cos(yaw)
         distance = float(np.hypot(dx, dy))
-        return Foot(
+        return Projection(
             index=index,
             arc=float(self.arcs[index] + along[index] * self.lengths[index]),
             offset=distance if side >= 0.0 else -distance,

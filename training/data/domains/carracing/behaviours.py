@@ -1,4 +1,4 @@
-"""The moods of the recording drivers: small functions from what a driver sees to (steering, throttle).
+"""The behaviours of the recording drivers: small functions from what a driver sees to (steering, throttle).
 
 The road follower is pure pursuit of a point ahead, with a speed that the coming bends allow; skill is in its numbers.
 """
@@ -17,7 +17,7 @@ from drivedit.data.geometry import CentreLine, wrap_angle
 WHEELBASE = 3.24  # m, of CarRacing's car
 FULL_LOCK = 0.4  # rad; the front wheels turn no further
 
-Mood = Callable[["View"], tuple[float, float]]
+Behaviour = Callable[["View"], tuple[float, float]]
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Follow:
     def __call__(self, view: View) -> tuple[float, float]:
         """Steers at a point ahead and holds the speed that the bend allows."""
         x, y, yaw = view.pose
-        foot = view.line.foot(x, y)
+        foot = view.line.project(x, y)
         speed = max(view.speed, 0.0)
         ahead = 7.0 + self.look * speed + 0.4 * abs(foot.offset - view.direction * self.offset)
         tx, ty, route_yaw = view.line.at(foot.arc + view.direction * ahead)
@@ -170,9 +170,9 @@ def _good(rng: np.random.Generator) -> Follow:
 
 def _lane(rng: np.random.Generator) -> Follow:
     """A clean drive beside the middle of the road."""
-    mood = _good(rng)
-    mood.offset = rng.uniform(-6.0, 6.0)
-    return mood
+    behaviour = _good(rng)
+    behaviour.offset = rng.uniform(-6.0, 6.0)
+    return behaviour
 
 
 def _sloppy(rng: np.random.Generator) -> Follow:
@@ -206,17 +206,21 @@ def _reckless(rng: np.random.Generator) -> Follow:
 
 def _leave(rng: np.random.Generator) -> Follow:
     """Drives beside the road, on the grass; what comes next brings the car back."""
-    mood = _good(rng)
-    mood.speed, mood.gas = rng.uniform(15.0, 60.0), rng.uniform(0.3, 0.8)
-    mood.offset = float(rng.choice([-1.0, 1.0]) * rng.uniform(8.0, 30.0))
-    return mood
+    behaviour = _good(rng)
+    behaviour.speed, behaviour.gas = rng.uniform(15.0, 60.0), rng.uniform(0.3, 0.8)
+    behaviour.offset = float(rng.choice([-1.0, 1.0]) * rng.uniform(8.0, 30.0))
+    return behaviour
 
 
 def _recover(rng: np.random.Generator) -> Follow:
     """A calm return to the road."""
-    mood = _good(rng)
-    mood.speed, mood.gas, mood.grip = rng.uniform(20.0, 50.0), rng.uniform(0.2, 0.6), rng.uniform(40.0, 100.0)
-    return mood
+    behaviour = _good(rng)
+    behaviour.speed, behaviour.gas, behaviour.grip = (
+        rng.uniform(20.0, 50.0),
+        rng.uniform(0.2, 0.6),
+        rng.uniform(40.0, 100.0),
+    )
+    return behaviour
 
 
 def _wander(rng: np.random.Generator) -> Wander:
@@ -270,28 +274,28 @@ def _run_away(rng: np.random.Generator) -> RunAway:
 
 
 @dataclass(frozen=True)
-class MoodKind:
-    """A mood, how it is made, how many steps it lasts, and the mood that must follow it (if any)."""
+class BehaviourKind:
+    """A behaviour, how it is made, how many steps it lasts, and the behaviour that must follow it (if any)."""
 
-    make: Callable[[np.random.Generator], Mood]
+    make: Callable[[np.random.Generator], Behaviour]
     steps: tuple[int, int]
     then: str | None = None
 
 
-MOODS: dict[str, MoodKind] = {
-    "good": MoodKind(_good, (50, 200)),
-    "lane": MoodKind(_lane, (40, 120)),
-    "sloppy": MoodKind(_sloppy, (30, 100)),
-    "reckless": MoodKind(_reckless, (30, 100)),
-    "leave": MoodKind(_leave, (25, 65), "recover"),
-    "recover": MoodKind(_recover, (40, 90)),
-    "wander": MoodKind(_wander, (15, 60), "recover"),
-    "hold": MoodKind(_hold, (4, 20)),
-    "dash": MoodKind(_reckless, (15, 50), "kick"),
-    "kick": MoodKind(_kick, (2, 7)),
-    "brake": MoodKind(_brake, (8, 35)),
-    "spin": MoodKind(_spin, (6, 20), "recover"),
-    "swerve": MoodKind(_swerve, (6, 20), "recover"),
-    "donut": MoodKind(_donut, (25, 70), "recover"),
-    "run_away": MoodKind(_run_away, (1000, 1001)),
+BEHAVIOURS: dict[str, BehaviourKind] = {
+    "good": BehaviourKind(_good, (50, 200)),
+    "lane": BehaviourKind(_lane, (40, 120)),
+    "sloppy": BehaviourKind(_sloppy, (30, 100)),
+    "reckless": BehaviourKind(_reckless, (30, 100)),
+    "leave": BehaviourKind(_leave, (25, 65), "recover"),
+    "recover": BehaviourKind(_recover, (40, 90)),
+    "wander": BehaviourKind(_wander, (15, 60), "recover"),
+    "hold": BehaviourKind(_hold, (4, 20)),
+    "dash": BehaviourKind(_reckless, (15, 50), "kick"),
+    "kick": BehaviourKind(_kick, (2, 7)),
+    "brake": BehaviourKind(_brake, (8, 35)),
+    "spin": BehaviourKind(_spin, (6, 20), "recover"),
+    "swerve": BehaviourKind(_swerve, (6, 20), "recover"),
+    "donut": BehaviourKind(_donut, (25, 70), "recover"),
+    "run_away": BehaviourKind(_run_away, (1000, 1001)),
 }

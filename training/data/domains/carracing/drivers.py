@@ -1,6 +1,6 @@
-"""Privileged drivers for recording: they see the pose and the route, and change their mood at random times.
+"""Privileged drivers for recording: they see the pose and the route, and change their behaviour at random times.
 
-A driver is a plan for one episode. The plan draws moods (follow the road well, follow it badly, correlated noise, held
+A driver is a plan for one episode. The plan draws behaviours (follow the road well, follow it badly, correlated noise, held
 controls, stop and go, leave the road and come back, swerve, spin, donuts, run away), each for a random time. Everything
 is a function of one `numpy.random.Generator`.
 """
@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from drivedit.data.domains.carracing.behaviours import MOODS, View
+from drivedit.data.domains.carracing.behaviours import BEHAVIOURS, View
 from drivedit.data.geometry import RoadTruth, wrap_angle
 
-# Plan: its share of the episodes, and the share of each mood within it.
+# Plan: its share of the episodes, and the share of each behaviour within it.
 PLANS: dict[str, tuple[float, dict[str, float]]] = {
     "clean": (0.28, {"good": 0.8, "lane": 0.2}),
     "mixed": (
@@ -65,7 +65,7 @@ class Driver:
             raise ValueError(f"plan must be one of {list(PLANS)}, got {plan!r}")
         self.rng, self.direction = rng, direction
         self.plan = plan or _draw(rng, {name: share for name, (share, _) in PLANS.items()})
-        self.mood_name = ""
+        self.behaviour_name = ""
         self._left = 0
         self._next: str | None = None
 
@@ -81,23 +81,23 @@ class Driver:
             float32 [2], inside [-1, 1].
         """
         if self._left <= 0:
-            self._change_mood()
+            self._change_behaviour()
         self._left -= 1
         pose, line = truth.road
-        controls = self._mood(View(pose, truth.telemetry["speed"], line, self.direction))
+        controls = self._behaviour(View(pose, truth.telemetry["speed"], line, self.direction))
         return np.clip(np.array(controls, dtype=np.float32), -1.0, 1.0)
 
-    def _change_mood(self) -> None:
-        """Draws the next mood and how long it lasts."""
+    def _change_behaviour(self) -> None:
+        """Draws the next behaviour and how long it lasts."""
         if self._next is not None:
             name = self._next
-        elif self.plan == "run_away" and self.mood_name:
+        elif self.plan == "run_away" and self.behaviour_name:
             name = "run_away"
         else:
             name = _draw(self.rng, PLANS[self.plan][1])
-        kind = MOODS[name]
-        self.mood_name, self._next = name, kind.then
-        self._mood = kind.make(self.rng)
+        kind = BEHAVIOURS[name]
+        self.behaviour_name, self._next = name, kind.then
+        self._behaviour = kind.make(self.rng)
         low, high = (5, 40) if self.plan == "run_away" and name == "good" else kind.steps
         self._left = int(self.rng.integers(low, high))
 

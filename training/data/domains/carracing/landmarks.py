@@ -52,7 +52,7 @@ def drive(seed: int, frames: int, repainted: bool) -> LandmarkDrive:
     simulator.survey()
     follow = Follow(rng, speed=SPEED, offset=rng.uniform(-3, 3))
     pictures, poses, travelled, lap = [], [], 0.0, None
-    arc = line.foot(*simulator.body.hull.position).arc
+    arc = line.project(*simulator.body.hull.position).arc
     for tick in range(frames * TICKS):
         hull = simulator.body.hull
         pose = np.array([*hull.position, hull.angle + math.pi / 2])
@@ -65,7 +65,7 @@ def drive(seed: int, frames: int, repainted: bool) -> LandmarkDrive:
             poses.append(pose)
         speed = float(hull.linearVelocity[0] * math.cos(pose[2]) + hull.linearVelocity[1] * math.sin(pose[2]))
         simulator.tick(follow(View(pose, speed, line)))
-        before, arc = arc, line.foot(*hull.position).arc
+        before, arc = arc, line.project(*hull.position).arc
         travelled += (arc - before + line.length / 2) % line.length - line.length / 2
     if lap is None or lap >= frames:
         raise ValueError(f"{frames} frames are less than a lap on the track of seed {seed}; record more frames")

@@ -17,7 +17,7 @@ from drivedit.config.domains.carracing import DOMAIN
 from drivedit.data.domains.carracing.past import BOUNDS, FRAME_SIZE, Past
 from drivedit.data.domains.carracing.replayed import ReplayedEnv
 from drivedit.data.domains.carracing.simulator import TICK, Simulator
-from drivedit.data.geometry import CentreLine, Foot, RoadTruth, wrap_angle
+from drivedit.data.geometry import CentreLine, Projection, RoadTruth, wrap_angle
 from drivedit.utils import check_seed, real_numbers, restored, stream
 
 TICKS_PER_STEP = 3
@@ -171,7 +171,7 @@ class CarRacingTwin(ReplayedEnv):
     def telemetry(self) -> dict[str, float]:
         """The car's state relative to the road, with the names of `drivedit.config.domains.carracing.SPEC`."""
         x, y, yaw = self.pose
-        return self._telemetry(self._simulator.centre_line.foot(x, y), yaw)
+        return self._telemetry(self._simulator.centre_line.project(x, y), yaw)
 
     def truth(self) -> RoadTruth:
         """What is true at this moment, for those who drive by it."""
@@ -224,14 +224,14 @@ class CarRacingTwin(ReplayedEnv):
         self._past.drove(action)
         touched = simulator.collect_touched()
         x, y, _ = simulator.pose
-        simulator.rearm(simulator.centre_line.foot(x, y).index)
+        simulator.rearm(simulator.centre_line.project(x, y).index)
         return {
             "progress": 1000.0 * touched / len(simulator.track),
             "time": -0.1 * ticks,
             "left": -100.0 if left else 0.0,
         }
 
-    def _telemetry(self, foot: Foot, yaw: float) -> dict[str, float]:
+    def _telemetry(self, foot: Projection, yaw: float) -> dict[str, float]:
         """Telemetry of the car standing over `foot` with direction `yaw`."""
         car = self._simulator.body
         velocity = car.hull.linearVelocity

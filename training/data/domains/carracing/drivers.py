@@ -1,8 +1,8 @@
 """Privileged drivers for recording: they see the pose and the route, and change their behaviour at random times.
 
-A driver is a plan for one episode. The plan draws behaviours (follow the road well, follow it badly, correlated noise, held
-controls, stop and go, leave the road and come back, swerve, spin, donuts, run away), each for a random time. Everything
-is a function of one `numpy.random.Generator`.
+A driver is a plan for one episode. The plan draws behaviours (follow the road well, follow it badly, correlated noise,
+held controls, stop and go, leave the road and come back, swerve, spin, donuts, run away), each for a random time.
+Everything is a function of one `numpy.random.Generator`.
 """
 
 from __future__ import annotations

@@ -137,13 +137,13 @@ def test_what_does_not_fit_is_refused_and_both_are_named(folder, tmp_path, capsy
 
 
 @pytest.mark.parametrize(
-    ("domain", "why"),
+    ("domain", "why", "name"),
     [
-        ("nowhere", "there is no simulator of the domain 'nowhere'"),
-        ("lake", r"the domain lake says nothing .* no probes"),
+        ("nowhere", "there is no simulator of the domain 'nowhere'", "NAME"),
+        ("lake", r"the domain lake says nothing .* no probes", "lake"),
     ],
 )
-def test_a_world_that_cannot_be_probed_is_judged_by_recorded_drives(folder, tmp_path, monkeypatch, domain, why):
+def test_a_world_that_cannot_be_probed_is_judged_by_recorded_drives(folder, tmp_path, monkeypatch, domain, why, name):
     shipped = find_domain(DEFAULT_WORLD)
     lake = replace(shipped, spec=replace(shipped.spec, domain="lake"), env_id="Lake-v0", public={}, probes="")
     monkeypatch.setattr(held_out, "all_domains", lambda: {**all_domains(), "lake": lake})
@@ -151,7 +151,7 @@ def test_a_world_that_cannot_be_probed_is_judged_by_recorded_drives(folder, tmp_
     episodes = read_shard(folder / "plain.rec" / "shard-00000.h5")
     write_shard(drives / "shard-00000.h5", episodes, {"held_out": True, "env": lake.env_id})
     world = untrained(opened(folder, "plain"), domain=domain)
-    with pytest.raises(ValueError, match=f"{why}.* give --held-out.* collect --domain NAME --held-out, or import"):
+    with pytest.raises(ValueError, match=f"{why}.* give --held-out.* collect --domain {name} --held-out, or import"):
         evaluate_world(world, tmp_path / "none")
     assert not (tmp_path / "none").exists()
     report = evaluate_world(world, tmp_path / "out", held_out=drives, sizes=SMALL, quiet=True)

@@ -26,7 +26,6 @@ from drivedit.utils import Probes, find_files, load_object
 from drivedit.utils.shards import read_attrs
 
 LEAST = 20  # steps of a clip where drives are long enough
-RECORD = "record some: python -m drivedit.data collect --domain {} --held-out, or import --held-out (your film)"
 
 
 @dataclass
@@ -72,14 +71,20 @@ def opened(where: str | Path) -> Iterator[HeldOut]:
 def _open(folder: Path) -> HeldOut:
     shards = find_files(folder, "shard-*.h5")
     if not shards:
-        raise FileNotFoundError(f"{folder} holds no shard-*.h5; {RECORD.format('NAME')}")
+        raise FileNotFoundError(f"{folder} holds no shard-*.h5; {how_to_record()}")
     attrs = read_attrs(shards[0])
     if not attrs["held_out"]:
         raise ValueError(
             f"{folder} is a training recording, which says nothing about what a world can do where it has not learned; "
-            f"{RECORD.format('NAME')}"
+            f"{how_to_record()}"
         )
     return HeldOut(folder, str(attrs["env"]))
+
+
+def how_to_record(domain: str = "") -> str:
+    """What to do where there are no held-out drives, of a domain if it is known."""
+    name = domain if domain in all_domains() else "NAME"
+    return f"record some: python -m drivedit.data collect --domain {name} --held-out, or import --held-out (your film)"
 
 
 def check_fit(world: World, held: HeldOut) -> None:

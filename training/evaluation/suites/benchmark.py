@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 
-from drivedit.evaluation.held_out import RECORD, opened, simulator_lacking
+from drivedit.evaluation.held_out import how_to_record, opened, simulator_lacking
 from drivedit.evaluation.metrics import drift
 from drivedit.evaluation.metrics.figures import road_threshold
 from drivedit.evaluation.reports import pages
@@ -90,9 +90,9 @@ def evaluate_world(
     with nullcontext() if held_out is None else opened(held_out) as held:
         why = simulator_lacking(world, held, sources)
         if why and held is None:
-            record = RECORD.format(world.spec.domain or "NAME")
             raise ValueError(
-                f"{why}: it cannot be judged there; give --held-out, drives that it has not learned from. {record}"
+                f"{why}: it cannot be judged there; give --held-out, drives that it has not learned from. "
+                f"{how_to_record(world.spec.domain)}"
             )
         if held is not None and why:
             return evaluate_recorded(world, held, why, out, **options)

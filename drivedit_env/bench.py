@@ -23,7 +23,7 @@ from tqdm import tqdm, trange
 
 from drivedit.config import DEFAULT_WORLD, DomainConfig, WorldConfig
 from drivedit.inference import tune
-from drivedit.models import DiTWorld, Scene, World
+from drivedit.models import DiTWorld, World
 from drivedit.utils import fast_dtype, generator, load_object
 from drivedit_env.domains import domain_of_world, gentle_controls
 from drivedit_env.env import DriveDiTEnv
@@ -151,7 +151,8 @@ def curves(world: World, quiet: bool = False) -> dict[str, Any]:
         times = []
         for _, changed, batch in tqdm(points, desc=f"cost against {name}", disable=quiet):
             random = tune(DiTWorld(replace(changed, end_threshold=2.0)))  # nothing ends
-            scene = Scene(np.zeros((2, *changed.image_size, 3), np.uint8), np.zeros((1, width), np.float32))
+            frames = np.zeros((2, *changed.image_size, 3), np.uint8)
+            scene = {"frames": frames, "controls": np.zeros((1, width), np.float32)}
             envs = DriveDiTVectorEnv(batch, random)
             envs.reset(seed=0, options={"scene": scene})
             actions = np.zeros((batch, width), np.float32)

@@ -95,7 +95,9 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
     |----------|-------------------------------------------------------------------------------------------------|
     | `scene`  | an index; `"random"` (default); or a scene of your own (`drivedit.models.Scene` or a dictionary |
     |          | of its fields): `frames` uint8 [n+1, 64, 64, 3] and `controls` [n, 2], `controls[i]` led from   |
-    |          | `frames[i]` to `frames[i+1]`, n >= 1; if known `route`, `closed`, `poses` and `bounds`          |
+    |          | `frames[i]` to `frames[i+1]`, n >= 1; if known `route`, `closed`, `poses` and `bounds`, and for |
+    |          | worlds that have them `observations` (by kind, for `frames`), `conditions`, `times`, `agents`   |
+    |          | and `attributes`                                                                                |
     | `route`  | a hand-drawn route: [M, 2] points in metres, a few metres apart, in driving direction. Its      |
     |          | place does not matter: it goes on where the road ends that the start picture shows (45 m ahead) |
     |          | `"random"`: 2 km of straights, and bends as sharp as CarRacing's, drawn by the seed             |

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -74,7 +73,7 @@ def draw_route(scene: Scene, drawing: np.ndarray, closed: bool) -> tuple[Scene, 
     car = scene.poses_or_start()[-1].astype(np.float64)
     if scene.route is None:
         placed = _place(drawing, car, _direction_at_start(drawing, closed))
-        return replace(scene, route=placed.astype(np.float32), closed=closed, bounds=None), 0.0
+        return scene.with_route(placed.astype(np.float32), closed), 0.0
     kept, behind = _kept_road(scene, car)
     step = kept[-1] - kept[-2]
     end = np.array([*kept[-1], math.atan2(step[1], step[0])])
@@ -82,7 +81,7 @@ def draw_route(scene: Scene, drawing: np.ndarray, closed: bool) -> tuple[Scene, 
     if closed:
         placed = _laps(placed)
     route = np.concatenate([kept, placed[1:]])
-    return replace(scene, route=route.astype(np.float32), closed=False, bounds=None), behind
+    return scene.with_route(route.astype(np.float32)), behind
 
 
 def _check_drawing(drawing: np.ndarray, closed: bool) -> np.ndarray:

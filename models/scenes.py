@@ -2,44 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from safetensors import deserialize
 
-from drivedit.config import WorldSpec
+from drivedit.config import Modality, WorldSpec
 from drivedit.utils import from_origin, origin_of, real_numbers
+from drivedit.utils.episodes import BOX, Agents, check_agents, check_attributes
 
 MOST_FRAMES = 100_000
 MOST_POINTS = 1_000_000  # of a route
+MOST_AGENTS = 1_000_000  # of all moments
 FARTHEST = 1e8  # metres from zero, which is beyond every map of the Earth
 MOST_TURNS = 1e5  # rad
-TYPES = {"U8": np.uint8, "F32": np.float32, "BOOL": np.bool_, "I64": np.int64}  # of arrays in files
+BOUNDS = "scene bounds must be [x_min, y_min, x_max, y_max] with x_min < x_max and y_min < y_max"
+ROUTE = "route"  # the condition that has parts
+PLAIN = ("frames", "route", "closed", "bounds")  # fields of a mapping that stand for observations and conditions
 
 
 @dataclass
 class Scene:
-    """A moment of a recording; `check_scene` takes places far from zero as well, in float64.
+    """A moment of a recording, with n steps before it; places in float32, near zero, as `check_scene` makes them.
 
     Attributes:
-        frames: The world's picture, uint8 `[n + 1, H, W, C]`, n >= 1, the last one is now.
-        controls: float32 `[n, A]`; `controls[i]` led from `frames[i]` to `frames[i + 1]`.
-        route: float32 `[M, 2]` centre line in metres, or None to dream freely.
-        closed: Whether the route is a loop.
-        poses: float32 `[n + 1, 3]` (x, y, yaw counter-clockwise) of the car at the frames, on the route's plane; None
-            puts the car at the beginning of the route, in its direction.
-        bounds: float32 `[4]` of the playfield on the same plane, beyond which an episode ends: x and y at least, x and
-            y at most; None: not known.
+        observations: By kind `[n + 1, ...]`, n >= 1, the last one is now; the first kind is the world's picture.
+        controls: float32 `[n, A]`; `controls[i]` led from observation i to observation i + 1.
+        times: float64 `[n + 1]` seconds that increase; None: the spec's `dt` from each to the next.
+        conditions: What the world is told, by name. `route` is a dictionary of `points`, float32 `[M, 2]` centre line
+            in metres (None: not known); `closed`, whether it is a loop; and `bounds`, float32 `[4]` of the playfield
+            beyond which an episode ends: x and y at least, x and y at most (None: not known). Any other is an array.
+        poses: float32 `[n + 1, 3]` (x, y, yaw counter-clockwise) of the car at the observations, on the route's plane;
+            None puts the car at the beginning of the route, in its direction.
+        agents: Who else was there, at every observation, on the same plane; None: not known.
+        attributes: What it was like, each a value that the spec allows.
     """
 
-    frames: np.ndarray
+    observations: dict[str, np.ndarray]
     controls: np.ndarray
-    route: np.ndarray | None = None
-    closed: bool = False
+    times: np.ndarray | None = None
+    conditions: dict[str, Any] = field(default_factory=dict)
     poses: np.ndarray | None = None
-    bounds: np.ndarray | None = None
+    agents: Agents | None = None
+    attributes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def frames(self) -> np.ndarray:
+        """The pictures `[n + 1, H, W, C]`: the first kind of observation."""
+        return next(iter(self.observations.values()))
+
+    @property
+    def route(self) -> np.ndarray | None:
+        """The centre line `[M, 2]`; None: not known, it is dreamed freely."""
+        return self.conditions.get(ROUTE, {}).get("points")
+
+    @property
+    def closed(self) -> bool:
+        """Whether the route is a loop."""
+        return self.conditions.get(ROUTE, {}).get("closed", False)
+
+    @property
+    def bounds(self) -> np.ndarray | None:
+        """The playfield `[4]`; None: not known."""
+        return self.conditions.get(ROUTE, {}).get("bounds")
+
+    def with_route(self, points: np.ndarray | None, closed: bool = False, bounds: np.ndarray | None = None) -> Scene:
+        """The scene on another route; the rest stays."""
+        route = {"points": points, "closed": closed, "bounds": bounds}
+        return replace(self, conditions={**self.conditions, ROUTE: route})
 
     def poses_or_start(self) -> np.ndarray:
         """The poses, or the beginning of the route once per frame."""
@@ -53,50 +84,103 @@ class Scene:
 
 
 def check_scene(scene: Scene | Mapping[str, Any], spec: WorldSpec) -> Scene:
-    """Turns a mapping with the fields of `Scene` into one, and checks it.
+    """Makes a scene of a spec, and checks it.
 
-    Route, poses and bounds may be given in float64 and far from zero; they are told from an origin near the car then
-    (`drivedit.utils.origin_of`).
+    A mapping has the fields of `Scene`, or `frames` for the observations of the spec's picture, and `route` (its
+    points), `closed` and `bounds` for the condition of that name. The picture is needed, other kinds may be left out.
+    A route of no points tells only where the field ends; it is left out for a world that is told no route.
+
+    Places (route, poses, bounds, boxes of agents) may be given in float64 and far from zero; they are told from an
+    origin near the car then (`drivedit.utils.origin_of`). Conditions of other names stay as they are.
 
     Raises:
-        ValueError: It is no scene, a key is unknown or missing, or a value has the wrong shape, type or range.
+        ValueError: It is no scene, a key is unknown, missing or given twice, or a value has the wrong shape, type or
+            range.
     """
-    if not isinstance(scene, (Scene, Mapping)):
-        raise ValueError(f"a scene is a Scene or a dictionary of its fields, got {type(scene).__name__}")
-    if not isinstance(scene, Scene):
-        known = set(Scene.__dataclass_fields__)
-        unknown, missing = set(scene) - known, {"frames", "controls"} - set(scene)
-        if unknown or missing:
-            what = f"unknown {sorted(map(repr, unknown))}" if unknown else f"missing {sorted(missing)}"
-            raise ValueError(f"a scene has the keys {sorted(known)} (frames and controls are needed); {what}")
-        scene = Scene(**scene)
-    picture = spec.observations[spec.picture]
-    sides = ", ".join(map(str, picture.shape))
-    frames = real_numbers(scene.frames, f"scene frames must be {picture.dtype} [n + 1, {sides}]")
-    expected = f"{picture.dtype} [n + 1, {sides}] with 2 to {MOST_FRAMES} frames"
-    if frames.dtype != picture.dtype or frames.shape[1:] != picture.shape or frames.ndim != 1 + len(picture.shape):
-        raise ValueError(f"scene frames must be {expected}, got {frames.dtype} {list(frames.shape)}")
-    if not 2 <= len(frames) <= MOST_FRAMES:
-        raise ValueError(f"scene frames must be {expected}, got {len(frames)} of them")
-    count = len(frames)
-    controls = _controls(scene.controls, count - 1, spec)
-    route = None if scene.route is None else _within(scene.route, "a scene's route", (2, MOST_POINTS), 2, FARTHEST)
-    poses = None if scene.poses is None else _within(scene.poses, "scene poses", (count, count), 3, FARTHEST)
+    given = _given(scene, spec)
+    observations = _observations(_named(given["observations"], "observations"), spec)
+    count = len(observations[spec.picture])
+    agents = given.get("agents")
+    if not isinstance(agents, Agents | None):
+        raise ValueError(f"agents of a scene are drivedit.utils.episodes.Agents or None, got {type(agents).__name__}")
+    attributes = dict(_named(given.get("attributes", {}), "attributes"))
+    check_attributes(attributes, spec, "a scene")
+    poses = None if "poses" not in given else _within(given["poses"], "scene poses", (count, count), 3, FARTHEST)
     if poses is not None and np.abs(poses[:, 2]).max() > MOST_TURNS:
         raise ValueError(f"the yaw of scene poses lies within {MOST_TURNS:g} rad, got {np.abs(poses[:, 2]).max():g}")
-    if not isinstance(scene.closed, (bool, np.bool_)):
-        raise ValueError(f"whether a scene's route is closed is True or False, got {scene.closed!r}")
-    expected = "scene bounds must be [x_min, y_min, x_max, y_max] with x_min < x_max and y_min < y_max"
-    bounds = None if scene.bounds is None else real_numbers(scene.bounds, expected).astype(np.float64)
-    if bounds is not None and bounds.shape != (4,):
-        raise ValueError(f"{expected}, got shape {list(bounds.shape)}")
-    origin = origin_of(None if poses is None else poses[::-1], route)
-    with np.errstate(over="ignore"):  # bounds beyond float32 are infinite
-        places = (None if p is None else from_origin(p, origin).astype(np.float32) for p in (route, poses, bounds))
-        route, poses, bounds = places
-    if bounds is not None and not (bounds[:2] < bounds[2:]).all():
-        raise ValueError(f"{expected}, got {scene.bounds!r}")
-    return Scene(frames, controls, route, bool(scene.closed), poses, bounds)
+    found = Scene(
+        observations,
+        _controls(given["controls"], count - 1, spec),
+        None if "times" not in given else _times(given["times"], count),
+        _conditions(_named(given.get("conditions", {}), "conditions"), spec),
+        poses,
+        agents,
+        attributes,
+    )
+    return _near_zero(found)
+
+
+def _given(scene: Any, spec: WorldSpec) -> dict[str, Any]:
+    """The fields of a scene that were given, those of `PLAIN` in their places, or ValueError."""
+    if not isinstance(scene, (Scene, Mapping)):
+        raise ValueError(f"a scene is a Scene or a dictionary of its fields, got {type(scene).__name__}")
+    told = vars(scene) if isinstance(scene, Scene) else scene
+    given = {name: value for name, value in told.items() if value is not None}
+    seen = "observations" if "observations" in given else "frames"
+    known = dict.fromkeys((*Scene.__dataclass_fields__, *PLAIN))
+    unknown, missing = [name for name in told if name not in known], {seen, "controls"} - set(given)
+    if unknown or missing:
+        what = f"unknown {sorted(map(repr, unknown))}" if unknown else f"missing {sorted(missing)}"
+        needed = "frames, or observations, and controls are needed"
+        raise ValueError(f"a scene has the keys {sorted(known)} ({needed}); {what}")
+    if "frames" in given and seen == "observations":
+        raise ValueError("a scene has frames or observations, which hold them by kind; got both")
+    if seen == "frames":
+        given["observations"] = {spec.picture: given.pop("frames")}
+    plain = {"points" if name == ROUTE else name: given.pop(name) for name in PLAIN[1:] if name in given}
+    if plain:
+        conditions = _named(given.get("conditions", {}), "conditions")
+        if ROUTE in conditions:
+            raise ValueError("a scene tells its route in conditions or as route, closed and bounds; got both")
+        given["conditions"] = {**conditions, ROUTE: plain}
+    return given
+
+
+def _named(values: Any, what: str) -> Mapping[str, Any]:
+    """A mapping, or ValueError."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"the {what} of a scene are a dictionary, by name, got {type(values).__name__}")
+    return values
+
+
+def _observations(given: Mapping[str, Any], spec: WorldSpec) -> dict[str, np.ndarray]:
+    """What was seen, in the order of the spec, as it says, or ValueError."""
+    unknown = sorted(repr(name) for name in given if name not in spec.observations)
+    if unknown or spec.picture not in given:
+        what = f"unknown {unknown}" if unknown else f"missing {spec.picture!r}"
+        raise ValueError(f"a scene shows {list(spec.observations)} (the first is needed); {what}")
+    seen: dict[str, np.ndarray] = {}
+    for name, kind in spec.observations.items():
+        if name in given:
+            what = "frames" if name == spec.picture else name
+            seen[name] = _seen(given[name], what, kind, len(seen[spec.picture]) if seen else None)
+    return seen
+
+
+def _seen(values: Any, what: str, kind: Modality, count: int | None) -> np.ndarray:
+    """Observations of one kind, `count` of them (None: as many as a scene may have), or ValueError."""
+    sides = ", ".join(map(str, kind.shape))
+    array = real_numbers(values, f"scene {what} must be {kind.dtype} [n + 1, {sides}]")
+    least, most = (2, MOST_FRAMES) if count is None else (count, count)
+    expected = f"{kind.dtype} [n + 1, {sides}] with {least} to {most} frames"
+    if array.dtype != kind.dtype or array.shape[1:] != kind.shape or array.ndim != 1 + len(kind.shape):
+        raise ValueError(f"scene {what} must be {expected}, got {array.dtype} {list(array.shape)}")
+    if not least <= len(array) <= most:
+        raise ValueError(f"scene {what} must be {expected}, got {len(array)} of them")
+    low, high = float(array.min()), float(array.max())
+    if not (np.float32(kind.low) <= low and high <= np.float32(kind.high)):  # NaN is neither
+        raise ValueError(f"scene {what} lie from {kind.low:g} to {kind.high:g}, got {low:g} to {high:g}")
+    return array
 
 
 def _controls(values: Any, rows: int, spec: WorldSpec) -> np.ndarray:
@@ -115,6 +199,83 @@ def _controls(values: Any, rows: int, spec: WorldSpec) -> np.ndarray:
     return array.astype(np.float32)
 
 
+def _times(values: Any, count: int) -> np.ndarray:
+    """float64 `[count]` of seconds that increase, or ValueError."""
+    expected = f"scene times must be {count} finite numbers of seconds that increase"
+    times = real_numbers(values, expected).astype(np.float64)
+    if times.shape != (count,):
+        raise ValueError(f"{expected}, got shape {list(times.shape)}")
+    if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
+        raise ValueError(f"{expected}, got {times}")
+    return times
+
+
+def _conditions(given: Mapping[str, Any], spec: WorldSpec) -> dict[str, Any]:
+    """What a world of the spec is told, places still in float64, or ValueError."""
+    told = {name: value for name, value in given.items() if value is not None}
+    if ROUTE in told:
+        told[ROUTE] = _route(told[ROUTE])
+        if told[ROUTE]["points"] is None and (ROUTE not in spec.conditions or told[ROUTE]["bounds"] is None):
+            del told[ROUTE]
+    unknown = [name for name in told if name not in spec.conditions]
+    if unknown:
+        raise ValueError(
+            f"this world is told {spec.conditions}, the scene tells {unknown}, of which it has learned nothing (its "
+            "recordings had none); leave that out"
+        )
+    found = {name: told[name] for name in spec.conditions if name in told}
+    return {name: value if name == ROUTE else _numbers(value, name) for name, value in found.items()}
+
+
+def _numbers(values: Any, name: str) -> np.ndarray:
+    """A condition as float32 of any shape, or ValueError."""
+    expected = f"the condition {name} of a scene must be finite numbers"
+    array = real_numbers(values, expected).astype(np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{expected}, got {array[~np.isfinite(array)][0]}")
+    return array
+
+
+def _route(value: Any) -> dict[str, Any]:
+    """The parts of a route, places in float64, or ValueError."""
+    route = {"points": None, "closed": False, "bounds": None}
+    if not isinstance(value, Mapping) or set(value) - set(route):
+        got = sorted(map(repr, value)) if isinstance(value, Mapping) else type(value).__name__
+        raise ValueError(f"the route among a scene's conditions is a dictionary of {list(route)}, got {got}")
+    route |= value
+    points, closed, bounds = route.values()
+    if not isinstance(closed, (bool, np.bool_)):
+        raise ValueError(f"whether a scene's route is closed is True or False, got {closed!r}")
+    if points is not None:
+        points = _within(points, "a scene's route", (2, MOST_POINTS), 2, FARTHEST)
+    if bounds is not None:
+        bounds = real_numbers(bounds, BOUNDS).astype(np.float64)
+        if bounds.shape != (4,):
+            raise ValueError(f"{BOUNDS}, got shape {list(bounds.shape)}")
+    return {"points": points, "closed": bool(closed), "bounds": bounds}
+
+
+def _near_zero(scene: Scene) -> Scene:
+    """The scene with all places in float32, seen from an origin near the car; ValueError where they do not fit."""
+    agents, boxes = scene.agents, None
+    if agents is not None:
+        boxes = _within(agents.boxes, "boxes of a scene's agents", (0, MOST_AGENTS), BOX, FARTHEST)
+    origin = origin_of(None if scene.poses is None else scene.poses[::-1], scene.route)
+    with np.errstate(over="ignore"):  # bounds beyond float32 are infinite
+        points, poses, bounds, boxes = (
+            None if places is None else from_origin(places, origin).astype(np.float32)
+            for places in (scene.route, scene.poses, scene.bounds, boxes)
+        )
+    if bounds is not None and not (bounds[:2] < bounds[2:]).all():
+        raise ValueError(f"{BOUNDS}, got {scene.bounds}")
+    if agents is not None:
+        agents = replace(agents, boxes=boxes)
+        check_agents(agents, len(scene.frames))
+    if ROUTE in scene.conditions:
+        scene = scene.with_route(points, scene.closed, bounds)
+    return replace(scene, poses=poses, agents=agents)
+
+
 def _within(values: Any, name: str, rows: tuple[int, int], width: int, most: float, columns: str = "") -> np.ndarray:
     """float64 `[rows, width]` of numbers that are at most `most` from zero, or ValueError."""
     least, greatest = rows
@@ -126,39 +287,3 @@ def _within(values: Any, name: str, rows: tuple[int, int], width: int, most: flo
     if not (np.abs(array) <= most).all():
         raise ValueError(f"{expected}, got {array[~(np.abs(array) <= most).all(1)][0]}")
     return array.astype(np.float64)
-
-
-def pack_scenes(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
-    """Arrays of scenes by name, `count` of them and `0.frames`, `0.controls`, ...; what is None is left out."""
-    arrays: dict[str, np.ndarray] = {"count": np.array(len(scenes))}
-    for index, scene in enumerate(scenes):
-        for name, value in vars(scene).items():
-            if value is not None:
-                arrays[f"{index}.{name}"] = np.ascontiguousarray(value)
-    return arrays
-
-
-def unpack_scenes(data: bytes) -> list[Scene]:
-    """Scenes from the bytes of a safetensors file with the arrays of `pack_scenes`.
-
-    Raises:
-        SafetensorError: The bytes are no such file.
-        ValueError: They hold other arrays, or fewer scenes than they count.
-    """
-    arrays = {}
-    for name, told in deserialize(data):
-        if told["dtype"] not in TYPES:
-            raise ValueError(f"{name} of the scenes has the type {told['dtype']}, scenes have {sorted(TYPES)}")
-        arrays[name] = np.frombuffer(told["data"], TYPES[told["dtype"]]).reshape(told["shape"]).copy()
-    count, rows = arrays.pop("count", np.array(-1)), {}
-    for name, array in arrays.items():
-        index, _, field = name.partition(".")
-        rows.setdefault(index, {})[field] = array
-    if count.shape != () or {str(index) for index in range(len(rows))} != set(rows) or len(rows) != count:
-        raise ValueError(f"the scenes are counted as {count}, and there are {len(rows)}")
-    for row in rows.values():
-        unknown = set(row) - set(Scene.__dataclass_fields__)
-        missing = {"frames", "controls", "closed"} - set(row)
-        if unknown or missing or row["closed"].size != 1:
-            raise ValueError(f"a scene has the arrays {sorted(row)}")
-    return [Scene(**{**rows[str(i)], "closed": bool(rows[str(i)]["closed"])}) for i in range(len(rows))]

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from drivedit.config import BaseConfig
 from drivedit.config.older import upgraded
 from drivedit.models.finding import CARD, CONFIG, FILES, SCENES, WEIGHTS, find_world, lacks
-from drivedit.models.scenes import Scene, check_scene, pack_scenes, unpack_scenes
+from drivedit.models.scene_files import pack_scenes, unpack_scenes
+from drivedit.models.scenes import Scene, check_scene
 from drivedit.utils import Undrawn, check_replaceable, check_tensors, fingerprint, replaced_folder, resolve_device
 
 FORMAT = 3

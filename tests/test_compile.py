@@ -68,8 +68,8 @@ def dream(step, state: DiTState, steps: int, seed: int = 0):
 def starts(world: DiTWorld) -> DiTState:
     """Rows of three ages, one without a route: rings that are nearly empty, partly filled and full."""
     long, short = world.scenes[0], world.scenes[1]
-    free = Scene(long.frames[:4], long.controls[:3])
-    return world.start([long, Scene(short.frames[:2], short.controls[:1]), free], [1, 2, 3])
+    free = {"frames": long.frames[:4], "controls": long.controls[:3]}
+    return world.start([long, {"frames": short.frames[:2], "controls": short.controls[:1]}, free], [1, 2, 3])
 
 
 def random_world(config: WorldConfig, scenes: list[Scene]) -> DiTWorld:
@@ -98,7 +98,8 @@ def plain_world() -> DiTWorld:
     rng = np.random.default_rng(0)
     frames, controls = rng.integers(0, 255, (4, 24, 56, 3), np.uint8), rng.uniform(-1, 1, (3, 2)).astype(np.float32)
     config = WorldConfig(film_spec(24, 56), vae, student, patch=1)
-    return random_world(config, [Scene(frames, controls), Scene(frames[1:], controls[1:])])
+    scene = Scene({config.spec.picture: frames}, controls)
+    return random_world(config, [scene, Scene({config.spec.picture: frames[1:]}, controls[1:])])
 
 
 def lean_world() -> DiTWorld:

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from drivedit.inference import InferenceConfig, StreamingRollout, rollout, tune
-from drivedit.models import DiTWorld, Sampling, Scene
+from drivedit.models import DiTWorld, Sampling
 from drivedit.utils import noise, truncate
 
 EXACT = {"mixed_precision": False}
@@ -45,7 +45,7 @@ def test_a_rollout_is_what_the_world_dreams_step_by_step(tiny_world, context, co
         context, controls, 5, return_intermediates=True
     )
     frames = (context * 255).round().byte().permute(0, 1, 3, 4, 2).numpy()
-    scenes = [Scene(row, before) for row, before in zip(frames, controls[:, :2].numpy(), strict=True)]
+    scenes = [{"frames": row, "controls": before} for row, before in zip(frames, controls[:, :2].numpy(), strict=True)]
     state = tiny_world.start(scenes, done["metadata"]["seeds"])
     for index in range(5):
         state, _ = tiny_world.step(state, controls[:, 2 + index], sampling=Sampling(temperature=0.7))

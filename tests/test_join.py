@@ -48,7 +48,8 @@ def test_from_video_dataset_over_a_preset_to_a_rollout_and_an_environment(loader
     assert made.shape == (2, 2, 3, 64, 64)
 
     frames = (batch["frames"][0] * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    rollout.world.scenes = [Scene(frames, batch["controls"][0, :3, :2].numpy())]
+    seen = {rollout.world.spec.picture: frames}
+    rollout.world.scenes = [Scene(seen, batch["controls"][0, :3, :2].numpy())]
     drive(rollout.world, tmp_path / "world")
 
 
@@ -80,7 +81,7 @@ def test_a_world_that_is_not_told_the_frames_before_is_played(tmp_path, width, c
     settings = {**config.student.to_dict(), "history": 0, "control_dim": width, "route_dim": 0, "map_dim": 0}
     config.student, config.clean_cache, config.end_threshold = StudentConfig.from_dict(settings), clean, 1.0
     scene = make_world().scenes[0]
-    world = DiTWorld(config, [Scene(scene.frames, scene.controls)])
+    world = DiTWorld(config, [Scene(scene.observations, scene.controls)])
     for weight in world.parameters():
         weight.data.add_(0.05 * torch.randn(weight.shape))
     drive(world.eval(), tmp_path / "world")

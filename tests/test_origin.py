@@ -1,5 +1,7 @@
 """Places as a map projection tells them, 5,400 km from zero: the same drive there is the same to networks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -79,14 +81,9 @@ def test_recordings_far_away_are_unpacked_near_an_origin_of_each_drive(tmp_path,
 
 def shifted(scene: Scene, shift: np.ndarray) -> Scene:
     assert scene.route is not None and scene.poses is not None
-    return Scene(
-        scene.frames,
-        scene.controls,
-        from_origin(scene.route, -shift),
-        scene.closed,
-        from_origin(scene.poses, -shift),
-        from_origin(np.array([-200.0, -200, 200, 200]), -shift),
-    )
+    moved = replace(scene, poses=from_origin(scene.poses, -shift))
+    bounds = from_origin(np.array([-200.0, -200, 200, 200]), -shift)
+    return moved.with_route(from_origin(scene.route, -shift), scene.closed, bounds)
 
 
 def test_a_scene_far_away_is_dreamed_alike(tiny_world):

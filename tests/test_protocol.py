@@ -38,7 +38,7 @@ def plane() -> DiTWorld:
     student = StudentConfig(16, 16, 1, 2, dropout=0.0, tokens_per_frame=2, window=3, history=2, control_dim=9)
     rng = np.random.default_rng(0)
     frames, controls = rng.integers(0, 256, (4, 16, 32, 1), np.uint8), rng.uniform(0, 1, (3, 3)).astype(np.float32)
-    world = DiTWorld(WorldConfig(SPEC, vae, student, end_threshold=2), [Scene(frames, controls)]).eval()
+    world = DiTWorld(WorldConfig(SPEC, vae, student, end_threshold=2), [Scene({"map": frames}, controls)]).eval()
     torch.manual_seed(0)
     for weight in world.parameters():
         weight.data.add_(0.1 * torch.randn(weight.shape))
@@ -124,7 +124,7 @@ def test_the_compiled_step_knows_the_rules_of_the_spec(plane):
 def test_scenes_and_states_of_another_spec_are_refused(plane, tiny_world):
     scene = plane.scenes[0]
     with pytest.raises(ValueError, match=r"uint8 \[n \+ 1, 16, 32, 1\]"):
-        plane.check_scene(replace(scene, frames=np.zeros((4, 16, 32, 3), np.uint8)))
+        plane.check_scene(replace(scene, observations={"map": np.zeros((4, 16, 32, 3), np.uint8)}))
     with pytest.raises(ValueError, match=r"\[3, 3\] \(push, turn, brake\)"):
         plane.check_scene(replace(scene, controls=np.zeros((3, 2), np.float32)))
     with pytest.raises(ValueError, match="push from -2 to 2, turn from -1 to 1, brake from 0 to 1"):

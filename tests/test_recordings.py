@@ -179,7 +179,10 @@ def test_minari_carries_all_that_an_episode_knows(tmp_path, monkeypatch, caplog)
     from drivedit.data.exchange.minari import export_minari, import_minari
 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-    episodes = [with_everything(5, 0), with_everything(3, 1), replace(with_everything(4, 2), agents=None, times=None)]
+    carried = {"state": np.arange(300_000, dtype=np.uint8), "grid": np.zeros((0, 2)), "mask": np.array([[True, False]]),
+               "fingerprint": "{ä}", "passes": 4, "heat": 0.5}  # fmt: skip
+    episodes = [replace(with_everything(5, 0), extra=carried), with_everything(3, 1)]
+    episodes.append(replace(with_everything(4, 2), agents=None, times=None))
     assert (
         episodes[0].agents is not None
         and len(episodes[0].agents.ids)
@@ -198,7 +201,9 @@ def test_minari_carries_all_that_an_episode_knows(tmp_path, monkeypatch, caplog)
     with caplog.at_level(logging.INFO):
         (path,) = import_minari("drivedit/all-v0", tmp_path / "back")
     assert f"3 episodes of the Minari dataset drivedit/all-v0 are in {tmp_path / 'back'}" in caplog.text
-    assert all(map(same, episodes, read_shard(path))), "times, agents and attributes included"
+    found = read_shard(path)
+    assert all(map(same, episodes, found)), "times, agents, attributes and what is only carried included"
+    assert [found[0].extra[name].dtype.name for name in ("state", "grid", "mask")] == ["uint8", "float64", "bool"]
     back = read_attrs(path)
     assert {name: back[name] for name in attrs} == attrs and back["spec"] == episodes[0].spec
 

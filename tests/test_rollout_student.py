@@ -6,7 +6,7 @@ import torch
 
 from drivedit.config import StudentConfig, VAEConfig
 from drivedit.inference import InferenceConfig, StreamingRollout
-from drivedit.models import VAE3D, DiTState, DiTStudent, Scene
+from drivedit.models import VAE3D, DiTState, DiTStudent
 
 
 def make_student(**changes) -> DiTStudent:
@@ -71,7 +71,7 @@ def test_the_state_of_a_student_without_history_is_whole():
     student = make_student(history=0, control_dim=2, dropout=0.0)
     world = StreamingRollout(student, make_vae(), InferenceConfig(mixed_precision=False), "cpu").world
     frames = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
-    state = world.start([Scene(frames, np.zeros((2, 2), np.float32))], [1])
+    state = world.start([{"frames": frames, "controls": np.zeros((2, 2), np.float32)}], [1])
     again = DiTState.from_bytes(state.to_bytes("me"), "me")
     emptied = state.clone()
     emptied.v.zero_()

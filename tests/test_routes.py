@@ -99,7 +99,7 @@ def test_the_seed_draws_the_random_road(tiny_world: DiTWorld):
 
 @pytest.mark.parametrize("poses", [True, False])
 def test_without_a_road_the_drawing_begins_at_the_car(tiny_world: DiTWorld, poses):
-    scene = replace(tiny_world.scenes[0], route=None, closed=False)
+    scene = tiny_world.scenes[0].with_route(None)
     if not poses:
         scene = replace(scene, poses=None)
     drawn, arc = draw_route(scene, ellipse(), True)

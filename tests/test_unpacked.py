@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from fuzz.episodes import EVERYTHING, made_up, same, spec_of, with_everything
 
-from drivedit.config import Quantity, WorldConfig
+from drivedit.config import Quantity, StudentConfig, VAEConfig, WorldConfig
 from drivedit.data import clips, unpacked
 from drivedit.data.clips import Drives, fit_config
 from drivedit.data.recordings import iter_episodes, shard_paths, write_shard
-from drivedit.training.scenes import pick_scenes
+from drivedit.training.scenes import pick_scenes, scene_at
 from drivedit.training.stages import Clips
+from drivedit.utils.episodes import check_agents
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.session import Session
 
@@ -77,7 +78,7 @@ def test_the_same_through_minari(driven, tmp_path, monkeypatch):
     export_minari(driven, "drivedit/other-v0")
     import_minari("drivedit/other-v0", tmp_path / "back")
     for before, after in zip(iter_episodes(driven), iter_episodes(tmp_path / "back"), strict=True):
-        assert after.spec.dt == 0.1 and same(replace(before, extra={}), after)
+        assert after.spec.dt == 0.1 and same(before, after) and after.extra["state"].size
     nothing = made_up(5, spec=spec_of(64, 64, [], dt=0.25))
     write_shard(tmp_path / "none" / "shard-00000.h5", [nothing])
     export_minari(tmp_path / "none", "drivedit/none-v0")
@@ -114,6 +115,41 @@ def test_drives_carry_whatever_the_spec_names(tmp_path):
         assert all(np.array_equal(drives.told(name)[states], values) for name, values in episode.telemetry.items())
         assert np.array_equal(drives.times[states], episode.seconds())
     assert drives.frames is drives.observations["picture"] and np.allclose(drives.times[-4:], [0, 0.1, 0.2, 0.3])
+
+
+def test_drives_carry_agents_and_attributes_into_scenes(tmp_path):
+    """Of three drives one knows nothing of agents; the kinds of another stand in another order."""
+    first, second, third = (with_everything(5, seed) for seed in range(3))
+    assert second.agents is not None
+    second.agents = replace(second.agents, kinds=1 - second.agents.kinds, names=("bicycle", "car"))
+    second.poses[:, :2] += 5_000_000
+    second.agents.boxes = (second.agents.boxes + np.float32([5_000_000, 5_000_000, 0, 0, 0, 0, 0])).astype(np.float32)
+    third = replace(third, agents=None, attributes={"weather": "clear"})
+    episodes = [replace(episode, controls=np.abs(episode.controls)) for episode in (first, second, third)]
+    write_shard(tmp_path / "shard-00000.h5", episodes)
+    drives = Drives.open(tmp_path)
+    assert drives.agents_known.tolist() == [True, True, False] and drives.agents.names == ("car", "bicycle")
+    assert drives.attributes == [episode.attributes for episode in episodes]
+    for number in (0, 1):
+        agents, found = episodes[number].agents, drives.agents.during(drives.states(number))
+        assert agents is not None
+        check_agents(found, 6)
+        assert [agents.names[kind] for kind in agents.kinds] == [found.names[kind] for kind in found.kinds]
+        assert np.array_equal(found.ids, agents.ids) and np.array_equal(found.first, agents.first)
+        far = np.array([5_000_000, 5_000_000, 0, 0, 0, 0, 0]) * number
+        assert np.array_equal(found.boxes, (agents.boxes - far).astype(np.float32)) and np.abs(found.boxes).max() < 2000
+    picture = EVERYTHING.observations["picture"]
+    spec = replace(EVERYTHING, observations={"picture": picture}, attributes={"weather": ["clear", "fog"]})
+    world = WorldConfig(spec, VAEConfig(in_channels=1), StudentConfig(window=2, route_dim=0))
+    scene = scene_at(drives, 1, int(drives.first[2]) - 1, world)
+    assert list(scene.observations) == ["picture"] and scene.attributes == {"weather": "fog"}
+    assert list(drives.moments(1, slice(8, 12), EVERYTHING)["observations"]) == ["picture", "range"]
+    assert scene.agents is not None and scene.agents.names == ("car", "bicycle") and scene.times is not None
+    last = second.agents.ids[second.agents.first[3] :]
+    assert np.array_equal(scene.agents.ids, last) and np.array_equal(scene.times, second.seconds()[3:])
+    unknown = scene_at(drives, 2, int(drives.first[3]) - 1, world)
+    assert unknown.agents is None and unknown.attributes == {"weather": "clear"}
+    assert len(pick_scenes(drives, np.arange(3), world, 3)) == 3
 
 
 def _open(root: Path, told: Any) -> None:

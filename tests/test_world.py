@@ -1,7 +1,5 @@
 """The world as a pure function: rows are independent, states are complete, folders are checked."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -36,11 +34,12 @@ def make_scene(steps: int, route: bool = True, seed: int = 0) -> Scene:
     frames = rng.integers(0, 255, (steps + 1, 64, 64, 3), dtype=np.uint8)
     controls = rng.uniform(-1, 1, (steps, 2)).astype(np.float32)
     if not route:
-        return Scene(frames, controls)
+        return Scene({"camera": frames}, controls)
     points = np.stack([80 * np.cos(angle), 60 * np.sin(angle)], -1).astype(np.float32)
     along = np.arange(steps + 1) * 0.5
     poses = np.stack([80 + 0 * along, along, np.full(steps + 1, np.pi / 2)], -1).astype(np.float32)
-    return Scene(frames, controls, points, True, poses, np.array([-100, -100, 100, 100], np.float32))
+    bounds = np.array([-100, -100, 100, 100], np.float32)
+    return Scene({"camera": frames}, controls, poses=poses).with_route(points, True, bounds)
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +116,8 @@ def test_damaged_states_are_refused(world, damage):
 def test_the_route_matters_and_its_absence_is_dreamed_through(world):
     scene = make_scene(5)
     assert scene.route is not None
-    mirrored = Scene(scene.frames, scene.controls, scene.route * [0.5, 1] + [40, 0], True, scene.poses)
-    free = Scene(scene.frames, scene.controls)
+    mirrored = scene.with_route(scene.route * [0.5, 1] + [40, 0], True)
+    free = Scene(scene.observations, scene.controls)
     outs = [drive(world, world.start([s], [1]), 2)[1][-1].latent for s in (scene, mirrored, free)]
     assert not torch.allclose(outs[0], outs[1]) and not torch.allclose(outs[0], outs[2])
     assert all(torch.isfinite(o).all() for o in outs)
@@ -126,14 +125,14 @@ def test_the_route_matters_and_its_absence_is_dreamed_through(world):
 
 def test_the_edge_of_the_playfield_matters_only_when_it_is_near(world):
     scene = make_scene(5)  # 20 m from the edge on its right
-    ahead = replace(scene, bounds=np.array([-100, -100, 100, 22], np.float32))
-    far = replace(scene, bounds=np.array([-1000, -1000, 1000, 1000], np.float32))
-    none = replace(scene, bounds=None)
+    ahead = scene.with_route(scene.route, True, np.array([-100, -100, 100, 22], np.float32))
+    far = scene.with_route(scene.route, True, np.array([-1000, -1000, 1000, 1000], np.float32))
+    none = scene.with_route(scene.route, True)
     outs = [drive(world, world.start([s], [1]), 2)[1][-1].latent for s in (scene, ahead, far, none)]
     assert not torch.allclose(outs[0], outs[1]) and not torch.allclose(outs[0], outs[2])
     assert torch.equal(outs[2], outs[3])
     with pytest.raises(ValueError, match="x_min"):
-        world.start([replace(scene, bounds=np.array([0.0, 0, 0, 9]))], [1])
+        world.start([scene.with_route(scene.route, True, np.array([0.0, 0, 0, 9]))], [1])
 
 
 def test_more_sampling_steps_give_another_frame_of_the_same_world(world):

@@ -56,17 +56,9 @@ def _context(world: WorldConfig) -> int:
 def scene_at(drives: Drives, drive: int, now: int, world: WorldConfig) -> Scene:
     """The scene of a moment: the state `now` of a drive and what came before it, as far as the world looks back."""
     first = max(now - _context(world) + 1, drives.states(drive).start)
-    states = slice(first, now + 1)
-    controls = np.array(drives.control[first + 1 : now + 1])
-    frames, poses = np.array(drives.frames[states]), np.array(drives.pose[states])
-    route, bounds = drives.routes[drive], drives.bounds[drive]
-    routed = len(route) > 0 and world.student.route_dim > 0
-    scene = Scene(
-        frames,
-        controls,
-        route if routed else None,
-        bool(drives.closed[drive]) and routed,
-        poses if np.isfinite(poses).all() else None,
-        bounds if np.isfinite(bounds).any() else None,
-    )
+    scene = Scene(**drives.moments(drive, slice(first, now + 1), world.spec))
+    if world.student.route_dim:
+        route, bounds = drives.routes[drive], drives.bounds[drive]
+        bounds = bounds if np.isfinite(bounds).any() else None
+        scene = scene.with_route(route if len(route) else None, bool(drives.closed[drive]), bounds)
     return check_scene(scene, world.spec)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from drivedit.config import InferenceConfig, Modality, Quantity, WorldConfig, WorldSpec
-from drivedit.models import VAE3D, DiTStudent, DiTWorld, FrameTokenizer, Sampling, Scene, StepOutput
+from drivedit.models import VAE3D, DiTStudent, DiTWorld, FrameTokenizer, Sampling, StepOutput
 from drivedit.utils import fast_dtype, global_state_kept, resolve_device
 
 logger = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ class StreamingRollout:
         return result | ({"intermediates": parts} if return_intermediates else {})
 
     def _dream(
-        self, scenes: list[Scene], seeds: list[int], controls: Tensor, heat: float
+        self, scenes: list[dict[str, np.ndarray]], seeds: list[int], controls: Tensor, heat: float
     ) -> Iterator[tuple[Tensor, StepOutput]]:
         """Steps through controls `[B, Tg, A]`; gives the latents `[B, c, h, w]` and what is told."""
         sampling = Sampling(self.config.sampling_steps, heat, self.config.top_p)
@@ -281,11 +281,11 @@ def _named_out_of_memory(rows: int, frames: int) -> Iterator[None]:
         ) from error
 
 
-def _scenes(pictures: np.ndarray, controls: np.ndarray) -> list[Scene]:
+def _scenes(pictures: np.ndarray, controls: np.ndarray) -> list[dict[str, np.ndarray]]:
     """Scenes of uint8 pictures `[B, n + 1, H, W, 3]` and controls `[B, n, 2]`; one picture alone stands still."""
     if pictures.shape[1] == 1:
         pictures, controls = pictures.repeat(2, 1), np.zeros((len(pictures), 1, controls.shape[2]), np.float32)
-    return [Scene(frames, before) for frames, before in zip(pictures, controls, strict=True)]
+    return [{"frames": frames, "controls": before} for frames, before in zip(pictures, controls, strict=True)]
 
 
 def _same_world(world: DiTWorld, vae: nn.Module | None, image_size: tuple[int, int] | None) -> DiTWorld:

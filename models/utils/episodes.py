@@ -42,6 +42,13 @@ class Agents:
         """The rows of the agents of a state."""
         return slice(int(self.first[state]), int(self.first[state + 1]))
 
+    def during(self, states: slice) -> Agents:
+        """The agents of some states that follow one another, copied."""
+        first = np.array(self.first[states.start : states.stop + 1])
+        rows = slice(int(first[0]), int(first[-1]))
+        ids, boxes, kinds = (np.array(array[rows]) for array in (self.ids, self.boxes, self.kinds))
+        return Agents(first - first[0], ids, boxes, kinds, self.names)
+
 
 @dataclass
 class Episode:
@@ -141,10 +148,17 @@ def shapes(spec: WorldSpec, steps: int) -> dict[str, Shape]:
         "poses": ("float64", (n + 1, 3)),
         "route": ("float32", (None, 2)),
         "times": ("float64", (n + 1,)),
-        "agents/first": ("int64", (n + 2,)),
-        "agents/ids": ("int64", (None,)),
-        "agents/boxes": ("float32", (None, BOX)),
-        "agents/kinds": ("int64", (None,)),
+        **{f"agents/{name}": shape for name, shape in agent_shapes(n + 1).items()},
+    }
+
+
+def agent_shapes(states: int) -> dict[str, Shape]:
+    """What each array of the agents of some states must be."""
+    return {
+        "first": ("int64", (states + 1,)),
+        "ids": ("int64", (None,)),
+        "boxes": ("float32", (None, BOX)),
+        "kinds": ("int64", (None,)),
     }
 
 
@@ -156,7 +170,7 @@ def arrays_of(episode: Episode) -> dict[str, np.ndarray]:
     if episode.times is not None:
         arrays["times"] = episode.times
     if episode.agents is not None:
-        arrays |= {f"agents/{name}": getattr(episode.agents, name) for name in ("first", "ids", "boxes", "kinds")}
+        arrays |= {f"agents/{name}": getattr(episode.agents, name) for name in agent_shapes(0)}
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
@@ -173,18 +187,27 @@ def check_arrays(arrays: Mapping[str, Any], wanted: Mapping[str, Shape], steps: 
             wrong.append(f"{name}: the episode has it, its spec has none")
         elif name not in arrays:
             wrong += [] if name in optional else [f"{name}: the episode has none, its spec has it"]
-        else:
-            (dtype, sizes), array = wanted[name], arrays[name]
-            fits = len(sizes) == array.ndim and all(a in (b, None) for a, b in zip(sizes, array.shape, strict=True))
-            if array.dtype != np.dtype(dtype) or not fits:
-                expected = f"{dtype} {list(sizes)}".replace("None", "any")
-                wrong.append(f"{name}: the episode has {array.dtype} {list(array.shape)}, its spec {expected}")
+        elif not _fits(arrays[name], wanted[name]):
+            got = f"{arrays[name].dtype} {list(arrays[name].shape)}"
+            wrong.append(f"{name}: the episode has {got}, its spec {_words(wanted[name])}")
     if wrong:
         raise ValueError(f"an episode of {steps} steps does not fit its spec: " + "; ".join(wrong))
     if steps < 1 or not any(name.startswith("observations/") for name in wanted):
         raise ValueError(f"an episode needs a step and something that is seen, got {steps} steps and {sorted(arrays)}")
     if len(arrays["route"]) > MOST_POINTS:
         raise ValueError(f"a route can have {MOST_POINTS} points at most, got {len(arrays['route'])}")
+
+
+def _fits(array: Any, shape: Shape) -> bool:
+    """Whether an array is of a type and shape."""
+    dtype, sizes = shape
+    same = len(sizes) == array.ndim and all(a in (b, None) for a, b in zip(sizes, array.shape, strict=True))
+    return same and array.dtype == np.dtype(dtype)
+
+
+def _words(shape: Shape) -> str:
+    """A type and shape in words."""
+    return f"{shape[0]} {list(shape[1])}".replace("None", "any")
 
 
 def columns(table: np.ndarray, names: Iterable[str]) -> dict[str, np.ndarray]:
@@ -205,21 +228,39 @@ def check_episode(episode: Episode) -> None:
         raise ValueError("the times of an episode must be finite and increase")
     if episode.bounds is not None and np.shape(episode.bounds) != (4,):
         raise ValueError(f"the bounds of an episode must be 4 values, got the shape {list(np.shape(episode.bounds))}")
-    wrong = {
-        name: value
-        for name, value in episode.attributes.items()
-        if not isinstance(value, str) or value not in spec.attributes.get(name, ())
-    }
-    if wrong:
-        raise ValueError(f"the attributes {wrong} of an episode are none of its spec, which has {spec.attributes}")
+    check_attributes(episode.attributes, spec, "an episode")
     if episode.ending and episode.ending not in spec.endings:
         raise ValueError(f"the ending {episode.ending!r} of an episode is none of its spec's, {list(spec.endings)}")
     if episode.agents is not None:
-        _check_agents(episode.agents)
+        check_agents(episode.agents, steps + 1)
 
 
-def _check_agents(agents: Agents) -> None:
-    """Raises ValueError unless every agent belongs to a state, once, and is of a kind that has a name."""
+def check_attributes(attributes: Mapping[str, str], spec: WorldSpec, what: str) -> None:
+    """Checks what something was like against the values that a spec allows.
+
+    Raises:
+        ValueError: The spec has no such attribute, or not that value of it; `what` names whose attributes they are.
+    """
+    wrong = {
+        name: value
+        for name, value in attributes.items()
+        if not isinstance(value, str) or value not in spec.attributes.get(name, ())
+    }
+    if wrong:
+        raise ValueError(f"the attributes {wrong} of {what} are none of its spec, which has {spec.attributes}")
+
+
+def check_agents(agents: Agents, states: int) -> None:
+    """Checks that every agent belongs to one of the states, once, and is of a kind that has a name.
+
+    Raises:
+        ValueError: They do not, or an array is of another type or shape; both sides are named.
+    """
+    for name, shape in agent_shapes(states).items():
+        array = getattr(agents, name)
+        if not isinstance(array, np.ndarray) or not _fits(array, shape):
+            got = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise ValueError(f"`{name}` of the agents of {states} states must be an array {_words(shape)}, got {got}")
     check_names("kinds of agents", agents.names)
     first, count = agents.first, len(agents.ids)
     if first[0] != 0 or first[-1] != count or (np.diff(first) < 0).any():
@@ -230,6 +271,6 @@ def _check_agents(agents: Agents) -> None:
         raise ValueError(
             f"kinds of agents are places in {agents.names}, got {agents.kinds.min()} to {agents.kinds.max()}"
         )
-    states = np.repeat(np.arange(len(first) - 1), np.diff(first))
-    if len(np.unique(np.stack([states, agents.ids]), axis=1).T) < count:
+    state = np.repeat(np.arange(states), np.diff(first))
+    if len(np.unique(np.stack([state, agents.ids]), axis=1).T) < count:
         raise ValueError("two agents of one state have the same id")

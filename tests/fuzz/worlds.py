@@ -33,6 +33,10 @@ ODD: list[Any] = [
     None, True, -1, 0, 1, 7, 10**9, 10**18, 10**400, 1e-9, 1e308, float("nan"), float("inf"), "", "wide", [], [3], {},
     {"a": 1}, [[1, 2], [3, 4]],
 ]  # fmt: skip
+FIELDS = [
+    "poses", "times", "bounds", "closed", "attributes", "observations/camera", "conditions/route", "agents/names",
+    "conditions/route/bounds", "conditions/route/closed",
+]  # of scenes  # fmt: skip
 
 
 def small_world(seed: int) -> DiTWorld:
@@ -245,7 +249,7 @@ def _scenes(folder: Path, other: Path, rng: np.random.Generator) -> None:
         lambda: tensors.update({name: value}),
         lambda: tensors.pop(name),
         lambda: tensors.update({str(rng.choice(["0.fog", "9.frames", "x", "1000000000.frames", ".", ""])): value}),
-        lambda: tensors.update({f"0.{rng.choice(['poses', 'bounds', 'closed'])}": value}),
+        lambda: tensors.update({f"0.{rng.choice(FIELDS)}": value}),
     ]
     changes[rng.integers(len(changes))]()
     (folder / SCENES).write_bytes(save(tensors))

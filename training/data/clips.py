@@ -9,6 +9,7 @@ import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from drivedit.config import RewardTerm, WorldConfig, WorldSpec
 from drivedit.data.unpacked import open_unpacked
 from drivedit.utils import Route, RouteCoder, advance_pose, motion_between
+from drivedit.utils.episodes import Agents
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,9 @@ class Drives:
         first: int `[E + 1]`, where each drive begins.
         routes: The centre line of every drive, `[0, 2]` where it is not known.
         closed: Whether each one is a loop.
+        agents: Who else was there, at all states; `agents_known` says in which drives that was recorded.
+        agents_known: bool `[E]`.
+        attributes: What every drive was like, each value one that the spec allows.
         seeds: Track seed of every drive.
         bounds: float32 `[E, 4]`, the playfield of every drive, infinite where it is not known.
         fingerprint: Name of what the arrays were made from: the shards' contents, and the code that read them.
@@ -53,6 +58,9 @@ class Drives:
     first: np.ndarray
     routes: list[np.ndarray]
     closed: np.ndarray
+    agents: Agents
+    agents_known: np.ndarray
+    attributes: list[dict[str, str]]
     seeds: np.ndarray
     bounds: np.ndarray
     fingerprint: str
@@ -75,7 +83,13 @@ class Drives:
             rewards=dict(zip(spec.rewards, arrays["rewards"].T, strict=True)),
             telemetry=dict(zip(spec.names("telemetry"), arrays["telemetry"].T, strict=True)),
             **{name: arrays[name] for name in ("control", "ended", "pose", "times")},
-            **{name: index[name] for name in ("first", "closed", "seeds", "bounds")},
+            **{name: index[name] for name in ("first", "closed", "seeds", "bounds", "agents_known")},
+            agents=Agents(
+                index["agents_first"],
+                **{name: arrays[f"agents_{name}"] for name in ("ids", "boxes", "kinds")},
+                names=tuple(json.loads(str(index["agents_names"]))),
+            ),
+            attributes=json.loads(str(index["attributes"])),
             routes=np.split(index["routes"], index["route_first"][1:-1]),
             fingerprint=source,
         )
@@ -104,6 +118,29 @@ class Drives:
     def states(self, drive: int) -> slice:
         """The states of one drive."""
         return slice(int(self.first[drive]), int(self.first[drive + 1]))
+
+    def moments(self, drive: int, states: slice, spec: WorldSpec) -> dict[str, Any]:
+        """What happened in some states of a drive that follow one another, as far as a spec knows of it.
+
+        Returns:
+            Fields of a `drivedit.models.Scene`, all but the conditions. Poses are float64, and None unless they are
+            known throughout; so are the agents, which are told on the same plane.
+        """
+        poses = np.array(self.pose[states])
+        placed = bool(np.isfinite(poses).all())
+        agents = self.agents.during(states) if placed and self.agents_known[drive] else None
+        if agents is not None and not np.isfinite(agents.boxes).all():
+            agents = None
+        attributes = self.attributes[drive].items()
+        seen = {name: self.observations[name] for name in spec.observations if name in self.observations}
+        return {
+            "observations": {name: np.array(array[states]) for name, array in seen.items()},
+            "controls": np.array(self.control[states.start + 1 : states.stop]),
+            "times": np.array(self.times[states]) if spec.any_dt else None,
+            "poses": poses if placed else None,
+            "agents": agents,
+            "attributes": {name: value for name, value in attributes if value in spec.attributes.get(name, ())},
+        }
 
     def split(self, fraction: float) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the training drives and of the validation drives (the last ones, one at least).

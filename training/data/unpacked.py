@@ -5,7 +5,7 @@ so a full disk is an error and not the end of the process, and what a killed one
 
 Every drive whose places lie far from zero gets an origin of its own (`drivedit.utils.origin_of`), in float64.
 
-Legend: S states of all drives one after another, E drives, K telemetry values, R reward terms.
+Legend: S states of all drives one after another, E drives, K telemetry values, R reward terms, A agents of all states.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tqdm import tqdm
 from drivedit.config import WorldSpec
 from drivedit.data.recordings import Episode, joint_spec, read_folder_attrs, read_shard, shard_paths
 from drivedit.utils import UNBOUNDED, code_fingerprint, fingerprint, from_origin, locked, origin_of, work_folder
+from drivedit.utils.episodes import BOX
 
 CODE = (__name__, "drivedit.config.domains", "drivedit.data.recordings") + tuple(
     f"drivedit.utils.{name}" for name in ("earlier_shards", "episodes", "origin", "shards")
@@ -32,6 +33,12 @@ CODE = (__name__, "drivedit.config.domains", "drivedit.data.recordings") + tuple
 FOLDER, LOCK = "unpacked", "lock"  # the second lies in the first
 
 Arrays = dict[str, np.ndarray]
+
+_AGENTS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "agents_ids": ("int64", ()),
+    "agents_boxes": ("float32", (BOX,)),
+    "agents_kinds": ("int64", ()),
+}
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +51,8 @@ def open_unpacked(root: str | Path, held_out: bool) -> tuple[Arrays, Arrays, str
         held_out: Whether held-out recordings are wanted; the other kind is refused.
 
     Returns:
-        The memory-mapped arrays of S states that `_layout` names; what is not of states, as `_write` says; and the
-        fingerprint of what both were made from.
+        The memory-mapped arrays of S states and of A agents that `_layout` and `_AGENTS` name; what is neither, as
+        `_write` says; and the fingerprint of what both were made from.
 
     Raises:
         FileNotFoundError: There is no shard.
@@ -72,11 +79,14 @@ def open_unpacked(root: str | Path, held_out: bool) -> tuple[Arrays, Arrays, str
     try:
         with np.load(folder / "index.npz", allow_pickle=False) as stored:
             index = dict(stored)
-        total = int(index["first"][-1])
+        total, agents = int(index["first"][-1]), int(index["agents_first"][-1])
         spec = WorldSpec.from_dict(json.loads(str(index["spec"])))
         arrays = {
             name: _mapped(folder / f"{name}.raw", dtype, (total, *shape))
             for name, (dtype, shape) in _layout(spec).items()
+        }
+        arrays |= {
+            name: _mapped(folder / f"{name}.raw", dtype, (agents, *shape)) for name, (dtype, shape) in _AGENTS.items()
         }
     except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{folder} is damaged ({error}); delete it, it is made anew") from error
@@ -115,11 +125,13 @@ def _clear(folder: Path) -> None:
 def _write(paths: Sequence[Path], work: Path, spec: WorldSpec, held_out: bool) -> None:
     """Writes the arrays, and `index.npz`.
 
-    The index holds first `[E + 1]`, routes `[M, 2]` and route_first `[E + 1]`, closed, seeds and bounds of E drives;
-    the joint spec, as JSON, and held_out.
+    The index holds first `[E + 1]`, routes `[M, 2]` and route_first `[E + 1]`; closed, seeds, bounds, agents_known and,
+    as JSON, the attributes of E drives; agents_first `[S + 1]` and agents_names, as JSON; the joint spec, as JSON, and
+    held_out.
     """
-    lengths, routes, closed, seeds, bounds = [0], [], [], [], []
-    layout, coarse = _layout(spec), 0.0
+    lengths, routes, closed, seeds, bounds, attributes = [0], [], [], [], [], []
+    agents_known, agents_first, agents_names = [], [np.zeros(1, np.int64)], dict[str, int]()
+    layout, coarse = _layout(spec) | _AGENTS, 0.0
     with ExitStack() as stack:
         files = {name: stack.enter_context(open(work / f"{name}.raw", "wb")) for name in layout}
         read = (episode for path in paths for episode in read_shard(path))
@@ -127,8 +139,12 @@ def _write(paths: Sequence[Path], work: Path, spec: WorldSpec, held_out: bool) -
             origin = origin_of(episode.poses, episode.route)
             if origin.any() and len(episode.route):
                 coarse = max(coarse, 0.5 * float(np.spacing(np.abs(episode.route).max())))
-            for name, value in _of_states(episode, spec, origin).items():
+            counts, others = _of_agents(episode, origin, agents_names)
+            for name, value in (_of_states(episode, spec, origin) | others).items():
                 files[name].write(np.ascontiguousarray(value, layout[name][0]).data)
+            agents_first.append(counts)
+            agents_known.append(episode.agents is not None)
+            attributes.append(episode.attributes)
             lengths.append(len(episode) + 1)
             routes.append(from_origin(episode.route, origin).astype(np.float32))
             closed.append(episode.closed)
@@ -145,7 +161,9 @@ def _write(paths: Sequence[Path], work: Path, spec: WorldSpec, held_out: bool) -
             first=np.cumsum(lengths), routes=np.concatenate(routes),
             route_first=np.cumsum([0, *map(len, routes)]), closed=np.array(closed), seeds=np.array(seeds),
             bounds=np.array(bounds, np.float32), spec=np.array(json.dumps(spec.to_dict())),
-            held_out=np.array(held_out),
+            held_out=np.array(held_out), attributes=np.array(json.dumps(attributes)),
+            agents_known=np.array(agents_known), agents_first=np.cumsum(np.concatenate(agents_first)),
+            agents_names=np.array(json.dumps(list(agents_names))),
         )  # fmt: skip
 
 
@@ -162,3 +180,19 @@ def _of_states(episode: Episode, spec: WorldSpec, origin: np.ndarray) -> Arrays:
         "pose": from_origin(episode.poses, origin),
         "times": episode.seconds(),
     }
+
+
+def _of_agents(episode: Episode, origin: np.ndarray, names: dict[str, int]) -> tuple[np.ndarray, Arrays]:
+    """How many agents each state of an episode has, and the arrays of them all.
+
+    Args:
+        episode: The episode.
+        origin: From which its places are told.
+        names: Places of kinds of agents among those of all episodes; new ones are added.
+    """
+    agents = episode.agents
+    if agents is None:
+        return np.zeros(len(episode) + 1, np.int64), {}
+    places = np.array([names.setdefault(name, len(names)) for name in agents.names])
+    told = {"agents_ids": agents.ids, "agents_boxes": from_origin(agents.boxes, origin)}
+    return np.diff(agents.first), {**told, "agents_kinds": places[agents.kinds]}

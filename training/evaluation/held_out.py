@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from drivedit.config import all_domains
+from drivedit.config import WorldSpec, all_domains
 from drivedit.config.rooms import IMPORT_MINARI, OPEN_DRIVES
 from drivedit.evaluation.sources import Sources
 from drivedit.evaluation.twin_drives import CONTEXT
 from drivedit.models import Scene, World
-from drivedit.utils import Probes, find_files, load_object
+from drivedit.utils import Probes, find_files, from_origin, load_object
 from drivedit.utils.shards import read_attrs
 
 LEAST = 20  # steps of a clip where drives are long enough
@@ -155,23 +155,24 @@ class Clips:
     def __len__(self) -> int:
         return len(self.first)
 
-    def scene(self, row: int, routed: bool) -> Scene:
-        """The context of a clip, with its route if `routed` and its place is known; the car is at (0, 0)."""
+    def scene(self, row: int, spec: WorldSpec, free: bool = False) -> Scene:
+        """The context of a clip for a world of a spec; the car is at (0, 0).
+
+        It has its route if the world is told one, unless `free`, and its place is known.
+        """
         drives, number = self.held.drives, int(self.drive[row])
         states = slice(int(self.first[row]), int(self.first[row]) + self.context + 1)
-        poses, route = np.array(drives.pose[states], np.float64), drives.routes[number]
-        known, bounds = bool(np.isfinite(poses).all()), drives.bounds[number]
-        here = poses[-1, :2].copy() if known else np.zeros(2)
-        poses[:, :2] -= here
-        told = routed and known and len(route) > 1
-        return Scene(
-            np.array(drives.frames[states]),
-            np.array(drives.control[states.start + 1 : states.stop]),
-            (route - here).astype(np.float32) if told else None,
-            bool(drives.closed[number]) and told,
-            poses.astype(np.float32) if known else None,
-            (bounds - np.tile(here, 2)).astype(np.float32) if told and np.isfinite(bounds).any() else None,
-        )
+        scene = Scene(**drives.moments(number, states, spec))
+        if scene.poses is None:
+            return scene
+        here, route, bounds = scene.poses[-1, :2].copy(), drives.routes[number], drives.bounds[number]
+        scene.poses = from_origin(scene.poses, here).astype(np.float32)
+        if scene.agents is not None:
+            scene.agents.boxes = from_origin(scene.agents.boxes, here).astype(np.float32)
+        if free or "route" not in spec.conditions or len(route) < 2:
+            return scene
+        bounds = from_origin(bounds, here).astype(np.float32) if np.isfinite(bounds).any() else None
+        return scene.with_route(from_origin(route, here).astype(np.float32), bool(drives.closed[number]), bounds)
 
     def ahead(self, row: int, array: np.ndarray, now: bool = False) -> np.ndarray:
         """An array of `Drives` in the states that are to be dreamed, `[T, ...]`; with the present one if `now`."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from drivedit.evaluation.metrics.drift import sampled
 from drivedit.evaluation.sources import Arrays, Sources, restarted, unpad
+from drivedit.models import Scene, check_scene
 from drivedit.utils import UNBOUNDED, Driver, Simulator, Truth, load_object
 from drivedit.utils.episodes import Episode
 from drivedit.utils.shards import read_shard
@@ -117,7 +118,7 @@ def record_drive(job: Job) -> Arrays:
     frame = _picture(sources, twin.reset(seed=job.seed(DRIVES), options=options)[0])
     for _ in range(CONTEXT + 4):
         frame = _picture(sources, twin.step(driver(frame))[0])
-    context = twin.scene(CONTEXT)
+    context = check_scene(twin.scene(CONTEXT), sources.config.spec)
     restarted(driver)
     kept: dict[str, list[Any]] = {name: [] for name in ("actions", "poses", "speed", "told_road", "road", "ended")}
     over, truth, seen, wanted = False, twin.truth(), [], set(sampled(job.steps).tolist())
@@ -134,7 +135,8 @@ def record_drive(job: Job) -> Arrays:
             seen.append(frame)
     drive = {f"drive_{name}": np.array(values) for name, values in kept.items()}
     drive["drive_seen"] = np.stack(seen) if seen else np.zeros((0, *frame.shape), np.uint8)
-    return {**{name: np.asarray(context[name]) for name in KEPT}, **drive}
+    run_up = {"frames": context.frames, "controls": context.controls, "poses": context.poses_or_start()}
+    return {**run_up, **_place(context), **drive}
 
 
 def read_recordings(folder: Path, clips: int, steps: int, sources: Sources) -> list[Arrays]:
@@ -164,13 +166,13 @@ def read_recordings(folder: Path, clips: int, steps: int, sources: Sources) -> l
 
 
 def scene(arrays: Arrays, row: int, now: int = CONTEXT) -> dict[str, Any]:
-    """The scene of a recorded row at frame `now`."""
-    context = slice(now - CONTEXT, now + 1)
+    """The scene of a recorded row at frame `now`, as a mapping that `check_scene` takes."""
+    context, route = slice(now - CONTEXT, now + 1), unpad(arrays["route"][row])
     return {
         "frames": arrays["frames"][row, context],
         "controls": arrays["controls"][row, now - CONTEXT : now],
         "poses": arrays["poses"][row, context].astype(np.float32),
-        "route": unpad(arrays["route"][row]),
+        "route": route if len(route) else None,
         "closed": bool(arrays["closed"][row]),
         "bounds": arrays["bounds"][row],
     }
@@ -221,7 +223,7 @@ def _picture(sources: Sources, observation: Any) -> np.ndarray:
     return observation[sources.config.spec.picture] if isinstance(observation, dict) else observation
 
 
-def _place(truth: Truth | Episode) -> Arrays:
+def _place(truth: Truth | Episode | Scene) -> Arrays:
     """Route and field of a drive."""
     route = np.zeros((0, 2), np.float32) if truth.route is None else truth.route
     bounds = UNBOUNDED if truth.bounds is None else truth.bounds

@@ -1,14 +1,16 @@
-"""Recordings to and from Minari datasets (0.5), lossless but for what an episode only carries (`extra`).
+"""Recordings to and from Minari datasets (0.5), lossless.
 
 Observations are stored raw (Minari's JPEG would lose 32 dB). Telemetry, reward terms, poses, times and agents are
-`infos`; what is told once of an episode is its metadata; the spec and what a shard says of itself are the dataset's
-description. Drives of a simulator name it as their environment; others have none, only their spaces.
+`infos`; what is told once of an episode, and what it only carries (`extra`), is its metadata; the spec and what a shard
+says of itself are the dataset's description. Drives of a simulator name it as their environment; others have none, only
+their spaces.
 
 Legend: n steps of an episode, A agents of a state at most.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import os
@@ -139,10 +141,31 @@ def _metadata(episode: Episode) -> dict[str, Any]:
     """What is told once of an episode."""
     told = {name: getattr(episode, name) for name in ("driver", "closed", "ending")}
     told |= {name: json.dumps(getattr(episode, name)) for name in ("start", "attributes")}
-    told["timed"] = episode.times is not None
+    told |= {"timed": episode.times is not None, "extra": _packed(episode.extra)}
     told |= {"route": episode.route} if len(episode.route) else {}
     told |= {"bounds": episode.bounds} if episode.bounds is not None else {}
     return told | ({"agents": json.dumps(episode.agents.names)} if episode.agents is not None else {})
+
+
+def _packed(carried: dict[str, Any]) -> str:
+    """What an episode only carries, as JSON: a text as it is, numbers in base64 with type and shape."""
+    told: dict[str, Any] = {}
+    for name, value in carried.items():
+        array = np.asarray(value)
+        data = base64.b64encode(array.tobytes()).decode()
+        told[name] = value if isinstance(value, str) else {"dtype": array.dtype.str, "shape": array.shape, "data": data}
+    return json.dumps(told)
+
+
+def _unpacked(text: str) -> dict[str, Any]:
+    """The reverse; numbers alone are NumPy's."""
+    found: dict[str, Any] = {}
+    for name, value in json.loads(text).items():
+        found[name] = value
+        if isinstance(value, dict):
+            array = np.frombuffer(base64.b64decode(value["data"]), value["dtype"]).reshape(value["shape"])
+            found[name] = array.copy() if array.shape else array[()]
+    return found
 
 
 def _to_buffer(episode: Episode, spec: WorldSpec) -> EpisodeBuffer:
@@ -222,4 +245,5 @@ def _from_minari(loaded: Any, spec: WorldSpec) -> Iterator[Episode]:
             seed=int(told["seed"]),
             driver=str(told["driver"]),
             start=json.loads(told["start"]),
+            extra=_unpacked(told.get("extra", "{}")),
         )

@@ -111,10 +111,8 @@ def _scene(world: World) -> Scene:
     """Where the frames begin: the world's first scene, or a grey picture."""
     if world.scenes:
         return world.scenes[0]
-    return Scene(
-        np.full((2, *world.modality(world.spec.picture).shape), 128, np.uint8),
-        np.zeros((1, len(world.spec.controls)), np.float32),
-    )
+    picture = np.full((2, *world.modality(world.spec.picture).shape), 128, np.uint8)
+    return Scene({world.spec.picture: picture}, np.zeros((1, len(world.spec.controls)), np.float32))
 
 
 def _megabytes(tensors: Any) -> float:

@@ -122,15 +122,14 @@ class Dreams:
 
     def __init__(self, world: World, clips: Clips, rows: list[int], sampling_steps: int | None) -> None:
         self.world, self.clips, self.rows, self.sampling_steps = world, clips, rows, sampling_steps
-        self.routed = "route" in world.spec.conditions
         self.controls = [clips.ahead(row, clips.held.drives.control) for row in rows]
-        self.scenes = [clips.scene(row, self.routed) for row in rows]
+        self.scenes = [clips.scene(row, world.spec) for row in rows]
 
     def under(self, controls: list[np.ndarray], seed: int = 0, free: bool = False) -> Dream:
         """Dreams under controls `[T, C]` of each clip; shorter ones go on as they end, which is not to be looked at."""
         longest = max(len(part) for part in controls)
         padded = np.stack([np.pad(part, ((0, longest - len(part)), (0, 0)), mode="edge") for part in controls])
-        scenes = [self.clips.scene(row, False) for row in self.rows] if free else self.scenes
+        scenes = [self.clips.scene(row, self.world.spec, True) for row in self.rows] if free else self.scenes
         return dream(
             self.world, scenes, padded.astype(np.float32), seed=seed + self.rows[0],
             sampling_steps=self.sampling_steps, batch=len(scenes), quiet=True,

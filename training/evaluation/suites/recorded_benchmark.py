@@ -147,8 +147,7 @@ def _rates(
     world: World, clips: Clips, sources: Sources, rounds: int, sampling_steps: int | None, compile: bool
 ) -> dict[str, float]:
     """How fast the environment steps from the first clip."""
-    begin = vars(clips.scene(0, routed="route" in world.spec.conditions))
-    rate = dream_rate(world, begin, sources, rounds, sampling_steps, compile)
+    rate = dream_rate(world, clips.scene(0, world.spec), sources, rounds, sampling_steps, compile)
     return {"steps_per_second": rate, "real_time": rate / world.spec.fps}
 
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from drivedit.evaluation.sources import Sources
-from drivedit.models import World
+from drivedit.models import Scene, World
 
 STEPS = 40  # per turn
 
 
 def speed_figures(
     world: World,
-    scene: dict[str, Any],
+    scene: Scene | Mapping[str, Any],
     sources: Sources,
     rounds: int,
     sampling_steps: int | None = None,
@@ -57,7 +57,7 @@ def speed_figures(
 
 def dream_rate(
     world: World,
-    scene: dict[str, Any],
+    scene: Scene | Mapping[str, Any],
     sources: Sources,
     rounds: int,
     sampling_steps: int | None = None,
@@ -79,7 +79,7 @@ def _rate(run: Callable[[np.ndarray], Any], actions: Sequence[np.ndarray] | np.n
 
 
 def _dreamer(
-    world: World, scene: dict[str, Any], sources: Sources, sampling_steps: int | None, compile: bool = False
+    world: World, scene: Scene | Mapping[str, Any], sources: Sources, sampling_steps: int | None, compile: bool = False
 ) -> Callable[[np.ndarray], Any]:
     env = sources.make_dream(world, sampling_steps=sampling_steps, compile=compile)
     env.reset(seed=0, options={"scene": scene})

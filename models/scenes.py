@@ -220,8 +220,8 @@ def _conditions(given: Mapping[str, Any], spec: WorldSpec) -> dict[str, Any]:
     unknown = [name for name in told if name not in spec.conditions]
     if unknown:
         raise ValueError(
-            f"this world is told {spec.conditions}, the scene tells {unknown}, of which it has learned nothing (its "
-            "recordings had none); leave that out"
+            f"this world has learned nothing about {', '.join(f'{name}s' for name in unknown)} (its recordings had "
+            f"none); it is told {spec.conditions}, the scene tells {unknown}"
         )
     found = {name: told[name] for name in spec.conditions if name in told}
     return {name: value if name == ROUTE else _numbers(value, name) for name, value in found.items()}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from drawn_film import film
+from fuzz.episodes import EVERYTHING, with_everything
 
 from drivedit.config import DEFAULT_WORLD, Quantity, StudentConfig, VAEConfig, WorldConfig, all_domains, find_domain
 from drivedit.data.clips import fit_config
@@ -202,6 +203,22 @@ def test_short_drives_give_what_can_be_given_and_say_so(folder, tmp_path):
     assert report["held_out"]["longest"] == 9 and report["held_out"]["context"] == 8
     assert "psnr_1" in report["figures"] and "psnr_10" not in report["figures"]
     assert any("beyond 9 frames" in text for text in report["left_out"])
+
+
+def test_a_clip_has_what_the_world_knows_of_its_drive(tmp_path):
+    episode = with_everything(12, 0)
+    episode.poses[:, :2] += 300
+    write_shard(tmp_path / "shard-00000.h5", [episode], {"held_out": True})
+    clips = held_out.cut(held_out.HeldOut(tmp_path, ""), 1, 4)
+    spec = replace(EVERYTHING, conditions=["route"], attributes={"weather": ["fog"]})
+    scene, agents = clips.scene(0, spec), episode.agents
+    first, now = int(clips.first[0]), int(clips.first[0]) + clips.context
+    assert list(scene.observations) == ["picture", "range"] and scene.attributes == {"weather": "fog"}
+    assert scene.agents is not None and agents is not None and scene.poses is not None and scene.route is not None
+    here, rows = np.append(episode.poses[now, :2], np.zeros(5)), slice(*agents.first[[first, now + 1]])
+    assert np.allclose(scene.agents.boxes, agents.boxes[rows] - here, atol=1e-4) and not scene.poses[-1, :2].any()
+    assert np.allclose(scene.route, episode.route - here[:2], atol=1e-4)
+    assert clips.scene(0, spec, free=True).route is None and clips.scene(0, EVERYTHING).conditions == {}
 
 
 class Perfect:

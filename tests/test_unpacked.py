@@ -123,8 +123,7 @@ def test_drives_carry_agents_and_attributes_into_scenes(tmp_path):
     assert second.agents is not None
     second.agents = replace(second.agents, kinds=1 - second.agents.kinds, names=("bicycle", "car"))
     second.poses[:, :2] += 5_000_000
-    far = np.array([5_000_000, 5_000_000, 0, 0, 0, 0, 0], np.float32)
-    second.agents.boxes = (second.agents.boxes + far).astype(np.float32)
+    second.agents.boxes[:, :2] += 5_000_000
     third = replace(third, agents=None, attributes={"weather": "clear"})
     episodes = [replace(episode, controls=np.abs(episode.controls)) for episode in (first, second, third)]
     write_shard(tmp_path / "shard-00000.h5", episodes)

@@ -151,7 +151,7 @@ def test_a_world_that_cannot_be_probed_is_judged_by_recorded_drives(folder, tmp_
     episodes = read_shard(folder / "plain.rec" / "shard-00000.h5")
     write_shard(drives / "shard-00000.h5", episodes, {"held_out": True, "env": lake.env_id})
     world = untrained(opened(folder, "plain"), domain=domain)
-    with pytest.raises(ValueError, match=f"{why}.* give --held-out.* collect --domain NAME --held-out, or import"):
+    with pytest.raises(ValueError, match=f"{why}.* give --held-out.* collect --domain {domain} --held-out, or import"):
         evaluate_world(world, tmp_path / "none")
     assert not (tmp_path / "none").exists()
     report = evaluate_world(world, tmp_path / "out", held_out=drives, sizes=SMALL, quiet=True)

@@ -4,6 +4,7 @@ import copy
 import shutil
 import sys
 from dataclasses import replace
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -149,7 +150,8 @@ def test_a_tuned_world_of_grey_pictures_dreams_the_same(plane, tmp_path):
 def test_another_activation_is_kept_by_tuning_and_not_compiled(plane, caplog, monkeypatch):
     monkeypatch.setattr(sys.modules[tune.__module__], "fast_dtype", lambda device: torch.float32)
     world, controls = copy.deepcopy(plane), torch.full((1, 3), 0.3)
-    for block in world.dynamics.blocks:
+    blocks: Any = world.dynamics.blocks
+    for block in blocks:
         block.activate = torch.nn.functional.gelu
     wanted = world.step(world.start(world.scenes, [1]), controls)[0].latents[:, 0]
     assert compile_step(tune(world)) is None and "blocks with a squared ReLU" in caplog.text

@@ -24,12 +24,15 @@ napoleon_use_ivar = True
 
 
 def filled() -> dict[Path, str]:
-    """The pages whose marked parts are made from the code: the docstrings of the environments, the keys' own help."""
+    """The pages whose marked parts are made from the code: docstrings of environments, help of the keys, an example."""
     keys = "".join(f"| {key} | {text} |\n" for key, text in HELP)
     parts = {"keys": ("drive.md", f"| key | what it does |\n|---|---|\n{keys}")}
     for name, environment in (("dream", DriveDiTEnv), ("twin", CarRacingTwin)):
         lines = (inspect.getdoc(environment) or "").splitlines()
         parts[name] = "environment.md", "".join(f"#{line}\n" if line.startswith("#") else f"{line}\n" for line in lines)
+    for name in ("domain", "drivers"):
+        example = Path(__file__).parents[1] / "tests" / "toy" / "plane_world" / f"{name}.py"
+        parts[name] = "add_a_simulator.md", f"```python\n{example.read_text()}```\n"
     texts: dict[Path, str] = {}
     for name, (page, text) in parts.items():
         path = Path(__file__).with_name(page)

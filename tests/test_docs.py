@@ -64,7 +64,7 @@ def test_what_pages_take_from_the_code_is_up_to_date():
     conf = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(conf)
     pages = conf.filled()
-    assert {path.name for path in pages} == {"drive.md", "environment.md"}
+    assert {path.name for path in pages} == {"add_a_simulator.md", "drive.md", "environment.md"}
     assert [path.name for path, text in pages.items() if path.read_text() != text] == [], "run `make docs`"
     assert "### Action Space" in (ROOT / "docs" / "environment.md").read_text()
 

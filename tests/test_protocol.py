@@ -1,7 +1,10 @@
 """What a world is made of is a line in its spec: kinds of observation, controls, telemetry and reward terms."""
 
+import copy
 import shutil
+import sys
 from dataclasses import replace
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -139,6 +142,21 @@ def test_a_tuned_world_of_grey_pictures_dreams_the_same(plane, tmp_path):
     slow = DiTWorld.from_pretrained(tmp_path / "plane", device="cpu")
     pictures = [world.observe(world.start(world.scenes, [1]), ["map"])["map"] for world in (fast, slow)]
     assert pictures[0].shape == (1, 16, 32, 1) and (pictures[0].int() - pictures[1].int()).abs().max() <= 3
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+@pytest.mark.xdist_group("compile")
+@pytest.mark.usefixtures("compiled_cache")
+def test_another_activation_is_kept_by_tuning_and_not_compiled(plane, caplog, monkeypatch):
+    monkeypatch.setattr(sys.modules[tune.__module__], "fast_dtype", lambda device: torch.float32)
+    world, controls = copy.deepcopy(plane), torch.full((1, 3), 0.3)
+    blocks: Any = world.dynamics.blocks
+    for block in blocks:
+        block.activate = torch.nn.functional.gelu
+    wanted = world.step(world.start(world.scenes, [1]), controls)[0].latents[:, 0]
+    assert compile_step(tune(world)) is None and "blocks with a squared ReLU" in caplog.text
+    found = world.step(world.start(world.scenes, [1]), controls)[0].latents[:, 0]
+    assert torch.allclose(found, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def test_it_is_evaluated_on_held_out_drives(here, tmp_path, capsys):
 def test_it_is_shipped(here, tmp_path):
     template = tmp_path / "card.md"
     template.write_text("# plane\n\n{report}\n\n{commit} {parameters} {size}\n")
-    (tmp_path / "report.txt").write_text("as above\n")
+    (tmp_path / "report.md").write_text("as above\n")
     words = ["ship", "--world", f"{here}/run/student/world", "--report", str(tmp_path), "--template", str(template)]
     training.main([*words, "--to", f"{tmp_path}/shipped"])
     env = DriveDiTEnv(tmp_path / "shipped")

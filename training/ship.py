@@ -25,17 +25,19 @@ def ship(world: str, report: str, to: str, template: str = f"{DEFAULT_WORLD}_car
         FileNotFoundError: A folder or the report is missing.
     """
     result = World.from_pretrained(world, device="cpu")
-    text = Path(report) / "report.txt"
-    if not text.is_file():
+    tables = [Path(report) / name for name in ("report.txt", "report.md")]  # beside a simulator, or on recorded drives
+    there = [path for path in tables if path.is_file()]
+    if not there:
         raise FileNotFoundError(
-            f"there is no {text}; run: python -m drivedit.evaluation world --world {world} --out {report}"
+            f"there is no {tables[0]}; run: python -m drivedit.evaluation world --world {world} --out {report}"
         )
+    text = max(there, key=lambda path: path.stat().st_mtime).read_text().strip()
     source = Path(template)
     if not source.is_file():
         source = Path(str(resources.files("drivedit.training") / "presets" / template))
     size = sum(path.stat().st_size for path in find_world(world).iterdir()) / 1e6
     result.card = source.read_text().format(
-        report=text.read_text().strip(),
+        report=text,
         commit=commit(),
         parameters=f"{sum(p.numel() for p in result.parameters()) / 1e6:.1f}",
         size=f"{size:.1f}",

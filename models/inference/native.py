@@ -17,13 +17,14 @@ from drivedit.config import WorldSpec
 from drivedit.inference.tune import FoldedFrame, PackedConv, PackedResBlock, PackedUp
 from drivedit.models import DiTWorld
 from drivedit.models.flow.path import noise_levels
-from drivedit.models.layers.blocks import fourier_features
+from drivedit.models.layers.blocks import Block, fourier_features, squared_relu
 
 UNIT = 32  # inputs of the dynamics' layers are filled up to a multiple of it
 FIRST, INNER, OUTER, UP, FRAME = range(5)  # kinds of the decoder's layers
 WIDEST = 2**14  # numbers in a row of a network's layers: rows lie on the stacks of threads
 COLOURS = 3
 MOST_CONTROLS = 64
+ACTIVATIONS = (squared_relu, torch.Tensor.square_)  # of a block, and of one that is packed
 
 
 def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
@@ -266,11 +267,17 @@ def _check_model(world: DiTWorld) -> None:
         "student.control_dim": (network.control_dim, min(network.control_dim, config.driven)),
         "read telemetry": (world.heads.telemetry, max(len(config.spec.telemetry), 1)),
         "read rewards": (world.heads.rewards, max(len(config.spec.learned()), 1)),
+        "blocks with a squared ReLU": (all(map(_is_known, network.blocks)), True),
         "number of controls": (len(config.spec.controls), min(len(config.spec.controls), MOST_CONTROLS)),
     })  # fmt: skip
     widest = max(student.d_model, student.latent_dim, student.tokens_per_frame)
     if widest > WIDEST:
         raise ValueError(f"rows and frames of a compiled world are of at most {WIDEST} numbers, got {widest}")
+
+
+def _is_known(block: Any) -> bool:
+    """Whether the library computes what a block of the dynamics does."""
+    return type(block) is Block and block.activate in ACTIVATIONS
 
 
 def _sources(spec: WorldSpec) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from drivedit.models import DiTWorld, World
 from drivedit.models.dit.vae import VAE3D, CausalConv3d, ResBlock, ToFrame, Up
-from drivedit.models.layers.blocks import Block
+from drivedit.models.layers.blocks import Block, squared_relu
 from drivedit.utils import fast_dtype
 
 W = TypeVar("W", bound=World)
@@ -195,13 +195,13 @@ def can_pack() -> bool:
 
 
 def _pack(module: nn.Module) -> None:
+    squared = isinstance(module, Block) and module.activate is squared_relu
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
-            squared = isinstance(module, Block) and name == "up"
-            setattr(module, name, PackedLinear(child, "relu" if squared else "none"))
+            setattr(module, name, PackedLinear(child, "relu" if squared and name == "up" else "none"))
         else:
             _pack(child)
-    if isinstance(module, Block):
+    if squared:
         module.activate = torch.Tensor.square_
 
 

@@ -21,7 +21,7 @@ from drivedit.data.geometry import CentreLine, Projection, RoadTruth, wrap_angle
 from drivedit.utils import check_seed, real_numbers, restored, stream
 
 TICKS_PER_STEP = 3
-REWARD_TERMS = ("progress", "time", "left")
+REWARD_TERMS = tuple(DOMAIN.spec.rewards)
 START_LIMITS = {
     "track_position": (0.0, 1.0),
     "lateral_offset": (-60.0, 60.0),

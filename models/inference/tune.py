@@ -201,7 +201,7 @@ def _pack(module: nn.Module) -> None:
             setattr(module, name, PackedLinear(child, "relu" if squared and name == "up" else "none"))
         else:
             _pack(child)
-    if squared:
+    if isinstance(module, Block) and squared:
         module.activate = torch.Tensor.square_
 
 

@@ -237,7 +237,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
 
     def _make_window(self) -> Window | None:
         """The window of render mode `human`, which is not shared with copies."""
-        return Window(self.metadata["render_fps"]) if self.render_mode == "human" else None
+        return Window(self.metadata["render_fps"], self.world.spec.controls) if self.render_mode == "human" else None
 
     def _look(self, state: RowState) -> np.ndarray | None:
         """The frame of a state, uint8 [H, W, 3], if each moment is seen."""

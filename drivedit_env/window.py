@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+
+from drivedit.config import Quantity
 
 
 class Window:
@@ -13,10 +16,11 @@ class Window:
 
     Args:
         fps: Frames per second that it keeps to.
+        controls: What the numbers of an action are, A of them.
     """
 
-    def __init__(self, fps: float) -> None:
-        self._fps = fps
+    def __init__(self, fps: float, controls: Sequence[Quantity]) -> None:
+        self._fps, self._controls = fps, controls
         self._screen: Any = None
         self._clock: Any = None
         self._closed = False
@@ -25,22 +29,22 @@ class Window:
         """Shows the first moment of an episode.
 
         Args:
-            frame: uint8 [H, W, 3].
+            frame: uint8 [H, W, 1 or 3].
             info: Gymnasium's.
 
         Raises:
             RuntimeError: There is no display.
         """
         self._returned, self._steps = 0.0, -1
-        self.show(frame, info, np.zeros(2, np.float32), 0.0)
+        self.show(frame, info, np.zeros(len(self._controls), np.float32), 0.0)
 
     def show(self, frame: np.ndarray, info: dict[str, Any], action: np.ndarray, reward: float) -> None:
         """Shows a moment; waits so that no frame comes too early.
 
         Args:
-            frame: uint8 [H, W, 3].
+            frame: uint8 [H, W, 1 or 3].
             info: Gymnasium's.
-            action: float32 [2] that led here.
+            action: float32 [A] that led here.
             reward: Of the step that led here.
 
         Raises:
@@ -61,7 +65,8 @@ class Window:
             self.close()
             return
         time = ("Time", f"{self._steps / self._fps:.1f} s")
-        self._screen.draw(View(frame, info, action, reward, self._returned, self._clock.get_fps(), rows=(time,)))
+        rate = self._clock.get_fps()
+        self._screen.draw(View(frame, info, action, self._controls, reward, self._returned, rate, rows=(time,)))
         self._clock.tick(self._fps)
 
     def close(self) -> None:

@@ -6,7 +6,6 @@ announces it. No other file knows of it, and the commands are those of every dom
 
 import json
 import re
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,13 +51,13 @@ TINY = ["--world.student.d_model", "32", "--world.student.n_layers", "1", "--los
 @pytest.fixture(scope="module")
 def plane():
     """The domain, as if its package had been installed before this process began."""
-    sys.path.insert(0, str(TOY))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(TOY)
+        all_domains.cache_clear()
+        drivedit_env.register_environments()
+        yield find_domain("plane")
     all_domains.cache_clear()
-    drivedit_env.register_environments()
-    yield find_domain("plane")
-    sys.path.remove(str(TOY))
-    all_domains.cache_clear()
-    gym.registry.pop(ENV)
+    gym.registry.pop(ENV, None)
 
 
 @pytest.fixture(scope="module")
@@ -100,17 +99,24 @@ def test_a_world_learns_it_and_is_driven(plane, here):
     assert seen.shape == (16, 32, 1) and np.isfinite(float(reward)) and set(info["telemetry"]) == {"speed", "height"}
     picture = env.render()
     assert isinstance(picture, np.ndarray) and picture.shape[2] == 3
+    window = gym.make("drivedit_env:DriveDiT-v0", world=str(here / "run" / "student" / "world"), render_mode="human")
+    window.reset(seed=0)
+    window.step(np.array([1.0, 0.5, 0.0], np.float32))  # grey, and a bar for each control
+    window.close()
     starts = [scene.frames.shape for scene in world.scenes]
     assert starts and set(starts) == {(9, 16, 32, 1)}
 
 
-def test_it_is_driven_in_the_viewer_recorded_and_learned_from_again(here, tmp_path):
+def test_it_is_driven_in_the_viewer_recorded_and_learned_from_again(here, tmp_path, capsys):
     world, film = str(here / "run" / "student" / "world"), tmp_path / "drive.mp4"
     words = ["--world", world, "--agent", "circler", "--video", str(film), "--steps", "12"]
     assert play([*words, "--drives", str(tmp_path / "drives")]) == 0 and film.stat().st_size > 0
     episodes = list(iter_episodes(tmp_path / "drives"))  # the dream may end on the way
     assert sum(len(episode) for episode in episodes) == 12 and {episode.driver for episode in episodes} == {"circler"}
-    assert episodes[0].controls.shape[1] == 3 and episodes[0].spec.domain == "plane"
+    driven = np.array([1.5, 0.8, 0.0], np.float32)
+    assert all((episode.controls == driven).all() for episode in episodes), "as it was driven, to the bit"
+    assert episodes[0].spec.domain == "plane"
+    assert play(["--world", world]) == 1 and "this world has push, turn, brake" in capsys.readouterr().err
     common = [*SMALL, *TINY, "--loss.rollout", "1", "--train.steps", "1", "--data.validation_fraction", "0.5"]
     for name in ("a", "b"):  # one to learn from and one to look at
         (tmp_path / "more" / name).mkdir(parents=True)
@@ -169,8 +175,11 @@ def test_a_reward_term_a_telemetry_value_and_a_control_are_a_line_each_of_its_co
     def braked(rng):
         return AgentLike(np.array([1.0, 0.0, 0.0, 2.0], np.float32)), {"speed": 3.0}
 
-    episode = record_episode(simulator, np.random.default_rng(0), 20, make=braked, domain="plane")
-    all_domains.cache_clear()
+    try:
+        episode = record_episode(simulator, np.random.default_rng(0), 20, make=braked, domain="plane")
+    finally:
+        monkeypatch.undo()
+        all_domains.cache_clear()
     assert (
         episode.spec == spec and episode.controls.shape == (20, 4) and list(episode.rewards) == ["near", "out", "calm"]
     )
@@ -182,7 +191,7 @@ def test_a_reward_term_a_telemetry_value_and_a_control_are_a_line_each_of_its_co
 @pytest.mark.parametrize(
     ("entry", "what"),
     [
-        ("nobody_is_here:DOMAIN", "nobody_is_here"),
+        ("nobody_is_here:DOMAIN", "nobody_is_here:DOMAIN is announced as a domain and cannot be imported: No module"),
         ("plane_world.domain:NOTHING", "must be a DomainConfig, got None"),
         ("drivedit.config.domains.carracing:DOMAIN", "more than once"),
     ],

@@ -8,7 +8,6 @@ import os
 import sys
 from pathlib import Path
 
-import numpy as np
 from tqdm import trange
 
 from drivedit.config import DEFAULT_WORLD, find_domain
@@ -41,6 +40,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped: there is no film", file=sys.stderr)
         return 130
+    controls = session.env.world.spec.names("controls")
+    if len(controls) != 2:
+        print(
+            f"error: the keys drive two controls, steering and throttle, and this world has {', '.join(controls)}; "
+            "let an agent drive: --video FILE --agent NAME", file=sys.stderr,
+        )  # fmt: skip
+        return 1
     from drivedit_env.viewer.screen import Screen
     from drivedit_env.viewer.viewer import Viewer
 
@@ -85,7 +91,7 @@ def film(session: Session, path: str | Path, steps: int) -> None:
         for _ in trange(steps, desc="driving", unit=" frame", mininterval=1.0):
             if session.now.ended:
                 session.restart()
-            moment = session.step(np.zeros(2, np.float32))
+            moment = session.step(session.now.action)  # the agent decides
             returned += moment.reward
             video.write(enlarged(moment.frame, FILM_HEIGHT))
     session.close()

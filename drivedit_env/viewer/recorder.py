@@ -35,7 +35,7 @@ class Moment:
     Attributes:
         state: The dream.
         frame: uint8 [H, W, 3].
-        action: float32 [2] that led here.
+        action: float32 [A] that led here, inside the ranges of the controls.
         reward: Of the step that led here.
         returned: Sum of the rewards since the drive began.
         steps: Since the drive began.

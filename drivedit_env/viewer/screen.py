@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pygame
+
+from drivedit.config import Quantity
+from drivedit.utils import rgb
 
 SIZE = (960, 640)
 SMALLEST = (480, 320)  # what smaller windows show is drawn at this size and shrunk
@@ -31,9 +35,10 @@ class View:
     """What is to be seen.
 
     Attributes:
-        frame: uint8 [H, W, 3].
+        frame: uint8 [H, W, 1 or 3].
         info: Gymnasium's: telemetry, confidence, scene.
-        action: float32 [2].
+        action: float32 [A].
+        controls: What its numbers are, A of them.
         reward: Of the last step.
         returned: Sum of the rewards.
         rate: Frames per second of the dream.
@@ -47,6 +52,7 @@ class View:
     frame: np.ndarray
     info: dict[str, Any]
     action: np.ndarray
+    controls: Sequence[Quantity]
     reward: float
     returned: float
     rate: float
@@ -136,7 +142,7 @@ class Screen:
         """The frame at a size, made anew only when one of them has changed."""
         if number < len(self._pictures) and self._pictures[number][0] is frame and self._pictures[number][1] == size:
             return self._pictures[number]
-        large = np.ascontiguousarray(cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC))
+        large = np.ascontiguousarray(cv2.resize(rgb(frame), size, interpolation=cv2.INTER_CUBIC))
         return frame, size, pygame.image.frombuffer(large.tobytes(), size, "RGB").convert()
 
 
@@ -186,19 +192,14 @@ def _panel(surface: pygame.Surface, panel: pygame.Rect, view: View, scale: float
     pad = round(18 * scale)
     inside = panel.inflate(-2 * pad, -2 * pad)
     telemetry = view.info["telemetry"]
-    steering, throttle = (float(value) for value in view.action)
     blocks: list[tuple[int, Any]] = []
     if "speed" in telemetry:
         blocks.append((70, lambda box: _speed(surface, box, telemetry["speed"], scale)))
     confidence = view.info["confidence"]
     shade = GREEN if confidence > 0.6 else AMBER if confidence > 0.3 else RED
-    turned = f"{abs(steering):.2f} {'right' if steering > 0 else 'left'}" if abs(steering) >= 0.005 else "straight"
-    pedal = f"{'brake' if throttle < 0 else 'gas'} {abs(throttle):.2f}" if abs(throttle) >= 0.005 else "0"
-    blocks += [
-        (48, lambda box: _bar(surface, box, "Steering", turned, steering, BLUE, scale, centred=True)),
-        (48, lambda box: _bar(surface, box, "Throttle", pedal, throttle, RED if throttle < 0 else GREEN, scale, True)),
-        (48, lambda box: _bar(surface, box, "Confidence", f"{confidence:.2f}", confidence, shade, scale)),
-    ]
+    bars = [_control_bar(each, float(value)) for each, value in zip(view.controls, view.action, strict=True)]
+    bars.append(("Confidence", f"{confidence:.2f}", confidence, shade, False))
+    blocks += [(48, lambda box, bar=bar: _bar(surface, box, scale, *bar)) for bar in bars]
     scene = view.info["scene"]
     rows = (
         ("Reward", f"{view.reward:+.2f}"),
@@ -251,9 +252,22 @@ def _speed(surface: pygame.Surface, box: pygame.Rect, speed: float, scale: float
     surface.blit(_write("m/s", round(24 * scale), SOFT), at)
 
 
+def _control_bar(control: Quantity, value: float) -> tuple[str, str, float, Color, bool]:
+    """Name, words, share, colour and whether zero is in the middle, of the bar of a control."""
+    name, still = control.name.capitalize(), abs(value) < 0.005
+    if control.name == "steering":
+        words = "straight" if still else f"{abs(value):.2f} {'right' if value > 0 else 'left'}"
+        return name, words, value, BLUE, True
+    if control.name == "throttle":
+        words = "0" if still else f"{'brake' if value < 0 else 'gas'} {abs(value):.2f}"
+        return name, words, value, RED if value < 0 else GREEN, True
+    most = max(abs(control.low), abs(control.high))
+    return name, f"{value:.2f}", value / most, BLUE, control.low < 0
+
+
 def _bar(
-    surface: pygame.Surface, box: pygame.Rect, name: str, value: str, share: float, color: Color, scale: float,
-    centred: bool = False,
+    surface: pygame.Surface, box: pygame.Rect, scale: float, name: str, value: str, share: float, color: Color,
+    centred: bool,
 ) -> None:  # fmt: skip
     """A name, a value, and a bar that fills from the left or from its middle; share in [0, 1] or [-1, 1]."""
     _row(surface, box, name, value, scale)

@@ -67,6 +67,8 @@ class Session:
     ) -> None:
         self.env, self.folder, self.agent_name = env, Path(folder), agent or _own_agent(env)
         self.fps: float = env.metadata["render_fps"]
+        controls = env.world.spec.controls
+        self._limits = np.array([(each.low, each.high) for each in controls], np.float32).T
         self.recording: Recording | None = None
         self.broken = False
         self.agent_drives = False
@@ -97,7 +99,7 @@ class Session:
             except TOLD as error:
                 raise RuntimeError(f"{self.agent_name} failed: {in_words(error)}") from error
         frame, reward, ended, _, info = self.env.step(action)
-        action = np.clip(np.asarray(action, np.float32), -1.0, 1.0)
+        action = np.clip(np.asarray(action, np.float32), *self._limits)
         real, reality = None, before.reality
         if self._reality is not None and reality is not None:
             real, reality = self._reality.step(reality, action)
@@ -264,7 +266,8 @@ class Session:
     def _begin(self, scene: Any, seed: int) -> Moment:
         """Starts a drive."""
         frame, info = self.env.reset(seed=seed, options={"scene": scene})
-        moment = Moment(self.env.get_state(), frame, np.zeros(2, np.float32), 0.0, 0.0, 0, False, info)
+        still = np.zeros(len(self.env.world.spec.controls), np.float32)
+        moment = Moment(self.env.get_state(), frame, still, 0.0, 0.0, 0, False, info)
         self._env_at = moment
         self._keep(moment)
         getattr(self._agent, "reset", lambda: None)()

@@ -89,6 +89,7 @@ class Viewer:
             moment.frame,
             moment.info,
             moment.action,
+            session.env.world.spec.controls,
             moment.reward,
             moment.returned,
             self._pace.rate(now),

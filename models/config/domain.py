@@ -81,6 +81,7 @@ def all_domains() -> MappingProxyType[str, DomainConfig]:
     """All domains by name: those of this package, then those of others.
 
     Raises:
+        ImportError: What is announced cannot be imported.
         ValueError: Two have one name or one id, or what is announced is no domain.
     """
     package = import_module("drivedit.config.domains")
@@ -95,7 +96,10 @@ def all_domains() -> MappingProxyType[str, DomainConfig]:
 def _load(path: str) -> DomainConfig:
     """The domain of an import path."""
     module, _, name = path.partition(":")
-    domain = getattr(import_module(module), name, None)
+    try:
+        domain = getattr(import_module(module), name, None)
+    except ImportError as error:
+        raise ImportError(f"{path} is announced as a domain and cannot be imported: {error}") from error
     if not isinstance(domain, DomainConfig):
         raise ValueError(f"{path} is announced as a domain and must be a DomainConfig, got {domain!r}")
     return domain

@@ -96,7 +96,7 @@ def tiny_world():
 @pytest.fixture(scope="session")
 def film(tmp_path_factory) -> tuple[Path, Path]:
     """A film of 96 x 96 and its table; not to be changed."""
-    from films import STEPS, write_table, write_video
+    from helpers.films import STEPS, write_table, write_video
 
     folder = tmp_path_factory.mktemp("film")
     return write_video(folder / "drive.mp4", range(STEPS + 1)), write_table(folder / "drive.csv")

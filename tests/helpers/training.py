@@ -1,0 +1,53 @@
+"""What trainings in tests learn from, and the smallest method there is."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from drivedit.config.domains.carracing import SPEC
+from drivedit.data.recordings import Episode
+from drivedit.training.methods.method import Method
+from helpers.worlds import make_world
+
+
+def make_episode(steps: int, seed: int, ended: bool = False) -> Episode:
+    rng = np.random.default_rng(seed)
+    angle = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    route = np.stack([100 * np.cos(angle), 100 * np.sin(angle)], -1).astype(np.float32)
+    turn = 0.02 * np.arange(steps + 1)
+    poses = np.stack([100 * np.cos(turn), 100 * np.sin(turn), turn + np.pi / 2], -1)
+    shade = (rng.integers(0, 200, (1, 1, 1, 3)) + np.arange(steps + 1)[:, None, None, None]).astype(np.uint8)
+    frames = np.broadcast_to(shade, (steps + 1, 64, 64, 3)).copy()
+    known = {"speed": 30, "lateral_offset": 0, "heading_error": 0, "wheels_on_road": 1}
+    telemetry = {name: np.full(steps + 1, value, np.float32) for name, value in known.items()}
+    return Episode(
+        SPEC, {"camera": frames}, rng.uniform(-1, 1, (steps, 2)).astype(np.float32), np.zeros(steps, np.float32),
+        {"progress": rng.uniform(0, 3, steps).astype(np.float32)}, np.arange(steps) == (steps - 1 if ended else -1),
+        telemetry, poses, route=route, seed=seed, driver="test", bounds=np.array([-120, -120, 120, 120], np.float32),
+    )  # fmt: skip
+
+
+class Line(Method):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2, 2))
+
+    def loss(self, batch, progress, rng):
+        noise = 0.1 * torch.randn(batch["x"].shape, generator=rng)
+        loss = ((batch["x"] + noise) @ self.weight - batch["x"] @ torch.tensor([[1.0, 2], [3, -1]])).square().mean()
+        return loss, {"progress": torch.tensor(progress.share)}
+
+
+def line_batch(rng: torch.Generator) -> dict[str, torch.Tensor]:
+    return {"x": torch.randn(8, 2, generator=rng)}
+
+
+def clips(rng: torch.Generator) -> dict[str, torch.Tensor]:
+    """Random clips in the shape that the student's stage takes."""
+    config = make_world().config
+    shapes = {
+        "latents": (2 + 4, config.vae.latent_dim, 8, 8), "control": (4, 7), "route": (4, config.student.route_dim),
+        "motion": (4, 3), "telemetry": (4, 4), "reward": (4, 1), "ended": (4,),
+    }  # fmt: skip
+    made = {name: torch.randn(2, *shape, generator=rng) for name, shape in shapes.items()}
+    return {**made, "ended": (made["ended"] > 1).float()}

@@ -1,0 +1,94 @@
+"""Methods: groups are clipped and moved by themselves, and what is frozen is nobody's weight."""
+
+import copy
+import json
+
+import pytest
+import torch
+from helpers.training import clips
+from helpers.worlds import make_world
+from torch import nn
+
+from drivedit.config import DistillConfig, LoopConfig
+from drivedit.training.loop import train
+from drivedit.training.methods.matching import DistributionMatching
+from drivedit.training.methods.method import Frozen, Method, ParameterGroup, Progress
+from drivedit.training.optimizers import make_optimizers
+from drivedit.training.steps import Steps
+
+
+class Duel(Method):
+    """Two weights, each with a loss of its own, one a thousand times as steep; a frozen network gives the goal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goal = Frozen(nn.Linear(2, 2))
+        self.steep, self.flat = (nn.Parameter(torch.zeros(2, 2)) for _ in range(2))
+
+    def groups(self, step: int) -> list[ParameterGroup]:
+        steep = self.group("steep", [self.steep], [self.steep], clip=0.5)
+        return [steep, *([self.group("flat", [self.flat])] if step % 2 == 0 else [])]
+
+    def loss(self, batch, progress, rng):
+        wanted = self.goal.network(batch["x"])
+        steep, flat = ((batch["x"] @ weight - wanted).square().mean() for weight in (self.steep, self.flat))
+        return 1000 * steep + flat, {}
+
+
+def batch(rng: torch.Generator) -> dict[str, torch.Tensor]:
+    return {"x": torch.randn(8, 2, generator=rng)}
+
+
+def test_a_steep_group_takes_nothing_from_another():
+    torch.manual_seed(0)
+    method = Duel()
+    steps = Steps(method, make_optimizers(method.groups(0), LoopConfig()), 10.0, 0, False, torch.device("cpu"))
+    steps.loss(batch(torch.Generator().manual_seed(0)), Progress(0, 0.0), "")[0].backward()
+    assert method.steep.grad is not None and method.flat.grad is not None
+    alone, before = method.flat.grad.clone(), method.steep.grad.clone()
+    norms = steps.norms(0)
+    assert norms == pytest.approx({"steep": before.norm().item(), "flat": alone.norm().item()}) and norms["steep"] > 100
+    assert torch.equal(method.flat.grad, alone)  # below its limit of 10
+    assert torch.allclose(method.steep.grad, 0.5 * before / before.norm(), rtol=1e-4)
+    kinds = [[type(optimizer).__name__ for optimizer in steps.optimizers[name]] for name in ("steep", "flat")]
+    assert kinds == [["Muon"], ["AdamW"]]
+    steep, flat = method.steep.detach().clone(), method.flat.detach().clone()
+    steps.take(1)
+    assert torch.equal(method.flat, flat) and not torch.equal(method.steep, steep)
+    steps.clear()
+    assert method.flat.grad is None and method.steep.grad is None
+
+
+def test_a_frozen_network_is_nobodys_weight_and_moves_along():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+    method = Duel()
+    method.goal = Frozen(network)  # type: ignore[assignment]
+    assert [name for name, _ in method.named_parameters()] == ["steep", "flat"] == list(method.state_dict())
+    assert copy.deepcopy(method).goal is method.goal and method.goal.network is not network
+    frozen = method.train().double().goal.network
+    assert not frozen.training and not any(weight.requires_grad for weight in frozen.parameters())
+    assert {weight.dtype for weight in frozen.parameters()} == {torch.float64}
+    assert network.training and next(network.parameters()).dtype == torch.float32
+
+
+def test_a_run_keeps_what_is_trained_and_logs_each_norm(tmp_path):
+    train(Duel(), batch, LoopConfig(steps=2, bf16=False, log_every=1), tmp_path)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert set(state["stage"]) == {"steep", "flat"} and {"module.steep", "module.flat"} <= set(state["ema"])
+    assert not [name for name in state["ema"] if "goal" in name] and len(state["optimizers"]) == 2
+    rows = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    assert {"grad_norm", "grad_norm_steep", "grad_norm_flat"} <= set(rows[0]) and "grad_norm_steep" not in rows[1]
+
+
+def test_matching_resumed_in_the_critics_turn_equals_going_through(tmp_path):
+    def run(folder: str, *stops: int) -> dict[str, torch.Tensor]:
+        for stop in stops:
+            torch.manual_seed(0)
+            config = LoopConfig(steps=stop, lr=1e-3, warmup=1, cooldown=0.0, bf16=False, log_every=1)
+            method = DistributionMatching(make_world(), DistillConfig(clip_frames=4, rollout=1, critic_steps=3))
+            train(method, clips, config, tmp_path / folder)
+        return torch.load(tmp_path / folder / "last.pt", weights_only=True)["stage"]
+
+    whole, parts = run("whole", 5), run("parts", 2, 5)
+    assert list(whole) == list(parts) and all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert not [name for name in whole if name.startswith("teacher")]

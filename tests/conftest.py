@@ -26,11 +26,13 @@ def _repeatable():
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def compiled_cache(tmp_path_factory):
-    """Where the C++ library is kept while a test compiles worlds: compiled once for all of them (group `compile`)."""
+    """Where the C++ library is kept while tests run: compiled once for all of them, whatever the number of workers."""
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
+        root = tmp_path_factory.getbasetemp()
+        folder = (root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root) / "cache"
+        folder.mkdir(mode=0o700, exist_ok=True)
         patch.setenv("DRIVEDIT_CACHE", str(folder))
         yield folder
 

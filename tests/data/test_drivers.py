@@ -90,6 +90,7 @@ def recorded(env) -> list[Episode]:
     return episodes
 
 
+@pytest.mark.xdist_group("recorded")  # what they look at takes half a minute
 def test_recordings_cover_the_controls_at_every_speed_on_and_off_the_road(recorded):
     speed, wheels = (np.concatenate([e.telemetry[name][:-1] for e in recorded]) for name in ("speed", "wheels_on_road"))
     controls = np.concatenate([episode.controls for episode in recorded])
@@ -101,6 +102,7 @@ def test_recordings_cover_the_controls_at_every_speed_on_and_off_the_road(record
             assert (counts > 0).sum() >= least, (low, high, road, counts)
 
 
+@pytest.mark.xdist_group("recorded")
 def test_most_frames_are_driving_along_the_road(recorded):
     names = ("speed", "heading_error", "wheels_on_road")
     speed, heading, wheels = (np.concatenate([episode.telemetry[name] for episode in recorded]) for name in names)

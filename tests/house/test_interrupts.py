@@ -106,8 +106,6 @@ def test_a_broken_off_call_of_many_dreams(fast_world, name):
     check(envs, lambda: VECTOR_CALLS[name](envs))
 
 
-@pytest.mark.xdist_group("compile")
-@pytest.mark.usefixtures("compiled_cache")
 def test_a_broken_off_step_of_the_compiled_world(fast_world):
     env = DriveDiTEnv(fast_world, obs_type="latent", compile=True)
     if env._compiled is None:

@@ -20,7 +20,6 @@ from drivedit.models import DiTWorld
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
 needs_packing = pytest.mark.skipif(not can_pack(), reason="this torch cannot pack a decoder")
-pytestmark = [pytest.mark.xdist_group("compile"), pytest.mark.usefixtures("compiled_cache")]
 
 COMPILER = """#!/bin/sh
 for last; do :; done
@@ -55,10 +54,10 @@ class Cache:
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch, compiled_cache) -> Cache:
-    assert library.library() is not None
-    (made,) = list(compiled_cache.glob("*/*.so"))[:1]
-    cache = Cache(tmp_path, made)
+def cache(tmp_path, monkeypatch) -> Cache:
+    made = library.library()
+    assert made is not None
+    cache = Cache(tmp_path, Path(made._name))
     monkeypatch.setenv("CXX", str(cache.script))
     monkeypatch.setenv("DRIVEDIT_CACHE", str(cache.folder.parent))
     anew(monkeypatch)

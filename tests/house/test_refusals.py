@@ -140,8 +140,6 @@ def test_what_is_no_fork(env, envs):
             envs.fork(1, 2, seeds)
 
 
-@pytest.mark.xdist_group("compile")
-@pytest.mark.usefixtures("compiled_cache")
 def test_a_change_of_sampling_steps_counts_at_once(fast_world):
     env: Any = DriveDiTEnv(fast_world, compile=True)
     twice: Any = DriveDiTEnv(fast_world, sampling_steps=2, compile=True)
@@ -158,8 +156,6 @@ def test_a_change_of_sampling_steps_counts_at_once(fast_world):
             setattr(env, name, None)
 
 
-@pytest.mark.xdist_group("compile")
-@pytest.mark.usefixtures("compiled_cache")
 @pytest.mark.parametrize("compile", [False, True])
 def test_a_state_made_in_inference_mode_is_stepped_outside(fast_world, compile):
     env: Any = DriveDiTEnv(fast_world, compile=compile)

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from sanitize import runtime
 
-pytestmark = [pytest.mark.xdist_group("compile"), pytest.mark.usefixtures("compiled_cache")]
-
 
 @pytest.mark.skipif(runtime() is None, reason="g++ or its sanitizers are missing")
 def test_sanitizers_find_nothing_in_compiled_worlds():

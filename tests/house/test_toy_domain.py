@@ -48,6 +48,9 @@ SMALL = [
 TINY = ["--world.student.d_model", "32", "--world.student.n_layers", "1", "--loss.clip_frames", "4"]
 
 
+pytestmark = pytest.mark.xdist_group("plane")  # one process makes what they share
+
+
 @pytest.fixture(scope="module")
 def plane():
     """The domain, as if its package had been installed before this process began."""

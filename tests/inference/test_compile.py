@@ -31,11 +31,10 @@ from drivedit_env.vector import DriveDiTVectorEnv
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
 needs_packing = pytest.mark.skipif(not can_pack(), reason="this torch cannot pack a decoder")
 # One process compiles the library for all tests.
-pytestmark = [pytest.mark.xdist_group("compile"), pytest.mark.usefixtures("compiled_cache")]
 
 
 @pytest.fixture(scope="module")
-def compiled(fast_world: DiTWorld, compiled_cache) -> CompiledStep:
+def compiled(fast_world: DiTWorld) -> CompiledStep:
     return made(fast_world)
 
 
@@ -262,7 +261,7 @@ def test_the_decoder_draws_the_same_pictures(make):
 
 @needs_compiler
 @needs_packing
-def test_threads_that_share_a_step_dream_as_if_alone(compiled_cache):
+def test_threads_that_share_a_step_dream_as_if_alone():
     world = tune(make_world())
     step, decode = made(world), compile_decoder(world)
     assert decode is not None

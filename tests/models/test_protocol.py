@@ -109,8 +109,6 @@ def test_unknown_kinds_of_observation_are_refused(plane, obs_type):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
-@pytest.mark.xdist_group("compile")
-@pytest.mark.usefixtures("compiled_cache")
 def test_the_compiled_step_knows_the_rules_of_the_spec(plane):
     step, state = compile_step(plane), plane.start(plane.scenes * 3, [1, 2, 3])
     assert step is not None
@@ -145,8 +143,6 @@ def test_a_tuned_world_of_grey_pictures_dreams_the_same(plane, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
-@pytest.mark.xdist_group("compile")
-@pytest.mark.usefixtures("compiled_cache")
 def test_another_activation_is_kept_by_tuning_and_not_compiled(plane, caplog, monkeypatch):
     monkeypatch.setattr(sys.modules[tune.__module__], "fast_dtype", lambda device: torch.float32)
     world, controls = copy.deepcopy(plane), torch.full((1, 3), 0.3)

@@ -147,9 +147,7 @@ def test_a_state_without_worlds_is_refused(world, state):
             world.check_state(empty)
 
 
-@pytest.mark.xdist_group("compile")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
-@pytest.mark.usefixtures("compiled_cache")
 def test_no_state_makes_a_compiled_step_read_or_write_elsewhere(world, state):
     step, controls, refused = compile_step(world), torch.zeros(2, 2), set()
     assert step is not None

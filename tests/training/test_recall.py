@@ -16,6 +16,9 @@ SIZE = MemoryStudyConfig(drives=1, held_out=1, frames=208, d_model=64, n_layers=
 LANDMARKS = find_landmarks(SIZE.domain)
 
 
+pytestmark = pytest.mark.xdist_group("landmarks")  # one process makes what they share
+
+
 @pytest.fixture(scope="module")
 def drives() -> LandmarkDrives:
     return LANDMARKS.record(range(2), SIZE.frames)

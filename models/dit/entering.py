@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from drivedit.models.dit.networks import DiTNetworks
 from drivedit.models.dit.state import DiTState
 from drivedit.models.scenes import Scene
 from drivedit.models.world import StepOutput
 from drivedit.utils import Route, motion_between
 
-if TYPE_CHECKING:
-    from drivedit.models.dit.world import DiTWorld
-
 LARGEST_MOTION = 100.0  # between two frames of a scene, in units of `WorldConfig.motion_scale`
 
 
-def enter_row(world: DiTWorld, scene: Scene, seed: int) -> tuple[DiTState, StepOutput]:
+def enter_row(world: DiTNetworks, scene: Scene, seed: int) -> tuple[DiTState, StepOutput]:
     """Fills the ring with the context's frames, each as if the world had just made it."""
     keep = world.dynamics.capacity
     _check_motion(world, scene)
@@ -61,7 +57,7 @@ def enter_row(world: DiTWorld, scene: Scene, seed: int) -> tuple[DiTState, StepO
     ), out  # fmt: skip
 
 
-def _check_motion(world: DiTWorld, scene: Scene) -> None:
+def _check_motion(world: DiTNetworks, scene: Scene) -> None:
     """ValueError where the poses of a scene jump."""
     if scene.poses is None:
         return

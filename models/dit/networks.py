@@ -1,0 +1,166 @@
+"""The networks of a `DiTWorld`: pictures to latents and back, a denoised frame, what is read off it and told of it.
+
+Legend: B worlds, T frames, C h w latent, P tokens per frame, D token width.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from drivedit.config import WorldConfig
+from drivedit.models.dit.generation import KVCache
+from drivedit.models.dit.heads import HeadOutputs, Heads
+from drivedit.models.dit.student import DiTStudent
+from drivedit.models.dit.tokens import FrameTokenizer
+from drivedit.models.dit.vae import VAE3D
+from drivedit.models.layers.past import as_channels
+from drivedit.models.world import Sampling, StepOutput
+from drivedit.utils import Route, RouteCoder, advance_pose, noise, truncate
+
+
+class DiTNetworks(nn.Module):
+    """Autoencoder, causal diffusion transformer, and heads.
+
+    Args:
+        config: Configuration of the networks, the picture and the heads.
+
+    Raises:
+        ValueError: The spec shows no picture, or the student wants more controls than a world tells.
+    """
+
+    config: WorldConfig
+    latent_mean: Tensor
+    latent_std: Tensor
+    error_range: Tensor
+    telemetry_scale: Tensor
+    motion_scale: Tensor
+
+    def __init__(self, config: WorldConfig) -> None:
+        super().__init__()
+        spec = config.spec
+        if not spec.observations or not spec.controls:
+            raise ValueError(f"a world shows a picture and has controls, its spec has {spec}")
+        if config.student.control_dim > config.driven:
+            raise ValueError(
+                f"a world of {len(spec.controls)} controls tells its student at most {config.driven}: these, those "
+                f"before and the ego-motion; got student.control_dim {config.student.control_dim}"
+            )
+        self.config = config
+        self.vae = VAE3D.from_config(config.vae)
+        self.dynamics = DiTStudent.from_config(config.student)
+        self.tokenizer = FrameTokenizer(config.vae.latent_dim, config.patch)
+        self.coder = RouteCoder(config)
+        self.heads = Heads(
+            config.student.d_model, config.student.tokens_per_frame, len(spec.telemetry), len(spec.learned())
+        )
+        channels = (1, config.vae.latent_dim, 1, 1)
+        self.register_buffer("latent_mean", torch.zeros(channels))
+        self.register_buffer("latent_std", torch.ones(channels))
+        self.register_buffer("error_range", torch.tensor([-3.0, 0.0]))  # log errors of best and worst dreams
+        self.register_buffer(
+            "telemetry_scale", torch.tensor([value.scale for value in spec.telemetry]), persistent=False
+        )
+        self.register_buffer("motion_scale", torch.tensor(config.motion_scale), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the world lives."""
+        return self.latent_mean.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the dynamics compute."""
+        return self.dynamics.position.dtype
+
+    @property
+    def kept(self) -> int:
+        """Latents that a state keeps: those that the student looks back on, and the last one, which is seen."""
+        return max(self.config.student.history, 1)
+
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a latent."""
+        height, width = self.config.image_size
+        return self.config.vae.latent_dim, height // 8, width // 8
+
+    def encode(self, frames: np.ndarray | Tensor) -> Tensor:
+        """Encodes uint8 frames `[B, T, H, W, 3]` to latents `[B, T, C, h, w]`."""
+        x = torch.as_tensor(frames).to(self.device)
+        mean, _ = self.vae.encode(rearrange(x, "b t h w c -> b c t h w").float() / 127.5 - 1)
+        return (mean.transpose(1, 2) - self.latent_mean) / self.latent_std
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Decodes latents `[B, C, h, w]` to uint8 frames `[B, H, W, 3]`."""
+        return self.picture(latents).cpu().numpy()
+
+    def picture(self, latents: Tensor) -> Tensor:
+        """`decode` to a tensor where the world is."""
+        z = (latents * self.latent_std + self.latent_mean)[:, :, None]
+        x = self.vae.decode(z.to(next(self.vae.to_frame.parameters()).dtype))[:, :, 0]
+        return ((x + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+    def tokens(self, latents: Tensor) -> Tensor:
+        """Latents `[..., C, h, w]` to tokens `[..., P, D]`."""
+        return self.tokenizer.tokens(latents)
+
+    def untokens(self, tokens: Tensor) -> Tensor:
+        """Tokens `[..., P, D]` to latents `[..., C, h, w]`."""
+        return self.tokenizer.latents(tokens, *self.latent_shape()[1:])
+
+    def denoise(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        control: Tensor,
+        code: Tensor,
+        past: Tensor,
+        cache: KVCache,
+        last: bool = False,
+    ) -> tuple[Tensor, HeadOutputs]:
+        """One pass of the network for one frame of every row; x `[B, C, h, w]`, past `[B, history, C, h, w]`."""
+        tokens, network = self.tokens(x), self.dynamics
+        before = as_channels(self.tokens(past).unbind(1)[: network.history], tokens)
+        hidden, modulation, _ = network.features(
+            tokens.to(self.dtype),
+            cache,
+            last,
+            sigma=sigma[:, None].to(self.dtype),
+            control=control[:, None, : network.control_dim].to(self.dtype),
+            route=code[:, None].to(self.dtype),
+            past=before.to(self.dtype),
+        )
+        clean = network.read(hidden, modulation, None).float()
+        if network.history:
+            clean = clean + before[..., : network.latent_dim]
+        return self.untokens(clean), self.heads(hidden[:, 0])
+
+    def noise(self, seeds: list[int], stream: str, steps: list[int], sampling: Sampling | None = None) -> Tensor:
+        """Noise `[B, C, h, w]` of rows with these seeds at these steps of a stream, scaled as it is sampled."""
+        sampling = sampling or Sampling()
+        scale = self.config.temperature if sampling.temperature is None else sampling.temperature
+        return scale * truncate(noise(seeds, stream, steps, self.latent_shape()), sampling.top_p).to(self.device)
+
+    def code(self, route: Route, pose: Tensor, arc: Tensor, motion: Tensor) -> Tensor:
+        """The route as told for the coming frame, from where the last motion would bring the car."""
+        return self.coder(route, advance_pose(pose, motion * self.motion_scale), arc)
+
+    def output(self, readings: HeadOutputs, telemetry: Tensor) -> StepOutput:
+        """What is told, of the raw readings and the telemetry `[B, K]` in its units."""
+        spec = self.config.spec
+        probability = readings.ended.double().sigmoid().float()  # in float32 equal rows may differ in the last bit
+        ended = probability > self.config.end_threshold
+        told = dict(zip(spec.names("telemetry"), telemetry.unbind(-1), strict=False))  # without any, one is unused
+        learned = dict(zip(spec.learned(), readings.reward.unbind(-1), strict=False))
+        terms = {}
+        for name, term in spec.rewards.items():
+            if term.kind == "constant":
+                terms[name] = torch.full_like(probability, term.value)
+            elif term.kind == "on_end":
+                terms[name] = term.value * ended.float()
+            else:
+                terms[name] = (learned if term.kind == "learned" else told)[name] * term.value
+        low, high = self.error_range
+        confidence = 1 - ((readings.log_error - low) / (high - low)).clamp(0, 1)
+        return StepOutput(terms, ended, probability, told, confidence)

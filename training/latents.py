@@ -15,7 +15,8 @@ from tqdm import tqdm
 from drivedit.config import DataConfig, WorldConfig
 from drivedit.data.clips import Drives, clip_starts
 from drivedit.models import DiTWorld
-from drivedit.utils import code_fingerprint, fast_dtype, fingerprint, write_atomically
+from drivedit.models.conditions.route import RouteCoder
+from drivedit.utils import Route, advance_pose, code_fingerprint, fast_dtype, fingerprint, write_atomically
 
 log = logging.getLogger(__name__)
 AT_ONCE = 256  # frames
@@ -83,7 +84,7 @@ class Clips:
     def __init__(self, drives: Drives, latents: np.ndarray, world: WorldConfig, frames: int) -> None:
         self.latents, self.frames, self.history = latents, frames, world.student.history
         self.control = np.asarray(drives.control)
-        self.codes = drives.codes(world)
+        self.codes = route_codes(drives, world)
         self.motion = drives.motion() / np.asarray(world.motion_scale, np.float32)
         spec = world.spec
         states = len(self.control)
@@ -112,6 +113,31 @@ class Clips:
             "ended": self.ended[now],
         }
         return {name: torch.from_numpy(np.ascontiguousarray(value, np.float32)) for name, value in arrays.items()}
+
+
+def route_codes(drives: Drives, world: WorldConfig) -> np.ndarray:
+    """Route code for the frame after each state, float16 `[S, C]`, made as a dream makes it.
+
+    The foot point is tracked, and the car is placed where its last motion would bring it. C is 0 for a world that
+    is told no route, and codes of drives without a route are zero.
+    """
+    if not world.student.route_dim:
+        return np.zeros((int(drives.first[-1]), 0), np.float16)
+    coder = RouteCoder(world)
+    motions = torch.from_numpy(drives.motion())
+    lines = [line if len(line) else None for line in drives.routes]
+    route = Route.from_points(lines, [bool(c) for c in drives.closed], list(drives.bounds))
+    lengths = np.diff(drives.first)
+    codes = np.zeros((int(drives.first[-1]), world.code_widths()[0]), np.float16)
+    arc = None
+    for step in tqdm(range(int(lengths.max())), desc="routes", mininterval=5):
+        state = torch.from_numpy(drives.first[:-1] + np.minimum(step, lengths - 1))
+        pose = torch.from_numpy(np.array(drives.pose[state.numpy()])).float().nan_to_num()
+        arc = route.foot(pose[:, :2], arc)
+        alive = step < lengths
+        ahead = advance_pose(pose, motions[state])
+        codes[state.numpy()[alive]] = coder(route, ahead, arc).numpy()[alive]
+    return codes
 
 
 def _columns(values: list[np.ndarray], states: int) -> np.ndarray:

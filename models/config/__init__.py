@@ -4,7 +4,7 @@ from drivedit.config.base import BaseConfig
 from drivedit.config.domain import DomainConfig, all_domains, domain_of, find_domain
 from drivedit.config.domains import DEFAULT_WORLD
 from drivedit.config.inference import InferenceConfig
-from drivedit.config.models import StudentConfig, TeacherConfig, VAEConfig, WorldConfig
+from drivedit.config.models import CameraConfig, StudentConfig, TeacherConfig, VAEConfig, WorldConfig
 from drivedit.config.presets import ModelConfig, get_large_config, get_small_config
 from drivedit.config.spec import Modality, Quantity, RewardTerm, WorldSpec
 from drivedit.config.training import (
@@ -21,6 +21,7 @@ from drivedit.config.training import (
 __all__ = [
     "DEFAULT_WORLD",
     "BaseConfig",
+    "CameraConfig",
     "ClipConfig",
     "DataConfig",
     "DistillConfig",

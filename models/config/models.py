@@ -118,6 +118,26 @@ class TeacherConfig(BaseConfig):
 
 
 @dataclass
+class CameraConfig(BaseConfig):
+    """A camera that looks ahead from a car, over level ground.
+
+    Attributes:
+        fov: Angle of view from the left edge to the right one, in degrees.
+        height: Metres above the ground.
+        pitch: Degrees that it looks down.
+        ahead: Metres before the car's place.
+    """
+
+    fov: float = 75.0
+    height: float = 1.5
+    pitch: float = 0.0
+    ahead: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.check_ranges(fov=(1, 170), height=(0.01, 1e4), pitch=(-80, 80), ahead=(-1e3, 1e3))
+
+
+@dataclass
 class WorldConfig(BaseConfig):
     """A world of autoencoder, transformer and heads (`drivedit.models.DiTWorld`).
 
@@ -133,7 +153,10 @@ class WorldConfig(BaseConfig):
         route_offsets: Arc lengths (m) at which the route is told, seen from the car's foot point.
         route_scale: Metres for one unit of the route code.
         view: Width and height (m) of the ground that the picture shows, and where in it (shares from the left and from
-            the top) the car is; None where pictures are not taken from above: no map of the road is told then.
+            the top) the car is; None where pictures are not taken from above.
+        camera: How a camera in the car sees the road; None: none does, or it is not known how. Without `view` and
+            `camera` no map of the road is told.
+        others: Most others on the road whose boxes the world can be told, the nearest ones; 0: none; needs `camera`.
         map_cells: Cells of the map along one side of a token.
         map_arcs: First and last arc length, relative to the foot point, of the road on the map, and their distance.
         road_half_width: Metres from the centre line to the edge.
@@ -174,6 +197,8 @@ class WorldConfig(BaseConfig):
     )
     route_scale: float = 20.0
     view: tuple[float, float, float, float] | None = None
+    camera: CameraConfig | None = None
+    others: int = 0
     map_cells: int = 4
     map_arcs: tuple[float, float, float] = (-40.0, 95.0, 2.5)
     road_half_width: float = 6.67
@@ -184,9 +209,14 @@ class WorldConfig(BaseConfig):
             patch=(1, 64), sampling_steps=(1, 1000), temperature=(0, 100), motion_scale=(-LARGEST, LARGEST),
             end_threshold=(0, 2), route_offsets=(-1e5, 1e5), route_scale=(1e-3, 1e6), view=(-1e6, 1e6),
             map_cells=(1, 16), map_arcs=(-1e5, 1e5), road_half_width=(1e-3, 1e4), bounds_reach=(1e-3, 1e6),
+            others=(0, 256),
         )  # fmt: skip
         if len(self.motion_scale) != 3:
             raise ValueError(f"motion_scale must be 3 numbers (forward, right, turn), got {self.motion_scale}")
+        if self.camera and self.view:
+            raise ValueError("a picture is seen from above or by a camera: give `view` or `camera`, not both")
+        if self.others and not self.camera:
+            raise ValueError(f"others are told as a camera sees them: `others` is {self.others}, `camera` is missing")
         first, last, step = self.map_arcs
         if not 0 < step <= last - first <= 10_000 * step:
             raise ValueError(f"map_arcs must be first, last and step of 1 to 10,000 steps, got {self.map_arcs}")
@@ -219,7 +249,8 @@ class WorldConfig(BaseConfig):
         return 2 * len(self.spec.controls) + 3
 
     def code_widths(self) -> tuple[int, int]:
-        """Width of the route code, and of the part of it (the map) that each token gets."""
-        per_token = 0 if self.view is None else self.map_cells**2
-        place = 4 * len(self.route_offsets) + 1 + (0 if self.bounds_reach is None else 4)
+        """Width of the code of what is told, and of the part of it (the maps) that each token gets."""
+        per_token = (self.view is not None or self.camera is not None) + 3 * (self.others > 0)
+        per_token *= self.map_cells**2
+        place = 4 * len(self.route_offsets) + 1 + 4 * (self.bounds_reach is not None) + (self.others > 0)
         return place + per_token * self.student.tokens_per_frame, per_token

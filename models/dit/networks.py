@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from drivedit.config import WorldConfig
+from drivedit.models.conditions.route import RouteCoder
 from drivedit.models.dit.generation import KVCache
 from drivedit.models.dit.heads import HeadOutputs, Heads
 from drivedit.models.dit.student import DiTStudent
@@ -18,7 +19,7 @@ from drivedit.models.dit.tokens import FrameTokenizer
 from drivedit.models.dit.vae import VAE3D
 from drivedit.models.layers.past import as_channels
 from drivedit.models.world import Sampling, StepOutput
-from drivedit.utils import Route, RouteCoder, advance_pose, noise, truncate
+from drivedit.utils import Route, advance_pose, noise, truncate
 
 
 class DiTNetworks(nn.Module):

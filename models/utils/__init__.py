@@ -44,7 +44,7 @@ from drivedit.utils.origin import from_origin, origin_of
 from drivedit.utils.pictures import rgb
 from drivedit.utils.processes import begin_worker, one_thread
 from drivedit.utils.random import generator, global_state_kept, noise, seeded, truncate
-from drivedit.utils.route import UNBOUNDED, Route, RouteCoder, advance_pose, motion_between, route_code
+from drivedit.utils.route import UNBOUNDED, Route, advance_pose, motion_between
 from drivedit.utils.simulator import Driver, Probes, Simulator, Truth, load_object
 from drivedit.utils.streams import check_seed, restored, stream
 from drivedit.utils.tensor_utils import (
@@ -62,7 +62,6 @@ __all__ = [
     "Driver",
     "Probes",
     "Route",
-    "RouteCoder",
     "Simulator",
     "Truth",
     "Undrawn",
@@ -114,7 +113,6 @@ __all__ = [
     "rgb",
     "restore_folder",
     "restored",
-    "route_code",
     "safe_cat",
     "safe_stack",
     "save_checkpoint",

@@ -1,4 +1,4 @@
-"""The route ahead: a centre line in the plane, where the car is on it, and what the network is told of it.
+"""The route ahead: a centre line in the plane, and where the car is on it.
 
 Legend: B rows, M points, K arc-length offsets. Poses are (x, y, yaw) with yaw counter-clockwise from +x; everything
 told to networks and people is right-positive, like steering.
@@ -11,9 +11,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
-from drivedit.config import WorldConfig
+from torch import Tensor
 
 SPACING = 2.0  # metres between the points of a resampled route
 CAPACITY = 768  # points kept of a route; longer ones are told with wider steps
@@ -136,114 +134,6 @@ class Route:
             delta = xy - point[:, 0]
             arc = arc + (delta * tangent[:, 0]).sum(-1).clamp(-SPACING, SPACING)
         return torch.where(self.closed, arc % (self.count * self.spacing).clamp(min=SPACING), arc)
-
-
-def route_code(route: Route, pose: Tensor, s: Tensor, offsets: Tensor, scale: float) -> Tensor:
-    """What the network is told of the route: points and directions around the car, in the car's frame.
-
-    A car that faces backwards is told the route in the other direction.
-
-    Args:
-        route: The routes.
-        pose: `[B, 3]`.
-        s: Foot points `[B]`.
-        offsets: Arc lengths `[K]` relative to the foot point.
-        scale: Metres for one unit.
-
-    Returns:
-        `[B, 4 * K + 1]`: right, forward (squashed beyond about 6 units), sine and cosine of the direction to the
-        right, and a flag that is 1; all zero in rows without a route.
-    """
-    forward = torch.stack([pose[:, 2].cos(), pose[:, 2].sin()], -1)
-    right = torch.stack([forward[:, 1], -forward[:, 0]], -1)
-    _, tangent = route.at(s[:, None])
-    sign = torch.where((tangent[:, 0] * forward).sum(-1) < 0, -1.0, 1.0)
-    points, tangents = route.at(s[:, None] + sign[:, None] * offsets)
-    delta = (points - pose[:, None, :2]) / scale
-    delta = delta * 6 / (36 + delta.square().sum(-1, keepdim=True)).sqrt()
-    tangents = tangents * sign[:, None, None]
-    parts = [(v * axis[:, None]).sum(-1) for v in (delta, tangents) for axis in (right, forward)]
-    code = torch.cat([*parts, torch.ones_like(s)[:, None]], -1)
-    return code * (route.count > 0)[:, None]
-
-
-def bounds_code(bounds: Tensor, pose: Tensor, reach: float) -> Tensor:
-    """What the network is told of the playfield: where its nearest edge is, once that is less than `reach` away.
-
-    Args:
-        bounds: `[B, 4]` x and y at least, x and y at most.
-        pose: `[B, 3]`.
-        reach: Metres.
-
-    Returns:
-        `[B, 4]`: right and forward part of the direction to the edge, times its nearness; the nearness (0: out of
-        reach, 1: at the edge, above: beyond); and the same with an eighth of the reach.
-    """
-    apart = torch.cat([pose[:, :2] - bounds[:, :2], bounds[:, 2:] - pose[:, :2]], -1)
-    distance, edge = apart.min(-1)
-    outward = pose.new_tensor([[-1.0, 0.0], [0.0, -1.0], [1.0, 0.0], [0.0, 1.0]])[edge]
-    cos, sin = pose[:, 2].cos(), pose[:, 2].sin()
-    near = (1 - distance / reach).clamp(0, 1.5)
-    right = near * (outward[:, 0] * sin - outward[:, 1] * cos)
-    forward = near * (outward[:, 0] * cos + outward[:, 1] * sin)
-    return torch.stack([right, forward, near, (1 - 8 * distance / reach).clamp(0, 2)], -1)
-
-
-class RouteCoder(nn.Module):
-    """All that the network is told of the place: route, bounds, and a map where the world sees the ground from above.
-
-    `bounds_code` is told where the world's configuration asks for it. The map says for each cell of the picture how far
-    the nearest piece of the centre line is, in half widths of the road beyond its edge, from -1 (on it) to 2 (far).
-
-    Args:
-        config: The world's configuration.
-    """
-
-    offsets: Tensor
-    arcs: Tensor
-    cells: Tensor
-
-    def __init__(self, config: WorldConfig) -> None:
-        super().__init__()
-        self.scale, self.half_width = config.route_scale, config.road_half_width
-        self.bounds_reach = config.bounds_reach
-        first, last, step = config.map_arcs
-        self.register_buffer("offsets", torch.tensor(config.route_offsets), persistent=False)
-        self.register_buffer("arcs", torch.arange(first, last + step / 2, step, device="cpu"), persistent=False)
-        self.register_buffer("cells", _cells(config), persistent=False)
-
-    def forward(self, route: Route, pose: Tensor, s: Tensor) -> Tensor:
-        """Codes `[B, K]` of poses `[B, 3]` with foot points `[B]`; zeros where there is no route, or no edge near."""
-        code = route_code(route, pose, s, self.offsets, self.scale)
-        if self.bounds_reach is not None:
-            code = torch.cat([code, bounds_code(route.bounds, pose, self.bounds_reach)], -1)
-        if not len(self.cells):
-            return code
-        forward = torch.stack([pose[:, 2].cos(), pose[:, 2].sin()], -1)
-        right = torch.stack([forward[:, 1], -forward[:, 0]], -1)
-        points, tangents = route.at(s[:, None] + self.arcs)
-        delta = points - pose[:, None, :2]
-        seen = torch.stack([(delta * right[:, None]).sum(-1), (delta * forward[:, None]).sum(-1)], -1)
-        apart = torch.baddbmm(
-            seen.square().sum(-1)[:, None], self.cells.expand(len(pose), -1, -1), seen.transpose(1, 2), alpha=-2
-        ).amin(-1)
-        distance = (apart + self.cells.square().sum(-1)).clamp(min=0).sqrt()
-        road = (distance / self.half_width - 1).clamp(max=2)
-        return torch.cat([code, road * (route.count > 0)[:, None]], -1)
-
-
-def _cells(config: WorldConfig) -> Tensor:
-    """Centres (right, forward) in metres of the map's cells, token by token: `[P * n * n, 2]`."""
-    if config.view is None:
-        return torch.zeros(0, 2)
-    width, height, car_x, car_y = config.view
-    n, pixels = config.map_cells, 8 * config.patch
-    rows, columns = config.image_size[0] // pixels, config.image_size[1] // pixels
-    x, y = (torch.arange(count * n, device="cpu") for count in (columns, rows))
-    x = ((x + 0.5) / (columns * n) - car_x) * width
-    y = (car_y - (y + 0.5) / (rows * n)) * height
-    grid = torch.stack([x.expand(rows * n, -1), y[:, None].expand(-1, columns * n)], -1)
-    return grid.reshape(rows, n, columns, n, 2).transpose(1, 2).reshape(-1, 2)
 
 
 def advance_pose(pose: Tensor, motion: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import pytest
 from drivedit.data import iter_episodes, read_shard, write_shard
 from drivedit.data.clips import Drives
 from drivedit.models import DiTWorld
+from drivedit.training.latents import route_codes
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.session import Session
 
@@ -81,7 +82,7 @@ def test_a_recording_is_read_for_training_and_replays_bit_for_bit(session: Sessi
     assert abs(shown[5].mean() - driven[5].frame.mean()) < 4
 
     drives = Drives.open(session.folder)
-    assert len(drives) == 3 and np.isfinite(drives.codes(tiny_world.config).astype(np.float32)).all()
+    assert len(drives) == 3 and np.isfinite(route_codes(drives, tiny_world.config).astype(np.float32)).all()
     assert np.abs(drives.motion()[1:21]).max() > 0, "the pose moved, so the route is told from the right place"
 
 

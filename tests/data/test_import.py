@@ -21,6 +21,7 @@ from drivedit.data.exchange.video import Video
 from drivedit.data.recordings import iter_episodes, read_attrs, shard_paths, write_shard
 from drivedit.data.sheet import write_sheet
 from drivedit.training import __main__ as training_commands
+from drivedit.training.latents import route_codes
 from drivedit.utils.video import VideoWriter
 
 WORLD = WorldConfig(
@@ -126,7 +127,7 @@ def test_positions_give_poses_a_route_and_speed_is_telemetry(film, tmp_path):
     world = fit_config(WORLD, drives)
     assert [(value.name, value.scale) for value in world.spec.telemetry] == [("speed", 20.0)]
     assert world.student.route_dim == 61 and world.spec.conditions == ["route"]
-    assert np.abs(drives.codes(world)).max() > 0.1
+    assert np.abs(route_codes(drives, world)).max() > 0.1
 
 
 def test_a_wide_film_with_rewards_becomes_a_world_that_earns(tmp_path):
@@ -184,7 +185,7 @@ def test_a_world_is_suited_to_what_recordings_know(film, tmp_path):
     assert (
         world.end_threshold == 1
         and world.student.route_dim == world.student.map_dim == 0
-        and drives.codes(world).shape
+        and route_codes(drives, world).shape
         == (
             len(drives.frames),
             0,

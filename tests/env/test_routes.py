@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from drivedit.models import DiTWorld
-from drivedit.utils import route_code
+from drivedit.models.conditions.route import route_code
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.routes import AHEAD, BEHIND, CLEAR, FELT, RADII, draw_route, random_route
 

@@ -14,7 +14,7 @@ from drivedit.data.clips import Drives, clip_starts
 from drivedit.data.recordings import shard_path, write_shard
 from drivedit.models import DiTWorld
 from drivedit.training import steps
-from drivedit.training.latents import Clips, encode_drives
+from drivedit.training.latents import Clips, encode_drives, route_codes
 from drivedit.training.loop import train
 from drivedit.training.methods.energy import ForcingThenEnergy, energy_score
 from drivedit.training.methods.vae import laplacian_energy
@@ -102,7 +102,7 @@ def test_drives_hold_what_was_recorded(recordings):
     motion = drives.motion()[states]
     assert not motion[0].any()
     assert np.allclose(motion[1:], [2.0, -0.02, -0.02], atol=1e-3)  # a circle to the left: forward, right, turn
-    codes = drives.codes(make_world().config)[states]
+    codes = route_codes(drives, make_world().config)[states]
     road = np.delete(codes, range(61, 65), 1)
     assert np.allclose(road[5], road[25], atol=0.1) and np.abs(road[:, :4]).max() > 0.1 and (road[5, 61:] < 0).any()
     assert np.allclose(codes[0, 61:65], [0.5, 0, 0.5, 0], atol=1e-3)  # the edge of the playfield, 20 m to the right

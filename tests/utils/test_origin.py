@@ -14,6 +14,7 @@ from drivedit.data.clips import Drives
 from drivedit.data.exchange.films import Plan, import_drives
 from drivedit.data.recordings import Episode, iter_episodes, write_shard
 from drivedit.models import Scene, check_scene
+from drivedit.training.latents import route_codes
 from drivedit.training.scenes import pick_scenes
 from drivedit.utils import advance_pose, from_origin, origin_of
 
@@ -45,7 +46,7 @@ def test_a_circle_far_away_has_the_same_route_codes(film, tmp_path, shift, bound
     near, far = (Drives.open(tmp_path / name) for name in ("near", "far"))
     (episode, *_) = iter_episodes(tmp_path / "far")
     assert np.abs(episode.poses[:, :2]).max() < 1000 and episode.start["origin"] == FAR.tolist()
-    codes = [drives.codes(WORLD).astype(np.float64) for drives in (near, far)]
+    codes = [route_codes(drives, WORLD).astype(np.float64) for drives in (near, far)]
     assert np.abs(codes[0]).max() > 0.5 and np.abs(codes[0] - codes[1]).max() <= bound
     assert np.abs(near.motion() - far.motion()).max() < 1e-5
 
@@ -73,7 +74,7 @@ def test_recordings_far_away_are_unpacked_near_an_origin_of_each_drive(tmp_path,
         assert np.array_equal(opened.routes[drive], drives[0].route), "whole metres survive float32"
         assert np.array_equal(opened.bounds[drive], drives[0].bounds)
     assert np.allclose(opened.motion()[1 : steps + 1, 0], 0.2) and "off by up to 0.5 m" in caplog.text
-    codes = opened.codes(WORLD).reshape(3, steps + 1, -1)
+    codes = route_codes(opened, WORLD).reshape(3, steps + 1, -1)
     assert np.array_equal(codes[0], codes[1]) and np.array_equal(codes[0], codes[2]) and codes.any()
     scene = pick_scenes(opened, np.array([2]), WorldConfig(opened.spec, student=StudentConfig(window=4)), count=1)[0]
     assert scene.poses is not None and scene.poses.dtype == np.float32 and np.abs(scene.poses).max() < 10

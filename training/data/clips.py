@@ -1,6 +1,6 @@
 """Recordings as arrays that training draws clips from.
 
-Legend: S states of all drives one after another, T frames of a clip, C width of the route code.
+Legend: S states of all drives one after another, T frames of a clip.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from drivedit.config import RewardTerm, WorldConfig, WorldSpec
 from drivedit.data.unpacked import open_unpacked
-from drivedit.utils import Route, RouteCoder, advance_pose, motion_between
+from drivedit.utils import motion_between
 from drivedit.utils.episodes import Agents
 
 log = logging.getLogger(__name__)
@@ -162,30 +161,6 @@ class Drives:
         motion[1:] = motion_between(pose[:-1], pose[1:])
         motion[self.first[:-1]] = 0
         return motion.float().nan_to_num().numpy()
-
-    def codes(self, world: WorldConfig) -> np.ndarray:
-        """Route code for the frame after each state, float16 `[S, C]`, made as a dream makes it.
-
-        The foot point is tracked, and the car is placed where its last motion would bring it. C is 0 for a world that
-        is told no route, and codes of drives without a route are zero.
-        """
-        if not world.student.route_dim:
-            return np.zeros((int(self.first[-1]), 0), np.float16)
-        coder = RouteCoder(world)
-        motions = torch.from_numpy(self.motion())
-        lines = [line if len(line) else None for line in self.routes]
-        route = Route.from_points(lines, [bool(c) for c in self.closed], list(self.bounds))
-        lengths = np.diff(self.first)
-        codes = np.zeros((int(self.first[-1]), world.code_widths()[0]), np.float16)
-        arc = None
-        for step in tqdm(range(int(lengths.max())), desc="routes", mininterval=5):
-            state = torch.from_numpy(self.first[:-1] + np.minimum(step, lengths - 1))
-            pose = torch.from_numpy(np.array(self.pose[state.numpy()])).float().nan_to_num()
-            arc = route.foot(pose[:, :2], arc)
-            alive = step < lengths
-            ahead = advance_pose(pose, motions[state])
-            codes[state.numpy()[alive]] = coder(route, ahead, arc).numpy()[alive]
-        return codes
 
 
 def fit_config(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> WorldConfig:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-VERSION = 4
+VERSION = 5
 DIGEST = 16  # bytes
 
 Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]

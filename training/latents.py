@@ -15,8 +15,10 @@ from tqdm import tqdm
 from drivedit.config import DataConfig, WorldConfig
 from drivedit.data.clips import Drives, clip_starts
 from drivedit.models import DiTWorld
+from drivedit.models.conditions.layout import LayoutCoder, join
 from drivedit.models.conditions.route import RouteCoder
 from drivedit.utils import Route, advance_pose, code_fingerprint, fast_dtype, fingerprint, write_atomically
+from drivedit.utils.episodes import BOX
 
 log = logging.getLogger(__name__)
 AT_ONCE = 256  # frames
@@ -93,6 +95,20 @@ class Clips:
         earned = [np.asarray(drives.earned(name)) / unit if unit else np.zeros(states) for name, unit in units.items()]
         self.telemetry, self.reward = _columns(told, states), _columns(earned, states)
         self.ended = np.asarray(drives.ended).astype(np.float32)
+        self.layout = LayoutCoder(world) if world.others else None
+        self.others, self.told = nearest_others(drives, world.others)
+        self.poses = advance_pose(torch.from_numpy(drives.pose[:]).nan_to_num(), torch.from_numpy(drives.motion()))
+
+    def code(self, now: np.ndarray) -> np.ndarray:
+        """What is told for the states `now` `[B, T]`: `[B, T, K]`."""
+        codes = self.codes[now - 1]
+        if self.layout is None:
+            return codes
+        flat = now.reshape(-1)
+        told = torch.from_numpy(self.told[flat])
+        layout = self.layout(torch.from_numpy(self.others[flat]), self.poses[flat - 1].float())
+        code = join(torch.from_numpy(codes).float().flatten(0, 1), told, layout * told[:, None, None])
+        return code.unflatten(0, now.shape).numpy()
 
     def batch(self, starts: np.ndarray) -> dict[str, Tensor]:
         """Clips whose first targets are `starts`.
@@ -106,7 +122,7 @@ class Clips:
         arrays = {
             "latents": np.stack([self.latents[row[0] : row[-1] + 1] for row in index]).astype(np.float32),
             "control": np.concatenate([self.control[now], self.control[now - 1], self.motion[now - 1]], -1),
-            "route": self.codes[now - 1],
+            "route": self.code(now),
             "motion": self.motion[now],
             "telemetry": self.telemetry[now],
             "reward": self.reward[now],
@@ -128,7 +144,7 @@ def route_codes(drives: Drives, world: WorldConfig) -> np.ndarray:
     lines = [line if len(line) else None for line in drives.routes]
     route = Route.from_points(lines, [bool(c) for c in drives.closed], list(drives.bounds))
     lengths = np.diff(drives.first)
-    codes = np.zeros((int(drives.first[-1]), world.code_widths()[0]), np.float16)
+    codes = np.zeros((int(drives.first[-1]), coder.width), np.float16)
     arc = None
     for step in tqdm(range(int(lengths.max())), desc="routes", mininterval=5):
         state = torch.from_numpy(drives.first[:-1] + np.minimum(step, lengths - 1))
@@ -138,6 +154,21 @@ def route_codes(drives: Drives, world: WorldConfig) -> np.ndarray:
         ahead = advance_pose(pose, motions[state])
         codes[state.numpy()[alive]] = coder(route, ahead, arc).numpy()[alive]
     return codes
+
+
+def nearest_others(drives: Drives, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes of the nearest others at every state, float32 `[S, most, 7]`, filled up with zeros; and where known."""
+    states, agents = int(drives.first[-1]), drives.agents
+    boxes, known = np.zeros((states, most, BOX), np.float32), np.repeat(drives.agents_known, np.diff(drives.first))
+    if not most:
+        return boxes, known
+    state = np.repeat(np.arange(states), np.diff(agents.first))
+    apart = np.hypot(*(agents.boxes[:, :2] - drives.pose[state, :2]).T)
+    order = np.lexsort((apart, state))  # by state, then by distance
+    place = np.arange(len(order)) - agents.first[state]
+    kept = (place < most) & np.isfinite(apart[order])
+    boxes[state[kept], place[kept]] = agents.boxes[order[kept]]
+    return boxes, known
 
 
 def _columns(values: list[np.ndarray], states: int) -> np.ndarray:

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from drivedit.config import CameraConfig, WorldConfig
+from drivedit.models.conditions.route import RouteCoder
 from drivedit.utils import Route
 
 TOLD = 3  # numbers for a cell: nearness, and nearness times where the box faces: ahead, to the right
 HALF_NEAR = 10.0  # metres at which nearness is one half
 NEAREST = 0.3  # metres before the camera from which on things are in the picture
 SPEED = 7  # its column, after the box
+LAYOUT = 8  # numbers that tell of another
 
 
 class LayoutCoder(nn.Module):
@@ -68,24 +70,6 @@ class LayoutCoder(nn.Module):
         told = told.unflatten(1, (self.rows, n)).unflatten(3, (self.columns, n)).transpose(2, 3)
         return told.reshape(len(told), self.rows * self.columns, -1)
 
-    def join(self, code: Tensor, boxes: Tensor, known: Tensor, pose: Tensor) -> Tensor:
-        """The code of `RouteCoder` with that of the others in it.
-
-        Args:
-            code: `[B, K]`.
-            boxes: `[B, A, >= 7]`.
-            known: `[B]` bool, whether it is told who is there, though it may be nobody.
-            pose: `[B, 3]`.
-
-        Returns:
-            `[B, WorldConfig.code_widths()[0]]`.
-        """
-        tokens, known = self.rows * self.columns, known.to(code)
-        flat, maps = code.split([code.shape[1] - tokens * self.cells**2, tokens * self.cells**2], 1)
-        told = self(boxes, pose) * known[:, None, None]
-        maps = torch.cat([maps.unflatten(1, (tokens, -1)), told], -1)
-        return torch.cat([flat, known[:, None], maps.flatten(1)], 1)
-
     def outlines(self, boxes: Tensor, pose: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The rectangles that boxes fill in the picture.
 
@@ -104,6 +88,31 @@ class LayoutCoder(nn.Module):
         place = torch.stack([right / scale, -up / scale], -1)
         middle = depth.mean(-1).clamp(min=NEAREST)
         return place.amin(-2), place.amax(-2), torch.where(ahead, middle, -1.0)
+
+
+def join(code: Tensor, told: Tensor, layout: Tensor) -> Tensor:
+    """The code of `RouteCoder` with that of the others in it.
+
+    Args:
+        code: `[B, K]`, the map of as many cells as others are told for at its end.
+        told: `[B]` bool, whether it is told who is there, though it may be nobody.
+        layout: Of `LayoutCoder`, `[B, P, n * n * 3]`.
+
+    Returns:
+        `[B, WorldConfig.code_widths()[0]]`.
+    """
+    cells = layout.shape[1] * layout.shape[2] // TOLD
+    flat, maps = code.split([code.shape[1] - cells, cells], 1)
+    maps = torch.cat([maps.unflatten(1, (layout.shape[1], -1)), layout], -1)
+    return torch.cat([flat, told[:, None].to(flat), maps.flatten(1)], 1)
+
+
+def layout_part(config: WorldConfig) -> Tensor:
+    """1 for the numbers of a world's code that tell of others, 0 for those that do not: `[K]`."""
+    tokens, cells = config.student.tokens_per_frame, config.map_cells**2
+    told = torch.ones(1, tokens, TOLD * cells) if config.others else torch.zeros(1, tokens, 0)
+    code = torch.zeros(1, RouteCoder(config).width)
+    return (join(code, torch.ones(1), told) if config.others else code)[0]
 
 
 def seen_from(camera: CameraConfig, pose: Tensor, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -91,6 +91,11 @@ class RouteCoder(nn.Module):
         self.register_buffer("arcs", torch.arange(first, last + step / 2, step, device="cpu"), persistent=False)
         self.register_buffer("cells", _cells(config), persistent=False)
 
+    @property
+    def width(self) -> int:
+        """Numbers of a code."""
+        return 4 * len(self.offsets) + 1 + 4 * (self.bounds_reach is not None) + len(self.cells)
+
     def forward(self, route: Route, pose: Tensor, s: Tensor) -> Tensor:
         """Codes `[B, K]` of poses `[B, 3]` with foot points `[B]`; zeros where there is no route, or no edge near."""
         code = route_code(route, pose, s, self.offsets, self.scale)

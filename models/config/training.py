@@ -89,6 +89,7 @@ class ClipConfig(BaseConfig):
         context_noise: Scale of the half-Cauchy noise put on a clip's history, at most 1.
         drop_past: Share of clips whose history is noise altogether, so that the route has to tell everything.
         drop_route: Share of clips that dream without a route.
+        drop_layout: Share of clips that dream others on the road as they like.
         drop_motion: Share of clips that are not told their ego-motion.
         motion_noise: Standard deviation of the noise on the ego-motion that a clip is told, in its units.
     """
@@ -97,6 +98,7 @@ class ClipConfig(BaseConfig):
     context_noise: float = 0.1
     drop_past: float = 0.15
     drop_route: float = 0.1
+    drop_layout: float = 0.5
     drop_motion: float = 0.05
     motion_noise: float = 0.05
 

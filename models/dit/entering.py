@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from drivedit.models.conditions.layout import LAYOUT
 from drivedit.models.dit.networks import DiTNetworks
 from drivedit.models.dit.state import DiTState
 from drivedit.models.scenes import Scene
@@ -54,6 +55,8 @@ def enter_row(world: DiTNetworks, scene: Scene, seed: int) -> tuple[DiTState, St
     return DiTState(
         cache.k, cache.v, cache.clock, torch.tensor([seed], device=world.device),
         latents[None, : world.kept].clone(), control[-1:].clone(), motion, poses[-1:], arc, **vars(route),
+        others=torch.zeros(1, world.config.others, LAYOUT, device=world.device),
+        told=torch.zeros(1, dtype=torch.bool, device=world.device),
     ), out  # fmt: skip
 
 

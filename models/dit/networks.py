@@ -11,9 +11,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from drivedit.config import WorldConfig
+from drivedit.models.conditions.layout import TOLD, LayoutCoder, drive_on, join
 from drivedit.models.conditions.route import RouteCoder
 from drivedit.models.dit.generation import KVCache
 from drivedit.models.dit.heads import HeadOutputs, Heads
+from drivedit.models.dit.state import DiTState
 from drivedit.models.dit.student import DiTStudent
 from drivedit.models.dit.tokens import FrameTokenizer
 from drivedit.models.dit.vae import VAE3D
@@ -54,6 +56,7 @@ class DiTNetworks(nn.Module):
         self.dynamics = DiTStudent.from_config(config.student)
         self.tokenizer = FrameTokenizer(config.vae.latent_dim, config.patch)
         self.coder = RouteCoder(config)
+        self.layout = LayoutCoder(config) if config.others else None
         self.heads = Heads(
             config.student.d_model, config.student.tokens_per_frame, len(spec.telemetry), len(spec.learned())
         )
@@ -143,9 +146,35 @@ class DiTNetworks(nn.Module):
         scale = self.config.temperature if sampling.temperature is None else sampling.temperature
         return scale * truncate(noise(seeds, stream, steps, self.latent_shape()), sampling.top_p).to(self.device)
 
-    def code(self, route: Route, pose: Tensor, arc: Tensor, motion: Tensor) -> Tensor:
-        """The route as told for the coming frame, from where the last motion would bring the car."""
-        return self.coder(route, advance_pose(pose, motion * self.motion_scale), arc)
+    def code(
+        self, route: Route, pose: Tensor, arc: Tensor, motion: Tensor, others: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """What is told for the coming frame, from where the last motion would bring the car.
+
+        Args:
+            route: The routes.
+            pose: The cars' `[B, 3]`.
+            arc: Where on the route they are `[B]`.
+            motion: Their last motions `[B, 3]`.
+            others: Whether it is told who else is there `[B]`, and what of them, as `drive_others` gives it; None: no.
+        """
+        code = self.coder(route, advance_pose(pose, motion * self.motion_scale), arc)
+        if self.layout is None:
+            return code
+        return join(code, *(others or (torch.zeros(len(code), device=self.device), self.nobody(len(code)))))
+
+    def drive_others(self, state: DiTState) -> tuple[Tensor, Tensor]:
+        """Others `[B, A, 8]` at the coming frame, and what is told of them `[B, P, k]`: zeros where nothing is."""
+        if self.layout is None or not state.told.any():
+            return state.others, self.nobody(len(state))
+        others = drive_on(state.others, state.route, self.config.spec.dt)
+        layout = self.layout(others, advance_pose(state.pose, state.motion * self.motion_scale))
+        return others, layout * state.told[:, None, None]
+
+    def nobody(self, rows: int) -> Tensor:
+        """What is told of others where nothing is: zeros `[B, P, k]`."""
+        width = 0 if self.layout is None else TOLD * self.config.map_cells**2
+        return torch.zeros(rows, self.config.student.tokens_per_frame, width, device=self.device)
 
     def output(self, readings: HeadOutputs, telemetry: Tensor) -> StepOutput:
         """What is told, of the raw readings and the telemetry `[B, K]` in its units."""

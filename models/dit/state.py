@@ -35,6 +35,8 @@ class DiTState(RowState):
         spacing: `[B]` metres between two points.
         closed: `[B]` whether the route is a loop.
         bounds: `[B, 4]` of the playfield: x and y at least, x and y at most.
+        others: `[B, A, 8]` boxes of others and their speeds, as `drivedit.models.conditions.layout` has them.
+        told: `[B]` whether the world is told who is there; else it dreams others as it likes.
     """
 
     COUNT: ClassVar[str] = "clock"
@@ -53,6 +55,8 @@ class DiTState(RowState):
     spacing: Tensor
     closed: Tensor
     bounds: Tensor
+    others: Tensor
+    told: Tensor
 
     @property
     def route(self) -> Route:
@@ -80,7 +84,7 @@ class DiTState(RowState):
             ValueError: A value cannot be part of a world's present moment.
         """
         most_of = {"k": LARGEST_CACHED, "v": LARGEST_CACHED, "motion": LARGEST_MOTION, "control": control}
-        for name in ("k", "v", "latents", "control", "motion", "pose", "arc", "points", "spacing"):
+        for name in ("k", "v", "latents", "control", "motion", "pose", "arc", "points", "spacing", "others"):
             value, most = getattr(self, name), most_of.get(name, LARGEST)
             largest = value.abs().amax().item() if value.numel() else 0.0
             if not largest <= most:
@@ -89,6 +93,7 @@ class DiTState(RowState):
             ("count", "0 or at least 2 points", self.count != 1),
             ("spacing", "more than 0 m", self.spacing > 0),
             ("closed", "True or False", self.closed.view(uint8) < 2),
+            ("told", "True or False", self.told.view(uint8) < 2),
             ("bounds", "[x_min, y_min, x_max, y_max]", (self.bounds[:, :2] < self.bounds[:, 2:]).all(1)),
         ):
             if not good.all():

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from drivedit.config import Modality, WorldConfig
+from drivedit.models.conditions.layout import LAYOUT
 from drivedit.models.dit.entering import enter_row
 from drivedit.models.dit.generation import KVCache
 from drivedit.models.dit.heads import HeadOutputs
@@ -83,9 +84,11 @@ class DiTWorld(DiTNetworks, World[DiTState]):
             "clock": (), "seeds": (), "latents": (self.kept, *self.latent_shape()),
             "control": (len(self.config.spec.controls),), "motion": (3,), "pose": (3,), "arc": (),
             "points": (CAPACITY, 2), "count": (), "spacing": (), "closed": (), "bounds": (4,),
+            "others": (self.config.others, LAYOUT), "told": (),
         }  # fmt: skip
-        types = {"clock": torch.long, "seeds": torch.long, "count": torch.long, "closed": torch.bool}
-        layout = {name: (types.get(name, torch.float32), shape) for name, shape in shapes.items()}
+        whole, flags = ("clock", "seeds", "count"), ("closed", "told")
+        layout = {name: (torch.long if name in whole else torch.float32, shape) for name, shape in shapes.items()}
+        layout |= {name: (torch.bool, ()) for name in flags}
         return layout | dict.fromkeys(("k", "v"), (self.dtype, (layers, *ring)))
 
     # -- pictures ------------------------------------------------------------------------------------------------
@@ -159,7 +162,8 @@ class DiTWorld(DiTNetworks, World[DiTState]):
         """`step` from the noise `x` on, in which nothing is drawn."""
         cache = KVCache(state.k, state.v, state.clock)
         route = state.route
-        code = self.code(route, state.pose, state.arc, state.motion)
+        others, layout = self.drive_others(state)
+        code = self.code(route, state.pose, state.arc, state.motion, (state.told, layout))
         driven = torch.cat([controls, state.control, state.motion], -1)
         readings: HeadOutputs | None = None
 
@@ -179,7 +183,7 @@ class DiTWorld(DiTNetworks, World[DiTState]):
         state = DiTState(
             cache.k, cache.v, cache.clock + 1, state.seeds,
             torch.cat([x[:, None], state.latents], 1)[:, : self.kept], controls.clone(),
-            readings.motion, pose, arc, **vars(route),
+            readings.motion, pose, arc, **vars(route), others=others, told=state.told,
         )  # fmt: skip
         return state, self.output(readings, telemetry)
 

@@ -106,13 +106,15 @@ class CompiledStep:
         controls = controls.to(self._device, torch.float32).contiguous()
         tensors = {name: value.contiguous() for name, value in vars(state).items()}
         tensors |= {name: tensors[name].clone() for name in ("clock", "control", "motion", "pose", "arc")}
+        others, layout = self.world.drive_others(state)
+        tensors["others"] = others
         latents = torch.empty_like(tensors["latents"])
         telemetry = torch.empty(worlds, self._model.telemetry)
         columns, ended = torch.empty(2 + len(self._terms), worlds), torch.empty(worlds, dtype=torch.bool)
         memory = self._memory.take()
         self._run(
             byref(self._model),
-            byref(State(*(tensors[name].data_ptr() for name in STATE), tensors["points"].shape[1])),
+            byref(State(*(tensors[name].data_ptr() for name in STATE), layout.data_ptr(), tensors["points"].shape[1])),
             byref(Output(*(value.data_ptr() for value in (latents, telemetry, columns, ended)))),
             c_void_p(noise.data_ptr()), c_void_p(controls.data_ptr()), c_long(worlds),
             min(self._threads, torch.get_num_threads()), _aligned(memory),

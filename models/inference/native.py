@@ -16,6 +16,7 @@ from torch import Tensor
 from drivedit.config import WorldSpec
 from drivedit.inference.tune import FoldedFrame, PackedConv, PackedResBlock, PackedUp
 from drivedit.models import DiTWorld
+from drivedit.models.conditions.layout import TOLD
 from drivedit.models.flow.path import noise_levels
 from drivedit.models.layers.blocks import Block, fourier_features, squared_relu
 
@@ -52,7 +53,7 @@ class Model(Structure):
 
     _fields_ = [
         *_fields(c_long, "layers width heads tokens depth history capacity"),
-        *_fields(c_long, "controls actions channels rows columns patch telemetry rewards passes terms"),
+        *_fields(c_long, "controls actions channels rows columns patch telemetry rewards passes terms layout"),
         ("coder", Coder),
         *_fields(Linear, "embed control1 control2 route1 route2 map1 map2 modulation squeeze read1 read2 head"),
         ("blocks", POINTER(Linear)),
@@ -61,13 +62,13 @@ class Model(Structure):
     ]
 
 
-STATE = tuple("k v clock latents control motion pose arc points count spacing closed bounds".split())
+STATE = tuple("k v clock latents control motion pose arc points count spacing closed bounds told".split())
 
 
 class State(Structure):
     """Where the tensors of a `DiTState` lie."""
 
-    _fields_ = [*_fields(c_void_p, " ".join(STATE)), ("route_width", c_long)]
+    _fields_ = [*_fields(c_void_p, " ".join(STATE)), ("layout", c_void_p), ("route_width", c_long)]
 
 
 class Output(Structure):
@@ -151,6 +152,7 @@ class Parts:
             controls=network.control_dim, actions=len(config.spec.controls), channels=channels, rows=rows,
             columns=columns, patch=config.patch,
             telemetry=len(config.spec.telemetry), rewards=heads.rewards, passes=len(levels), terms=len(terms),
+            layout=_layout(world),
             coder=Coder(
                 self.keep(coder.offsets), self.keep(coder.arcs), self.keep(coder.cells.T),
                 len(coder.offsets) if routed else 0, len(coder.arcs), len(coder.cells) if mapped else 0, coder.scale,
@@ -254,13 +256,14 @@ def _check_model(world: DiTWorld) -> None:
     channels, rows, columns = world.latent_shape()
     patch, reach, map_dim = config.patch, config.bounds_reach, student.map_dim
     seen = len(world.coder.cells) // student.tokens_per_frame if student.route_dim else 0
-    code = 4 * len(config.route_offsets) + 1 + 4 * (reach is not None) + map_dim * student.tokens_per_frame
+    code = 4 * len(config.route_offsets) + 1 + 4 * (reach is not None) + (config.others > 0)
+    code += map_dim * student.tokens_per_frame
     _compare({
         "student.latent_dim": (student.latent_dim, channels * patch**2),
         "student.tokens_per_frame": (student.tokens_per_frame * patch**2, rows * columns),
         "rest of the latent's sides by patch": ((rows % patch, columns % patch), (0, 0)),
         "units of motion": (len(config.motion_scale), 3),
-        "student.map_dim": (map_dim, seen if map_dim else 0),
+        "student.map_dim": (map_dim, seen + _layout(world) if map_dim else 0),
         "student.route_dim": (student.route_dim, code if student.route_dim else 0),
         "bounds_reach above 0": (reach is None or reach > 0, True),
         "route_offsets": (bool(config.route_offsets) or not student.route_dim, True),
@@ -273,6 +276,11 @@ def _check_model(world: DiTWorld) -> None:
     widest = max(student.d_model, student.latent_dim, student.tokens_per_frame)
     if widest > WIDEST:
         raise ValueError(f"rows and frames of a compiled world are of at most {WIDEST} numbers, got {widest}")
+
+
+def _layout(world: DiTWorld) -> int:
+    """Numbers that each token is told of others."""
+    return TOLD * world.config.map_cells**2 if world.config.others and world.config.student.map_dim else 0
 
 
 def _is_known(block: Any) -> bool:

@@ -1,6 +1,7 @@
 """What a network is told of the place: closed-form answers on circles, straights and boxes."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from helpers.worlds import spec_of
 
 from drivedit.config import CameraConfig, StudentConfig, WorldConfig
 from drivedit.config.domains.carracing import SPEC
-from drivedit.models.conditions.layout import LayoutCoder, drive_on, seen_from
+from drivedit.models.conditions.layout import LayoutCoder, drive_on, join, layout_part, seen_from
 from drivedit.models.conditions.route import RouteCoder, bounds_code, ground_below, route_code
 from drivedit.utils import Route
 
@@ -133,7 +134,9 @@ def test_a_box_is_told_where_it_stands_how_near_and_how_turned():
     slope = math.tan(math.radians(75) / 2)
     level = seen_from(CameraConfig(pitch=0.0, ahead=0.4), torch.tensor(FACING_NORTH), *boxes[0, 0, :3])
     assert float(level[0]) == pytest.approx(20.0) and float(depth[0, 0]) == pytest.approx(20.0, abs=0.05)
-    assert high[0, 0, 0] == pytest.approx(1 / (18 * slope), rel=0.01) and float(low[0, 0, 0] + high[0, 0, 0]) == pytest.approx(0, abs=1e-5)
+    assert high[0, 0, 0] == pytest.approx(1 / (18 * slope), rel=0.01) and float(
+        low[0, 0, 0] + high[0, 0, 0]
+    ) == pytest.approx(0, abs=1e-5)
     told = as_picture(coder(boxes, torch.tensor([FACING_NORTH])), 3)
     there = np.argwhere(told[..., 0] > 0)
     assert set(there[:, 1]) == {14, 15, 16, 17} and set(there[:, 0]) <= {7, 8, 9}
@@ -160,7 +163,8 @@ def test_nobody_and_not_known_are_told_apart():
     pose, line = torch.tensor([FACING_NORTH] * 2), Route.from_points([None, None], [False, False])
     code = route(line, pose, torch.zeros(2))
     boxes = torch.tensor([[box(0, 12), NOBODY, NOBODY]] * 2)
-    joined = coder.join(code, boxes, torch.tensor([True, False]), pose)
+    told = torch.tensor([True, False])
+    joined = join(code, told, coder(boxes, pose) * told[:, None, None])
     assert joined.shape[1] == SEEN.code_widths()[0] and SEEN.code_widths()[1] == 64
     place = 4 * len(SEEN.route_offsets) + 1
     assert joined[:, place].tolist() == [1.0, 0.0]
@@ -189,3 +193,12 @@ def test_others_drive_on_along_the_road_in_their_own_lane():
 def test_what_does_not_go_together_is_refused(wrong):
     with pytest.raises(ValueError, match="camera"):
         WorldConfig(spec_of(64, 128), **wrong)
+
+
+def test_what_tells_of_others_is_known_in_the_code():
+    part = layout_part(SEEN)
+    assert len(part) == SEEN.code_widths()[0] and int(part.sum()) == 1 + 32 * 3 * 16
+    told = torch.ones(1, 32, 3 * 16)
+    code = join(torch.zeros(1, RouteCoder(SEEN).width), torch.tensor([True]), told)
+    assert torch.equal(code[0], part)
+    assert not layout_part(replace(SEEN, others=0)).any()

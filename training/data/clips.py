@@ -197,8 +197,14 @@ def fit_config(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> Worl
     rewards = _rewards(spec, drives)
     ending, routed = bool(np.asarray(drives.ended).any()), any(len(line) for line in drives.routes)
     routed = routed and world.student.route_dim > 0
+    others = world.others if drives.agents_known.any() else 0
     lacking = [value.name for value in spec.telemetry if value.name not in known]
-    told = (("reward", any(term.value for term in rewards.values())), ("endings", ending), ("route", routed))
+    told = (
+        ("reward", any(term.value for term in rewards.values())),
+        ("endings", ending),
+        ("route", routed),
+        ("layout", others or not world.others),
+    )
     lacking += [name for name, there in told if not there]
     if lacking:
         log.info("the world will not know what these recordings lack: %s", ", ".join(lacking))
@@ -215,15 +221,15 @@ def fit_config(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> Worl
         spec,
         telemetry=[value for value in spec.telemetry if value.name in known],
         rewards=rewards,
-        conditions=["route"] if routed else [],
+        conditions=["route"] * routed + ["layout"] * bool(others),
         dt=drives.spec.dt,
         endings=spec.endings if ending else {},
     )
     world = replace(
-        world, spec=spec, student=student, vae=replace(world.vae, in_channels=channels),
+        world, others=others, spec=spec, student=student, vae=replace(world.vae, in_channels=channels),
         end_threshold=world.end_threshold if ending else 1.0,
     )  # fmt: skip
-    route_dim, map_dim = world.code_widths() if routed else (0, 0)
+    route_dim, map_dim = world.code_widths() if routed or others else (0, 0)
     return replace(world, student=replace(student, route_dim=route_dim, map_dim=map_dim))
 
 

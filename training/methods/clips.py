@@ -16,6 +16,7 @@ from torch import Tensor
 
 from drivedit.config import ClipConfig
 from drivedit.models import DiTWorld
+from drivedit.models.conditions.layout import layout_part
 from drivedit.models.layers.past import past_of
 from drivedit.training.methods.method import Logs, Method, Progress
 from drivedit.utils import generator
@@ -69,23 +70,34 @@ class ClipMethod(Method):
         config: How the clips are blurred.
     """
 
+    of_others: Tensor  # which numbers of the code tell of others on the road
+
     def __init__(self, world: DiTWorld, config: ClipConfig) -> None:
         super().__init__()
-        self.clips, self.history = config, world.config.student.history
+        self.clips, self.history, self.others = config, world.config.student.history, world.config.others
         self.to_tokens = world.tokenizer.tokens
+        self.register_buffer("of_others", layout_part(world.config), persistent=False)
 
     def loss(self, batch: dict[str, Any], progress: Progress, rng: torch.Generator) -> tuple[Tensor, Logs]:
         """Loss of a batch of `drivedit.training.latents.Clips`."""
         rngs = Rngs(rng, batch["latents"].device, generator(0, "alike", int(progress.share * 2**31)))
         tokens = self.to_tokens(batch["latents"])
         target = tokens[:, self.history :]
-        route = batch["route"] * (rngs.uniform(len(target), 1, 1) >= self.clips.drop_route)
+        route = self.told(batch["route"], rngs)
         control = self.blur_motion(batch["control"], rngs)
         return self.clip_loss(Clip(tokens, target, control, route, batch), progress, rngs)
 
     @abstractmethod
     def clip_loss(self, clip: Clip, progress: Progress, rngs: Rngs) -> tuple[Tensor, Logs]:
         """The loss of clips."""
+
+    def told(self, code: Tensor, rngs: Rngs) -> Tensor:
+        """Of the code of clips, the route is dropped from some, and others on the road from some."""
+        routed = (rngs.uniform(len(code), 1, 1) >= self.clips.drop_route).to(code)
+        if not self.others:
+            return code * routed
+        peopled = (rngs.uniform(len(code), 1, 1) >= self.clips.drop_layout).to(code)
+        return code * torch.lerp(routed, peopled, self.of_others)
 
     def blur_motion(self, control: Tensor, rngs: Rngs) -> Tensor:
         """Noise on the ego-motion that a clip is told; none is told in `drop_motion` of the clips."""

@@ -92,8 +92,12 @@ private:
                 float* code = s.code + i * s.code_width;
                 route(b).code(m.coder, there, state.arc[b], code);
                 convert(code, flat, s.codes + i * s.code_width);
+                const float told = state.told[b];
+                if (m.layout) convert(&told, 1, s.codes + i * s.code_width + flat);
                 for (long t = 0; t < m.tokens && places; ++t) {
-                    convert(code + flat + t * places, places, s.mapped + (i * m.tokens + t) * m.map1.inputs);
+                    T* mapped = s.mapped + (i * m.tokens + t) * m.map1.inputs;
+                    convert(code + flat + t * places, places, mapped);
+                    convert(state.layout + (b * m.tokens + t) * m.layout, m.layout, mapped + places);
                 }
             }
             std::copy(noise + b * size, noise + (b + 1) * size, s.latent + i * size);

@@ -7,7 +7,7 @@
 // The networks and the settings of a world.
 struct Model {
     long layers, width, heads, tokens, depth, history, capacity;
-    long controls, actions, channels, rows, columns, patch, telemetry, rewards, passes, terms;
+    long controls, actions, channels, rows, columns, patch, telemetry, rewards, passes, terms, layout;
     Coder coder;
     Linear embed, control1, control2, route1, route2, map1, map2, modulation, squeeze, read1, read2, head;
     const Linear* blocks;                // [layers, 4]: qkv, out, up, down
@@ -31,6 +31,8 @@ struct State {
     const float* spacing;
     const uint8_t* closed;  // 0: no
     const float* bounds;
+    const uint8_t* told;    // of others, 0: no
+    const float* layout;    // [worlds, tokens, Model::layout] what is told of them
     long route_width;
 };
 
@@ -71,7 +73,7 @@ template <class T> struct Scratch {
         long lanes = whole(m.tokens, LANES);
         long rows = GROUP * m.tokens;
         wide = whole(m.width, 32), inner = m.blocks[3].inputs;
-        code_width = whole(4 * m.coder.offset_count + 5 + m.coder.cell_count, 32);
+        code_width = whole(4 * m.coder.offset_count + 6 + m.coder.cell_count, 32);
         x = arena.take<float>(rows * wide);
         qkv = arena.take<float>(rows * m.blocks[0].outputs);
         modulation = arena.take<float>(GROUP * m.modulation.outputs);

@@ -137,6 +137,11 @@ class WorldSpec(BaseConfig):
         """The names of the controls or of the telemetry values, in order."""
         return [quantity.name for quantity in getattr(self, what)]
 
+    @property
+    def rest(self) -> list[float]:
+        """Controls that do nothing: zero each, or what is nearest to it."""
+        return [min(max(0.0, control.low), control.high) for control in self.controls]
+
     def two_sided(self) -> int | None:
         """Place of the control that steers: `steering`, or else the first that goes as far to either side of zero."""
         names = self.names("controls")

@@ -29,13 +29,13 @@ from drivedit.models.dit.vae import VAE3D
 from drivedit.models.flow.path import noise_levels
 from drivedit.models.flow.sampler import sample
 from drivedit.models.layers.past import as_channels
-from drivedit.models.scenes import Scene, check_scene
+from drivedit.models.scenes import ROUTE, Scene, check_scene
 from drivedit.models.world import Sampling, Scenes, StepOutput, World
 from drivedit.utils import Route, RouteCoder, advance_pose, noise, truncate
 from drivedit.utils.route import CAPACITY
 
 LATENT = "latent"  # the kind of observation that is not decoded
-GIVEN = {"route", "closed", "bounds", "arc"}  # what a state can be told
+ON_ROUTE: dict[str, Any] = {"points": None, "closed": False, "bounds": None, "arc": None}
 
 
 class DiTWorld(World[DiTState]):
@@ -320,32 +320,24 @@ class DiTWorld(World[DiTState]):
     # -- what is given -------------------------------------------------------------------------------------------
 
     def condition(self, state: DiTState, values: Mapping[str, Any]) -> DiTState:
-        """The state on another road.
-
-        Args:
-            state: States of B worlds.
-            values: `route`: float32 `[M, 2]` in metres, or None; `closed`: whether it is a loop; `bounds`: `[4]` of the
-                playfield; `arc`: where on the route the cars are, in metres; left out: at the nearest point.
-
-        Raises:
-            ValueError: Something else is given.
-        """
-        if "route" not in values or set(values) - GIVEN:
-            raise ValueError(f"this world is told {sorted(GIVEN)} (route is needed), got {sorted(values)}")
-        rows = len(state)
-        given = (
-            [values.get(name, default)] * rows
-            for name, default in (("route", None), ("closed", False), ("bounds", None))
-        )
-        state = replace(state, **vars(Route.from_points(*given).to(self.device)))
-        begin = torch.full_like(state.arc, values["arc"]) if "arc" in values else None
+        """The state on another road; see `World.condition`."""
+        self.check_conditions(values)
+        if ROUTE not in values:
+            return state
+        told = ON_ROUTE | (values[ROUTE] or {})
+        if told.keys() - ON_ROUTE.keys():
+            raise ValueError(f"the condition route has the parts {list(ON_ROUTE)}, got {list(values[ROUTE])}")
+        *given, arc = told.values()
+        route = Route.from_points(*([part] * len(state) for part in given))
+        state = replace(state, **vars(route.to(self.device)))
+        begin = None if arc is None else torch.full_like(state.arc, arc)
         # a drawing may pass the car several times: this is where it is
         state.arc = state.route.foot(state.pose[:, :2], begin)
         return state
 
     def conditions(self, state: DiTState) -> dict[str, Any]:
         """The `route` of all rows, and where on it the cars are: `arc` `[B]` in metres."""
-        return {"route": state.route, "arc": state.arc}
+        return {ROUTE: state.route, "arc": state.arc}
 
     def reseed(self, state: DiTState, seeds: Sequence[int]) -> DiTState:
         """The state with other futures."""

@@ -82,7 +82,7 @@ def measure(
 def flops_per_frame(world: World) -> dict[str, float]:
     """Operations for one generated frame, by torch's counter; the world must not have been tuned."""
     state = world.start(world.scenes[:1], [0])
-    controls = torch.zeros(1, len(world.spec.controls), device=world.device)
+    controls = torch.tensor([world.spec.rest], device=world.device)
     with FlopCounterMode(display=False) as dynamics:
         world.step(state, controls)
     with FlopCounterMode(display=False) as decoder, torch.no_grad():
@@ -140,7 +140,7 @@ def curves(world: World, quiet: bool = False) -> dict[str, Any]:
 
     The worlds have random weights: only the cost is looked at.
     """
-    config, student, width = world.config, world.config.student, len(world.spec.controls)
+    config, student, rest = world.config, world.config.student, np.array([world.spec.rest], np.float32)
     plans = {
         "window": [(window, replace(config, student=replace(student, window=window)), 4) for window in WINDOWS],
         "picture": [(size, _resized(config, size), 4) for size in SIZES],
@@ -151,11 +151,11 @@ def curves(world: World, quiet: bool = False) -> dict[str, Any]:
         times = []
         for _, changed, batch in tqdm(points, desc=f"cost against {name}", disable=quiet):
             random = tune(DiTWorld(replace(changed, end_threshold=2.0)))  # nothing ends
-            frames = np.zeros((2, *changed.image_size, 3), np.uint8)
-            scene = {"frames": frames, "controls": np.zeros((1, width), np.float32)}
+            frames = np.zeros((2, *changed.spec.observations[changed.spec.picture].shape), np.uint8)
+            scene = {"frames": frames, "controls": rest}
             envs = DriveDiTVectorEnv(batch, random)
             envs.reset(seed=0, options={"scene": scene})
-            actions = np.zeros((batch, width), np.float32)
+            actions = rest.repeat(batch, 0)
             for _ in range((changed.student.window or 8) + 2):
                 envs.step(actions)
             times.append(1e3 * float(np.median([_timed(lambda e=envs, a=actions: e.step(a)) for _ in range(12)])))

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from drivedit.models import RowState, Scene, StepOutput, World
+from drivedit.models.scenes import ROUTE
 from drivedit_env.routes import draw_route, random_route
 
 OPTIONS = ("scene", "route", "closed")
@@ -74,7 +75,7 @@ def enter(world: World, start: Start) -> tuple[RowState, StepOutput]:
 
     Scenes of a world that is on disk are entered once, on their own road; a drawn one begins out of sight.
     """
-    own = start.index >= 0 and (start.arc is None or "route" in world.spec.conditions)
+    own = start.index >= 0 and (start.arc is None or ROUTE in world.spec.conditions)
     known = _entered.setdefault(world, {}) if world.fingerprint and own else {}
     if start.index not in known:
         scene = world.scenes[start.index] if own else start.scene
@@ -82,9 +83,7 @@ def enter(world: World, start: Start) -> tuple[RowState, StepOutput]:
     state, out = known[start.index]
     state = world.reseed(state.clone(), [start.future])
     if start.arc is not None:
-        scene = start.scene
-        told = {"route": scene.route, "closed": scene.closed, "bounds": scene.bounds, "arc": start.arc}
-        state = world.condition(state, told)
+        state = world.condition(state, {ROUTE: {**start.scene.conditions[ROUTE], "arc": start.arc}})
     return state, out
 
 

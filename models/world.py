@@ -160,7 +160,22 @@ class World(WorldStorage, ABC, Generic[S]):
 
     @abstractmethod
     def condition(self, state: S, values: Mapping[str, Any]) -> S:
-        """The state with other conditions (names of `spec.conditions`) from now on."""
+        """The state with other conditions from now on, of all rows.
+
+        Args:
+            state: States of B worlds.
+            values: By names of `spec.conditions`, each as a scene's `conditions` have it; None: it is dreamed freely.
+                Those that are left out stay. A `route` may also have `arc`, where on it the cars are in metres; left
+                out: at the nearest point.
+
+        Raises:
+            ValueError: The spec has no such condition (`check_conditions`), or a value does not fit.
+        """
+
+    def check_conditions(self, values: Mapping[str, Any]) -> None:
+        """Raises ValueError if a condition is named that the spec does not have; both are told."""
+        if set(values) - set(self.spec.conditions):
+            raise ValueError(f"this world is told the conditions {self.spec.conditions}, got {list(values)}")
 
     @abstractmethod
     def conditions(self, state: S) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from drivedit.config import (
     VAEStageConfig,
     WorldConfig,
 )
-from drivedit.data.clips import Drives, fit_config
+from drivedit.data.clips import Drives, fit_config, with_one_picture
 from drivedit.data.recordings import read_folder_attrs
 from drivedit.models import DiTTeacher, DiTWorld
 from drivedit.training.calibration import calibrate
@@ -66,7 +66,7 @@ def vae(
     read_folder_attrs(data.root, held_out=False)
     with run_folder(run, where) as folder:
         DiTWorld.check_place(folder / "vae" / "world")
-        drives = _open(data, where)
+        drives = _open(data, where, world.spec.picture if world.spec.observations else data.picture)
         world = fit_config(world, drives)
         states, held = _pictures(drives, data, where)
 
@@ -121,7 +121,7 @@ def decoder(
     with run_folder(run, where) as place:
         DiTWorld.check_place(place / "decoder" / "world")
         world = DiTWorld.from_pretrained(folder, device=where)
-        drives = _open(data, where)
+        drives = _open(data, where, world.spec.picture)
         latents = _latents(world, drives, place)
         states, held = _pictures(drives, data, where)
         sample = np.sort(np.random.default_rng(0).choice(states, min(1024, states), replace=False))
@@ -164,7 +164,7 @@ def student(
     _need_autoencoder(run)
     with run_folder(run, where) as folder:
         coder = DiTWorld.from_pretrained(folder / "vae" / "world", device=where)
-        drives = _open(data, where)
+        drives = _open(data, where, coder.spec.picture)
         world = fit_config(world, drives, loss.clip_frames)
         if coder.config.vae != world.vae:
             raise ValueError(
@@ -206,7 +206,7 @@ def distill(
         if result.dynamics.window is not None:  # its length bounds clips only, and long rollouts need long clips
             needed = loss.clip_frames * result.dynamics.tokens_per_frame
             result.dynamics.max_seq_len = max(result.dynamics.max_seq_len, needed)
-        drives = _open(data, where)
+        drives = _open(data, where, result.spec.picture)
         if real_score is None:
             stage = METHODS[loss.method](result, loss)
         else:
@@ -232,7 +232,7 @@ def teacher(
     read_folder_attrs(data.root, held_out=False)
     with run_folder(run, where) as place:
         world = DiTWorld.from_pretrained(folder, device=where)
-        drives = _open(data, where)
+        drives = _open(data, where, world.spec.picture)
         sizes = world.config.student
         with seeded(generator(train_.seed, "weights")):
             network = DiTTeacher(
@@ -302,10 +302,10 @@ def _told(figures: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
 
-def _open(data: DataConfig, device: torch.device) -> Drives:
-    """Opens recordings, which unpacks them where that was not done before: one process at a time."""
+def _open(data: DataConfig, device: torch.device, picture: str | None) -> Drives:
+    """Opens one picture of recordings, which unpacks them where that was not done before: one process at a time."""
     with PartialState(cpu=device.type == "cpu").main_process_first():
-        return Drives.open(data.root)
+        return with_one_picture(Drives.open(data.root), picture)
 
 
 def _latents(world: DiTWorld, drives: Drives, run: Path) -> np.ndarray:

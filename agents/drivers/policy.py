@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from drivedit.agents.dreams import Encode, open_encoder
-from drivedit.agents.learning.wrappers import Memory
+from drivedit.agents.learning.wrappers import Memory, scaled
 from drivedit.config.base import BaseConfig
+from drivedit.config.spec import LARGEST
 from drivedit.utils import read_tensors, write_tensors
 
 FORMAT = "drivedit-agent-2"
@@ -39,17 +40,19 @@ class PolicySpec(BaseConfig):
     """What the weights of a policy do not tell.
 
     Attributes:
-        shape: Of one observation: frames uint8 `[H, W, 3]`, or latents float32 `[C, h, w]`.
+        shape: Of one observation: frames uint8 `[H, W, 1 or 3]`, or latents float32 `[C, h, w]`.
         sees: `pixels` or `latent`.
         gray: Whether frames are made grey.
         stack: Observations that the policy sees at once.
         padding: What stands before the first observation of an episode: `first`, copies of it, or `zeros`.
         normalize: Whether frames are divided by 255.
         activation: Of the perceptron: a key of `ACTIVATIONS`, with torch's default arguments.
-        squash: Whether actions pass through tanh (SAC, TD3); else they are clipped to the box.
+        squash: Whether actions pass through tanh (SAC, TD3); else they are clipped to [-1, 1].
         repeat: Steps that every decision lasts.
         fingerprint: Of the world whose latents it sees; empty: not known.
         world: Name or folder of that world, where it was when the policy learned.
+        low: Least value of every control, which -1 of the network means; None: -1.
+        high: Greatest one, which 1 means; None: 1.
     """
 
     shape: list[int]
@@ -63,19 +66,25 @@ class PolicySpec(BaseConfig):
     repeat: int = 1
     fingerprint: str = ""
     world: str | None = None
+    low: list[float] | None = None
+    high: list[float] | None = None
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {list(ACTIVATIONS)}, got {self.activation!r}")
         if self.repeat < 1 or self.stack < 1:
             raise ValueError(f"repeat and stack must be at least 1, got {self.repeat} and {self.stack}")
-        if self.sees == "pixels" and (len(self.shape) != 3 or self.shape[2] != 3):
-            raise ValueError(f"a frame is [H, W, 3], got {self.shape}")
+        if self.sees == "pixels" and (len(self.shape) != 3 or self.shape[2] not in (1, 3)):
+            raise ValueError(f"a frame is [H, W, 1 or 3], got {self.shape}")
         if len(self.shape) != 3 or min(self.shape) < 1 or self.stack * math.prod(self.shape) > MOST_SEEN:
             raise ValueError(
                 f"an observation has three axes, and all that is seen at once at most {MOST_SEEN} numbers; "
                 f"got {self.stack} of {self.shape}"
             )
+        self.check_ranges(low=(-LARGEST, LARGEST), high=(-LARGEST, LARGEST))
+        low, high = self.low or [], self.high or []
+        if len(low) != len(high) or any(a >= b for a, b in zip(low, high, strict=True)):
+            raise ValueError(f"every control has low < high, got {self.low} and {self.high}")
 
     @property
     def space(self) -> gym.spaces.Box:
@@ -128,7 +137,7 @@ class Actor(nn.Module):
 
     @torch.no_grad()
     def forward(self, seen: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
-        """Means of the actions `[N, 2]` for what is seen, float `[N, K C, H, W]`, and the LSTM's next state."""
+        """Means of the actions `[N, A]` for what is seen, float `[N, K C, H, W]`, and the LSTM's next state."""
         x = seen.flatten(1) if self.flat else self.features.linear(self.features.cnn(seen))  # type: ignore[operator]
         if self.lstm is not None:
             x, state = self.lstm(x[None], state)
@@ -161,6 +170,9 @@ class Policy:
         try:
             self._actor = Actor(self.weights, ACTIVATIONS[spec.activation])
             self._memory = Memory(spec.space, spec.gray, spec.stack, spec.padding)
+            count = self._actor.out.out_features
+            ends = [spec.low or [-1.0] * count, spec.high or [1.0] * count]
+            self._low, self._high = np.array(ends, np.float32).reshape(2, count)
             self.reset()
             answer = self(np.zeros(spec.shape, spec.space.dtype))
         except (KeyError, IndexError, RuntimeError, ValueError) as error:
@@ -191,10 +203,10 @@ class Policy:
         """Chooses the controls.
 
         Args:
-            observation: A frame uint8 `[H, W, 3]`, or a latent float32 `[C, h, w]` if it sees such.
+            observation: A frame uint8 `[H, W, 1 or 3]`, or a latent float32 `[C, h, w]` if it sees such.
 
         Returns:
-            float32 [2]: steering and throttle, in [-1, 1].
+            float32 [A], each in the range of its control.
 
         Raises:
             ValueError: The observation has another shape or type, or the world whose latents the policy sees is not
@@ -217,7 +229,7 @@ class Policy:
         x = torch.from_numpy(seen).float()
         mean, self._state = self._actor(x / 255.0 if self._memory.frames and self.spec.normalize else x, self._state)
         mean = mean.tanh() if self.spec.squash else mean.clamp(-1.0, 1.0)
-        self._action, self._left = mean[0].numpy().astype(np.float32), self.spec.repeat - 1
+        self._action, self._left = scaled(mean[0].numpy(), self._low, self._high), self.spec.repeat - 1
         return self._action.copy()
 
     def save(self, path: str | Path) -> None:

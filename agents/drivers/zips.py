@@ -194,7 +194,10 @@ def _seen(data: dict[str, Any]) -> tuple[list[int], str]:
         spaces[name] = {**space, **{key: {n.rstrip(".") for n in numbers} for key, numbers in bounds.items()}}
     actions, seen = spaces["action_space"], spaces["observation_space"]
     if (actions["low"], actions["high"]) != ({"-1"}, {"1"}):
-        raise ValueError(f"actions must lie in [-1, 1], here they lie in {actions['low']} to {actions['high']}")
+        raise ValueError(
+            f"actions must lie in [-1, 1], here they lie in {actions['low']} to {actions['high']}; "
+            "learn with gymnasium.wrappers.RescaleAction around the environment"
+        )
     shape = seen.get("_shape", seen.get("shape"))
     if not isinstance(shape, list) or len(shape) != 3 or not all(isinstance(n, int) for n in shape):
         raise ValueError(f"frames or latents with three axes are needed, this policy sees {shape}")

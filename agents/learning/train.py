@@ -27,7 +27,16 @@ from drivedit.agents.dreams import DREAM, open_for
 from drivedit.agents.drivers.policy import Policy, PolicySpec
 from drivedit.agents.drivers.zips import actor_weights
 from drivedit.agents.judging.scores import score
-from drivedit.agents.learning.wrappers import OffRoad, Patience, Pessimism, RandomLook, Remember, Repeat, ResetWith
+from drivedit.agents.learning.wrappers import (
+    OffRoad,
+    Patience,
+    Pessimism,
+    RandomLook,
+    Remember,
+    Repeat,
+    ResetWith,
+    UnitActions,
+)
 from drivedit.config.base import BaseConfig
 from drivedit.utils import extra, generator, global_state_kept, read_archive, resolve_device, write_atomically
 from drivedit.utils.interrupts import Interrupts
@@ -144,7 +153,7 @@ def open_env(config: TrainConfig) -> VecEnv:
     from drivedit.agents.learning.sb3 import SB3VecEnv, ScaledReward, open_vector
 
     compiled = {"compile": True} if config.compile else {}
-    env = open_vector(config.env, config.num_envs, config.horizon, **_settings(config), **compiled)
+    env = UnitActions(open_vector(config.env, config.num_envs, config.horizon, **_settings(config), **compiled))
     if config.random_routes:
         env = ResetWith(env, {"route": "random"})
     if config.patience:
@@ -229,7 +238,7 @@ def warmth(done: float, cooldown: float) -> float:
 
 def export(model: BaseAlgorithm, config: TrainConfig) -> Policy:
     """The agent of a model, as it drives: deterministic, without Stable-Baselines3."""
-    space, fingerprint = _opened(config.env, tuple(_settings(config).items()))
+    space, actions, fingerprint = _opened(config.env, tuple(_settings(config).items()))
     squash = config.algorithm == "sac"
     activation = "relu" if squash else "tanh"  # SB3's defaults
     folder = config.world is not None and Path(config.world).is_dir()
@@ -237,17 +246,19 @@ def export(model: BaseAlgorithm, config: TrainConfig) -> Policy:
     dream = {"fingerprint": fingerprint, "world": world} if config.obs_type == "latent" else {}
     spec = PolicySpec(
         list(space.shape or ()), "pixels" if config.obs_type == "pixels" else "latent", config.gray, config.stack,
-        activation=activation, squash=squash, repeat=config.repeat, **dream,
+        activation=activation, squash=squash, repeat=config.repeat,
+        low=actions.low.tolist(), high=actions.high.tolist(), **dream,
     )  # fmt: skip
     return Policy(spec, actor_weights(model.policy.state_dict()))
 
 
 @functools.lru_cache(maxsize=8)
-def _opened(env: str, settings: tuple[tuple[str, Any], ...]) -> tuple[gym.Space, str]:
-    """The space of one observation of an environment before it is wrapped, and its world's fingerprint if it dreams."""
+def _opened(env: str, settings: tuple[tuple[str, Any], ...]) -> tuple[gym.Space, gym.spaces.Box, str]:
+    """The spaces of an environment before it is wrapped, and its world's fingerprint if it dreams."""
     opened = gym.make(env, **dict(settings))
     opened.close()
-    return opened.observation_space, getattr(getattr(opened.unwrapped, "world", None), "fingerprint", "")
+    fingerprint = getattr(getattr(opened.unwrapped, "world", None), "fingerprint", "")
+    return opened.observation_space, opened.action_space, fingerprint  # type: ignore[return-value]
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import VectorActionWrapper, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from drivedit.agents.domains import on_road_of
@@ -135,6 +135,30 @@ class OffRoad(_Streak):
         return np.asarray(share) < NONE_ON_ROAD
 
 
+class UnitActions(VectorActionWrapper):
+    """Takes every action in [-1, 1], as the algorithms give it, and scales it to the range of its control.
+
+    Args:
+        env: Actions in a bounded box [A].
+
+    Raises:
+        ValueError: It has other actions.
+    """
+
+    def __init__(self, env: VectorEnv) -> None:
+        space = env.single_action_space
+        if not isinstance(space, gym.spaces.Box) or not space.is_bounded() or len(space.shape) != 1:
+            raise ValueError(f"learning needs actions in a bounded box [A], got {space}")
+        super().__init__(env)
+        self._low, self._high = space.low, space.high
+        self.single_action_space = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+
+    def actions(self, actions: np.ndarray) -> np.ndarray:
+        """The actions `[N, A]` in the ranges of the controls."""
+        return scaled(actions, self._low, self._high)
+
+
 class Repeat(VectorWrapper):
     """Takes every action several times, as agents for fast games do: a decision then shows in what comes of it.
 
@@ -168,7 +192,7 @@ class RandomLook(VectorWrapper):
     Every episode has its own brightness, contrast and shift, every frame its own noise.
 
     Args:
-        env: Observations uint8 `[N, H, W, 3]`.
+        env: Observations uint8 `[N, H, W, 1 or 3]`.
         brightness: Largest change of the level, as a share of 255, and of the contrast, as a share.
         noise: Standard deviation of the noise, in levels.
         shift: Largest shift up, down, left or right, in pixels; the edge is repeated.
@@ -177,7 +201,7 @@ class RandomLook(VectorWrapper):
     def __init__(self, env: VectorEnv, brightness: float = 0.15, noise: float = 6.0, shift: int = 2) -> None:
         space = env.single_observation_space
         if not is_frame(space):
-            raise ValueError(f"frames are changed, so the observations must be uint8 [H, W, 3], got {space}")
+            raise ValueError(f"frames are changed, so the observations must be uint8 [H, W, 1 or 3], got {space}")
         if not 0 <= brightness < 1 or noise < 0 or shift < 0:
             raise ValueError(f"brightness is in [0, 1), noise and shift >= 0, got {brightness}, {noise}, {shift}")
         super().__init__(env)
@@ -203,7 +227,7 @@ class RandomLook(VectorWrapper):
         return self._change(observations), *rest  # type: ignore[return-value]
 
     def _change(self, frames: np.ndarray) -> np.ndarray:
-        """Frames uint8 `[N, H, W, 3]` with the looks of their worlds."""
+        """Frames uint8 `[N, H, W, C]` with the looks of their worlds."""
         height, width = frames.shape[1:3]
         level, contrast = (self._looks[:, i].astype(np.float32)[:, None, None, None] for i in (0, 1))
         down, right = np.rint(self._looks[:, 2:]).astype(int).T
@@ -221,7 +245,7 @@ class Memory:
     Training (`Remember`) and driving (`drivedit.agents.drivers.policy.Policy`) see through this one class.
 
     Args:
-        space: Of one observation: frames uint8 `[H, W, 3]`, or an array `[C, h, w]` such as a latent.
+        space: Of one observation: frames uint8 `[H, W, 1 or 3]`, or an array `[C, h, w]` such as a latent.
         gray: Whether frames lose their colours.
         stack: K.
         padding: What stands before the first observation of an episode: `first`, copies of it, or `zeros`.
@@ -229,12 +253,12 @@ class Memory:
 
     def __init__(self, space: gym.spaces.Space, gray: bool, stack: int, padding: str = "first") -> None:
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 3:
-            raise ValueError(f"a policy sees frames uint8 [H, W, 3] or latents [C, h, w], got {space}")
+            raise ValueError(f"a policy sees frames uint8 [H, W, 1 or 3] or latents [C, h, w], got {space}")
         if stack < 1:
             raise ValueError(f"stack must be at least 1, got {stack}")
         self.frames, self.gray, self.stack, self.padding = is_frame(space), gray, stack, padding
         if gray and not self.frames:
-            raise ValueError(f"only frames uint8 [H, W, 3] can be made grey, got {space}")
+            raise ValueError(f"only frames uint8 [H, W, 1 or 3] can be made grey, got {space}")
         height, width, channels = space.shape
         shape = (1 if gray else channels, height, width) if self.frames else space.shape
         self._parts = shape[0]
@@ -265,7 +289,7 @@ class Memory:
         """Channels first `[N, C, H, W]`; grey by the weights of ITU-R BT.601, in whole numbers."""
         if not self.frames:
             return observations
-        if self.gray:
+        if self.gray and observations.shape[-1] == 3:
             weighted = observations.astype(np.uint16) @ np.array([77, 150, 29], np.uint16)
             return (weighted >> 8).astype(np.uint8)[:, None]
         return observations.transpose(0, 3, 1, 2)
@@ -293,8 +317,13 @@ class Remember(VectorWrapper):
 
 
 def is_frame(space: gym.spaces.Space) -> bool:
-    """Whether observations are frames uint8 `[H, W, 3]`."""
-    return isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and space.shape[2:] == (3,)
+    """Whether observations are frames uint8 `[H, W, 1 or 3]`."""
+    return isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and space.shape[2:] in ((1,), (3,))
+
+
+def scaled(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Actions `[..., A]` in [-1, 1], in the ranges from `low` to `high` `[A]`; those of [-1, 1] stay to the bit."""
+    return np.clip((low + high) / 2 + (high - low) / 2 * actions, low, high).astype(np.float32)
 
 
 def reset_mask(options: dict[str, Any] | None, count: int) -> np.ndarray:

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from drivedit.models import World
+from drivedit.models.scenes import ROUTE
+from drivedit.utils import Route
 from drivedit.utils.episodes import Episode
 from drivedit.utils.shards import write_shard
 from drivedit_env.pictures import enlarged
@@ -160,8 +162,7 @@ def _row(world: World, moment: Moment) -> dict[str, Any]:
 
 def _episode(world: World, rows: list[dict[str, Any]], first: Moment, head: dict[str, Any]) -> Episode:
     """The episode of n + 1 rows, with what a replay needs."""
-    spec, steps, route = world.spec, rows[1:], world.conditions(first.state.world)["route"]
-    bounds = route.bounds[0].cpu().numpy()
+    spec, steps, route = world.spec, rows[1:], world.conditions(first.state.world).get(ROUTE)
     ends = [name for name in spec.endings if steps[-1]["rewards"].get(name)] if steps[-1]["ended"] else []
     return Episode(
         spec=spec,
@@ -174,9 +175,7 @@ def _episode(world: World, rows: list[dict[str, Any]], first: Moment, head: dict
             name: np.array([row["telemetry"][name] for row in rows], np.float32) for name in spec.names("telemetry")
         },
         poses=np.stack([row["pose"] for row in rows]),
-        route=route.points[0, : int(route.count)].float().cpu().numpy(),
-        closed=bool(route.closed),
-        bounds=bounds if np.isfinite(bounds).any() else None,
+        **({} if route is None else _place(route)),
         ending=ends[0] if ends else "",
         driver=head["driver"],
         start={"scene": first.info["scene"]},
@@ -187,3 +186,10 @@ def _episode(world: World, rows: list[dict[str, Any]], first: Moment, head: dict
             "fingerprint": first.state.fingerprint,
         },
     )
+
+
+def _place(route: Route) -> dict[str, Any]:
+    """The route of a single world, as an episode has it."""
+    bounds = route.bounds[0].cpu().numpy()
+    points = route.points[0, : int(route.count)].float().cpu().numpy()
+    return {"route": points, "closed": bool(route.closed), "bounds": bounds if np.isfinite(bounds).any() else None}

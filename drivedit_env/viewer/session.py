@@ -266,7 +266,7 @@ class Session:
     def _begin(self, scene: Any, seed: int) -> Moment:
         """Starts a drive."""
         frame, info = self.env.reset(seed=seed, options={"scene": scene})
-        still = np.zeros(len(self.env.world.spec.controls), np.float32)
+        still = np.array(self.env.world.spec.rest, np.float32)
         moment = Moment(self.env.get_state(), frame, still, 0.0, 0.0, 0, False, info)
         self._env_at = moment
         self._keep(moment)

@@ -7,7 +7,9 @@ width, height in m, yaw), as `drivedit.utils.episodes.Agents` has it, and a spee
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ HALF_NEAR = 10.0  # metres at which nearness is one half
 NEAREST = 0.3  # metres before the camera from which on things are in the picture
 SPEED = 7  # its column, after the box
 LAYOUT = 8  # numbers that tell of another
+FARTHEST = 1e6  # metres
 
 
 class LayoutCoder(nn.Module):
@@ -88,6 +91,34 @@ class LayoutCoder(nn.Module):
         place = torch.stack([right / scale, -up / scale], -1)
         middle = depth.mean(-1).clamp(min=NEAREST)
         return place.amin(-2), place.amax(-2), torch.where(ahead, middle, -1.0)
+
+
+def check_layout(boxes: Any) -> Tensor | None:
+    """Others that a world is told of, as a tensor `[A, 8]`; None: it is not told.
+
+    Raises:
+        ValueError: They are no boxes with speeds, or not finite, or have no size.
+    """
+    if boxes is None:
+        return None
+    boxes = torch.as_tensor(np.asarray(boxes, np.float32))
+    if boxes.ndim != 2 or boxes.shape[1] != LAYOUT:
+        raise ValueError(
+            f"a layout is an array [A, {LAYOUT}] of x, y, z, length, width, height, yaw and speed, got {[*boxes.shape]}"
+        )
+    if not boxes.isfinite().all() or not (boxes[:, 3:6] > 0).all() or len(boxes) and boxes.abs().max() > FARTHEST:
+        raise ValueError(f"boxes of a layout are finite, within {FARTHEST:g} m, and have sizes above 0")
+    return boxes
+
+
+def nearest(boxes: Tensor | None, pose: Tensor, most: int) -> Tensor:
+    """The `most` nearest of others `[A, 8]` to each of the cars `[B, 3]`: `[B, most, 8]`, filled up with zeros."""
+    told = torch.zeros(len(pose), most, LAYOUT, device=pose.device)
+    if boxes is not None and len(boxes) and most:
+        boxes = boxes.to(pose.device)
+        order = (boxes[None, :, :2] - pose[:, None, :2]).norm(dim=-1).argsort(1)[:, :most]
+        told[:, : order.shape[1]] = boxes[order]
+    return told
 
 
 def join(code: Tensor, told: Tensor, layout: Tensor) -> Tensor:

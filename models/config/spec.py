@@ -102,9 +102,11 @@ class WorldSpec(BaseConfig):
         dt: Seconds from one observation to the next.
         any_dt: Whether it can take other intervals.
         endings: Why an episode ends, by name.
+        steering: Name of the control that turns, above zero to the right; empty: see `steers`.
 
     Raises:
-        ValueError: A name stands twice or means two things, or a number is out of range.
+        ValueError: A name stands twice or means two things, a number is out of range, or what steers is no control with
+            a range that is even about zero.
     """
 
     domain: str = ""
@@ -117,6 +119,7 @@ class WorldSpec(BaseConfig):
     dt: float = 0.1
     any_dt: bool = False
     endings: dict[str, str] = field(default_factory=dict)
+    steering: str = ""
 
     def __post_init__(self) -> None:
         self.check_ranges(dt=(1e-3, 100))
@@ -125,6 +128,9 @@ class WorldSpec(BaseConfig):
         check_names("conditions of a world", self.conditions)
         for what in ("observations", "rewards", "attributes", "endings"):
             check_names(f"{what} of a world", getattr(self, what))
+        if self.steering and self.steering not in [each.name for each in self.controls if each.low == -each.high]:
+            ranges = {each.name: (each.low, each.high) for each in self.controls}
+            raise ValueError(f"steering is a control as far to either side of zero, got {self.steering!r} of {ranges}")
         unknown = [name for name, term in self.rewards.items()
                    if term.kind == "telemetry" and name not in self.names("telemetry")]  # fmt: skip
         if unknown:
@@ -137,12 +143,19 @@ class WorldSpec(BaseConfig):
         """The names of the controls or of the telemetry values, in order."""
         return [quantity.name for quantity in getattr(self, what)]
 
-    def two_sided(self) -> int | None:
-        """Place of the control that steers: `steering`, or else the first that goes as far to either side of zero."""
-        names = self.names("controls")
-        if STEERING in names:
-            return names.index(STEERING)
-        return next((place for place, each in enumerate(self.controls) if each.low == -each.high), None)
+    @property
+    def rest(self) -> list[float]:
+        """Controls that do nothing: zero each, or what is nearest to it."""
+        return [min(max(0.0, control.low), control.high) for control in self.controls]
+
+    def steers(self) -> int | None:
+        """Place of the control that turns left and right; None: not known.
+
+        It is `steering`, or else the one of that name, or else the only one that goes as far to either side of zero.
+        """
+        names, sides = self.names("controls"), [each.name for each in self.controls if each.low == -each.high]
+        named = self.steering or (STEERING if STEERING in names else sides[0] if len(sides) == 1 else "")
+        return names.index(named) if named else None
 
     def learned(self) -> list[str]:
         """The reward terms that a network learns, in order."""

@@ -16,10 +16,12 @@ class DataConfig(BaseConfig):
     Attributes:
         root: Folder of recording shards.
         validation_fraction: Share of the episodes (the last ones) that is only looked at.
+        picture: Name of the picture that the autoencoder learns, where the recordings have several; None: the only one.
     """
 
     root: str = "recordings"
     validation_fraction: float = 0.02
+    picture: str | None = None
 
 
 @dataclass

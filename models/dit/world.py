@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from drivedit.config import Modality, WorldConfig
-from drivedit.models.conditions.layout import LAYOUT
+from drivedit.models.conditions.layout import LAYOUT, check_layout, nearest
 from drivedit.models.dit.entering import enter_row
 from drivedit.models.dit.generation import KVCache
 from drivedit.models.dit.heads import HeadOutputs
@@ -26,13 +26,14 @@ from drivedit.models.dit.networks import DiTNetworks
 from drivedit.models.dit.state import DiTState
 from drivedit.models.flow.path import noise_levels
 from drivedit.models.flow.sampler import sample
-from drivedit.models.scenes import Scene, check_scene
+from drivedit.models.scenes import ROUTE, Scene, check_scene
 from drivedit.models.world import Sampling, Scenes, StepOutput, World
 from drivedit.utils import Route, advance_pose
 from drivedit.utils.route import CAPACITY
 
+OTHERS = "layout"  # the condition that tells who else is on the road
 LATENT = "latent"  # the kind of observation that is not decoded
-GIVEN = {"route", "closed", "bounds", "arc"}  # what a state can be told
+ON_ROUTE: dict[str, Any] = {"points": None, "closed": False, "bounds": None, "arc": None}
 
 
 class DiTWorld(DiTNetworks, World[DiTState]):
@@ -190,32 +191,33 @@ class DiTWorld(DiTNetworks, World[DiTState]):
     # -- what is given -------------------------------------------------------------------------------------------
 
     def condition(self, state: DiTState, values: Mapping[str, Any]) -> DiTState:
-        """The state on another road.
+        """The state on another road, or with others on it; see `World.condition`."""
+        self.check_conditions(values)
+        if ROUTE in values:
+            state = self._on_route(state, ON_ROUTE | (values[ROUTE] or {}))
+        if OTHERS in values:
+            boxes = check_layout(values[OTHERS])
+            told = torch.full_like(state.told, boxes is not None)
+            others = nearest(boxes, state.pose, self.config.others)
+            state = replace(state, others=others, told=told)
+        return state
 
-        Args:
-            state: States of B worlds.
-            values: `route`: float32 `[M, 2]` in metres, or None; `closed`: whether it is a loop; `bounds`: `[4]` of the
-                playfield; `arc`: where on the route the cars are, in metres; left out: at the nearest point.
-
-        Raises:
-            ValueError: Something else is given.
-        """
-        if "route" not in values or set(values) - GIVEN:
-            raise ValueError(f"this world is told {sorted(GIVEN)} (route is needed), got {sorted(values)}")
-        rows = len(state)
-        given = (
-            [values.get(name, default)] * rows
-            for name, default in (("route", None), ("closed", False), ("bounds", None))
-        )
-        state = replace(state, **vars(Route.from_points(*given).to(self.device)))
-        begin = torch.full_like(state.arc, values["arc"]) if "arc" in values else None
+    def _on_route(self, state: DiTState, told: dict[str, Any]) -> DiTState:
+        """The state on another road."""
+        if told.keys() - ON_ROUTE.keys():
+            raise ValueError(f"the condition route has the parts {list(ON_ROUTE)}, got {list(told)}")
+        *given, arc = told.values()
+        route = Route.from_points(*([part] * len(state) for part in given))
+        state = replace(state, **vars(route.to(self.device)))
+        begin = None if arc is None else torch.full_like(state.arc, arc)
         # a drawing may pass the car several times: this is where it is
         state.arc = state.route.foot(state.pose[:, :2], begin)
         return state
 
     def conditions(self, state: DiTState) -> dict[str, Any]:
-        """The `route` of all rows, and where on it the cars are: `arc` `[B]` in metres."""
-        return {"route": state.route, "arc": state.arc}
+        """The `route` of all rows, the `arc` `[B]` of their cars on it in metres, and the boxes of others."""
+        others = {OTHERS: state.others} if self.config.others else {}
+        return {ROUTE: state.route, "arc": state.arc, **others}
 
     def reseed(self, state: DiTState, seeds: Sequence[int]) -> DiTState:
         """The state with other futures."""

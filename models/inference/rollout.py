@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from drivedit.config import InferenceConfig, Modality, Quantity, WorldConfig, WorldSpec
+from drivedit.config import InferenceConfig, Modality, Quantity, StudentConfig, WorldConfig, WorldSpec
 from drivedit.models import VAE3D, DiTStudent, DiTWorld, FrameTokenizer, Sampling, StepOutput
 from drivedit.utils import fast_dtype, global_state_kept, resolve_device
 
@@ -50,6 +50,8 @@ class StreamingRollout:
         config: Settings.
         device: Where to compute; the model is moved there. A device that does not exist becomes the CPU.
         image_size: Height and width of the frames of a `DiTStudent`; None: square ones. A `DiTWorld` knows its own.
+        controls: The controls of a `DiTStudent`, in order; None: as many as its `control_dim` says, in [-1, 1]:
+            steering and throttle if they are two or it is 0, else `control_1` and on. A `DiTWorld` knows its own.
 
     Raises:
         ValueError: The model cannot be stepped as a world, the autoencoder is not its own, or a setting does not fit.
@@ -63,15 +65,16 @@ class StreamingRollout:
         device: str = "cuda",
         *,
         image_size: tuple[int, int] | None = None,
+        controls: Sequence[Quantity] | None = None,
     ) -> None:
         if config.top_k is not None:
             raise ValueError(
                 f"top_k needs a discrete codebook, latents are continuous: use top_p, got top_k {config.top_k}"
             )
         if isinstance(world_model, DiTWorld):
-            world = _same_world(world_model, vae_model, image_size)
+            world = _same_world(world_model, vae_model, image_size, controls)
         else:
-            world = _world_around(world_model, vae_model, image_size)
+            world = _world_around(world_model, vae_model, image_size, controls)
         place = resolve_device(device)
         if world.tuned and world.device.type != place.type:
             raise ValueError(f"this world was made fast on {world.device}: load it anew to use it on {place}")
@@ -103,9 +106,9 @@ class StreamingRollout:
 
         Args:
             context_frames: `[B, Tc, C, H, W]` in [0, 1], Tc >= 1.
-            control_sequence: `[B, >= Tc + Tg, >= 2]`, steering and throttle in [-1, 1]; entry t is what the driver does
-                at frame t and leads to frame t + 1. A goal in further columns is not used: worlds are told the way by
-                a route. None: the wheel straight, no pedal.
+            control_sequence: `[B, >= Tc + Tg, >= A]`, the world's controls in their ranges; entry t is what the driver
+                does at frame t and leads to frame t + 1. A goal in further columns is not used: worlds are told the way
+                by a route. None: all at rest.
             max_new_frames: Tg, at least 1.
             temperature: Scale of the noise; left out: the configuration's, whose default is the same.
             return_intermediates: Also return what the world told on the way.
@@ -121,31 +124,20 @@ class StreamingRollout:
             RuntimeError: The device, or the CPU, is "out of memory"; the next call starts afresh.
         """
         begun = time.perf_counter()
-        config, world = self.config, self.world.eval()
-        heat = config.temperature if isinstance(temperature, _Unset) else temperature
+        self.world.eval()
+        heat = self.config.temperature if isinstance(temperature, _Unset) else temperature
         if not 0 < heat < math.inf:
             raise ValueError(f"temperature must be above 0 and finite, got {heat}")
         frames = self._check_context(context_frames, max_new_frames)
         rows, length = frames.shape[:2]
         controls = self._check_controls(control_sequence, rows, length + max_new_frames)
-        keep = min(length, config.context_window, world.dynamics.capacity + (not world.config.clean_cache))
-        pictures = (frames[:, -keep:] * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).contiguous().cpu().numpy()
-        seeds = self._seeds(pictures)
-        scenes = _scenes(pictures, controls[:, length - keep : length - 1].cpu().numpy())
-        coming = controls[:, length - 1 : length - 1 + max_new_frames].to(world.device)
-        measured = world.device if world.device.type == "cuda" else None
-        if measured is not None:
-            torch.cuda.reset_peak_memory_stats(measured)
-        told: list[dict[str, Tensor]] = []
-        waiting: list[tuple[Tensor, StepOutput]] = []
-        dream = self._dream(scenes, seeds, coming, heat)
+        scenes, seeds = self._begin(frames, controls)
+        coming = controls[:, length - 1 : length - 1 + max_new_frames].to(self.world.device)
+        on_gpu = self.world.device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(self.world.device)
         with self.precision(), _named_out_of_memory(rows, max_new_frames):
-            for step in tqdm(dream, "dreaming", max_new_frames, unit=" frame", leave=False, disable=None):
-                waiting.append(step)
-                if len(waiting) == config.memory_offload_freq:
-                    told.append(self._offload(waiting))
-            if waiting:
-                told.append(self._offload(waiting))
+            told = self._told(self._dream(scenes, seeds, coming, heat), max_new_frames)
         parts = {name: torch.cat([block[name] for block in told], 1) for name in told[0]}
         generated = parts.pop("frames")
         self._calls += 1
@@ -154,24 +146,50 @@ class StreamingRollout:
             "generated_frames": generated,
             "full_sequence": torch.cat([frames.cpu(), generated], 1),
             "metadata": {
-                "context_frames": keep,
+                "context_frames": min(length, self._longest),
                 "generated_frames": max_new_frames,
                 "temperature": heat,
-                "top_p": config.top_p,
-                "sampling_steps": config.sampling_steps or world.config.sampling_steps,
+                "top_p": self.config.top_p,
+                "sampling_steps": self.config.sampling_steps or self.world.config.sampling_steps,
                 "seeds": seeds,
-                "frames_per_second_of_the_world": 1 / world.spec.dt,
-                "device": str(world.device),
+                "frames_per_second_of_the_world": self.world.spec.fps,
+                "device": str(self.world.device),
             },
             "performance": {
                 "total_time_s": seconds,
                 "time_per_frame_s": seconds / max_new_frames,
                 "frames_per_second": rows * max_new_frames / seconds,
                 "offloads": len(told),
-                "peak_memory_mb": None if measured is None else torch.cuda.max_memory_allocated(measured) / 2**20,
+                "peak_memory_mb": torch.cuda.max_memory_allocated(self.world.device) / 2**20 if on_gpu else None,
             },
         }
         return result | ({"intermediates": parts} if return_intermediates else {})
+
+    @property
+    def _longest(self) -> int:
+        """Most frames of a context that the world looks at."""
+        return min(self.config.context_window, self.world.dynamics.capacity + (not self.world.config.clean_cache))
+
+    def _begin(self, frames: Tensor, controls: Tensor) -> tuple[list[dict[str, np.ndarray]], list[int]]:
+        """Scenes and seeds of contexts `[B, Tc, C, H, W]` and controls `[B, >= Tc, A]`; one frame stands still."""
+        length = frames.shape[1]
+        keep = min(length, self._longest)
+        pictures = (frames[:, -keep:] * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).contiguous().cpu().numpy()
+        before, seeds = controls[:, length - keep : length - 1].cpu().numpy(), self._seeds(pictures)
+        if keep == 1:
+            pictures = pictures.repeat(2, 1)
+            before = np.array([[self.world.spec.rest]] * len(pictures), np.float32)
+        return [{"frames": seen, "controls": led} for seen, led in zip(pictures, before, strict=True)], seeds
+
+    def _told(self, dream: Iterator[tuple[Tensor, StepOutput]], count: int) -> list[dict[str, Tensor]]:
+        """What a dream of so many frames tells, in blocks that are brought to the CPU as the configuration says."""
+        told: list[dict[str, Tensor]] = []
+        waiting: list[tuple[Tensor, StepOutput]] = []
+        for step in tqdm(dream, "dreaming", count, unit=" frame", leave=False, disable=None):
+            waiting.append(step)
+            if len(waiting) == self.config.memory_offload_freq:
+                told.append(self._offload(waiting))
+        return [*told, self._offload(waiting)] if waiting else told
 
     def _dream(
         self, scenes: list[dict[str, np.ndarray]], seeds: list[int], controls: Tensor, heat: float
@@ -251,18 +269,20 @@ class StreamingRollout:
 
     def _check_controls(self, controls: Tensor | None, rows: int, length: int) -> Tensor:
         """The world's controls `[B, length, A]`."""
-        names = self.world.spec.names("controls")
-        width = len(names)
+        spec = self.world.spec
+        names, width = spec.names("controls"), len(spec.controls)
         if controls is None:
-            return torch.zeros(rows, length, width)
+            return torch.tensor(spec.rest).expand(rows, length, width)
         if controls.ndim != 3 or len(controls) != rows or controls.shape[1] < length or controls.shape[2] < width:
             raise ValueError(
                 f"control_sequence must be [{rows}, >= {length}, >= {width}] (context and new frames), "
                 f"got {tuple(controls.shape)}"
             )
         driven = controls[:, :length, :width].float()
-        if not driven.abs().amax() <= 1:
-            raise ValueError(f"{' and '.join(names)} must be finite and in [-1, 1]; scale the controls")
+        low, high = torch.tensor([(each.low, each.high) for each in spec.controls], device=driven.device).T
+        if not ((driven >= low) & (driven <= high)).all():
+            ranges = ", ".join(f"{each.name} in [{each.low:g}, {each.high:g}]" for each in spec.controls)
+            raise ValueError(f"controls must be finite, {ranges}; scale them")
         if controls.shape[2] > width:
             logger.info("of %d columns of controls only %s are used", controls.shape[2], " and ".join(names))
         return driven
@@ -281,18 +301,15 @@ def _named_out_of_memory(rows: int, frames: int) -> Iterator[None]:
         ) from error
 
 
-def _scenes(pictures: np.ndarray, controls: np.ndarray) -> list[dict[str, np.ndarray]]:
-    """Scenes of uint8 pictures `[B, n + 1, H, W, 3]` and controls `[B, n, 2]`; one picture alone stands still."""
-    if pictures.shape[1] == 1:
-        pictures, controls = pictures.repeat(2, 1), np.zeros((len(pictures), 1, controls.shape[2]), np.float32)
-    return [{"frames": frames, "controls": before} for frames, before in zip(pictures, controls, strict=True)]
-
-
-def _same_world(world: DiTWorld, vae: nn.Module | None, image_size: tuple[int, int] | None) -> DiTWorld:
+def _same_world(
+    world: DiTWorld, vae: nn.Module | None, image_size: tuple[int, int] | None, controls: Sequence[Quantity] | None
+) -> DiTWorld:
     if vae is not None and vae is not world.vae:
         raise ValueError("a World has an autoencoder of its own: give vae_model=None, or world.vae")
     if image_size is not None and tuple(image_size) != tuple(world.config.image_size):
         raise ValueError(f"this world's frames are {world.config.image_size}, got image_size {image_size}")
+    if controls is not None and list(controls) != world.spec.controls:
+        raise ValueError(f"this world has the controls {world.spec.names('controls')}, got {list(controls)}")
     return world
 
 
@@ -307,7 +324,18 @@ def _looking_back(world: DiTWorld, frames: int) -> DiTWorld:
     return short
 
 
-def _world_around(student: nn.Module, vae: nn.Module | None, image_size: tuple[int, int] | None) -> DiTWorld:
+def _controls_of(student: StudentConfig) -> list[Quantity]:
+    """The controls that a network of a width was taught; with a history odd widths are as a World tells them."""
+    width = student.control_dim
+    told_all = student.history > 0 and width % 2 == 1 and width > 3
+    count = (width - 3) // 2 if told_all else width or 2
+    names = ["steering", "throttle"] if count == 2 else [f"control_{place}" for place in range(1, count + 1)]
+    return [Quantity(name) for name in names]
+
+
+def _world_around(
+    student: nn.Module, vae: nn.Module | None, image_size: tuple[int, int] | None, controls: Sequence[Quantity] | None
+) -> DiTWorld:
     """A world of a network and an autoencoder; its heads tell nothing."""
     if not isinstance(student, DiTStudent) or not isinstance(vae, VAE3D):
         raise ValueError(
@@ -326,16 +354,16 @@ def _world_around(student: nn.Module, vae: nn.Module | None, image_size: tuple[i
         )
     spec = WorldSpec(
         observations={"camera": Modality((height, width, vae.config.in_channels))},
-        controls=[Quantity("steering"), Quantity("throttle")],
+        controls=list(_controls_of(settings) if controls is None else controls),
     )
     config = WorldConfig(spec, vae.config, settings, patch)
     told_all = settings.control_dim == config.driven
     config = replace(config, clean_cache=not told_all, sampling_steps=1 if told_all else 4)
-    if settings.control_dim not in (0, 2, config.driven) or (told_all and settings.history < 1):
+    count = len(spec.controls)
+    if settings.control_dim not in (0, count, config.driven) or (told_all and settings.history < 1):
         raise ValueError(
-            "to be stepped as a world a student needs control_dim 0 (none), 2 (steering, throttle), or "
-            f"{config.driven} (these, the ones before, ego-motion) with history >= 1 (trainers and rollouts take what "
-            "they need of wider controls, from the first column on; DiTStudent.generate tells any), "
+            f"to be stepped as a world of {count} controls a student needs control_dim 0 (none), {count} (these), or "
+            f"{config.driven} (these, the ones before, ego-motion) with history >= 1; DiTStudent.generate tells any; "
             f"got control_dim {settings.control_dim} with history {settings.history}"
         )
     if settings.route_dim and (settings.route_dim, settings.map_dim) != config.code_widths():

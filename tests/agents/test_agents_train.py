@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from helpers.steering import Flicker, Steer
+from helpers.steering import Flicker, Steer, Wide
 from tqdm import tqdm
 
 pytest.importorskip("stable_baselines3")
@@ -24,6 +24,7 @@ from drivedit.agents.drivers.policy import Policy, PolicySpec
 from drivedit.agents.drivers.zips import read_zip
 from drivedit.agents.judging.scores import Scores, score
 from drivedit.agents.learning.train import TrainConfig, _model, export, open_env, train, warmth
+from drivedit.agents.learning.wrappers import scaled
 from drivedit.agents.load import load_agent
 
 SMALL: dict[str, Any] = {"num_envs": 2, "rollout": 8, "segment": 16, "steps": 32, "horizon": 5, "buffer": 24}
@@ -31,7 +32,7 @@ SMALL: dict[str, Any] = {"num_envs": 2, "rollout": 8, "segment": 16, "steps": 32
 
 @pytest.fixture(scope="module", autouse=True)
 def environments():
-    names = {"Steer-v0": Steer, "Flicker-v0": Flicker}
+    names = {"Steer-v0": Steer, "Flicker-v0": Flicker, "Wide-v0": Wide}
     for name, entry in names.items():
         gym.register(name, entry_point=entry, max_episode_steps=20)
     yield
@@ -121,6 +122,22 @@ def test_ppo_learns_to_steer(tmp_path):
     assert [f for f in tmp_path.iterdir() if f.name.startswith("events.out")]
 
 
+def test_controls_of_other_ranges_are_learned_and_the_saved_policy_has_them(tmp_path):
+    """A policy in [-1, 1] of the first control, 0 to 10, gets 10 of 20 at most."""
+    learned = {"steps": 4096, "segment": 2048, "rollout": 32, "num_envs": 8, "lr": 2e-3, "horizon": 20, "stack": 1}
+    train(latent_run(env="Wide-v0", reward_scale=1.0, **learned), tmp_path, progress=False)
+    agent = Policy.load(tmp_path / "agent.safetensors")
+    assert (agent.spec.low, agent.spec.high) == ([0.0, -2.0], [10.0, 1.0])
+    assert np.mean(score(gym.make("Wide-v0"), agent, 5, 0, False).returns) > 16.0
+
+
+def test_what_has_no_ranges_is_not_learned(tmp_path, monkeypatch):
+    for space in (gym.spaces.Box(-np.inf, np.inf, (2,)), gym.spaces.Discrete(3)):
+        monkeypatch.setattr(Wide, "action_space", space)
+        with pytest.raises(ValueError, match="actions in a bounded box"):
+            open_env(latent_run(env="Wide-v0"))
+
+
 def test_curves_of_runs_are_drawn(tmp_path, capsys):
     for seed in (0, 1):
         train(latent_run(seed=seed), tmp_path / str(seed), progress=False)
@@ -184,13 +201,13 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "recurrent_ppo", "sac"])
-@pytest.mark.parametrize("obs", ["pixels", "latent"])
+@pytest.mark.parametrize("obs", ["pixels", "latent", "wide"])
 def test_the_exported_policy_is_the_models(algorithm, obs, tmp_path):
     """Over two episodes, memory and recurrent state included, within the rounding of one float32 pass."""
     pixels = obs == "pixels"
     settings = {
-        "env": "Flicker-v0" if pixels else "Steer-v0",
-        "obs_type": obs,
+        "env": {"pixels": "Flicker-v0", "latent": "Steer-v0", "wide": "Wide-v0"}[obs],
+        "obs_type": "pixels" if pixels else "latent",
         "gray": pixels,
         "stack": 3,
         "horizon": 4,
@@ -199,17 +216,20 @@ def test_the_exported_policy_is_the_models(algorithm, obs, tmp_path):
     venv = open_env(run)
     model = _model(run, venv)
     export(model, run).save(tmp_path / "agent.safetensors")
-    agent, single = Policy.load(tmp_path / "agent.safetensors"), gym.make(run.env, max_episode_steps=4)
+    agent = Policy.load(tmp_path / "agent.safetensors")
+    single: Any = gym.make(run.env, max_episode_steps=4)
     venv.seed(3)
     seen, (frame, _) = venv.reset(), single.reset(seed=3)
     state, starts, told = None, np.ones(1, bool), []
     for _ in range(8):
         theirs, state = model.predict(seen, state=state, episode_start=starts, deterministic=True)  # type: ignore[arg-type]
         mine = agent(frame)
-        np.testing.assert_allclose(mine, theirs[0], atol=2e-5)
+        np.testing.assert_allclose(
+            mine, scaled(theirs[0], single.action_space.low, single.action_space.high), atol=2e-5
+        )
         told.append(mine)
         seen, _, starts, _ = venv.step(theirs)
-        frame, _, _, truncated, _ = single.step(theirs[0])
+        frame, _, _, truncated, _ = single.step(mine)
         if truncated:
             frame, _ = single.reset()
             agent.reset()
@@ -255,6 +275,12 @@ def test_wrong_agents_are_named(tmp_path):
     assert policy(np.full((1, 2, 2), 0.1, np.float32)) == pytest.approx([0.4, 0.4])
     with pytest.raises(ValueError, match=r"float32 \[1, 2, 2\], got float32"):
         policy(np.zeros((1, 3, 3), np.float32))
+    scaled = replace(policy.spec, low=[0.0, -1.0], high=[10.0, 1.0])
+    assert Policy(scaled, policy.weights)(np.full((1, 2, 2), 0.1, np.float32)) == pytest.approx([7.0, 0.4])
+    with pytest.raises(ValueError, match="no known policy network"):
+        Policy(replace(policy.spec, low=[0.0], high=[1.0]), policy.weights)
+    with pytest.raises(ValueError, match="low < high"):
+        replace(policy.spec, low=[0.0, 1.0], high=[1.0, 1.0])
     with pytest.raises(ValueError, match="no known policy network"):
         Policy(PolicySpec([1, 2, 2], "latent"), {"out.weight": torch.ones(2, 5), "out.bias": torch.zeros(2)})
 

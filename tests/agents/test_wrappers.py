@@ -165,5 +165,7 @@ def test_memory_begins_with_the_first_frame_and_forgets_by_rows():
     assert np.abs(gray[:, 0] - frames[0] @ [0.299, 0.587, 0.114]).max() <= 2.0
     white = np.full((1, 4, 4, 3), 255, np.uint8)
     assert (Memory(space, True, 1).begin(white, np.ones(1, bool)) == 255).all()
+    light = Memory(gym.spaces.Box(0, 255, (4, 4, 1), np.uint8), True, 1)  # grey already
+    assert np.array_equal(light.begin(frames[0][..., :1], everyone), first[0][:, :1])
     with pytest.raises(ValueError, match="made grey"):
         Remember(vector(Steer), gray=True)

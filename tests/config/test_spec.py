@@ -30,6 +30,8 @@ def test_a_spec_is_plain_data_and_comes_back():
         ({"rewards": {"height_gain": RewardTerm("telemetry", 1.0)}}, r"height_gain.*\['speed', 'height'\]"),
         ({"dt": 0.0}, "dt must be"),
         ({"conditions": ["route", "route"]}, "conditions"),
+        ({"steering": "brake"}, r"steering is a control as far to either side of zero, got 'brake' of .*\(0.0, 1.0\)"),
+        ({"steering": "wheel"}, "got 'wheel' of"),
     ],
 )
 def test_what_means_two_things_is_refused(changes, what):
@@ -50,6 +52,30 @@ def test_what_means_two_things_is_refused(changes, what):
 def test_nonsense_is_refused(make, what):
     with pytest.raises((ValueError, KeyError), match=what):
         make()
+
+
+@pytest.mark.parametrize(
+    ("controls", "named", "place"),
+    [
+        ("push turn brake", "turn", 1),
+        ("push turn brake", "", None),  # both go to either side
+        ("push steering brake", "", 1),
+        ("push steering brake", "push", 0),
+        ("brake turn", "", 1),
+        ("brake", "", None),
+    ],
+)
+def test_which_control_steers_is_named_or_the_only_one_that_can(controls, named, place):
+    made = [Quantity(name, 0 if name == "brake" else -1) for name in controls.split()]
+    assert spec(controls=made, steering=named).steers() == place
+
+
+def test_controls_at_rest_are_zero_or_nearest_to_it():
+    assert spec(controls=[Quantity("turn"), Quantity("gas", 0.5, 1), Quantity("brake", -2, -1)]).rest == [
+        0.0,
+        0.5,
+        -1.0,
+    ]
 
 
 def test_specs_that_do_not_fit_are_named_with_both_sides():

@@ -248,6 +248,24 @@ class Perfect:
         return Dream(frames, 2 * reward, ended * 0.9, nothing[..., None], nothing, np.zeros((len(scenes), steps, 3)))
 
 
+def test_the_control_that_the_spec_names_is_mirrored_and_held_to_the_sides(folder, monkeypatch):
+    held = opened(folder, "rewarded")
+    world, clips, told = untrained(held), held_out.cut(held, 6, 20), []
+    perfect = Perfect(monkeypatch, clips, True)
+    monkeypatch.setattr(recorded, "dream", lambda *given, **how: told.append(given[2]) or perfect(*given, **how))
+    monkeypatch.setattr(held.drives, "spec", replace(held.drives.spec, steering="throttle"))
+    recorded.measure(world, clips, quiet=True)
+    true, _, mirrored, left, straight, right, _ = told
+    assert np.array_equal(mirrored, true[:, : mirrored.shape[1]] * [1, -1]) and np.abs(true[..., 1]).max() > 0.1
+    assert (left[..., 1] < 0).all() and not straight[..., 1].any() and np.array_equal(right[..., 1], -left[..., 1])
+    assert np.array_equal(left[..., 0], right[..., 0])
+    assert "response to steering" not in str(recorded_figures.missing(world, clips, {}))
+    monkeypatch.setattr(
+        held.drives, "spec", replace(held.drives.spec, controls=[Quantity("a"), Quantity("b")], steering="")
+    )
+    assert "response to steering (which control turns is not known" in str(recorded_figures.missing(world, clips, {}))
+
+
 @pytest.mark.parametrize("obedient", [True, False])
 def test_a_perfect_world_has_perfect_figures(folder, monkeypatch, obedient):
     held = opened(folder, "rewarded")

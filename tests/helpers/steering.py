@@ -42,5 +42,17 @@ class Flicker(Steer):
         return self.np_random.integers(0, 256, (64, 64, 3), np.uint8)
 
 
+class Wide(Steer):
+    """The same with controls of other ranges: what is best lies at a quarter or at three quarters of the first."""
+
+    action_space = gym.spaces.Box(np.array([0.0, -2.0], np.float32), np.array([10.0, 1.0], np.float32))
+
+    def __init__(self, obs_type: str = "latent") -> None:
+        super().__init__()
+
+    def step(self, action: np.ndarray) -> Any:
+        return super().step(np.array([action[0] / 5 - 1, 0.0], np.float32))
+
+
 def vector(kind: type[gym.Env], count: int = 2) -> SyncVectorEnv:
     return SyncVectorEnv([kind] * count, autoreset_mode=AutoresetMode.DISABLED)

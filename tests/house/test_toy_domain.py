@@ -141,13 +141,13 @@ def test_policies_are_judged_in_dream_and_simulator(here, tmp_path, capsys):
     assert agents.main([*drive, "--out", str(tmp_path / "true.mp4")]) == 0 and "return" in capsys.readouterr().out
 
 
-def test_it_is_evaluated_on_held_out_drives(here, tmp_path, capsys):
+def test_it_is_evaluated_on_held_out_drives(plane, here, tmp_path, capsys):
     world = str(here / "run" / "student" / "world")
     words = ["world", "--world", world, "--quick", "--out", str(tmp_path)]
     assert evaluation.main(words) == 1 and "--domain plane --held-out" in capsys.readouterr().err
     assert evaluation.main([*words, "--held-out", str(here / "held"), "--write-card"]) == 0
     figures = json.loads((tmp_path / "report.json").read_text())["figures"]
-    assert figures["psnr_1"] > 10 and np.isfinite(figures["mirrored_gain"])
+    assert figures["psnr_1"] > 10 and np.isfinite(figures["mirrored_gain"]) and plane.spec.steers() == 1
     assert "true steering over mirrored" in (Path(world) / "CARD.md").read_text()
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 

@@ -9,7 +9,7 @@ import torch
 from helpers.films import write_drive
 from helpers.worlds import make_world
 
-from drivedit.config import InferenceConfig, StudentConfig, StudentStageConfig, get_small_config
+from drivedit.config import InferenceConfig, Quantity, StudentConfig, StudentStageConfig, get_small_config
 from drivedit.data import VideoDataset, VideoLoader
 from drivedit.inference import StreamingRollout
 from drivedit.models import VAE3D, DiTStudent, DiTTeacher, DiTWorld, Scene
@@ -85,6 +85,51 @@ def test_a_world_that_is_not_told_the_frames_before_is_played(tmp_path, width, c
     for weight in world.parameters():
         weight.data.add_(0.05 * torch.randn(weight.shape))
     drive(world.eval(), tmp_path / "world")
+
+
+@pytest.mark.parametrize(
+    ("width", "history", "given", "names"),
+    [
+        (2, 0, None, ["steering", "throttle"]),
+        (7, 1, None, ["steering", "throttle"]),  # these, the ones before, the ego-motion
+        (3, 1, None, ["control_1", "control_2", "control_3"]),
+        (9, 1, None, ["control_1", "control_2", "control_3"]),
+        (7, 0, None, [f"control_{place}" for place in range(1, 8)]),
+        (9, 1, [Quantity("push", -2, 2), Quantity("turn"), Quantity("gas", 0.5, 1)], ["push", "turn", "gas"]),
+    ],
+)
+def test_a_rollout_has_the_controls_of_its_network(width, history, given, names):
+    config = preset()
+    sizes = {**config.student.to_dict(), "control_dim": width, "history": history}
+    student, vae = DiTStudent.from_config(StudentConfig.from_dict(sizes)), VAE3D.from_config(config.vae)
+    for weight in student.parameters():
+        weight.data.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
+    one = StreamingRollout(student, vae, InferenceConfig(sampling_steps=1), "cpu", controls=given)
+    assert one.world.spec.names("controls") == names
+    frames, controls = torch.full((1, 2, 3, 64, 64), 0.5), torch.full((1, 4, len(names)), 0.5)
+    still = one.generate_sequence(frames, max_new_frames=2, return_intermediates=True)["intermediates"]["latents"]
+    other = controls.clone()
+    other[:, 1, -1] = 1.0  # the last control matters, from the next frame on
+    told = []
+    for driven in (controls, other):
+        one.reset_state()
+        done = one.generate_sequence(frames, driven, 2, return_intermediates=True)
+        told.append(done["intermediates"]["latents"])
+    assert torch.isfinite(still).all() and not torch.allclose(*told, atol=1e-4)
+    with pytest.raises(ValueError, match=rf"{names[-1]} in \[.*, 1\]; scale them"):
+        one.generate_sequence(frames, 3 * controls, 2)
+    one.reset_state()
+    alone = one.generate_sequence(frames[:, :1], max_new_frames=2, return_intermediates=True)
+    assert torch.isfinite(alone["intermediates"]["latents"]).all()
+
+
+def test_controls_that_do_not_fit_a_network_or_a_world_are_refused():
+    config, world = preset(), make_world()
+    student, vae = DiTStudent.from_config(config.student), VAE3D.from_config(config.vae)
+    with pytest.raises(ValueError, match=r"of 3 controls a student needs control_dim 0 \(none\), 3 \(these\), or 9"):
+        StreamingRollout(student, vae, InferenceConfig(), "cpu", controls=[Quantity(name) for name in "abc"])
+    with pytest.raises(ValueError, match="this world has the controls"):
+        StreamingRollout(world, None, InferenceConfig(), "cpu", controls=[Quantity("turn")])
 
 
 def test_the_stage_that_needs_the_frames_before_says_so():

@@ -122,6 +122,22 @@ def test_the_compiled_step_knows_the_rules_of_the_spec(plane):
         assert torch.allclose(state.latents, ordinary.latents, atol=1e-3)
 
 
+def test_conditions_are_told_by_the_names_of_the_spec(plane, tiny_world):
+    state, step = tiny_world.start(tiny_world.scenes[:2], [1, 2]), torch.zeros(2, 2)
+    line = tiny_world.scenes[0].route[::-1].copy()
+    told = tiny_world.condition(state.clone(), {"route": {"points": line, "closed": True, "arc": 12.0}})
+    assert torch.equal(told.points[0], told.points[1]) and told.closed.all() and not told.bounds.isfinite().any()
+    assert not torch.equal(tiny_world.step(told, step)[0].latents, tiny_world.step(state.clone(), step)[0].latents)
+    assert torch.equal(tiny_world.condition(state.clone(), {}).points, state.points), "what is left out stays"
+    assert not tiny_world.condition(state.clone(), {"route": None}).count.any(), "a road of its own"
+    with pytest.raises(ValueError, match=r"told the conditions \['route'\], got \['route', 'closed'\]"):
+        tiny_world.condition(state, {"route": {"points": line}, "closed": True})
+    with pytest.raises(ValueError, match=r"has the parts \['points', 'closed', 'bounds', 'arc'\], got \['line'\]"):
+        tiny_world.condition(state, {"route": {"line": line}})
+    with pytest.raises(ValueError, match=r"told the conditions \[\], got \['route'\]"):
+        plane.condition(plane.start(plane.scenes, [0]), {"route": {"points": line}})
+
+
 def test_scenes_and_states_of_another_spec_are_refused(plane, tiny_world):
     scene = plane.scenes[0]
     with pytest.raises(ValueError, match=r"uint8 \[n \+ 1, 16, 32, 1\]"):

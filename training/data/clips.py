@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,18 @@ class Drives:
         """Frames per second."""
         return 1 / self.spec.dt
 
+    def only(self, kinds: Iterable[str]) -> Drives:
+        """The drives with some kinds of observation alone, in this order; the others are not read.
+
+        Raises:
+            ValueError: They do not have one of them.
+        """
+        kinds = list(kinds)
+        if set(kinds) - self.observations.keys():
+            raise ValueError(f"the recordings have the observations {list(self.observations)}, wanted are {kinds}")
+        spec = replace(self.spec, observations={name: self.spec.observations[name] for name in kinds})
+        return replace(self, spec=spec, observations={name: self.observations[name] for name in kinds})
+
     def told(self, name: str) -> np.ndarray:
         """A telemetry value by its name, `[S]`; NaN where the recordings have none of that name."""
         return self.telemetry.get(name, np.full(int(self.first[-1]), np.nan, np.float32))
@@ -163,8 +176,37 @@ class Drives:
         return motion.float().nan_to_num().numpy()
 
 
+def with_one_picture(drives: Drives, name: str | None = None) -> Drives:
+    """The drives with one picture, uint8 `[H, W, 1 or 3]`, as their only observation.
+
+    Args:
+        drives: The recordings; those of a single kind of observation stay as they are.
+        name: Of the picture; None: the only one that there is.
+
+    Raises:
+        ValueError: There is no picture, or not that one, or there are several and none is named.
+    """
+    kinds = drives.spec.observations
+    if name is None and len(kinds) > 1:
+        found = [
+            each for each, kind in kinds.items()
+            if kind.dtype == "uint8" and len(kind.shape) == 3 and kind.shape[2] in (1, 3)
+        ]  # fmt: skip
+        if len(found) != 1:
+            seen = {each: f"{kind.dtype} {list(kind.shape)}" for each, kind in kinds.items()}
+            raise ValueError(
+                f"a world learns one picture, uint8 [H, W, 1 or 3], the recordings have {found or 'none'} of {seen}"
+                + ("; say which one: --data.picture NAME" if found else "")
+            )
+        name = found[0]
+    shown = drives if name is None else drives.only([name])
+    if len(shown.observations) < len(kinds):
+        log.info("the world learns %s; left out: %s", name, ", ".join(each for each in kinds if each != name))
+    return shown
+
+
 def fit_config(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> WorldConfig:
-    """The world that these recordings can teach: their spec, without what they do not know.
+    """The world that these recordings can teach: their spec with one picture, without what they do not know.
 
     Without recorded rewards all reward is zero, without recorded endings nothing ends, without routes the world is told
     none, and telemetry that is not recorded in every state is not read. A learned reward without a unit (value 0) gets
@@ -176,8 +218,10 @@ def fit_config(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> Worl
         clip_frames: Frames of a clip that the dynamics shall take at once.
 
     Raises:
-        ValueError: The pictures do not divide into tokens, or the spec that is wanted is not that of the recordings.
+        ValueError: The pictures do not divide into tokens, the spec that is wanted is not that of the recordings, or
+            they have several pictures (see `with_one_picture`).
     """
+    drives = with_one_picture(drives, world.spec.picture if world.spec.observations else None)
     spec = drives.spec
     if world.spec.observations:
         spec = world.spec

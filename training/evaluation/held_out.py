@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,23 +35,27 @@ class HeldOut:
     Attributes:
         folder: Where it lies.
         env: Gymnasium id of the simulator that it was recorded in; empty for filmed drives.
+        kinds: Names of the observations that are looked at; none: all.
     """
 
     folder: Path
     env: str
+    kinds: tuple[str, ...] = ()
 
     @cached_property
     def drives(self) -> Any:
         """The `drivedit.data.clips.Drives`, unpacked when they are first asked for."""
-        return load_object(OPEN_DRIVES).open(self.folder, held_out=True)
+        drives = load_object(OPEN_DRIVES).open(self.folder, held_out=True)
+        return drives.only(self.kinds) if self.kinds else drives
 
 
 @contextmanager
-def opened(where: str | Path) -> Iterator[HeldOut]:
+def opened(where: str | Path, kinds: Iterable[str] = ()) -> Iterator[HeldOut]:
     """Opens a folder of held-out shards, or a Minari dataset, as long as the block lasts.
 
     Args:
         where: The folder, or the id of a local Minari dataset that `python -m drivedit.data export-minari` wrote.
+        kinds: See `HeldOut`.
 
     Raises:
         FileNotFoundError: There is neither.
@@ -59,16 +63,16 @@ def opened(where: str | Path) -> Iterator[HeldOut]:
         ValueError: It is a training recording, or damaged.
     """
     if Path(where).is_dir():
-        yield _open(Path(where))
+        yield _open(Path(where), tuple(kinds))
         return
     if not re.search(r"-v\d+$", str(where)):
         raise FileNotFoundError(f"there is no folder {where}, and it is no name of a Minari dataset (drivedit/mine-v0)")
     with TemporaryDirectory(prefix="drivedit-held-out-") as folder:
         load_object(IMPORT_MINARI)(str(where), Path(folder) / "shards")
-        yield _open(Path(folder) / "shards")
+        yield _open(Path(folder) / "shards", tuple(kinds))
 
 
-def _open(folder: Path) -> HeldOut:
+def _open(folder: Path, kinds: tuple[str, ...]) -> HeldOut:
     shards = find_files(folder, "shard-*.h5")
     if not shards:
         raise FileNotFoundError(f"{folder} holds no shard-*.h5; {how_to_record()}")
@@ -78,7 +82,7 @@ def _open(folder: Path) -> HeldOut:
             f"{folder} is a training recording, which says nothing about what a world can do where it has not learned; "
             f"{how_to_record()}"
         )
-    return HeldOut(folder, str(attrs["env"]))
+    return HeldOut(folder, str(attrs["env"]), kinds)
 
 
 def how_to_record(domain: str = "") -> str:

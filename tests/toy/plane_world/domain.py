@@ -11,6 +11,7 @@ DOMAIN = DomainConfig(
         rewards={"near": RewardTerm("learned"), "out": RewardTerm("on_end", -5.0)},
         dt=0.2,
         endings={"out": "the point left the plane"},
+        steering="turn",
     ),
     env_id="PlaneSimulator-v0",
     simulator="plane_world.simulator:Plane",

@@ -179,6 +179,8 @@ def missing(world: World, clips: Clips, found: dict[str, float]) -> list[str]:
         lacking.append(f"ending ({'no drive ends' if world.end_threshold < 1 else 'the world never ends'})")
     if "other_gain" not in found:
         lacking.append("response to the controls (they hardly differ between clips)")
+    if clips.held.drives.spec.steers() is None:
+        lacking.append("response to steering (which control turns is not known: `steering` of the spec)")
     lacking += [f"{name} (not recorded)" for name in world.spec.names("telemetry") if f"told_{name}" not in found]
     return lacking
 

@@ -87,7 +87,7 @@ def evaluate_world(
     world.eval()
     options: dict[str, Any] = {"name": name, "sizes": sizes, "sources": sources, "sampling_steps": sampling_steps}
     options |= {"compile": compile, "quiet": quiet}
-    with nullcontext() if held_out is None else opened(held_out) as held:
+    with nullcontext() if held_out is None else opened(held_out, world.spec.observations) as held:
         why = simulator_lacking(world, held, sources)
         if why and held is None:
             raise ValueError(

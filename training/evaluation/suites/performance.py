@@ -97,7 +97,7 @@ class PerformanceBenchmark:
         """Seconds that each of `count` frames of `rows` worlds takes."""
         world, seconds = self.world, []
         state = world.start([_scene(world)] * rows, list(range(rows)))
-        controls = torch.zeros(rows, len(world.spec.controls), device=world.device)
+        controls = torch.tensor([world.spec.rest] * rows, device=world.device)
         with self.rollout.precision():
             for _ in range(count):
                 begun = time.perf_counter()
@@ -112,7 +112,7 @@ def _scene(world: World) -> Scene:
     if world.scenes:
         return world.scenes[0]
     picture = np.full((2, *world.modality(world.spec.picture).shape), 128, np.uint8)
-    return Scene({world.spec.picture: picture}, np.zeros((1, len(world.spec.controls)), np.float32))
+    return Scene({world.spec.picture: picture}, np.array([world.spec.rest], np.float32))
 
 
 def _megabytes(tensors: Any) -> float:

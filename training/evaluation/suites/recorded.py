@@ -82,7 +82,7 @@ class Measured:
 
 def largest_steering(clips: Clips) -> float:
     """How far the recorded drives steer to a side: the 95th percentile of |steering|; 0 where no control steers."""
-    steering = clips.held.drives.spec.two_sided()
+    steering = clips.held.drives.spec.steers()
     if steering is None:
         return 0.0
     return float(np.quantile(np.abs(np.asarray(clips.held.drives.control)[:, steering]), 0.95))
@@ -180,7 +180,7 @@ def _under_other_controls(dreams: Dreams, found: Measured) -> None:
     drives = clips.held.drives
     short = [part[:AHEAD] for part in dreams.controls]
     others = [clips.ahead((row + (count + 1) // 2) % count, drives.control)[:AHEAD] for row in dreams.rows]
-    steers = np.arange(len(drives.spec.controls)) == drives.spec.two_sided()
+    steers = np.arange(len(drives.spec.controls)) == drives.spec.steers()
     mirror = np.where(steers, -1, 1).astype(np.float32)
     kinds = {"other": others, "mirrored": [part * mirror for part in short]}
     kinds |= {"free": short} if any(scene.route is not None for scene in dreams.scenes) else {}
@@ -199,7 +199,7 @@ def _to_the_sides(dreams: Dreams, found: Measured, shown: set[int]) -> None:
     steer = largest_steering(dreams.clips)
     if not steer:
         return
-    steering = dreams.clips.held.drives.spec.two_sided()
+    steering = dreams.clips.held.drives.spec.steers()
     usual = np.stack([part[:TURNED].mean(0) for part in dreams.controls])
 
     def held(side: float) -> list[np.ndarray]:

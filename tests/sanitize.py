@@ -10,11 +10,21 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from drivedit.config import Modality, Quantity, RewardTerm, StudentConfig, VAEConfig, WorldConfig, WorldSpec
+from drivedit.config import (
+    CameraConfig,
+    Modality,
+    Quantity,
+    RewardTerm,
+    StudentConfig,
+    VAEConfig,
+    WorldConfig,
+    WorldSpec,
+)
 from drivedit.inference import CompiledDecoder, CompiledStep, tune
 from drivedit.inference.library import library
 from drivedit.models import DiTState, DiTWorld
@@ -60,6 +70,9 @@ def random_world(rng: np.random.Generator) -> DiTWorld:
         telemetry=[Quantity(name, -1e9, 1e9, 2.0) for name in names],
         rewards=rewards | dict(list(REWARDS.items())[: up_to(5, 0)]),
     )
+    how: dict[str, Any] = {"view": (60.0, 50.0, 0.5, 0.75)} if seen else {}
+    if seen and up_to(2) > 1:
+        how = {"camera": CameraConfig(), "others": up_to(4, 0)}
     config = WorldConfig(
         spec,
         VAEConfig(
@@ -68,7 +81,7 @@ def random_world(rng: np.random.Generator) -> DiTWorld:
         ),
         patch=patch, sampling_steps=up_to(3), clean_cache=not history,
         route_offsets=[4.0 * i for i in range(up_to(20))],
-        view=(60.0, 50.0, 0.5, 0.75) if seen else None, map_cells=up_to(3), bounds_reach=40.0 if up_to(2) > 1 else None,
+        map_cells=up_to(3), bounds_reach=40.0 if up_to(2) > 1 else None, **how,
     )  # fmt: skip
     student = StudentConfig(
         channels * patch**2, 2 * heads * up_to(17), up_to(3), heads, up_to(70), dropout=0.0, use_rope=up_to(2) > 1,

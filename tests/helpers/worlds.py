@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from drivedit.config import Modality, Quantity, RewardTerm, StudentConfig, VAEConfig, WorldConfig, WorldSpec
+from drivedit.config import (
+    CameraConfig,
+    Modality,
+    Quantity,
+    RewardTerm,
+    StudentConfig,
+    VAEConfig,
+    WorldConfig,
+    WorldSpec,
+)
 from drivedit.config.domains.carracing import SPEC
 from drivedit.models import DiTState, DiTWorld, Scene, StepOutput
 
@@ -43,6 +52,25 @@ def make_world(seed: int = 0) -> DiTWorld:
     vae = VAEConfig(3, 4, [8, 8, 16, 16], 1, False, 0.1, temporal_kernel=1)
     config = WorldConfig(SPEC, vae, student, view=VIEW, bounds_reach=40.0)
     world = DiTWorld(config, [make_scene(5), make_scene(2, route=False)], "# A test world\n")
+    for p in world.parameters():
+        p.data.add_(0.05 * torch.randn(p.shape))
+    return world.eval()
+
+
+BOXES = np.array([[80, 12, 0.8, 4, 2, 1.6, 1.6, 8], [84, 20, 1, 6, 2.2, 2, -1.5, 5], [70, 9, 0.8, 4, 2, 1.5, 0, 2]])
+
+
+def make_peopled_world() -> DiTWorld:
+    """The world of `make_world`, seen by a camera, and told at most two others on the road."""
+    config = make_world().config
+    config = replace(
+        config, view=None, camera=CameraConfig(pitch=3.0), others=2,
+        spec=replace(config.spec, conditions=["route", "layout"]),
+    )  # fmt: skip
+    route_dim, map_dim = config.code_widths()
+    torch.manual_seed(0)
+    world = DiTWorld(replace(config, student=replace(config.student, route_dim=route_dim, map_dim=map_dim)))
+    world.scenes = [make_scene(5), make_scene(2, route=False)]
     for p in world.parameters():
         p.data.add_(0.05 * torch.randn(p.shape))
     return world.eval()

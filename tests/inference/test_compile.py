@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.worlds import film_spec, make_scene, make_world, told
+from helpers.worlds import BOXES, film_spec, make_peopled_world, make_scene, make_world, told
 from torch import nn
 
 from drivedit.agents.learning.train import TrainConfig, open_env
@@ -67,7 +67,12 @@ def starts(world: DiTWorld) -> DiTState:
     """Rows of three ages, one without a route: rings that are nearly empty, partly filled and full."""
     long, short = world.scenes[0], world.scenes[1]
     free = {"frames": long.frames[:4], "controls": long.controls[:3]}
-    return world.start([long, {"frames": short.frames[:2], "controls": short.controls[:1]}, free], [1, 2, 3])
+    state = world.start([long, {"frames": short.frames[:2], "controls": short.controls[:1]}, free], [1, 2, 3])
+    if not world.config.others:
+        return state
+    state = world.condition(state, {"layout": BOXES})
+    state.told[2] = False
+    return state
 
 
 def random_world(config: WorldConfig, scenes: list[Scene]) -> DiTWorld:
@@ -108,6 +113,7 @@ def lean_world() -> DiTWorld:
 
 WORLDS = {
     "told everything": make_world,
+    "told of others": make_peopled_world,
     "several passes": lambda: other_world(sampling_steps=3),
     "clean cache": lambda: other_world(clean_cache=True, sampling_steps=2),
     "no history": lambda: other_world({"history": 0}, clean_cache=True),

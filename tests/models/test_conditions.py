@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.worlds import spec_of
+from helpers.worlds import BOXES, make_peopled_world, spec_of
 
 from drivedit.config import CameraConfig, StudentConfig, WorldConfig
 from drivedit.config.domains.carracing import SPEC
@@ -202,3 +202,36 @@ def test_what_tells_of_others_is_known_in_the_code():
     code = join(torch.zeros(1, RouteCoder(SEEN).width), torch.tensor([True]), told)
     assert torch.equal(code[0], part)
     assert not layout_part(replace(SEEN, others=0)).any()
+
+
+def test_a_world_is_told_of_others_and_they_drive_on():
+    world = make_peopled_world()
+    free = world.start(world.scenes, [1, 2])
+    told = world.condition(free.clone(), {"layout": BOXES})
+    assert told.told.all() and not free.told.any() and told.others.shape == (2, 2, 8)
+    by_distance = np.hypot(*(BOXES[:, :2] - free.pose[0, :2].numpy()).T).argsort()
+    assert np.allclose(told.others[0], BOXES[by_distance[:2]])
+    controls = torch.zeros(2, 2)
+    after, _ = world.step(told.clone(), controls)
+    dreamed, _ = world.step(free.clone(), controls)
+    assert not torch.equal(after.latents, dreamed.latents)
+    moved = (after.others - told.others)[..., :2].norm(dim=-1)
+    assert torch.allclose(moved, told.others[..., 7] * world.spec.dt, rtol=0.2)
+    mixed = told.clone()
+    mixed.told[1] = False
+    mixed, _ = world.step(mixed, controls)
+    assert torch.allclose(mixed.latents[0], after.latents[0], atol=1e-5)
+    assert torch.allclose(mixed.latents[1], dreamed.latents[1], atol=1e-5)
+    again = world.condition(told.clone(), {"layout": None})
+    assert torch.equal(world.step(again, controls)[0].latents, dreamed.latents)
+    nobody, _ = world.step(world.condition(free.clone(), {"layout": np.zeros((0, 8))}), controls)
+    assert not torch.equal(nobody.latents, dreamed.latents), "nobody there is not the same as nobody knows"
+
+
+@pytest.mark.parametrize(("layout", "what"), [
+    (np.zeros((2, 7)), r"\[A, 8\]"), (np.full((1, 8), np.nan), "finite"), (np.zeros((1, 8)), "sizes above 0"),
+])  # fmt: skip
+def test_a_layout_that_is_none_is_refused(layout, what):
+    world = make_peopled_world()
+    with pytest.raises(ValueError, match=what):
+        world.condition(world.start(world.scenes, [1, 2]), {"layout": layout})

@@ -31,10 +31,11 @@ from drivedit.models.flow.sampler import sample
 from drivedit.models.layers.past import as_channels
 from drivedit.models.scenes import ROUTE, Scene, check_scene
 from drivedit.models.world import Sampling, Scenes, StepOutput, World
-from drivedit.utils import Route, RouteCoder, advance_pose, noise, truncate
+from drivedit.utils import Route, RouteCoder, advance_pose, load_object, noise, truncate
 from drivedit.utils.route import CAPACITY
 
 LATENT = "latent"  # the kind of observation that is not decoded
+BACKBONES = {"transformer": "drivedit.models.dit.student:DiTStudent"}  # networks of the dynamics by name
 ON_ROUTE: dict[str, Any] = {"points": None, "closed": False, "bounds": None, "arc": None}
 
 
@@ -47,8 +48,8 @@ class DiTWorld(World[DiTState]):
         card: Text of the world's CARD.md.
 
     Raises:
-        ValueError: A scene does not fit, the spec shows no picture, or the student wants more controls than a world
-            tells.
+        ValueError: A scene does not fit, the spec shows no picture, there is no such backbone, or the student wants
+            more controls than a world tells.
     """
 
     kind = "dit"
@@ -72,10 +73,12 @@ class DiTWorld(World[DiTState]):
                 f"a world of {len(spec.controls)} controls tells its student at most {config.driven}: these, those "
                 f"before and the ego-motion; got student.control_dim {config.student.control_dim}"
             )
+        if config.backbone not in BACKBONES:
+            raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}, got {config.backbone!r}")
         self.config, self.card = config, card
         self.scenes = [self.check_scene(scene) for scene in scenes]
         self.vae = VAE3D.from_config(config.vae)
-        self.dynamics = DiTStudent.from_config(config.student)
+        self.dynamics: DiTStudent = load_object(BACKBONES[config.backbone]).from_config(config.student)
         self.tokenizer = FrameTokenizer(config.vae.latent_dim, config.patch)
         self.coder = RouteCoder(config)
         self.heads = Heads(

@@ -17,9 +17,8 @@ import gymnasium as gym
 from drivedit.agents.domains import DEFAULT, PUBLIC, SIMULATOR
 from drivedit.agents.dreams import DREAM, open_for
 from drivedit.agents.drive import drive
-from drivedit.agents.drivers.policies import policy_names
+from drivedit.agents.drivers.policies import policies_of, policy_names
 from drivedit.agents.load import load_agent
-from drivedit.config import domain_of
 from drivedit.utils import one_thread, write_atomically
 
 if typing.TYPE_CHECKING:
@@ -130,7 +129,7 @@ def _add_judge(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--policies", nargs="+", default=None, metavar="NAME",
         help="PATH.safetensors, PATH.zip, module:callable, planner, or of "
-        f"{', '.join(policy_names())} (default: all of these names)",
+        f"{', '.join(policy_names())} (default: all of the real one's domain)",
     )  # fmt: skip
     command.add_argument("--starts", type=int, default=16, help="where all of them start (default: %(default)s)")
     command.add_argument("--horizon", type=int, default=300, help="steps of a drive (default: %(default)s)")
@@ -258,7 +257,7 @@ def _judge(options: argparse.Namespace) -> None:
 
     names = ("dream", "real", "world", "starts", "horizon", "first_seed", "sampling_steps")
     contest = JudgeSetup(**{name: getattr(options, name) for name in names})
-    policies = options.policies or policy_names((domain_of(options.real) or DEFAULT).spec.domain)
+    policies = options.policies or policies_of(options.real)
     verdict = judge(contest, policies, options.out, options.workers)
     write_report(verdict, options.out / "report.html")
     print(as_text(verdict))

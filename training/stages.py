@@ -6,7 +6,7 @@ Each trains in a folder of the run and leaves a world there, with a card that sa
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,18 +31,16 @@ from drivedit.training.calibration import calibrate
 from drivedit.training.cards import write_card
 from drivedit.training.latents import Clips, batches, encode_drives, encoder_fingerprint, frames_of, moments
 from drivedit.training.loop import train
+from drivedit.training.methods import METHODS
 from drivedit.training.methods.clip_matching import ClipDistributionMatching
-from drivedit.training.methods.consistency import Consistency
 from drivedit.training.methods.decoder import DecoderMethod, prune_decoder
 from drivedit.training.methods.dynamics import DynamicsMethod, dynamics_figures
-from drivedit.training.methods.energy import EnergyScore, ForcingThenEnergy
-from drivedit.training.methods.forcing import DiffusionForcing
-from drivedit.training.methods.matching import DistributionMatching
+from drivedit.training.methods.energy import ForcingThenEnergy
 from drivedit.training.methods.teacher import TeacherMethod, teacher_figures
 from drivedit.training.methods.vae import VAEMethod, vae_figures
 from drivedit.training.runs import run_folder
 from drivedit.training.scenes import pick_scenes
-from drivedit.utils import extra, fingerprint, generator, resolve_device, seeded
+from drivedit.utils import extra, fingerprint, generator, load_object, resolve_device, seeded
 
 with extra("train", "training"):
     from accelerate import PartialState
@@ -50,12 +48,6 @@ with extra("train", "training"):
 log = logging.getLogger(__name__)
 
 WASHED_OUT = 0.1  # of the true pictures' sharpness
-METHODS: dict[str, Callable[[DiTWorld, DistillConfig], DynamicsMethod]] = {  # of `DistillConfig.method`
-    "forcing": DiffusionForcing,
-    "consistency": Consistency,
-    "matching": DistributionMatching,
-    "energy": EnergyScore,
-}
 
 
 def vae(
@@ -193,8 +185,13 @@ def distill(
         run: Folder of the run.
         device: auto, cpu, cuda, ...
         real_score: File of a bidirectional teacher that tells the real score under `matching`; None: the trained world.
+
+    Raises:
+        ValueError: There is no such method, or the trained world has another encoder.
     """
     where = resolve_device(device)
+    if loss.method not in METHODS:
+        raise ValueError(f"loss.method must be one of {', '.join(METHODS)}, got {loss.method!r}")
     read_folder_attrs(data.root, held_out=False)
     _need_autoencoder(run)
     with run_folder(run, where) as folder:
@@ -208,7 +205,7 @@ def distill(
             result.dynamics.max_seq_len = max(result.dynamics.max_seq_len, needed)
         drives = _open(data, where, result.spec.picture)
         if real_score is None:
-            stage = METHODS[loss.method](result, loss)
+            stage = load_object(METHODS[loss.method])(result, loss)
         else:
             stage = ClipDistributionMatching(result, loss, DiTTeacher.load(real_score).to(where))
             about["real_score"] = {"file": real_score, "fingerprint": fingerprint(Path(real_score))}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from drivedit.agents.drive import Agent
 from drivedit.agents.drivers.policy import Policy
-from drivedit.config import DEFAULT_WORLD, all_domains, find_domain
+from drivedit.config import DEFAULT_WORLD, all_domains, domain_of, find_domain
 from drivedit.utils import load_object
 
 LEARNED = "learned"  # the agent that learned in the dream (docs/agents.md)
@@ -25,6 +25,18 @@ def policy_names(domain: str | None = None) -> list[str]:
             alone = owner == DEFAULT_WORLD if name == LEARNED else _owners(name) == [owner]
             found.append(name if alone else f"{owner}/{name}")
     return found
+
+
+def policies_of(env_id: str) -> list[str]:
+    """The names of the policies of the domain that an environment is of.
+
+    Raises:
+        ValueError: It is of no domain.
+    """
+    domain = domain_of(env_id)
+    if domain is None:
+        raise ValueError(f"{env_id} is of no domain that has policies: name those to judge, --policies NAME NAME NAME")
+    return policy_names(domain.spec.domain)
 
 
 def find_policy(name: str) -> tuple[str, str] | None:

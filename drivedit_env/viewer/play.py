@@ -40,10 +40,12 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped: there is no film", file=sys.stderr)
         return 130
-    controls = session.env.world.spec.names("controls")
-    if len(controls) != 2:
+    controls = session.env.world.spec.controls
+    if [(each.low, each.high) for each in controls] != [(-1, 1)] * 2:
+        low, high = ([getattr(each, end) for each in controls] for end in ("low", "high"))
         print(
-            f"error: the keys drive two controls, steering and throttle, and this world has {', '.join(controls)}; "
+            "error: the keys drive steering and throttle, two controls from -1 to 1, and this world has "
+            f"{', '.join(each.name for each in controls)} from {low} to {high}; "
             "let an agent drive: --video FILE --agent NAME", file=sys.stderr,
         )  # fmt: skip
         return 1

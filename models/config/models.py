@@ -161,6 +161,7 @@ class WorldConfig(BaseConfig):
         map_arcs: First and last arc length, relative to the foot point, of the road on the map, and their distance.
         road_half_width: Metres from the centre line to the edge.
         bounds_reach: Metres from which on the nearest edge of the playfield is told; None: never.
+        backbone: Name of the network of the dynamics (`BACKBONES`), whose sizes `student` has.
 
     Raises:
         ValueError: A number is out of its range, a list has another length than it must, or the spec is of another kind
@@ -203,6 +204,7 @@ class WorldConfig(BaseConfig):
     map_arcs: tuple[float, float, float] = (-40.0, 95.0, 2.5)
     road_half_width: float = 6.67
     bounds_reach: float | None = None
+    backbone: str = "transformer"
 
     def __post_init__(self) -> None:
         self.check_ranges(

@@ -21,7 +21,9 @@ from drivedit.models.dit.tokens import FrameTokenizer
 from drivedit.models.dit.vae import VAE3D
 from drivedit.models.layers.past import as_channels
 from drivedit.models.world import Sampling, StepOutput
-from drivedit.utils import Route, advance_pose, noise, truncate
+from drivedit.utils import Route, advance_pose, load_object, noise, truncate
+
+BACKBONES = {"transformer": "drivedit.models.dit.student:DiTStudent"}  # networks of the dynamics by name
 
 
 class DiTNetworks(nn.Module):
@@ -31,7 +33,8 @@ class DiTNetworks(nn.Module):
         config: Configuration of the networks, the picture and the heads.
 
     Raises:
-        ValueError: The spec shows no picture, or the student wants more controls than a world tells.
+        ValueError: The spec shows no picture, there is no such backbone, or the student wants more controls than a
+            world tells.
     """
 
     config: WorldConfig
@@ -51,9 +54,11 @@ class DiTNetworks(nn.Module):
                 f"a world of {len(spec.controls)} controls tells its student at most {config.driven}: these, those "
                 f"before and the ego-motion; got student.control_dim {config.student.control_dim}"
             )
+        if config.backbone not in BACKBONES:
+            raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}, got {config.backbone!r}")
         self.config = config
         self.vae = VAE3D.from_config(config.vae)
-        self.dynamics = DiTStudent.from_config(config.student)
+        self.dynamics: DiTStudent = load_object(BACKBONES[config.backbone]).from_config(config.student)
         self.tokenizer = FrameTokenizer(config.vae.latent_dim, config.patch)
         self.coder = RouteCoder(config)
         self.layout = LayoutCoder(config) if config.others else None

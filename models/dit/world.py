@@ -45,8 +45,8 @@ class DiTWorld(DiTNetworks, World[DiTState]):
         card: Text of the world's CARD.md.
 
     Raises:
-        ValueError: A scene does not fit, the spec shows no picture, or the student wants more controls than a world
-            tells.
+        ValueError: A scene does not fit, the spec shows no picture, there is no such backbone, or the student wants
+            more controls than a world tells.
     """
 
     kind = "dit"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from drivedit.config import WorldSpec
 from drivedit.inference.tune import FoldedFrame, PackedConv, PackedResBlock, PackedUp
-from drivedit.models import DiTWorld
+from drivedit.models import DiTStudent, DiTWorld
 from drivedit.models.conditions.layout import TOLD
 from drivedit.models.flow.path import noise_levels
 from drivedit.models.layers.blocks import Block, fourier_features, squared_relu
@@ -270,7 +270,8 @@ def _check_model(world: DiTWorld) -> None:
         "student.control_dim": (network.control_dim, min(network.control_dim, config.driven)),
         "read telemetry": (world.heads.telemetry, max(len(config.spec.telemetry), 1)),
         "read rewards": (world.heads.rewards, max(len(config.spec.learned()), 1)),
-        "blocks with a squared ReLU": (all(map(_is_known, network.blocks)), True),
+        "network of the dynamics": (type(network).__name__, DiTStudent.__name__),
+        "blocks with a squared ReLU": (all(map(_is_known, getattr(network, "blocks", ()))), True),
         "number of controls": (len(config.spec.controls), min(len(config.spec.controls), MOST_CONTROLS)),
     })  # fmt: skip
     widest = max(student.d_model, student.latent_dim, student.tokens_per_frame)

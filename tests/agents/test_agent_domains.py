@@ -142,6 +142,13 @@ def test_scores_and_the_share_on_the_road_are_the_domains():
 def test_the_judge_asks_the_policies_of_the_real_ones_domain(tmp_path, capsys):
     assert main(["judge", "--dream", "Lane-v0", "--real", "Lane-v0", "--out", str(tmp_path)]) == 1
     assert "at least 3 different policies, got 2" in capsys.readouterr().err
+    gym.register("Stray-v0", entry_point=f"{__name__}:Lane")
+    try:
+        assert main(["judge", "--dream", "Stray-v0", "--real", "Stray-v0", "--out", str(tmp_path)]) == 1
+    finally:
+        gym.registry.pop("Stray-v0")
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["error: Stray-v0 is of no domain that has policies: name those to judge, --policies NAME NAME NAME"]
 
 
 def test_a_dream_is_of_its_worlds_domain(tiny_world: DiTWorld, tmp_path):

@@ -6,6 +6,7 @@ import cv2
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from helpers.drawn_film import film
 
 from drivedit.data import __main__ as data
@@ -92,3 +93,25 @@ def test_a_world_of_ones_own_film_is_judged_driven_recorded_and_trained_on(here,
         session.toggle_recording()
     session.close()
     assert DiTWorld.from_pretrained(trained(str(tmp_path / "more"), str(tmp_path / "run"), steps=2)).spec.fps == FPS
+
+
+@pytest.mark.parametrize("method", ["consistency", "matching"])
+def test_a_world_of_ones_own_film_is_distilled(here, method):
+    folder, world = here
+    words = [
+        "distill",
+        "--config",
+        "video.yaml",
+        "--data.root",
+        str(folder / "film"),
+        "--out",
+        str(folder / "run"),
+        *LOOP,
+    ]
+    small = ["--teacher", world, "--loss.method", method, "--loss.clip_frames", "4", "--loss.rollout", "1"]
+    assert training.main([*words, *small, "--train.batch_size", "4", "--train.steps", "4"]) == 0
+    made = DiTWorld.from_pretrained(folder / "run" / method / "world", device="cpu")
+    curve = (folder / "run" / method / "curve.jsonl").read_text().splitlines()
+    assert all(np.isfinite(list(json.loads(line).values())).all() for line in curve)
+    state, _ = made.step(made.start(made.scenes[:1], [0]), torch.zeros(1, 2))
+    assert torch.isfinite(state.latents).all()

@@ -3,6 +3,7 @@
 import sys
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -11,6 +12,7 @@ import numpy as np
 import pygame
 import pytest
 
+from drivedit.config import Quantity
 from drivedit.data.recordings import iter_episodes
 from drivedit.models import DiTWorld
 from drivedit_env.env import DriveDiTEnv
@@ -38,6 +40,20 @@ def test_the_window_is_measured(tiny_world: DiTWorld, tmp_path: Path, capsys: py
     pygame.display.init()
     pygame.event.post(pygame.event.Event(pygame.QUIT))
     assert measured(arguments) == 1 and "closed before" in capsys.readouterr().err
+
+
+def test_keys_are_for_steering_and_throttle_and_other_worlds_are_driven_by_agents(tiny_world, tmp_path, capsys):
+    spec = replace(tiny_world.spec, controls=[Quantity("gas", 0, 1), Quantity("turn")])
+    scenes = [replace(scene, controls=np.abs(scene.controls)) for scene in tiny_world.scenes]
+    DiTWorld(replace(tiny_world.config, spec=spec), scenes).save_pretrained(tmp_path / "world")
+    words = ["--world", str(tmp_path / "world")]
+    assert main(words) == 1
+    assert (
+        "this world has gas, turn from [0.0, -1.0] to [1.0, 1.0]; let an agent drive: --video"
+        in capsys.readouterr().err
+    )
+    film = ["--agent", "drivedit.agents:LaneKeeper", "--video", str(tmp_path / "out.mp4"), "--steps", "2"]
+    assert main([*words, *film]) == 0
 
 
 def test_the_command_films_the_same_drive(tiny_world: DiTWorld, tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -1,14 +1,17 @@
 """The world as a pure function: rows are independent, states are complete, folders are checked."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from helpers.worlds import make_scene, make_world, told
 
 from drivedit.config.domains.carracing import SPEC
-from drivedit.inference import tune
+from drivedit.inference import compile_step, tune
 from drivedit.inference.tune import can_pack, pack_decoder
-from drivedit.models import VAE3D, DiTState, DiTWorld, Sampling, Scene, check_scene
+from drivedit.models import VAE3D, DiTState, DiTStudent, DiTWorld, Sampling, Scene, check_scene
+from drivedit.models.dit.networks import BACKBONES
 
 
 @pytest.fixture(scope="module")
@@ -234,3 +237,26 @@ def test_a_tuned_world_dreams_the_same_and_can_no_longer_be_saved(tmp_path):
     assert np.abs(world.decode(out.latent).astype(int) - plain.decode(expected.latent)).max() <= 8
     with pytest.raises(RuntimeError, match="from_pretrained"):
         world.save_pretrained(tmp_path / "world")
+
+
+class Twice(DiTStudent):
+    """A network of one's own: it looks twice as hard at the controls."""
+
+    def features(self, *arguments, control: torch.Tensor, **given):
+        return super().features(*arguments, control=2 * control, **given)
+
+
+def test_a_backbone_is_a_line_of_the_registry_and_is_kept_with_the_world(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(BACKBONES, "twice", f"{__name__}:Twice")
+    ours, config = make_world(), make_world().config
+    theirs = DiTWorld(replace(config, backbone="twice"), ours.scenes).eval()
+    theirs.load_state_dict(ours.state_dict())
+    theirs.save_pretrained(tmp_path / "world")
+    again = DiTWorld.from_pretrained(tmp_path / "world", device="cpu")
+    assert type(again.dynamics) is Twice and again.config.backbone == "twice"
+    state, controls = theirs.start(theirs.scenes[:1], [1]), torch.full((1, 2), 0.5)
+    told = [world.step(state.clone(), controls)[0].latents for world in (ours, theirs, again)]
+    assert not torch.allclose(told[0], told[1], atol=1e-5) and torch.allclose(told[1], told[2], atol=1e-2)
+    with pytest.raises(ValueError, match="backbone must be one of transformer, twice, got 'moon'"):
+        DiTWorld(replace(config, backbone="moon"))
+    assert compile_step(theirs) is None, caplog.text

@@ -17,6 +17,7 @@ from drivedit.models import DiTTeacher, DiTWorld
 from drivedit.models.flow.path import noise_levels
 from drivedit.models.flow.sampler import sample
 from drivedit.training.calibration import calibrate
+from drivedit.training.methods import METHODS
 from drivedit.training.methods.clip_matching import ClipDistributionMatching
 from drivedit.training.methods.clips import MOTION, Clip, Rngs
 from drivedit.training.methods.consistency import Consistency
@@ -168,6 +169,18 @@ def test_every_method_makes_a_world(run, method):
     assert [f"## Stage `{name}`" in made.card for name in ("vae", "student", method)] == [True] * 3
     state, _ = made.step(made.start(made.scenes[:1], [0]), torch.zeros(1, 2))
     assert torch.isfinite(state.latents).all()
+
+
+def test_a_method_is_a_line_of_the_registry_and_an_unknown_one_is_answered_by_those_there_are(run, monkeypatch):
+    folder, loop, data = run
+    monkeypatch.setitem(METHODS, "mine", "drivedit.training.methods.forcing:DiffusionForcing")
+    distill(
+        str(folder / "student" / "world"), loop, data, DistillConfig(clip_frames=6, method="mine"), str(folder), "cpu"
+    )
+    assert "## Stage `mine`" in DiTWorld.from_pretrained(folder / "mine" / "world", device="cpu").card
+    with pytest.raises(ValueError, match="must be one of forcing, consistency, matching, energy, mine, got 'moon'"):
+        distill(str(folder / "student" / "world"), loop, data, DistillConfig(method="moon"), str(folder), "cpu")
+    assert not (folder / "moon").exists()
 
 
 def test_rollouts_may_be_longer_than_what_the_world_was_trained_on(run):

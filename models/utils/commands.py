@@ -252,7 +252,7 @@ def _help(action: argparse.Action) -> str:
     if action.required:
         return f"{text} (needed)"
     sentence, absent = re.findall(r"^(.*?)(?:[;.,] [Nn]one: (.*))?$", text)[0]
-    if default in (None, (), []):
+    if default in (None, "", (), []):
         return f"{sentence} (default: {absent or 'none'})"
     if isinstance(default, bool):
         default = "yes" if default else "no"

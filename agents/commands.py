@@ -81,8 +81,8 @@ def score_agent(
     Args:
         agent: PATH.safetensors (trained), PATH.zip (Stable-Baselines3), module:callable, or a name.
         env: Id of the environment.
-        world: World of an agent that learned on latents: shipped name, folder or hub:NAME/WORLD; None: where it was when
-            it learned (a zip needs it).
+        world: World of an agent that learned on latents: shipped name, folder or hub:NAME/WORLD; None: where it was
+            when it learned (a zip needs it).
         episodes: Episodes to drive.
         seed: Seed of the first track; the default begins the held-out ones.
         out: JSON file for the scores of every episode.

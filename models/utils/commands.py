@@ -143,15 +143,17 @@ def _parser(
         pass
 
     def about(name: str, text: str) -> str:
-        names = f": {', '.join(known[name]())}" if name in known else ""
-        return re.sub(r"(?=[;.,] [Nn]one: |\.?$)", lambda _: names, text, count=1)
+        names = ", ".join(known[name]()) if name in known else ""
+        return re.sub(r"(?=[;.,] [Nn]one: |\.?$)", lambda _: names and f": {names}", text, count=1)
 
     parser = Parser(
         prog=program, formatter_class=Formatter, allow_abbrev=False,
         description=re.split(r"\n(?:Args|Returns|Raises):", inspect.getdoc(function) or "")[0],
         print_config="--print_config" if dotted else "--print-config",
     )  # fmt: skip
-    parser.add_argument("--config", action="config", help=about("config", CONFIG))
+    parser.add_argument(
+        "--config", action="config", help=about("config", CONFIG + ", or a preset" * ("config" in known))
+    )
     needed = []
     for option in _options(function, dotted):
         if dataclasses.is_dataclass(option.kind):
@@ -246,16 +248,17 @@ def _several(kind: Any) -> dict[str, Any]:
 
 def _help(action: argparse.Action) -> str:
     """The help of an option, with its default."""
-    text, default = (action.help or "").rstrip("."), action.default
+    text, default = re.sub(r"(?<!\.)\.$", "", " ".join((action.help or "").split())), action.default
     if default == argparse.SUPPRESS:
         return text
     if action.required:
         return f"{text} (needed)"
-    sentence, absent = re.findall(r"^(.*?)(?:[;.,] [Nn]one: (.*))?$", text)[0]
     if default in (None, "", (), []):
+        sentence, _, absent = re.sub("[;.,] [Nn]one: ", "\n", text, count=1).partition("\n")
         return f"{sentence} (default: {absent or 'none'})"
     if isinstance(default, bool):
-        default = "yes" if default else "no"
+        flag = len(action.option_strings) > 1
+        default = ("no", "yes")[default] if flag else str(default).lower()
     elif action.nargs and isinstance(default, (list, tuple)):
         default = " ".join(map(str, default))
     return f"{text} (default: {default})"

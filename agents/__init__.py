@@ -4,20 +4,23 @@
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from drivedit.agents.load import load_agent
-from drivedit.agents.planning.planner import Planner, Search
 from drivedit.config import DEFAULT_WORLD, find_domain
+from drivedit.utils.lazy import lazily
+
+if TYPE_CHECKING:
+    from drivedit.agents.load import load_agent
+    from drivedit.agents.planning.planner import Planner, Search
 
 __all__ = ["Planner", "Search", "load_agent"]
 
 
-def __getattr__(name: str) -> Any:
-    """Imports a class of the default world's policies, which stand in its domain: `LaneKeeper` and its `Skill`."""
-    found = None
-    if name[:1].isupper():
-        found = getattr(import_module(find_domain(DEFAULT_WORLD).policies.partition(":")[0]), name, None)
-    if found is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return found
+def _policy(name: str) -> Any:
+    """A class of the default world's policies, which stand in its domain: `LaneKeeper` and its `Skill`."""
+    if not name[:1].isupper():
+        return None
+    return getattr(import_module(find_domain(DEFAULT_WORLD).policies.partition(":")[0]), name, None)
+
+
+__getattr__ = lazily(__name__, _policy)

@@ -6,9 +6,9 @@ count more than rates: to the simulator on the same cores, and to what a large m
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +25,7 @@ from drivedit.config import DEFAULT_WORLD, DomainConfig, WorldConfig
 from drivedit.inference import tune
 from drivedit.models import DiTWorld, World
 from drivedit.utils import fast_dtype, generator, load_object
+from drivedit.utils.commands import run as run_command
 from drivedit_env.domains import domain_of_world, gentle_controls
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.shipped import load_world
@@ -230,29 +231,34 @@ def as_text(report: dict[str, Any]) -> str:
     return "\n".join(lines).strip()
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m drivedit_env.bench", description=__doc__)
-    parser.add_argument(
-        "--world",
-        default=DEFAULT_WORLD,
-        help="shipped name, folder or hub:NAME/WORLD of a world (default: %(default)s)",
-    )
-    parser.add_argument("--out", default="bench.json", help="where to save the figures (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of every contender (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=0.4, help="seconds of a turn (default: %(default)s)")
-    parser.add_argument(
-        "--endurance", type=int, default=0, help="also step 64 worlds for so many steps in all (default: none)"
-    )
-    parser.add_argument(
-        "--compile", action="store_true", help="compile the dream's steps first (default: they are not)"
-    )
-    options = parser.parse_args(argv)
-    report = measure(options.world, options.rounds, options.seconds, compile=options.compile)
-    if options.endurance:
-        report["endurance"] = endurance(load_world(options.world), options.endurance, compile=options.compile)
+def main(words: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    return run_command(bench, words, program="python -m drivedit_env.bench")
+
+
+def bench(
+    world: str = DEFAULT_WORLD,
+    out: Path = Path("bench.json"),
+    rounds: int = 5,
+    seconds: float = 0.4,
+    endurance_: int = 0,
+    compile: bool = False,
+) -> None:
+    """How fast the dream is on this machine: prints one table and saves it as JSON.
+
+    Args:
+        world: Shipped name, folder or hub:NAME/WORLD of a world.
+        out: Where to save the figures.
+        rounds: Turns of every contender.
+        seconds: Seconds of a turn.
+        endurance_: Steps of 64 worlds in all that are taken as well, to see whether memory or time grow.
+        compile: Whether the dream's steps are compiled first.
+    """
+    report = measure(world, rounds, seconds, compile=compile)
+    if endurance_:
+        report["endurance"] = endurance(load_world(world), endurance_, compile=compile)
     print(as_text(report))
-    Path(options.out).write_text(json.dumps(report, indent=2) + "\n")
+    out.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def _rates(world: World, rounds: int, seconds: float, quiet: bool, compile: bool) -> dict[str, float]:
@@ -356,4 +362,4 @@ def _unpacked(world: str | Path) -> World:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -29,6 +29,21 @@ from drivedit.utils import fingerprint, generator, motion_between, seeded
 REPLICAS = 2000
 
 
+def compare(size: MemoryStudyConfig, train_: LoopConfig, out: str = "runs/memory") -> str:
+    """Trains a student with memory and one without, and compares what they dream.
+
+    Args:
+        size: How much is recorded and dreamed.
+        train_: The loop.
+        out: Folder of the study, which can be resumed.
+
+    Returns:
+        The table.
+    """
+    study(size, train_, out)
+    return (Path(out) / "memory.md").read_text().rstrip()
+
+
 def study(size: MemoryStudyConfig, loop: LoopConfig, out: str | Path) -> dict[str, dict[str, list[float]]]:
     """Trains both students, lets them dream and judges; writes memory.json, memory.md and memory.png to `out`.
 

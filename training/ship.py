@@ -10,11 +10,17 @@ from drivedit.models import World, find_world
 from drivedit.training.cards import commit
 
 
-def ship(world: str, report: str, to: str, template: str = f"{DEFAULT_WORLD}_card.md") -> World:
+def ship(
+    world: str = f"runs/{DEFAULT_WORLD}/student/world",
+    report: str = "runs/evaluation",
+    *,
+    to: str,
+    template: str = f"{DEFAULT_WORLD}_card.md",
+) -> World:
     """Writes a world with a card that says how it was made and what it was measured to do.
 
     Args:
-        world: The trained world, as `drivedit.models.find_world` finds it.
+        world: The trained world: folder, shipped name or hub:NAME/WORLD.
         report: Folder that `python -m drivedit.evaluation world --out` wrote for this world.
         to: Folder to write: a new one, or one with nothing but a world in it, which is replaced.
         template: Text of the card with `{report}`, `{commit}`, `{parameters}` and `{size}` in it: a file, or the name

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from drivedit.config import (
+    DEFAULT_WORLD,
     ClipConfig,
     DataConfig,
     DistillConfig,
@@ -47,16 +48,28 @@ with extra("train", "training"):
 
 log = logging.getLogger(__name__)
 
+RUN, TRAINED = f"runs/{DEFAULT_WORLD}", f"runs/{DEFAULT_WORLD}/student/world"
 WASHED_OUT = 0.1  # of the true pictures' sharpness
 
 
 def vae(
-    world: WorldConfig, train_: LoopConfig, data: DataConfig, loss: VAEStageConfig, run: str, device: str = "auto"
+    world: WorldConfig, train_: LoopConfig, data: DataConfig, loss: VAEStageConfig, out: str = RUN, device: str = "auto"
 ) -> DiTWorld:
-    """Trains the autoencoder and writes `run/vae/world`, a world whose dynamics are still untrained."""
+    """Trains the autoencoder and writes OUT/vae/world, a world whose dynamics are still untrained.
+
+    Meant to be run with a preset (--config): defaults alone make another network.
+
+    Args:
+        world: The world to be.
+        train_: The loop.
+        data: The recordings.
+        loss: The loss.
+        out: Folder of the run; an interrupted run goes on.
+        device: Where it trains: auto, cpu, cuda, ...
+    """
     where = resolve_device(device)
     read_folder_attrs(data.root, held_out=False)
-    with run_folder(run, where) as folder:
+    with run_folder(out, where) as folder:
         DiTWorld.check_place(folder / "vae" / "world")
         drives = _open(data, where, world.spec.picture if world.spec.observations else data.picture)
         world = fit_config(world, drives)
@@ -94,53 +107,53 @@ def vae(
 
 
 def decoder(
-    folder: str, inner: list[int], train_: LoopConfig, data: DataConfig, loss: VAEStageConfig, run: str,
-    device: str = "auto",
+    world: str = TRAINED, *, inner: list[int], train_: LoopConfig, data: DataConfig, loss: VAEStageConfig,
+    out: str = RUN, device: str = "auto",
 ) -> DiTWorld:  # fmt: skip
-    """Gives a trained world a narrower decoder for the same latents; writes `run/decoder/world`.
+    """Gives a trained world a narrower decoder for the same latents; writes OUT/decoder/world.
 
     Args:
-        folder: Of the trained world.
-        inner: Widths inside the decoder's residual blocks (`drivedit.models.VAE3D`).
+        world: The trained world: folder, shipped name or hub:NAME/WORLD.
+        inner: Widths inside the decoder's residual blocks, at its four sizes: [16, 16, 32, 32].
         train_: The loop.
         data: The recordings.
         loss: The loss.
-        run: Folder of the run.
-        device: auto, cpu, cuda, ...
+        out: Folder of the run; an interrupted run goes on.
+        device: Where it trains: auto, cpu, cuda, ...
     """
     where = resolve_device(device)
     read_folder_attrs(data.root, held_out=False)
-    with run_folder(run, where) as place:
+    with run_folder(out, where) as place:
         DiTWorld.check_place(place / "decoder" / "world")
-        world = DiTWorld.from_pretrained(folder, device=where)
-        drives = _open(data, where, world.spec.picture)
-        latents = _latents(world, drives, place)
+        trained = DiTWorld.from_pretrained(world, device=where)
+        drives = _open(data, where, trained.spec.picture)
+        latents = _latents(trained, drives, place)
         states, held = _pictures(drives, data, where)
         sample = np.sort(np.random.default_rng(0).choice(states, min(1024, states), replace=False))
-        uncertain = moments(world, drives, sample)[2]
+        uncertain = moments(trained, drives, sample)[2]
         known = torch.from_numpy(latents[sample].astype(np.float32)).to(where)
         with seeded(generator(train_.seed, "weights")):
-            small = prune_decoder(world.vae, inner, known * world.latent_std + world.latent_mean)
-            result = DiTWorld(replace(world.config, vae=small.config), world.scenes, world.card)
+            small = prune_decoder(trained.vae, inner, known * trained.latent_std + trained.latent_mean)
+            result = DiTWorld(replace(trained.config, vae=small.config), trained.scenes, trained.card)
 
         def batch(rng: torch.Generator) -> dict[str, Tensor]:
             index = np.sort(torch.randint(states, (train_.batch_size,), generator=rng).numpy())
             return {"latents": torch.from_numpy(latents[index].astype(np.float32)), "frames": frames_of(drives, index)}
 
         about = {
-            "world": {"folder": folder, "fingerprint": world.fingerprint, "inner": inner},
+            "world": {"folder": world, "fingerprint": trained.fingerprint, "inner": inner},
             "loss": loss.to_dict(),
             "data": _about(data, drives),
         }
         best = train(
-            DecoderMethod(small, loss, (world.latent_mean, world.latent_std, uncertain)), batch, train_,
+            DecoderMethod(small, loss, (trained.latent_mean, trained.latent_std, uncertain)), batch, train_,
             place / "decoder", device=where, about=about,
             validate=lambda s: vae_figures(s.vae, held), judge="psnr",  # type: ignore[arg-type]
         )  # fmt: skip
         assert isinstance(best, DecoderMethod)
         figures = vae_figures(best.vae, held)
-        log.info("decoder: %s; before: %s", _told(figures), _told(vae_figures(world.vae, held)))
-        rest = {name: value for name, value in world.state_dict().items() if not name.startswith("vae.")}
+        log.info("decoder: %s; before: %s", _told(figures), _told(vae_figures(trained.vae, held)))
+        rest = {name: value for name, value in trained.state_dict().items() if not name.startswith("vae.")}
         result.load_state_dict(rest | {f"vae.{name}": value for name, value in best.vae.state_dict().items()})
         write_card(result, "decoder", about, train_, data, drives, figures)
         _save(result, place / "decoder" / "world")
@@ -148,19 +161,31 @@ def decoder(
 
 
 def student(
-    world: WorldConfig, train_: LoopConfig, data: DataConfig, loss: StudentStageConfig, run: str, device: str = "auto"
-) -> DiTWorld:
-    """Trains dynamics and heads on the latents of `run/vae/world` and writes `run/student/world`."""
+    world: WorldConfig, train_: LoopConfig, data: DataConfig, loss: StudentStageConfig, out: str = RUN,
+    device: str = "auto",
+) -> DiTWorld:  # fmt: skip
+    """Trains dynamics and heads on the latents of OUT/vae/world and writes OUT/student/world.
+
+    Meant to be run with a preset (--config): defaults alone make another network.
+
+    Args:
+        world: The world to be.
+        train_: The loop.
+        data: The recordings.
+        loss: The loss.
+        out: Folder of the run, in which `vae` has ended; an interrupted run goes on.
+        device: Where it trains: auto, cpu, cuda, ...
+    """
     where = resolve_device(device)
     read_folder_attrs(data.root, held_out=False)
-    _need_autoencoder(run)
-    with run_folder(run, where) as folder:
+    _need_autoencoder(out)
+    with run_folder(out, where) as folder:
         coder = DiTWorld.from_pretrained(folder / "vae" / "world", device=where)
         drives = _open(data, where, coder.spec.picture)
         world = fit_config(world, drives, loss.clip_frames)
         if coder.config.vae != world.vae:
             raise ValueError(
-                f"{run}/vae/world was trained with {coder.config.vae}, the student's preset says {world.vae}"
+                f"{out}/vae/world was trained with {coder.config.vae}, the student's preset says {world.vae}"
             )
         with seeded(generator(train_.seed, "weights")):
             result = DiTWorld(world, card=coder.card).to(where)
@@ -172,18 +197,18 @@ def student(
 
 
 def distill(
-    teacher: str, train_: LoopConfig, data: DataConfig, loss: DistillConfig, run: str, device: str = "auto",
-    real_score: str | None = None,
+    teacher: str = "runs/base/student/world", *, train_: LoopConfig, data: DataConfig, loss: DistillConfig,
+    out: str = RUN, device: str = "auto", real_score: str | None = None,
 ) -> DiTWorld:  # fmt: skip
-    """Makes a student that is right in few passes out of a trained world; writes `run/METHOD/world`.
+    """Makes a student that is right in few passes out of a trained world; writes OUT/METHOD/world.
 
     Args:
-        teacher: Folder of the trained world, whose autoencoder is that of `run/vae/world`.
+        teacher: The trained world, whose autoencoder is that of OUT/vae/world: folder, shipped name or hub:NAME/WORLD.
         train_: The loop.
         data: The recordings.
         loss: The loss, and with it the method.
-        run: Folder of the run.
-        device: auto, cpu, cuda, ...
+        out: Folder of the run; an interrupted run goes on.
+        device: Where it trains: auto, cpu, cuda, ...
         real_score: File of a bidirectional teacher that tells the real score under `matching`; None: the trained world.
 
     Raises:
@@ -193,12 +218,12 @@ def distill(
     if loss.method not in METHODS:
         raise ValueError(f"loss.method must be one of {', '.join(METHODS)}, got {loss.method!r}")
     read_folder_attrs(data.root, held_out=False)
-    _need_autoencoder(run)
-    with run_folder(run, where) as folder:
+    _need_autoencoder(out)
+    with run_folder(out, where) as folder:
         result = DiTWorld.from_pretrained(teacher, device=where)
         coder = DiTWorld.from_pretrained(folder / "vae" / "world", device=where)
         if encoder_fingerprint(result) != encoder_fingerprint(coder):
-            raise ValueError(f"{teacher} has another encoder than {run}/vae/world, which made the latents")
+            raise ValueError(f"{teacher} has another encoder than {out}/vae/world, which made the latents")
         about: dict[str, Any] = {"teacher": {"folder": teacher, "fingerprint": result.fingerprint}}
         if result.dynamics.window is not None:  # its length bounds clips only, and long rollouts need long clips
             needed = loss.clip_frames * result.dynamics.tokens_per_frame
@@ -213,24 +238,26 @@ def distill(
 
 
 def teacher(
-    folder: str, train_: LoopConfig, data: DataConfig, loss: ClipConfig, run: str, device: str = "auto"
-) -> DiTTeacher:
-    """Trains a bidirectional teacher of whole clips; writes `run/teacher/teacher.safetensors`.
+    world: str = TRAINED, *, train_: LoopConfig, data: DataConfig, loss: ClipConfig, out: str = RUN,
+    device: str = "auto",
+) -> DiTTeacher:  # fmt: skip
+    """Trains a bidirectional teacher of whole clips; writes OUT/teacher/teacher.safetensors.
 
     Args:
-        folder: Of a trained world, whose tokens it learns and whose student it is as wide and deep as.
+        world: The trained world whose tokens it learns, and whose student it is as wide and deep as: folder, shipped
+            name or hub:NAME/WORLD.
         train_: The loop.
         data: The recordings.
         loss: The clips.
-        run: Folder of the run.
-        device: auto, cpu, cuda, ...
+        out: Folder of the run; an interrupted run goes on.
+        device: Where it trains: auto, cpu, cuda, ...
     """
     where = resolve_device(device)
     read_folder_attrs(data.root, held_out=False)
-    with run_folder(run, where) as place:
-        world = DiTWorld.from_pretrained(folder, device=where)
-        drives = _open(data, where, world.spec.picture)
-        sizes = world.config.student
+    with run_folder(out, where) as place:
+        trained = DiTWorld.from_pretrained(world, device=where)
+        drives = _open(data, where, trained.spec.picture)
+        sizes = trained.config.student
         with seeded(generator(train_.seed, "weights")):
             network = DiTTeacher(
                 sizes.latent_dim, sizes.d_model, sizes.n_layers, sizes.n_heads, sizes.d_ff,
@@ -238,13 +265,13 @@ def teacher(
                 control_dim=sizes.control_dim, history=sizes.history, route_dim=sizes.route_dim,
                 map_dim=sizes.map_dim,
             ).to(where)  # fmt: skip
-        about = {"world": world.config.to_dict(), "loss": loss.to_dict(), "data": _about(data, drives)}
-        about["encoder"] = {"fingerprint": encoder_fingerprint(world)}
-        clips = Clips(drives, _latents(world, drives, place), world.config, loss.clip_frames)
+        about = {"world": trained.config.to_dict(), "loss": loss.to_dict(), "data": _about(data, drives)}
+        about["encoder"] = {"fingerprint": encoder_fingerprint(trained)}
+        clips = Clips(drives, _latents(trained, drives, place), trained.config, loss.clip_frames)
         batch, held = batches(clips, drives, data, train_.batch_size)
         held = {name: value.to(where) for name, value in held.items()}
         best = train(
-            TeacherMethod(world, network, loss), batch, train_, place / "teacher", device=where, about=about,
+            TeacherMethod(trained, network, loss), batch, train_, place / "teacher", device=where, about=about,
             validate=lambda s: teacher_figures(s, held), judge="-mse_0.5",
         )  # fmt: skip
         assert isinstance(best, TeacherMethod)

@@ -20,8 +20,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from drivedit.agents.domains import DEFAULT
-from drivedit.agents.dreams import in_own_dream
+from drivedit.agents.domains import DEFAULT, SIMULATOR
+from drivedit.agents.dreams import DREAM, in_own_dream
 from drivedit.agents.drivers.pilot import Pilot, PolicyError
 from drivedit.agents.planning.planner import Planner, Search
 from drivedit.config import domain_of
@@ -40,16 +40,16 @@ class JudgeSetup:
     Attributes:
         dream: Id of the dreamed environment.
         real: Id of the real one.
-        world: World of the dream; None: the environment's own.
-        starts: Number of starts S.
-        horizon: Steps of a drive H.
-        first_seed: Seed of the first start; the others count on. The default begins the twin's held-out tracks.
+        world: World of the dream: shipped name, folder or hub:NAME/WORLD; None: the environment's own.
+        starts: Number S of starts, where all policies begin.
+        horizon: Steps H of a drive.
+        first_seed: Seed of the first start; the others count on. The default begins the held-out tracks.
         run_up: Steps driven in reality before a start whose scene the dream takes over; none where nobody is to drive.
         sampling_steps: Network passes for a dreamed frame; None: the world's own number.
     """
 
-    dream: str
-    real: str
+    dream: str = DREAM
+    real: str = SIMULATOR
     world: str | None = None
     starts: int = 16
     horizon: int = 300

@@ -16,12 +16,15 @@ PANELS = {
 }
 
 
-def draw_curves(runs: Sequence[str | Path], path: str | Path) -> None:
+def draw_curves(runs: Sequence[str | Path], out: str | Path = "curves.png") -> Path:
     """Draws the learning curves of runs, one line each; runs that no environment judged have one panel.
 
     Args:
-        runs: Folders of `drivedit.agents.learning.train.train`.
-        path: The PNG file.
+        runs: Folders that `train` made.
+        out: The PNG file.
+
+    Returns:
+        The PNG file.
 
     Raises:
         FileNotFoundError: A folder holds no curve.
@@ -54,7 +57,8 @@ def draw_curves(runs: Sequence[str | Path], path: str | Path) -> None:
         axes.legend()
     data = io.BytesIO()
     figure.savefig(data, dpi=110, format="png")
-    write_atomically(path, lambda file: file.write(data.getvalue()))
+    write_atomically(out, lambda file: file.write(data.getvalue()))
+    return Path(out)
 
 
 def _label(run: Path) -> str:

@@ -67,7 +67,7 @@ class TrainConfig(BaseConfig):
     Attributes:
         algorithm: `ppo`, `recurrent_ppo` or `sac`.
         env: Id of the environment to learn in.
-        world: World of the dream; None: the environment's own.
+        world: World of the dream: shipped name, folder or hub:NAME/WORLD; None: the environment's own.
         obs_type: `pixels`, or `latent` (faster; such an agent sees frames through its world's encoder).
         eval_env: Id of the environment in which the curve is drawn; None: no curve. It chooses nothing.
         eval_episodes: Episodes of every point of the curve.
@@ -91,8 +91,8 @@ class TrainConfig(BaseConfig):
         cost: Reward taken away when it does.
         random_look: Whether frames are changed at random, see `RandomLook`.
         compile: Whether the dream's steps are compiled first (`DriveDiT-v0` on a CPU).
-        seed: Of everything.
-        device: Of the networks.
+        seed: Seed of everything.
+        device: Device of the networks.
     """
 
     algorithm: str = "ppo"

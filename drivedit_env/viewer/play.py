@@ -10,50 +10,75 @@ from pathlib import Path
 
 from tqdm import trange
 
-from drivedit.config import DEFAULT_WORLD, find_domain
+from drivedit.config import DEFAULT_WORLD
 from drivedit.utils import one_thread
+from drivedit.utils.commands import in_words, run
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.pictures import enlarged
 from drivedit_env.viewer.recorder import FILM_HEIGHT, film_writer
-from drivedit_env.viewer.session import TOLD, Session, in_words
+from drivedit_env.viewer.session import TOLD, Session
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command; returns the exit status: 1: an error, 2: wrong arguments or no display, 130: an interrupted film."""
-    parser = _parser()
-    options = parser.parse_args(argv)
-    if options.video is None and options.steps is not None:
-        parser.error("--steps is the length of a film: give --video out.mp4 as well")
+def main(words: list[str] | None = None) -> int:
+    """The command; returns the exit status: 1: an error, 2: no display, 130: an interrupted film."""
+    return run(play, words, program="drivedit-play")
+
+
+def play(
+    world: str = DEFAULT_WORLD,
+    scene: int | None = None,
+    seed: int = 0,
+    agent: str | None = None,
+    sampling_steps: int | None = None,
+    drives: Path | None = None,
+    video: Path | None = None,
+    steps: int | None = None,
+) -> int:
+    """Drive the dream in a window, or let an agent drive it into a film without one.
+
+    Args:
+        world: Shipped name, folder or hub:NAME/WORLD of a world.
+        scene: Index of the first start scene, from 0; None: a random one.
+        seed: Decides how the dream goes on.
+        agent: Who takes the wheel when asked: a name (see `python -m drivedit.agents drive --help`), PATH.safetensors
+            (trained), PATH.zip (Stable-Baselines3), or module:callable; None: the one that the world's domain names.
+        sampling_steps: Network passes for a dreamed frame; None: the world's own number.
+        drives: Folder that recordings go to; with --video the film's drive is recorded there; None: drives.
+        video: The agent drives, and this mp4 is written; None: a window is opened.
+        steps: Length of the film; None: 300.
+
+    Returns:
+        The exit status: 2: there is no display, 130: the film was interrupted.
+    """
+    if video is None and steps is not None:
+        raise argparse.ArgumentError(None, "--steps is the length of a film: give --video out.mp4 as well")
     try:
-        env = DriveDiTEnv(options.world, sampling_steps=options.sampling_steps)
-        folder = Path("drives") if options.drives is None else options.drives
-        session = Session(env, options.scene, options.seed, options.agent, folder, world=options.world)
-        if options.video is not None:
-            if options.drives is not None:
+        env = DriveDiTEnv(world, sampling_steps=sampling_steps)
+        session = Session(env, scene, seed, agent, Path("drives") if drives is None else drives, world=world)
+        if video is not None:
+            if drives is not None:
                 session.toggle_recording()
             with one_thread():
-                film(session, options.video, 300 if options.steps is None else options.steps)
+                film(session, video, 300 if steps is None else steps)
             return 0
     except TOLD as error:
-        print(f"error: {in_words(error)}", file=sys.stderr)
-        return 1
+        raise RuntimeError(in_words(error)) from error
     except KeyboardInterrupt:
         print("stopped: there is no film", file=sys.stderr)
         return 130
     controls = session.env.world.spec.controls
     if [(each.low, each.high) for each in controls] != [(-1, 1)] * 2:
         low, high = ([getattr(each, end) for each in controls] for end in ("low", "high"))
-        print(
-            "error: the keys drive steering and throttle, two controls from -1 to 1, and this world has "
+        raise ValueError(
+            "the keys drive steering and throttle, two controls from -1 to 1, and this world has "
             f"{', '.join(each.name for each in controls)} from {low} to {high}; "
-            "let an agent drive: --video FILE --agent NAME", file=sys.stderr,
-        )  # fmt: skip
-        return 1
+            "let an agent drive: --video FILE --agent NAME"
+        )
     from drivedit_env.viewer.screen import Screen
     from drivedit_env.viewer.viewer import Viewer
 
     try:
-        screen = Screen(f"DriveDiT - {options.world}")
+        screen = Screen(f"DriveDiT - {world}")
     except RuntimeError as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
@@ -64,9 +89,6 @@ def main(argv: list[str] | None = None) -> int:
             viewer.run()
     except KeyboardInterrupt:
         pass
-    except OSError as error:
-        print(f"error: {in_words(error)}", file=sys.stderr)
-        return 1
     return 0
 
 
@@ -98,38 +120,3 @@ def film(session: Session, path: str | Path, steps: int) -> None:
             video.write(enlarged(moment.frame, FILM_HEIGHT))
     session.close()
     print(f"{session.agent_name} drove {steps} steps, return {returned:.1f}: {path}")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="drivedit-play", description=__doc__)
-    parser.add_argument(
-        "--world",
-        default=DEFAULT_WORLD,
-        help="shipped name, folder or hub:NAME/WORLD of a world (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--scene", type=int, default=None, help="index of the first start scene, from 0 (default: a random one)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="decides how the dream goes on (default: %(default)s)")
-    parser.add_argument(
-        "--agent", default=None,
-        help="who takes the wheel when asked: a name (see `python -m drivedit.agents judge --help`), PATH.safetensors "
-        "(trained), PATH.zip (Stable-Baselines3), or module:callable (default: the one that the world's domain names, "
-        f"{find_domain(DEFAULT_WORLD).run_up} in {DEFAULT_WORLD})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--sampling-steps", type=int, default=None,
-        help="network passes for a dreamed frame (default: the world's own number)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--drives", type=Path, default=None,
-        help="folder that recordings go to (default: drives); with --video the film's drive is recorded there",
-    )  # fmt: skip
-    parser.add_argument(
-        "--video",
-        type=Path,
-        default=None,
-        help="the agent drives, and this mp4 is written (default: a window is opened)",
-    )
-    parser.add_argument("--steps", type=int, default=None, help="length of the film (default: 300)")
-    return parser

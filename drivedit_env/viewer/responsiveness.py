@@ -6,7 +6,6 @@ how long it takes from a pressed key to a picture that obeys it.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -16,10 +15,11 @@ import pygame
 
 from drivedit.config import DEFAULT_WORLD
 from drivedit.utils import one_thread
+from drivedit.utils.commands import in_words, run
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.recorder import Moment
 from drivedit_env.viewer.screen import Screen
-from drivedit_env.viewer.session import TOLD, Session, in_words
+from drivedit_env.viewer.session import TOLD, Session
 from drivedit_env.viewer.viewer import Viewer
 
 SLOWNESS = 3  # times the frame's own time that a laboured one takes
@@ -72,34 +72,37 @@ def measure(viewer: Viewer, session: LabouredSession, seconds: float, presses: i
     return found | dict(zip(("a slow dream: generated frames/s", "a slow dream: redraws/s"), slow, strict=True))
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(words: list[str] | None = None) -> int:
     """The command; returns the exit status: 1 where the window was closed too early, 2 where there is no display."""
-    parser = argparse.ArgumentParser(prog="python -m drivedit_env.viewer.responsiveness", description=__doc__)
-    parser.add_argument(
-        "--world",
-        default=DEFAULT_WORLD,
-        help="shipped name, folder or hub:NAME/WORLD of a world (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=8.0, help="seconds of each drive without a key (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--presses", type=int, default=20, help="how often a key is pressed, at least once (default: %(default)s)"
-    )
-    options = parser.parse_args(argv)
+    return run(responsiveness, words, program="python -m drivedit_env.viewer.responsiveness")
+
+
+def responsiveness(world: str = DEFAULT_WORLD, seconds: float = 8.0, presses: int = 20) -> int:
+    """How quick the window is: opens it, presses keys and prints figures.
+
+    Args:
+        world: Shipped name, folder or hub:NAME/WORLD of a world.
+        seconds: Seconds of each drive without a key.
+        presses: How often a key is pressed, at least once.
+
+    Returns:
+        The exit status: 2: there is no display.
+
+    Raises:
+        RuntimeError: The window was closed before everything was measured.
+    """
     try:
-        session = LabouredSession(DriveDiTEnv(options.world), scene=0)
-        viewer = Viewer(session, Screen(f"DriveDiT - {options.world}"))
+        session = LabouredSession(DriveDiTEnv(world), scene=0)
+        viewer = Viewer(session, Screen(f"DriveDiT - {world}"))
     except TOLD as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
         return 2
     with one_thread():
-        found = measure(viewer, session, options.seconds, max(options.presses, 1))
+        found = measure(viewer, session, seconds, max(presses, 1))
     complete = viewer.open
     viewer.close()
     if not complete:
-        print("error: the window was closed before everything was measured", file=sys.stderr)
-        return 1
+        raise RuntimeError("the window was closed before everything was measured")
     for name, value in found.items():
         print(f"{name:<44} {value:6.1f}")
     return 0

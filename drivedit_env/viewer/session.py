@@ -17,6 +17,7 @@ import numpy as np
 
 from drivedit.config.rooms import LOAD_AGENT
 from drivedit.utils import load_object
+from drivedit.utils.commands import in_words
 from drivedit_env.domains import domain_of_world
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.reality import Reality
@@ -325,10 +326,3 @@ def _own_agent(env: DriveDiTEnv) -> str:
     """Name of the policy that the domain of a dream's world lets drive; empty: there is none."""
     domain = domain_of_world(env.world)
     return f"{domain.spec.domain}/{domain.run_up}" if domain and domain.run_up else ""
-
-
-def in_words(error: BaseException) -> str:
-    """An error for people: without the number that the operating system gives it."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return str(error) or type(error).__name__

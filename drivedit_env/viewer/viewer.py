@@ -14,10 +14,11 @@ from typing import Any
 
 import pygame
 
+from drivedit.utils.commands import in_words
 from drivedit_env.viewer.controls import Pace, Wheel
 from drivedit_env.viewer.keys import HELP, Fingers, command_of
 from drivedit_env.viewer.screen import AMBER, BLUE, RED, TEXT, Screen, View
-from drivedit_env.viewer.session import TOLD, Session, in_words
+from drivedit_env.viewer.session import TOLD, Session
 
 REDRAWS = 60  # per second
 MESSAGE = 5.0  # seconds that a message stays

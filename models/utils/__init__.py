@@ -1,61 +1,68 @@
 """Small helpers: tensors, modules, mathematics, geometry, randomness, devices, files."""
 
-from drivedit.utils.checks import real_numbers, whole_number
-from drivedit.utils.device import fast_dtype, resolve_device
-from drivedit.utils.extras import extra
-from drivedit.utils.files import (
-    Undrawn,
-    check_tensors,
-    code_fingerprint,
-    fingerprint,
-    locked,
-    package_of,
-    read_archive,
-    read_tensors,
-    work_folder,
-    write_atomically,
-    write_tensors,
-)
-from drivedit.utils.folders import check_replaceable, find_files, replaced_folder, restore_folder
-from drivedit.utils.math_utils import (
-    cosine_similarity_matrix,
-    finite_difference_gradient,
-    gaussian_kernel,
-    gumbel_noise,
-    gumbel_softmax,
-    laplacian,
-    pairwise_distance_matrix,
-    stable_softmax,
-)
-from drivedit.utils.model_utils import (
-    clip_gradients,
-    count_parameters,
-    exponential_moving_average,
-    freeze_parameters,
-    get_device,
-    get_gradient_norm,
-    get_model_size_mb,
-    initialize_weights,
-    load_checkpoint,
-    save_checkpoint,
-    set_seed,
-)
-from drivedit.utils.origin import from_origin, origin_of
-from drivedit.utils.pictures import rgb
-from drivedit.utils.processes import begin_worker, one_thread
-from drivedit.utils.random import generator, global_state_kept, noise, seeded, truncate
-from drivedit.utils.route import UNBOUNDED, Route, advance_pose, motion_between
-from drivedit.utils.simulator import Driver, Probes, Simulator, Truth, load_object
-from drivedit.utils.streams import check_seed, restored, stream
-from drivedit.utils.tensor_utils import (
-    chunk_tensor,
-    move_to_device,
-    normalize_tensor,
-    pad_sequence,
-    safe_cat,
-    safe_stack,
-    tensor_memory_usage,
-)
+from typing import TYPE_CHECKING
+
+from drivedit.utils.lazy import lazily
+
+if TYPE_CHECKING:
+    from drivedit.utils.checks import real_numbers, whole_number
+    from drivedit.utils.device import fast_dtype, resolve_device
+    from drivedit.utils.extras import extra
+    from drivedit.utils.files import (
+        Undrawn,
+        check_tensors,
+        code_fingerprint,
+        fingerprint,
+        locked,
+        package_of,
+        read_archive,
+        read_tensors,
+        work_folder,
+        write_atomically,
+        write_tensors,
+    )
+    from drivedit.utils.folders import check_replaceable, find_files, replaced_folder, restore_folder
+    from drivedit.utils.math_utils import (
+        cosine_similarity_matrix,
+        finite_difference_gradient,
+        gaussian_kernel,
+        gumbel_noise,
+        gumbel_softmax,
+        laplacian,
+        pairwise_distance_matrix,
+        stable_softmax,
+    )
+    from drivedit.utils.model_utils import (
+        clip_gradients,
+        count_parameters,
+        exponential_moving_average,
+        freeze_parameters,
+        get_device,
+        get_gradient_norm,
+        get_model_size_mb,
+        initialize_weights,
+        load_checkpoint,
+        save_checkpoint,
+        set_seed,
+    )
+    from drivedit.utils.origin import from_origin, origin_of
+    from drivedit.utils.pictures import rgb
+    from drivedit.utils.processes import begin_worker, one_thread
+    from drivedit.utils.random import generator, global_state_kept, noise, seeded, truncate
+    from drivedit.utils.route import UNBOUNDED, Route, advance_pose, motion_between
+    from drivedit.utils.simulator import Driver, Probes, Simulator, Truth, load_object
+    from drivedit.utils.streams import check_seed, restored, stream
+    from drivedit.utils.tensor_utils import (
+        chunk_tensor,
+        move_to_device,
+        normalize_tensor,
+        pad_sequence,
+        safe_cat,
+        safe_stack,
+        tensor_memory_usage,
+    )
+else:
+    __getattr__ = lazily(__name__)
 
 __all__ = [
     "UNBOUNDED",

@@ -370,8 +370,8 @@ def test_shipping_refuses_what_is_no_world(older, tmp_path):
     (tmp_path / "to" / "notes.txt").write_text("a year of notes")
     ask = [str(tmp_path / name) for name in ("made", "report", "to")]
     with pytest.raises(FileExistsError, match="notes.txt"):
-        ship(*ask)
+        ship(*ask[:2], to=ask[2])
     assert names(tmp_path / "to") == {"notes.txt"}
     (tmp_path / "to" / "notes.txt").unlink()
-    ship(*ask)
+    ship(*ask[:2], to=ask[2])
     assert "PSNR 30 dB" in DiTWorld.from_pretrained(tmp_path / "to", device="cpu").card

@@ -83,7 +83,15 @@ def test_the_world_around_it_stays(tmp_path):
     data = DataConfig(str(tmp_path / "recordings"), validation_fraction=0.5)
     vae(make_world().config, loop, data, VAEStageConfig(), str(tmp_path), "cpu")
     before = DiTWorld.from_pretrained(tmp_path / "vae" / "world", device="cpu")
-    made = decoder(str(tmp_path / "vae" / "world"), [8, 4, 8, 8], loop, data, VAEStageConfig(), str(tmp_path), "cpu")
+    made = decoder(
+        str(tmp_path / "vae" / "world"),
+        inner=[8, 4, 8, 8],
+        train_=loop,
+        data=data,
+        loss=VAEStageConfig(),
+        out=str(tmp_path),
+        device="cpu",
+    )
     after = DiTWorld.from_pretrained(tmp_path / "decoder" / "world", device="cpu")
     assert after.config == replace(before.config, vae=made.vae.config) and after.config != before.config
     for name, value in before.state_dict().items():

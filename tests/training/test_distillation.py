@@ -156,7 +156,7 @@ def test_every_method_makes_a_world(run, method):
     folder, loop, data = run
     loss = DistillConfig(clip_frames=6, rollout=2, method=method, exits=2)
     start = folder / "student" / "world"
-    distill(str(start), loop, data, loss, str(folder), "cpu")
+    distill(str(start), train_=loop, data=data, loss=loss, out=str(folder), device="cpu")
     made, before = (DiTWorld.from_pretrained(f, device="cpu") for f in (folder / method / "world", start))
     assert any(
         not torch.equal(a, b) for a, b in zip(made.dynamics.parameters(), before.dynamics.parameters(), strict=True)
@@ -174,12 +174,14 @@ def test_every_method_makes_a_world(run, method):
 def test_a_method_is_a_line_of_the_registry_and_an_unknown_one_is_answered_by_those_there_are(run, monkeypatch):
     folder, loop, data = run
     monkeypatch.setitem(METHODS, "mine", "drivedit.training.methods.forcing:DiffusionForcing")
-    distill(
-        str(folder / "student" / "world"), loop, data, DistillConfig(clip_frames=6, method="mine"), str(folder), "cpu"
+    trained, rest = (
+        str(folder / "student" / "world"),
+        {"train_": loop, "data": data, "out": str(folder), "device": "cpu"},
     )
+    distill(trained, loss=DistillConfig(clip_frames=6, method="mine"), **rest)
     assert "## Stage `mine`" in DiTWorld.from_pretrained(folder / "mine" / "world", device="cpu").card
     with pytest.raises(ValueError, match="must be one of forcing, consistency, matching, energy, mine, got 'moon'"):
-        distill(str(folder / "student" / "world"), loop, data, DistillConfig(method="moon"), str(folder), "cpu")
+        distill(trained, loss=DistillConfig(method="moon"), **rest)
     assert not (folder / "moon").exists()
 
 
@@ -190,7 +192,7 @@ def test_rollouts_may_be_longer_than_what_the_world_was_trained_on(run):
     frames = limit.max_seq_len // limit.tokens_per_frame + 4
     loss = DistillConfig(clip_frames=frames, rollout=frames, method="energy")
     shutil.copytree(folder / "vae", folder / "long" / "vae")
-    distill(str(start), replace(loop, steps=1), data, loss, str(folder / "long"), "cpu")
+    distill(str(start), train_=replace(loop, steps=1), data=data, loss=loss, out=str(folder / "long"), device="cpu")
     made = DiTWorld.from_pretrained(folder / "long" / "energy" / "world", device="cpu")
     assert made.config.student.max_seq_len == limit.max_seq_len
 
@@ -198,9 +200,24 @@ def test_rollouts_may_be_longer_than_what_the_world_was_trained_on(run):
 def test_a_world_may_have_got_another_decoder_since(run, tmp_path):
     folder, loop, data = run
     shutil.copytree(folder / "vae", tmp_path / "vae")
-    decoder(str(folder / "student" / "world"), [4, 4, 8, 8], loop, data, VAEStageConfig(), str(tmp_path), "cpu")
+    decoder(
+        str(folder / "student" / "world"),
+        inner=[4, 4, 8, 8],
+        train_=loop,
+        data=data,
+        loss=VAEStageConfig(),
+        out=str(tmp_path),
+        device="cpu",
+    )
     start = tmp_path / "decoder" / "world"
-    made = distill(str(start), loop, data, DistillConfig(clip_frames=6, method="forcing"), str(tmp_path), "cpu")
+    made = distill(
+        str(start),
+        train_=loop,
+        data=data,
+        loss=DistillConfig(clip_frames=6, method="forcing"),
+        out=str(tmp_path),
+        device="cpu",
+    )
     assert made.config.vae.decoder_inner == [4, 4, 8, 8]
 
 
@@ -208,7 +225,7 @@ def test_a_world_of_another_encoder_is_refused(run, tmp_path):
     folder, loop, data = run
     make_world().save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="another encoder"):
-        distill(str(tmp_path / "other"), loop, data, DistillConfig(), str(folder), "cpu")
+        distill(str(tmp_path / "other"), train_=loop, data=data, loss=DistillConfig(), out=str(folder), device="cpu")
 
 
 # -- a bidirectional teacher -----------------------------------------------------------------------------------------
@@ -308,20 +325,44 @@ def test_a_student_is_distilled_from_whole_clips(run, tmp_path):
     folder, loop, data = run
     shutil.copytree(folder / "vae", tmp_path / "vae")
     start, path = folder / "student" / "world", tmp_path / "teacher" / "teacher.safetensors"
-    made = teacher(str(start), loop, data, ClipConfig(clip_frames=6), str(tmp_path), "cpu")
+    made = teacher(str(start), train_=loop, data=data, loss=ClipConfig(clip_frames=6), out=str(tmp_path), device="cpu")
     assert made.config == DiTTeacher.load(path).config and made.config.route_dim == 321
     curve = (tmp_path / "teacher" / "curve.jsonl").read_text()
     assert "velocity_mse" in curve and "val/mse_0.5" in curve
     loss = DistillConfig(clip_frames=6)
-    distill(str(start), loop, data, loss, str(tmp_path), "cpu", str(path))
+    distill(str(start), train_=loop, data=data, loss=loss, out=str(tmp_path), device="cpu", real_score=str(path))
     world, before = (DiTWorld.from_pretrained(f, device="cpu") for f in (tmp_path / "matching" / "world", start))
     assert not torch.equal(world.dynamics.position, before.dynamics.position)
     for wrong in (dict(clip_frames=7), dict(method="energy"), dict(exits=2)):
         with pytest.raises(ValueError, match="needs method = matching, exits = 1 and clip_frames of at most 6"):
-            distill(str(start), loop, data, replace(loss, **wrong), str(tmp_path), "cpu", str(path))
+            distill(
+                str(start),
+                train_=loop,
+                data=data,
+                loss=replace(loss, **wrong),
+                out=str(tmp_path),
+                device="cpu",
+                real_score=str(path),
+            )
     other = DiTTeacher(16, 16, 1, 2, max_seq_len=16 * 6, tokens_per_frame=16, control_dim=7, history=2)
     other.save(tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"must have the student's .*'route_dim': 321.* got .*'route_dim': 0"):
-        distill(str(start), loop, data, loss, str(tmp_path), "cpu", str(tmp_path / "other.safetensors"))
+        distill(
+            str(start),
+            train_=loop,
+            data=data,
+            loss=loss,
+            out=str(tmp_path),
+            device="cpu",
+            real_score=str(tmp_path / "other.safetensors"),
+        )
     with pytest.raises(FileNotFoundError, match="no file"):
-        distill(str(start), loop, data, loss, str(tmp_path), "cpu", str(tmp_path / "none"))
+        distill(
+            str(start),
+            train_=loop,
+            data=data,
+            loss=loss,
+            out=str(tmp_path),
+            device="cpu",
+            real_score=str(tmp_path / "none"),
+        )

@@ -238,7 +238,7 @@ def test_command_line_takes_presets_and_refuses_unknown_keys(tmp_path, capsys):
     assert "--config carracing.yaml" in capsys.readouterr().out, "the head says that a preset is meant"
     with pytest.raises(SystemExit, match="2"):
         main(["ship", "--world", "carracing"])
-    assert "required: ship.to" in capsys.readouterr().err, "where to is not guessed"
+    assert "required: to" in capsys.readouterr().err, "where to is not guessed"
     unknown = tmp_path / "mine.yaml"
     unknown.write_text("train: {steps: 3, stepz: 4}\n")
     with pytest.raises(SystemExit):

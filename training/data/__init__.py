@@ -12,11 +12,11 @@ them of videos and pictures, `upgrade_recordings` renews older ones. What needs 
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from drivedit.config import all_domains
 from drivedit.utils import load_object
+from drivedit.utils.lazy import lazily
 
 if TYPE_CHECKING:
     from drivedit.data.collect import Recipe, collect_recordings, collect_shard, record_episode
@@ -38,21 +38,6 @@ if TYPE_CHECKING:
     )
     from drivedit.data.sheet import write_sheet
     from drivedit.data.upgrade import upgrade_recordings
-
-_HOMES = {
-    "datasets.augmentation": ("AugmentationPipeline",),
-    "collect": ("Recipe", "collect_recordings", "collect_shard", "record_episode"),
-    "geometry": ("CentreLine", "Projection", "wrap_angle"),
-    "exchange.films": ("Plan", "import_drives"),
-    "exchange.minari": ("export_minari", "import_minari"),
-    "datasets.preprocessing": ("ControlPreprocessor", "VideoPreprocessor"),
-    "recordings": ("Agents", "Episode", "ShardError", "iter_episodes", "read_shard", "shard_paths", "write_shard"),
-    "sheet": ("write_sheet",),
-    "upgrade": ("upgrade_recordings",),
-    "datasets.transforms": ("FrameTransforms", "VideoTransforms"),
-    "datasets.video_dataset": ("VideoDataset", "VideoLoader"),
-}
-_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Agents",
@@ -85,17 +70,18 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Imports a public name where it lives; the simulator of a domain, and what draws its drivers, as well."""
-    if name in _MODULE_OF:
-        return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+def _of_a_domain(name: str) -> Any:
+    """The simulator of a domain, and what draws its drivers."""
     for domain in all_domains().values():
         for place in (domain.simulator, domain.drivers):
             if place.endswith(f":{name}"):
                 return load_object(place)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return None
 
 
 def __dir__() -> list[str]:
     """The public names."""
     return __all__
+
+
+__getattr__ = lazily(__name__, _of_a_domain)

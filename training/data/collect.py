@@ -166,19 +166,19 @@ def collect_recordings(
     progress: bool = True,
     domain: str = DEFAULT_WORLD,
 ) -> list[Path]:
-    """Fills a folder with recordings; run it again to go on after a stop.
+    """Records drives in a simulator; run it again to go on after a stop.
 
     Args:
-        out: the folder.
-        steps: steps to record, rounded up to whole shards.
-        workers: processes.
-        seed: seed of the recording.
-        episode_steps: steps after which an episode is cut.
-        shard_steps: steps per shard; 20 episodes unless given.
-        held_out: record from seeds that are kept for judging; trainers refuse such a folder.
-        policies: names of the agents that drive, see `drivedit.agents.load_agent`; none: the scripted drivers.
-        progress: show a progress bar.
-        domain: name of the domain that is recorded.
+        out: Folder of the recording.
+        steps: Steps to record, rounded up to whole shards.
+        workers: Processes that drive at once.
+        seed: Seed of tracks, starts and drivers.
+        episode_steps: Steps after which an episode is cut.
+        shard_steps: Steps of a shard, which is one file; None: 20 episodes.
+        held_out: Whether it is kept for judging, on seeds of its own; trainers refuse such a folder.
+        policies: Agents that drive, as `python -m drivedit.agents` knows them; none: the scripted drivers.
+        progress: Whether to show a progress bar.
+        domain: The simulator, by the name of its domain.
 
     Returns:
         The paths of all shards.

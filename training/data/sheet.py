@@ -14,15 +14,15 @@ from drivedit.utils import rgb
 def write_sheet(
     folder: str | Path, out: str | Path = "sheet.png", rows: int = 16, every: int = 4, seed: int = 0, columns: int = 12
 ) -> Path:
-    """Draws random clips, each named by its driver and start step.
+    """Draws random clips of a recording, each named by its driver and start step.
 
     Args:
-        folder: a recording folder.
-        out: the PNG to write.
-        rows: clips.
-        every: steps between two frames of a clip.
-        seed: which clips are drawn.
-        columns: frames per clip.
+        folder: Folder of the recording.
+        out: Picture to write, PNG.
+        rows: Clips, one below the other.
+        every: Steps between two frames of a clip.
+        seed: Seed of which clips are drawn.
+        columns: Frames of a clip.
 
     Returns:
         The path of the PNG.

@@ -16,6 +16,16 @@ from drivedit.utils.shards import VERSION
 log = logging.getLogger(__name__)
 
 
+def upgrade(*, from_: Path, to: Path) -> None:
+    """Writes a recording in the format of today.
+
+    Args:
+        from_: Folder of the recording; it stays as it is.
+        to: Folder to be, new or empty.
+    """
+    upgrade_recordings(from_, to)
+
+
 def upgrade_recordings(source: str | Path, out: str | Path, progress: bool = True) -> list[Path]:
     """Writes a recording folder in the format of today; nothing is left of it if that fails.
 

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -78,6 +79,46 @@ class Plan:
             )
         long = max(1, round(short * max(aspect, 1 / aspect) / SIDE)) * SIDE
         return (short, long) if aspect >= 1 else (long, short)
+
+
+def import_films(
+    *,
+    out: Path,
+    video: Sequence[Path] = (),
+    controls: Sequence[Path] = (),
+    control: tuple[str, ...] = (),
+    images: Path | None = None,
+    fps: float | None = None,
+    size: tuple[int, int] | None = None,
+    fit: Literal["crop", "letterbox", "stretch"] = "crop",
+    episode_steps: int = 300,
+    offset: float = 0.0,
+    held_out: bool = False,
+) -> None:
+    """Writes filmed drives as a recording: --video and --controls, or --images.
+
+    A table is a CSV file with the columns time (s), steering and throttle in [-1, 1] (+1: right, -1: full brake), and
+    where known speed (m/s), x and y (m), yaw (rad), reward (earned since the line before), terminated (1 where a drive
+    ended) and others, which become telemetry. Pictures lie in <images>/<drive>/*.png with controls.json beside them.
+    What is done to the film is said in one line.
+
+    Args:
+        out: Folder of the recording, new or empty.
+        video: Video files; what their compression lost stays lost.
+        controls: CSV files, one per video in the same order.
+        control: Further columns of the tables that are controls, after steering and throttle.
+        images: Folder of drives as pictures, instead of videos.
+        fps: Frames per second of the recording, at most the film's; 10 to 20 are enough to drive by; of pictures, the
+            rate at which they were taken; None: every frame of the film, 10 of pictures.
+        size: Height and width of the recording's pictures, multiples of 16; None: 64 for the shorter side, the longer
+            one by the film's aspect, so 64 x 112 for a film of 16:9.
+        fit: What happens to a film of another aspect than the size: its edges are cut off, it gets black bars, or it is
+            distorted.
+        episode_steps: Steps of an episode, about.
+        offset: Time in the table at the first frame, in seconds.
+        held_out: Whether it is kept for judging; trainers refuse such a folder.
+    """
+    import_drives(out, video, controls, images, Plan(fps, size, fit, episode_steps, offset, control), held_out)
 
 
 def import_drives(

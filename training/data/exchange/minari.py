@@ -51,9 +51,9 @@ def export_minari(folder: str | Path, dataset: str, held_out: bool | None = None
     """Writes a recording folder as a local Minari dataset.
 
     Args:
-        folder: holds `shard-*.h5`.
+        folder: Folder of the recording.
         dataset: Minari's id, for example `drivedit/carracing-v0`; it must not exist yet.
-        held_out: as the folder is, unless given; a folder of the other kind is refused.
+        held_out: Whether the folder is kept for judging, and one of the other kind refused; None: either is taken.
 
     Returns:
         The folder of the dataset (below `MINARI_DATASETS_PATH` if that is set).
@@ -92,8 +92,8 @@ def import_minari(dataset: str, out: str | Path) -> list[Path]:
     """Writes a dataset of `export_minari` as a recording folder.
 
     Args:
-        dataset: id of a local Minari dataset.
-        out: the folder to be; it must not exist or be empty, and stays so if the import fails.
+        dataset: Id of a local Minari dataset, for example `drivedit/carracing-v0`.
+        out: Folder of the recording, new or empty; it stays so if the import fails.
 
     Returns:
         The paths of the shards.

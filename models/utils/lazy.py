@@ -1,0 +1,37 @@
+"""Packages whose public names are imported when they are first asked for: a command's help then needs no torch."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+def lazily(package: str, beyond: Callable[[str], Any] = lambda _: None) -> Callable[[str], Any]:
+    """The `__getattr__` of a package, which imports a name of the package's own `if TYPE_CHECKING:` block.
+
+    Args:
+        package: The package's `__name__`.
+        beyond: Finds names that stand nowhere in the package; None: there is no such name.
+    """
+
+    @cache
+    def homes() -> dict[str, str]:
+        tree = ast.parse(Path(str(sys.modules[package].__file__)).read_text(encoding="utf-8"))
+        blocks = [node for node in tree.body if isinstance(node, ast.If)]
+        imports = [line for block in blocks for line in block.body if isinstance(line, ast.ImportFrom)]
+        return {alias.name: str(line.module) for line in imports for alias in line.names}
+
+    def find(name: str) -> Any:
+        home = homes().get(name)
+        found = getattr(import_module(home), name) if home else beyond(name)
+        if found is None:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        setattr(sys.modules[package], name, found)
+        return found
+
+    return find

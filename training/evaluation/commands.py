@@ -1,0 +1,106 @@
+"""The commands of `python -m drivedit.evaluation`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from drivedit.config import DEFAULT_WORLD
+from drivedit.evaluation.reports.card import card_of, write_card
+from drivedit.evaluation.reports.report import as_text
+from drivedit.evaluation.sizes import Sizes
+from drivedit.evaluation.sources import Sources
+from drivedit.evaluation.suites.ablation import ablate, as_table
+from drivedit.evaluation.suites.benchmark import evaluate_world, load_world
+from drivedit.evaluation.suites.recorded_benchmark import as_markdown
+from drivedit.utils.commands import typed
+
+
+def judge_world(
+    world: str = DEFAULT_WORLD,
+    out: Path = Path("runs/evaluation"),
+    held_out: str | None = None,
+    write_card_: bool = False,
+    clips: int | None = None,
+    sampling_steps: int | None = None,
+    driver: str = Sources.driver,
+    seed: int = Sources.seed,
+    workers: int = Sources.workers,
+    compile: bool = False,
+    quick: bool = False,
+) -> None:
+    """Judges a world on held-out drives.
+
+    They come from its simulator, if it has one that can be asked, or else, with --held-out, from a recording of any
+    size. The table, pictures and a plot go to --out.
+
+    Args:
+        world: Shipped name, folder or hub:NAME/WORLD.
+        out: Folder of the report.
+        held_out: Folder that was kept for judging (import --held-out, collect --held-out), or a Minari dataset of one;
+            None: the simulator is driven now.
+        write_card_: Whether to put the table into the CARD.md of --world.
+        clips: Held-out clips; None: 48, with --quick 4.
+        sampling_steps: Network passes per frame; None: the world's own number.
+        driver: Who drives in closed loop: a policy of the domain, or module:name; none: the one its probes name.
+        seed: Seed of everything drawn.
+        workers: Processes that drive the simulator.
+        compile: Whether to judge the world as it is stepped when compiled.
+        quick: Whether the sizes are tiny, to see that everything runs; the figures mean nothing then.
+    """
+    _check_counts(clips=clips, workers=workers, sampling_steps=sampling_steps)
+    sources, sizes = Sources(driver=driver, seed=seed, workers=workers), _sizes(quick, clips=clips)
+    judged = load_world(world, sources)
+    card = card_of(world, judged) if write_card_ else None
+    report = evaluate_world(
+        judged, out, name=world, held_out=held_out, sizes=sizes, sources=sources, sampling_steps=sampling_steps,
+        compile=compile,
+    )  # fmt: skip
+    recorded = "left_out" in report
+    table = as_markdown(report) if recorded else as_text(report)
+    names = "report.md, sheet.png, horizon.png, steering.png and beside.webp" if recorded else (
+        "sheet.png, horizon.png, beside.webp and dream.mp4"
+    )  # fmt: skip
+    print(f"{table}\n\nreport.json, {names} are in {out}")
+    if card is not None:
+        write_card(card, table if recorded else f"```\n{table}\n```", typed.get(), report["fingerprint"])
+        print(f"the table is in {card}")
+
+
+def compare_worlds(
+    *,
+    worlds: Sequence[str],
+    sampling_steps: Sequence[int] = (1, 2, 4),
+    out: Path = Path("runs/ablation"),
+    drives: int | None = None,
+    quick: bool = False,
+) -> str:
+    """Judges several worlds at several numbers of sampling steps, beside the simulator, and prints one table.
+
+    Args:
+        worlds: NAME=WORLD of each: its name in the table; its shipped name, folder or hub:NAME/WORLD.
+        sampling_steps: Network passes per frame.
+        out: Folder of the report.
+        drives: Long drives of each; None: 16, with --quick 2.
+        quick: Whether the sizes are tiny, to see that everything runs; the figures mean nothing then.
+    """
+    _check_counts(drives=drives, sampling_steps=min(sampling_steps))
+    pairs = [pair.partition("=") for pair in worlds]
+    if not all(name and folder for name, _, folder in pairs):
+        raise ValueError(f"--worlds takes NAME=WORLD ..., got {' '.join(worlds)}")
+    named = {name: folder for name, _, folder in pairs}
+    return as_table(ablate(named, sampling_steps, out, _sizes(quick, drives=drives)))
+
+
+def _sizes(quick: bool, **given: int | None) -> Sizes:
+    """How much is measured, with what was given."""
+    known = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(Sizes.quick() if quick else Sizes(), **known)
+
+
+def _check_counts(**counts: int | None) -> None:
+    """Raises ValueError for a number of things that is less than one."""
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")

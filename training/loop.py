@@ -78,20 +78,13 @@ def train(
     with Interrupts() as interrupts, warnings.catch_warnings(), Curve(run.out, run.step, run.main) as curve:
         warnings.filterwarnings("ignore", "Torchinductor does not support code generation for complex")  # rotations
         run.notes.begin(run.step, run.main)
-        bar = tqdm(
-            total=config.steps, initial=run.step, desc=Path(out).name, disable=not run.main, mininterval=5,
-            unit=" step",
-        )  # fmt: skip
         started, saved, late = time.monotonic(), 0.0, False
         while run.step < config.steps and not late:
             signal = run.advance(make_batch, interrupts.received)
-            bar.update()
+            run.bar.update()
             due = signal is not None or run.step == config.steps
             if run.step % config.log_every == 0:  # every process decides alike
-                means = run.means(time.monotonic() - started)
-                now = means.pop("seconds")
-                bar.set_postfix({k: f"{v:.4g}" for k, v in list(means.items())[:5]}, refresh=False)
-                curve.add(run.step, means)
+                now = run.tell(time.monotonic() - started, curve)
                 late = config.minutes is not None and now > 60 * config.minutes
                 due = due or late or now - saved > config.save_every_s
             if due:
@@ -99,11 +92,9 @@ def train(
                 run.save()
                 if signal is not None:
                     Interrupts.end(signal)
-                if validate is not None and run.measures and run.step < config.steps and not late:
-                    figures = validate(run.ema.module)
-                    curve.add(run.step, {f"val/{k}": v for k, v in figures.items()})
-                    bar.write(f"step {run.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
-        bar.close()
+                if validate is not None and run.step < config.steps and not late:
+                    run.measure(validate, curve)
+        run.bar.close()
         if validate is not None:
             run.choose(validate, judge, curve)
     return run.result()
@@ -139,6 +130,9 @@ class _Run:
             owner = attrgetter(place)(method) if place else method
             setattr(owner, function, torch.compile(getattr(owner, function)))
         self.wrapped = method if config.shard else self.accelerator.prepare(method)
+        self.bar = tqdm(
+            total=config.steps, initial=self.step, desc=out.name, disable=not self.main, mininterval=5, unit=" step"
+        )
         self.seen: dict[str, list[float]] = {}
         self.skipped = 0  # steps in a row
         self.left_out = 0  # steps since the last means
@@ -209,21 +203,32 @@ class _Run:
         assert isinstance(mean, Tensor)
         return mean.tolist()
 
-    def means(self, seconds: float) -> Figures:
-        """Means, over steps and processes, of what was logged since the last call, and the "seconds" of a process.
+    def tell(self, seconds: float, curve: Curve) -> float:
+        """Tells means, over steps and processes, of what was logged since the last call; returns that of the seconds.
 
-        Where steps were left out there is their number, "skipped".
+        Where steps were left out their number is told, "skipped".
         """
         means = {name: sum(values) / len(values) for name, values in self.seen.items()} | {"seconds": seconds}
         if self.left_out:
             means["skipped"] = self.left_out
         self.seen, self.left_out = {}, 0
-        return dict(zip(means, self._mean(means.values()), strict=True))
+        means = dict(zip(means, self._mean(means.values()), strict=True))
+        now = means.pop("seconds")
+        self.bar.set_postfix({k: f"{v:.4g}" for k, v in list(means.items())[:5]}, refresh=False)
+        curve.add(self.step, means)
+        return now
 
     def save(self) -> None:
         """Writes the checkpoint; all processes wait for it."""
         save_run(self.out / "last.pt", self.method, self.ema, self.steps.all(), self.step)
         self.accelerator.wait_for_everyone()
+
+    def measure(self, validate: Callable[[nn.Module], Figures], curve: Curve) -> None:
+        """Tells the figures of the averaged method."""
+        if self.measures:
+            figures = validate(self.ema.module)
+            curve.add(self.step, {f"val/{k}": v for k, v in figures.items()})
+            self.bar.write(f"step {self.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
 
     def choose(self, validate: Callable[[nn.Module], Figures], judge: str | None, curve: Curve) -> None:
         """Leaves the better ones of averaged and last weights in the averaged method, and says which and why."""

@@ -131,17 +131,7 @@ class TrainConfig(BaseConfig):
             raise ValueError(f"obs_type must be 'pixels' or 'latent', got {self.obs_type!r}")
         if self.obs_type == "latent" and (self.gray or self.random_look):
             raise ValueError("gray and random_look change frames: they need obs_type='pixels'")
-        for name in (
-            "eval_episodes",
-            "num_envs",
-            "steps",
-            "segment",
-            "rollout",
-            "horizon",
-            "stack",
-            "repeat",
-            "buffer",
-        ):
+        for name in "eval_episodes num_envs steps segment rollout horizon stack repeat buffer".split():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 

@@ -28,10 +28,11 @@ class VAEConfig(BaseConfig):
         latent_dim: Channels of a latent.
         hidden_dims: Widths of the encoder at full, half, quarter and eighth size.
         num_res_blocks: Residual blocks at every size.
-        use_attention: Whether the smallest size has an attention layer.
+        use_attention: Whether the smallest size has attention within the frame.
         beta: Weight of the divergence of the latents from N(0, 1).
         temporal_kernel: Frames that a convolution sees at once, the present one and those before; 1: each on its own.
-        decoder_dims: Widths of the decoder at the four sizes; None: the encoder's.
+        decoder_dims: Widths of the decoder at the four sizes, without residual blocks at full size, for worlds that
+            decode far more often than they encode; None: a mirror of the encoder.
         decoder_inner: Widths inside the decoder's residual blocks at the four sizes; None: as wide as the blocks.
     """
 
@@ -57,21 +58,21 @@ class StudentConfig(BaseConfig):
     """Arguments of `drivedit.models.DiTStudent`.
 
     Attributes:
-        latent_dim: Numbers of a token: channels of a latent times the cells of a patch.
+        latent_dim: Width of a token: channels of a latent times the cells of a patch.
         d_model: Width of the network.
         n_layers: Transformer blocks.
-        n_heads: Attention heads; they divide the width.
+        n_heads: Attention heads; twice their number divides the width.
         d_ff: Width inside the feed-forward layers; None: four times the width.
-        max_seq_len: Most tokens of a clip in training.
-        dropout: Share of the activations that is left out in training.
-        use_rope: Whether positions are told by rotations.
+        max_seq_len: Most tokens in one call, and in the cache when `window` is None.
+        dropout: Share left out in training, on both branches of a block.
+        use_rope: Whether times are told by rotations (Su et al. 2021).
         rope_base: Base of their frequencies.
-        tokens_per_frame: Tokens of a frame.
-        window: Frames that attention looks back; None: all.
+        tokens_per_frame: Tokens that share a time, a noise level and a condition.
+        window: Frames that a frame sees, itself included; None: all.
         history: Clean frames before the present one that are inputs beside its noise.
-        control_dim: Numbers of the controls that a frame is told.
-        route_dim: Numbers of the route's code; 0: no route.
-        map_dim: Numbers of the road map for a token; 0: no map.
+        control_dim: Width of the controls that a frame is told; 0: none.
+        route_dim: Width of the route's code; 0: no route.
+        map_dim: Numbers at the end of the route's code that each token gets for itself, the road map; 0: no map.
     """
 
     latent_dim: int = 64
@@ -96,7 +97,12 @@ class StudentConfig(BaseConfig):
 
 @dataclass
 class TeacherConfig(BaseConfig):
-    """Arguments of `drivedit.models.DiTTeacher`."""
+    """Arguments of `drivedit.models.DiTTeacher`: those of a student, whose frames see each other, and of a chain.
+
+    Attributes:
+        num_diffusion_steps: Steps of the chain.
+        beta_schedule: "linear" or "cosine" (`drivedit.models.flow.parametrisations.alpha_products`).
+    """
 
     latent_dim: int = 64
     d_model: int = 768
@@ -177,25 +183,9 @@ class WorldConfig(BaseConfig):
     temperature: float = 1.0
     motion_scale: list[float] = field(default_factory=lambda: [1.0, 0.2, 0.05])
     end_threshold: float = 0.5
-    route_offsets: list[float] = field(
-        default_factory=lambda: [
-            -24.0,
-            -16.0,
-            -8.0,
-            0.0,
-            4.0,
-            8.0,
-            13.0,
-            18.0,
-            23.0,
-            28.0,
-            33.0,
-            38.0,
-            44.0,
-            51.0,
-            58.0,
-        ]
-    )
+    route_offsets: list[float] = field(default_factory=lambda: [
+        -24.0, -16.0, -8.0, 0.0, 4.0, 8.0, 13.0, 18.0, 23.0, 28.0, 33.0, 38.0, 44.0, 51.0, 58.0,
+    ])  # fmt: skip
     route_scale: float = 20.0
     view: tuple[float, float, float, float] | None = None
     camera: CameraConfig | None = None

@@ -89,25 +89,15 @@ def generate(
         ValueError: An argument is out of its range, or the whole does not fit into the cache of a student that has no
             window.
     """
-    per_frame = student.tokens_per_frame
     if top_k is not None:
         raise ValueError(f"top_k needs discrete tokens, these are continuous: use top_p or temperature, got {top_k}")
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
-    if max_new_tokens < 0 or max_new_tokens % per_frame:
-        raise ValueError(f"max_new_tokens must be a multiple of {per_frame}, at least 0, got {max_new_tokens}")
     if sampling_steps < 1:
         raise ValueError(f"sampling_steps must be at least 1, got {sampling_steps}")
-    if context.ndim != 3 or context.shape[1] % per_frame or not context.shape[1]:
-        raise ValueError(f"context must be [B, k * {per_frame}, D] with k > 0, got {tuple(context.shape)}")
-    clip = context.unflatten(1, (-1, per_frame))
-    rows, old, new = len(clip), clip.shape[1], max_new_tokens // per_frame
-    if student.window is None and old + new > student.capacity:
-        raise ValueError(
-            f"{old} + {new} frames do not fit into a cache of {student.capacity}: raise max_seq_len or set window"
-        )
-    if control is not None and control.shape[:2] != (rows, old + new):
-        raise ValueError(f"control must be [{rows}, {old + new}, control_dim], got {tuple(control.shape)}")
+    per_frame = student.tokens_per_frame
+    clip, new = _checked(student, context, max_new_tokens, control)
+    rows, old = clip.shape[:2]
     levels = noise_levels(sampling_steps, context.device)
     if not new:
         return context
@@ -127,6 +117,24 @@ def generate(
         student(frame, cache, True, **conditions)
         clip = torch.cat([clip, frame[:, None]], 1)
     return clip.flatten(1, 2)
+
+
+def _checked(student: CausalNetwork, context: Tensor, add: int, control: Tensor | None) -> tuple[Tensor, int]:
+    """The context as a clip `[B, F, P, D]`, and the frames to add, or ValueError where they do not go together."""
+    per_frame = student.tokens_per_frame
+    if add < 0 or add % per_frame:
+        raise ValueError(f"max_new_tokens must be a multiple of {per_frame}, at least 0, got {add}")
+    if context.ndim != 3 or context.shape[1] % per_frame or not context.shape[1]:
+        raise ValueError(f"context must be [B, k * {per_frame}, D] with k > 0, got {tuple(context.shape)}")
+    clip = context.unflatten(1, (-1, per_frame))
+    rows, old, new = len(clip), clip.shape[1], add // per_frame
+    if student.window is None and old + new > student.capacity:
+        raise ValueError(
+            f"{old} + {new} frames do not fit into a cache of {student.capacity}: raise max_seq_len or set window"
+        )
+    if control is not None and control.shape[:2] != (rows, old + new):
+        raise ValueError(f"control must be [{rows}, {old + new}, control_dim], got {tuple(control.shape)}")
+    return clip, new
 
 
 def cached(student: CausalNetwork, cache: KVCache) -> Denoiser:

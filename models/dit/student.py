@@ -27,24 +27,7 @@ from drivedit.models.layers.rotary import rotate, rotations
 
 
 class DiTStudent(nn.Module):
-    """Block-causal diffusion transformer over latent tokens.
-
-    Args:
-        latent_dim: Width D of a token.
-        d_model: Width of the network.
-        n_layers: Blocks.
-        n_heads: Attention heads.
-        d_ff: Width of the feed-forward layer; None: four times `d_model`.
-        max_seq_len: Most tokens in one call, and in the cache when `window` is None.
-        dropout: On both branches of a block.
-        use_rope: Rotary positions in time (Su et al. 2021).
-        rope_base: Their base.
-        tokens_per_frame: Tokens P that share a time, a noise level and a condition.
-        window: Frames that a frame sees, itself included; None: all.
-        history: Clean past frames that each frame gets as input channels.
-        control_dim: Width of the controls; 0: none.
-        route_dim: Width of the route code; 0: none.
-        map_dim: Values at the end of the route code that each token gets for itself.
+    """Block-causal diffusion transformer over latent tokens; `drivedit.config.StudentConfig` tells its arguments.
 
     Raises:
         ValueError: `d_model` is not a multiple of `2 * n_heads`, or a sequence is too long.
@@ -228,19 +211,9 @@ class DiTStudent(nn.Module):
 
     def empty_cache(self, rows: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> KVCache:
         """A cache that has seen nothing."""
-        shape = (
-            len(self.blocks),
-            rows,
-            self.n_heads,
-            self.capacity,
-            self.tokens_per_frame,
-            self.d_model // self.n_heads,
-        )
-        return KVCache(
-            torch.zeros(shape, device=device, dtype=dtype),
-            torch.zeros(shape, device=device, dtype=dtype),
-            torch.zeros(rows, dtype=torch.long, device=device),
-        )
+        sizes = (self.n_heads, self.capacity, self.tokens_per_frame, self.d_model // self.n_heads)
+        k, v = (torch.zeros(len(self.blocks), rows, *sizes, device=device, dtype=dtype) for _ in range(2))
+        return KVCache(k, v, torch.zeros(rows, dtype=torch.long, device=device))
 
     def _check(
         self, x: Tensor, cache: KVCache | None, use_cache: bool, memory: Tensor | None, frame_ids: Tensor | None

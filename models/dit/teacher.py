@@ -30,23 +30,7 @@ DROP_CONTROL = 0.1  # share of clips that train the prediction without controls
 
 
 class DiTTeacher(nn.Module):
-    """Denoiser of whole clips of latent tokens.
-
-    Args:
-        latent_dim: Width D of a token.
-        d_model: Width of the network.
-        n_layers: Blocks.
-        n_heads: Attention heads.
-        d_ff: Width of the feed-forward layer; None: four times `d_model`.
-        num_diffusion_steps: Steps K of the chain.
-        beta_schedule: "linear" or "cosine" (`drivedit.models.flow.parametrisations.alpha_products`).
-        max_seq_len: Most tokens in one call.
-        dropout: On both branches of a block.
-        tokens_per_frame: Tokens P that share a time and a control.
-        control_dim: Width of the controls; 0: none.
-        history: Clean frames from before the clip that each of its frames gets as input channels.
-        route_dim: Width of the route code; 0: none.
-        map_dim: Values at the end of the route code that each token gets for itself.
+    """Denoiser of whole clips of latent tokens; `drivedit.config.TeacherConfig` tells its arguments.
 
     Raises:
         ValueError: The schedule is unknown, or the widths do not fit.
@@ -204,19 +188,11 @@ class DiTTeacher(nn.Module):
         past: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Draws clean clips with deterministic DDIM.
+        """Draws clean clips of a shape `[B, N, D]` with deterministic DDIM; conditions are as in `forward`.
 
-        Args:
-            shape: B, N, D.
-            num_steps: Network passes, from 1 to K (twice as many with guidance).
-            guidance_scale: Weight w of `u + w (c - u)`: 1 is plain conditional; needs controls otherwise.
-            control: `[B, F, control_dim]` or None.
-            route: As in `forward`.
-            past: As in `forward`.
-            generator: Of the first noise; None: torch's own.
-
-        Returns:
-            Clean tokens of that shape.
+        It takes `num_steps` passes of the network, from 1 to K, and twice as many with guidance. `guidance_scale` is
+        the weight w of `u + w (c - u)`: 1 is plain conditional, another one needs controls. `generator` is that of the
+        first noise; None: torch's own.
 
         Raises:
             ValueError: An argument is out of its range.
@@ -256,17 +232,9 @@ class DiTTeacher(nn.Module):
         route: Tensor | None = None,
         past: Tensor | None = None,
     ) -> Tensor:
-        """The velocity `n - x0` that the teacher predicts for a state of the package's path.
+        """The velocity `n - x0` `[B, N, D]` that the teacher predicts for states of the package's path.
 
-        Args:
-            x: `(1 - sigma) x0 + sigma n`, `[B, N, D]`, at `sigma(timesteps)`.
-            timesteps: `[B]` whole numbers in [0, K - 1].
-            control: As in `forward`.
-            route: As in `forward`.
-            past: As in `forward`.
-
-        Returns:
-            `[B, N, D]`.
+        These are `(1 - sigma) x0 + sigma n` at `sigma(timesteps)`; the rest is as in `forward`.
         """
         signal, spread = self._scales(x, timesteps)
         state = x * (signal + spread)  # as sqrt(a) (1 + s) = sqrt(a) + sqrt(1 - a)

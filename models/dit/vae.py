@@ -85,19 +85,7 @@ class SpatialAttention(nn.Module):
 
 
 class VAE3D(nn.Module):
-    """Causal variational autoencoder for video.
-
-    Args:
-        in_channels: Channels of a frame.
-        latent_dim: Channels of a latent cell.
-        hidden_dims: Width at full, half, quarter and eighth size (always four).
-        num_res_blocks: Residual blocks at each size.
-        use_attention: Attention within the frame at the smallest size.
-        beta: Weight of the divergence in `loss_function`.
-        temporal_kernel: Frames that a convolution sees, the present one included.
-        decoder_dims: Width of the decoder at the same four sizes, without residual blocks at full size, for worlds that
-            decode far more often than they encode; None: a mirror of the encoder.
-        decoder_inner: Width inside the residual blocks of the decoder at the same four sizes; None: as outside.
+    """Causal variational autoencoder for video; `drivedit.config.VAEConfig` tells its arguments.
 
     Raises:
         ValueError: `hidden_dims`, `decoder_dims` or `decoder_inner` has not four entries.

@@ -50,8 +50,8 @@ class StreamingRollout:
         config: Settings.
         device: Where to compute; the model is moved there. A device that does not exist becomes the CPU.
         image_size: Height and width of the frames of a `DiTStudent`; None: square ones. A `DiTWorld` knows its own.
-        controls: The controls of a `DiTStudent`, in order; None: as many as its `control_dim` says, in [-1, 1]:
-            steering and throttle if they are two or it is 0, else `control_1` and on. A `DiTWorld` knows its own.
+        controls: The controls of a `DiTStudent`, in order; None: steering and throttle, or, where it is told all that a
+            World of A controls tells (`control_dim` 2 A + 3), `control_1` and on in [-1, 1]. A `DiTWorld` knows its own.
 
     Raises:
         ValueError: The model cannot be stepped as a world, the autoencoder is not its own, or a setting does not fit.
@@ -133,15 +133,13 @@ class StreamingRollout:
         controls = self._check_controls(control_sequence, rows, length + max_new_frames)
         scenes, seeds = self._begin(frames, controls)
         coming = controls[:, length - 1 : length - 1 + max_new_frames].to(self.world.device)
-        on_gpu = self.world.device.type == "cuda"
-        if on_gpu:
+        if self.world.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.world.device)
         with self.precision(), _named_out_of_memory(rows, max_new_frames):
             told = self._told(self._dream(scenes, seeds, coming, heat), max_new_frames)
         parts = {name: torch.cat([block[name] for block in told], 1) for name in told[0]}
         generated = parts.pop("frames")
         self._calls += 1
-        seconds = time.perf_counter() - begun
         result = {
             "generated_frames": generated,
             "full_sequence": torch.cat([frames.cpu(), generated], 1),
@@ -155,15 +153,19 @@ class StreamingRollout:
                 "frames_per_second_of_the_world": self.world.spec.fps,
                 "device": str(self.world.device),
             },
-            "performance": {
-                "total_time_s": seconds,
-                "time_per_frame_s": seconds / max_new_frames,
-                "frames_per_second": rows * max_new_frames / seconds,
-                "offloads": len(told),
-                "peak_memory_mb": torch.cuda.max_memory_allocated(self.world.device) / 2**20 if on_gpu else None,
-            },
+            "performance": self._cost(time.perf_counter() - begun, rows, max_new_frames) | {"offloads": len(told)},
         }
         return result | ({"intermediates": parts} if return_intermediates else {})
+
+    def _cost(self, seconds: float, rows: int, count: int) -> dict[str, float | None]:
+        """What so many frames of some rows took."""
+        device = self.world.device
+        return {
+            "total_time_s": seconds,
+            "time_per_frame_s": seconds / count,
+            "frames_per_second": rows * count / seconds,
+            "peak_memory_mb": torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None,
+        }
 
     @property
     def _longest(self) -> int:
@@ -325,10 +327,9 @@ def _looking_back(world: DiTWorld, frames: int) -> DiTWorld:
 
 
 def _controls_of(student: StudentConfig) -> list[Quantity]:
-    """The controls that a network of a width was taught; with a history odd widths are as a World tells them."""
-    width = student.control_dim
-    told_all = student.history > 0 and width % 2 == 1 and width > 3
-    count = (width - 3) // 2 if told_all else width or 2
+    """The controls that a network was taught: as many as a World tells in its width, or steering and throttle."""
+    told_all = student.history > 0 and student.control_dim % 2 == 1 and student.control_dim > 3
+    count = (student.control_dim - 3) // 2 if told_all else 2
     names = ["steering", "throttle"] if count == 2 else [f"control_{place}" for place in range(1, count + 1)]
     return [Quantity(name) for name in names]
 
@@ -363,7 +364,7 @@ def _world_around(
     if settings.control_dim not in (0, count, config.driven) or (told_all and settings.history < 1):
         raise ValueError(
             f"to be stepped as a world of {count} controls a student needs control_dim 0 (none), {count} (these), or "
-            f"{config.driven} (these, the ones before, ego-motion) with history >= 1; DiTStudent.generate tells any; "
+            f"{config.driven} (these, the ones before, ego-motion) with history >= 1; name others with `controls`; "
             f"got control_dim {settings.control_dim} with history {settings.history}"
         )
     if settings.route_dim and (settings.route_dim, settings.map_dim) != config.code_widths():

@@ -92,9 +92,9 @@ def test_a_world_that_is_not_told_the_frames_before_is_played(tmp_path, width, c
     [
         (2, 0, None, ["steering", "throttle"]),
         (7, 1, None, ["steering", "throttle"]),  # these, the ones before, the ego-motion
-        (3, 1, None, ["control_1", "control_2", "control_3"]),
+        (3, 1, [Quantity("steering"), Quantity("gas"), Quantity("brake")], ["steering", "gas", "brake"]),
         (9, 1, None, ["control_1", "control_2", "control_3"]),
-        (7, 0, None, [f"control_{place}" for place in range(1, 8)]),
+        (5, 1, None, ["control_1"]),
         (9, 1, [Quantity("push", -2, 2), Quantity("turn"), Quantity("gas", 0.5, 1)], ["push", "turn", "gas"]),
     ],
 )

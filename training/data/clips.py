@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from drivedit.config import RewardTerm, WorldConfig, WorldSpec
+from drivedit.config import RewardTerm, StudentConfig, WorldConfig, WorldSpec
 from drivedit.data.unpacked import open_unpacked
 from drivedit.utils import motion_between
 from drivedit.utils.episodes import Agents
@@ -252,15 +252,7 @@ def fit_config(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> Worl
     lacking += [name for name, there in told if not there]
     if lacking:
         log.info("the world will not know what these recordings lack: %s", ", ".join(lacking))
-    tokens, controls = height * width // side**2, len(spec.controls)
-    told_all = world.student.control_dim not in (0, controls, 2 * controls)  # presets do not know how many there are
-    student = replace(
-        world.student,
-        latent_dim=world.vae.latent_dim * world.patch**2,
-        tokens_per_frame=tokens,
-        control_dim=2 * controls + 3 if told_all else world.student.control_dim,
-        max_seq_len=max(world.student.max_seq_len, clip_frames * tokens),
-    )
+    student = _student(world, height * width // side**2, len(spec.controls), clip_frames)
     spec = replace(
         spec,
         telemetry=[value for value in spec.telemetry if value.name in known],
@@ -275,6 +267,18 @@ def fit_config(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> Worl
     )  # fmt: skip
     route_dim, map_dim = world.code_widths() if routed or others else (0, 0)
     return replace(world, student=replace(student, route_dim=route_dim, map_dim=map_dim))
+
+
+def _student(world: WorldConfig, tokens: int, controls: int, clip_frames: int) -> StudentConfig:
+    """The student of a world of so many tokens per frame and controls, which presets do not know."""
+    told_all = world.student.control_dim not in (0, controls, 2 * controls)
+    return replace(
+        world.student,
+        latent_dim=world.vae.latent_dim * world.patch**2,
+        tokens_per_frame=tokens,
+        control_dim=2 * controls + 3 if told_all else world.student.control_dim,
+        max_seq_len=max(world.student.max_seq_len, clip_frames * tokens),
+    )
 
 
 def _rewards(spec: WorldSpec, drives: Drives) -> dict[str, RewardTerm]:

@@ -149,15 +149,7 @@ def import_drives(
         ValueError: A source is damaged or does not fit, or `out` holds something.
     """
     out, plan = Path(out), plan or Plan()
-    if bool(videos) == (images is not None) or len(videos) != len(controls):
-        raise ValueError(
-            "give videos and one table of controls for each, or a folder of pictures, got "
-            f"{len(videos)} videos, {len(controls)} tables and {'a' if images is not None else 'no'} folder of pictures"
-        )
-    if plan.controls and images is not None:
-        raise ValueError(f"pictures have steering and throttle alone, got the further controls {list(plan.controls)}")
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} holds something already; choose another folder, or empty it")
+    _check_sources(out, videos, controls, images, plan)
     with work_folder(out) as work:
         if images is not None:
             fps = plan.fps or PICTURES_FPS
@@ -184,6 +176,21 @@ def import_drives(
         os.replace(work, out)
     log.info("%d episodes, %d steps (%.1f minutes at %.4g frames/s) in %s", count, steps, steps / fps / 60, fps, out)
     return [out / name for name in names]
+
+
+def _check_sources(
+    out: Path, videos: Sequence[str | Path], controls: Sequence[str | Path], images: str | Path | None, plan: Plan
+) -> None:
+    """ValueError unless there is one kind of source, with its controls, and an empty place for what it becomes."""
+    if bool(videos) == (images is not None) or len(videos) != len(controls):
+        raise ValueError(
+            "give videos and one table of controls for each, or a folder of pictures, got "
+            f"{len(videos)} videos, {len(controls)} tables and {'a' if images is not None else 'no'} folder of pictures"
+        )
+    if plan.controls and images is not None:
+        raise ValueError(f"pictures have steering and throttle alone, got the further controls {list(plan.controls)}")
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} holds something already; choose another folder, or empty it")
 
 
 def _of_videos(pairs: list[tuple[Video, ControlTable]], plan: Plan, fps: float, progress: bool) -> Iterator[Episode]:

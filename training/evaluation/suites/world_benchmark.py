@@ -85,16 +85,9 @@ class WorldModelBenchmark:
             for length, size in fitting:
                 rng, rows = np.random.default_rng([length, size]), []
                 for _ in range(num_iterations):
-                    batch = _draw(test_data, rng, length, size)
-                    rows.append(_numbers(self.evaluator.evaluate_batch(batch)))
+                    rows.append(self.evaluator.evaluate_batch(_draw(test_data, rng, length, size)))
                     bar.update()
-                table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-                results.append({
-                    "sequence_length": length,
-                    "batch_size": size,
-                    "mean": {name: float(values.mean()) for name, values in table.items()},
-                    "std": {name: _deviation(values) for name, values in table.items()},
-                })  # fmt: skip
+                results.append({"sequence_length": length, "batch_size": size, **_summed_up(rows)})
         rollout = self.evaluator.rollout
         speed = None if rollout is None else PerformanceBenchmark(rollout, self.device).run_performance_suite()
         report = {"results": results, "skipped": skipped, "performance": speed, "num_iterations": num_iterations}
@@ -117,8 +110,14 @@ def _draw(data: dict[str, Tensor], rng: np.random.Generator, length: int, size: 
     return {name: data[name][rows, start : start + length] for name in ("frames", "controls") if name in data}
 
 
-def _numbers(result: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in result.items() if isinstance(value, float)}
+def _summed_up(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """`mean` and `std` of every number of some results."""
+    names = [name for name, value in rows[0].items() if isinstance(value, float)]
+    table = {name: np.array([row[name] for row in rows]) for name in names}
+    return {
+        "mean": {name: float(values.mean()) for name, values in table.items()},
+        "std": {name: _deviation(values) for name, values in table.items()},
+    }
 
 
 def _deviation(values: np.ndarray) -> float:

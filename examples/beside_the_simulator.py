@@ -3,7 +3,6 @@
 python examples/beside_the_simulator.py --agent learned --steps 100 --out beside.mp4
 """
 
-import argparse
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 
 from drivedit.agents import load_agent
+from drivedit.utils.commands import run
 from drivedit.utils.video import VideoWriter
 
 ZOOM = 4
@@ -26,35 +26,33 @@ def picture(name: str, frame: np.ndarray, said: str) -> np.ndarray:
     return np.concatenate([line, frame.repeat(ZOOM, 0).repeat(ZOOM, 1)])
 
 
-def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Drives both and returns their returns."""
-    parser = argparse.ArgumentParser(
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter, description="Compare the dream with the simulator."
-    )
-    parser.add_argument(
-        "--agent", default="lane_keeper", help="who drives: a name, PATH.safetensors, PATH.zip or module:callable"
-    )
-    parser.add_argument("--world", default="carracing", help="name of a shipped world, or a folder")
-    parser.add_argument("--steps", type=int, default=100, help="steps to drive")
-    parser.add_argument("--seed", type=int, default=7, help="of the track")
-    parser.add_argument("--out", type=Path, default=None, help="video of both, beside each other")
-    options = parser.parse_args(argv)
+def main(
+    agent: str = "lane_keeper", world: str = "carracing", steps: int = 100, seed: int = 7, out: Path | None = None
+) -> dict[str, float]:
+    """Compares the dream with the simulator, and returns what was earned in each.
 
+    Args:
+        agent: Who drives: a name, PATH.safetensors, PATH.zip or module:callable.
+        world: Name of a shipped world, or a folder.
+        steps: Steps to drive.
+        seed: Seed of the track.
+        out: Video of both, beside each other.
+    """
     twin = gym.make("drivedit_env:CarRacingTwin-v0")
-    dream = gym.make("drivedit_env:DriveDiT-v0", world=options.world)
+    dream = gym.make("drivedit_env:DriveDiT-v0", world=world)
     driver = load_agent("lane_keeper")
-    frame, _ = twin.reset(seed=options.seed)
-    print(f"driving {RUN_UP} steps of run-up, then {options.steps} in simulator and dream", flush=True)
+    frame, _ = twin.reset(seed=seed)
+    print(f"driving {RUN_UP} steps of run-up, then {steps} in simulator and dream", flush=True)
     for _ in range(RUN_UP):
         frame, *_ = twin.step(driver(frame))
     scene = twin.unwrapped.scene()  # type: ignore[attr-defined]
     envs = {"simulator": twin, "dream": dream}
     seen = {"simulator": frame, "dream": dream.reset(seed=0, options={"scene": scene})[0]}
-    drivers = {name: load_agent(options.agent) for name in envs}
+    drivers = {name: load_agent(agent) for name in envs}
     returns, said, ended = dict.fromkeys(envs, 0.0), dict.fromkeys(envs, ""), dict.fromkeys(envs, False)
     with ExitStack() as stack:
-        film = stack.enter_context(VideoWriter(options.out, dream.metadata["render_fps"])) if options.out else None
-        for _ in range(options.steps):
+        film = stack.enter_context(VideoWriter(out, dream.metadata["render_fps"])) if out else None
+        for _ in range(steps):
             for name, env in envs.items():
                 if ended[name]:
                     continue
@@ -67,10 +65,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
                 film.write(np.concatenate([picture(name, seen[name], said[name]) for name in envs], 1))
     for name in envs:
         print(f"{name:<10} {said[name]}")
-    if options.out:
-        print(f"{'video':<10} {options.out}")
+    if out:
+        print(f"{'video':<10} {out}")
     return returns
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run(main))

@@ -3,14 +3,15 @@
 python examples/draw_a_route.py --shape hairpins --steps 300 --out route.mp4
 """
 
-import argparse
 import math
+from typing import Literal
 
 import gymnasium as gym
 import numpy as np
 
 from drivedit.agents import LaneKeeper
 from drivedit.agents.drive import Drive, drive
+from drivedit.utils.commands import run
 
 
 def ellipse(length: float = 260.0, width: float = 160.0) -> np.ndarray:
@@ -38,25 +39,27 @@ def hairpins() -> np.ndarray:
 SHAPES = {"ellipse": (ellipse, True), "hairpins": (hairpins, False)}
 
 
-def main(argv: list[str] | None = None) -> Drive:
-    """Drives a drawn route and prints how it went."""
-    parser = argparse.ArgumentParser(
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        description="Let the lane keeper drive a hand-drawn route.",
-    )
-    parser.add_argument("--world", default="carracing", help="name of a shipped world, or a folder")
-    parser.add_argument("--shape", choices=SHAPES, default="ellipse", help="what is drawn")
-    parser.add_argument("--steps", type=int, default=300, help="steps to drive")
-    parser.add_argument("--out", default="route.mp4", help="the video")
-    options = parser.parse_args(argv)
+def main(
+    world: str = "carracing",
+    shape: Literal["ellipse", "hairpins"] = "ellipse",
+    steps: int = 300,
+    out: str = "route.mp4",
+) -> Drive:
+    """Lets the lane keeper drive a hand-drawn route, and says how it went.
 
-    draw, closed = SHAPES[options.shape]
-    env = gym.make("drivedit_env:DriveDiT-v0", world=options.world, render_mode="rgb_array")
-    result = drive(env, LaneKeeper(), options.steps, options={"route": draw(), "closed": closed}, out=options.out)
+    Args:
+        world: Name of a shipped world, or a folder.
+        shape: What is drawn.
+        steps: Steps to drive.
+        out: The video.
+    """
+    draw, closed = SHAPES[shape]
+    env = gym.make("drivedit_env:DriveDiT-v0", world=world, render_mode="rgb_array")
+    result = drive(env, LaneKeeper(), steps, options={"route": draw(), "closed": closed}, out=out)
     env.close()
-    print(f"{result}\n{'video':<18} {options.out}")
+    print(f"{result}\n{'video':<18} {out}")
     return result
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run(main))

@@ -6,7 +6,6 @@ more: it goes back in time, records, and shows the simulator beside the dream.
 python examples/play_by_keys.py
 """
 
-import argparse
 from typing import Any
 
 import gymnasium as gym
@@ -14,19 +13,19 @@ import numpy as np
 import pygame
 from gymnasium.utils.play import play
 
+from drivedit.utils.commands import run
+
 STEERING, THROTTLE = {"": 0.0, "a": -0.3, "d": 0.3}, {"": 0.0, "w": 0.5, "s": -0.6}
 
 
-def main(argv: list[str] | None = None) -> float:
-    """Lets a person drive until the window is closed; returns the sum of the rewards."""
-    parser = argparse.ArgumentParser(
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter, description="Drive by keys in Gymnasium's window."
-    )
-    parser.add_argument("--world", default="carracing", help="name of a shipped world, or a folder")
-    parser.add_argument("--steps", type=int, default=0, help="close the window after so many; 0: when you close it")
-    options = parser.parse_args(argv)
+def main(world: str = "carracing", steps: int = 0) -> float:
+    """Lets a person drive by keys until the window is closed; returns the sum of the rewards.
 
-    env = gym.make("drivedit_env:DriveDiT-v0", world=options.world, render_mode="rgb_array")
+    Args:
+        world: Name of a shipped world, or a folder.
+        steps: The window closes after so many; 0: when you close it.
+    """
+    env = gym.make("drivedit_env:DriveDiT-v0", world=world, render_mode="rgb_array")
     actions = {
         turn + pedal: np.array([STEERING[turn], THROTTLE[pedal]], np.float32)
         for turn in STEERING
@@ -37,7 +36,7 @@ def main(argv: list[str] | None = None) -> float:
 
     def note(before: Any, after: Any, action: Any, reward: float, terminated: bool, truncated: bool, info: Any) -> None:
         rewards.append(float(reward))
-        if len(rewards) == options.steps:
+        if len(rewards) == steps:
             pygame.event.post(pygame.event.Event(pygame.QUIT))
 
     fps = round(env.metadata["render_fps"])
@@ -47,4 +46,4 @@ def main(argv: list[str] | None = None) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run(main))

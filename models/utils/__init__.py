@@ -5,22 +5,11 @@ from typing import TYPE_CHECKING
 from drivedit.utils.lazy import lazily
 
 if TYPE_CHECKING:
+    from drivedit.utils.archives import Undrawn, check_tensors, read_archive, read_tensors, write_tensors
     from drivedit.utils.checks import real_numbers, whole_number
     from drivedit.utils.device import fast_dtype, resolve_device
     from drivedit.utils.extras import extra
-    from drivedit.utils.files import (
-        Undrawn,
-        check_tensors,
-        code_fingerprint,
-        fingerprint,
-        locked,
-        package_of,
-        read_archive,
-        read_tensors,
-        work_folder,
-        write_atomically,
-        write_tensors,
-    )
+    from drivedit.utils.files import code_fingerprint, fingerprint, locked, package_of, work_folder, write_atomically
     from drivedit.utils.folders import check_replaceable, find_files, replaced_folder, restore_folder
     from drivedit.utils.math_utils import (
         cosine_similarity_matrix,

@@ -74,7 +74,7 @@ def run(
         The exit status: what the function returns if that is a whole number, 1 after an error, 130 where it was
         interrupted, else 0. A text or path that it returns is printed.
     """
-    words, program = list(sys.argv[1:] if words is None else words), program or f"python {Path(sys.argv[0]).name}"
+    words, program = list(sys.argv[1:] if words is None else words), program or f"python {sys.argv[0]}"
     line = shlex.join([*program.split(), *words])
     function, positions = commands, []
     try:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from drivedit.utils.archives import read_archive
 from drivedit.utils.device import resolve_device
-from drivedit.utils.files import read_archive, write_atomically
+from drivedit.utils.files import write_atomically
 from drivedit.utils.tensor_utils import tensor_memory_usage
 
 INIT_TYPES = ("xavier", "kaiming", "orthogonal", "normal")

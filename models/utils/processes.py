@@ -8,8 +8,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 
 def begin_worker() -> None:
     """Begins the process of a worker in a pool: one thread for torch, and an end when its parent ends, even killed.
@@ -19,6 +17,8 @@ def begin_worker() -> None:
     Raises:
         RuntimeError: This is no process of `multiprocessing`.
     """
+    import torch
+
     parent = multiprocessing.parent_process()
     if parent is None:
         raise RuntimeError("only a process that multiprocessing started has a parent to end with")
@@ -38,6 +38,8 @@ def one_thread() -> Iterator[None]:
     One world is many small operations: a second thread brings little, and where other programs keep the cores busy the
     threads wait for each other, spinning, longer than they compute.
     """
+    import torch
+
     before = torch.get_num_threads()
     if not os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""The commands of `python -m drivedit.evaluation`."""
+"""The commands of `python -m drivedit.evaluation`; what is slow to import is imported where it is used."""
 
 from __future__ import annotations
 
@@ -7,13 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drivedit.config import DEFAULT_WORLD
-from drivedit.evaluation.reports.card import card_of, write_card
-from drivedit.evaluation.reports.report import as_text
 from drivedit.evaluation.sizes import Sizes
 from drivedit.evaluation.sources import Sources
-from drivedit.evaluation.suites.ablation import ablate, as_table
-from drivedit.evaluation.suites.benchmark import evaluate_world, load_world
-from drivedit.evaluation.suites.recorded_benchmark import as_markdown
 from drivedit.utils.commands import typed
 
 
@@ -21,7 +16,7 @@ def judge_world(
     world: str = DEFAULT_WORLD,
     out: Path = Path("runs/evaluation"),
     held_out: str | None = None,
-    write_card_: bool = False,
+    write_card: bool = False,
     clips: int | None = None,
     sampling_steps: int | None = None,
     driver: str = Sources.driver,
@@ -40,7 +35,7 @@ def judge_world(
         out: Folder of the report.
         held_out: Folder that was kept for judging (import --held-out, collect --held-out), or a Minari dataset of one;
             None: the simulator is driven now.
-        write_card_: Whether to put the table into the CARD.md of --world.
+        write_card: Whether to put the table into the CARD.md of --world.
         clips: Held-out clips; None: 48, with --quick 4.
         sampling_steps: Network passes per frame; None: the world's own number.
         driver: Who drives in closed loop: a policy of the domain, or module:name; none: the one its probes name.
@@ -49,10 +44,15 @@ def judge_world(
         compile: Whether to judge the world as it is stepped when compiled.
         quick: Whether the sizes are tiny, to see that everything runs; the figures mean nothing then.
     """
+    from drivedit.evaluation.reports import card as cards
+    from drivedit.evaluation.reports.report import as_text
+    from drivedit.evaluation.suites.benchmark import evaluate_world, load_world
+    from drivedit.evaluation.suites.recorded_benchmark import as_markdown
+
     _check_counts(clips=clips, workers=workers, sampling_steps=sampling_steps)
     sources, sizes = Sources(driver=driver, seed=seed, workers=workers), _sizes(quick, clips=clips)
     judged = load_world(world, sources)
-    card = card_of(world, judged) if write_card_ else None
+    card = cards.card_of(world, judged) if write_card else None
     report = evaluate_world(
         judged, out, name=world, held_out=held_out, sizes=sizes, sources=sources, sampling_steps=sampling_steps,
         compile=compile,
@@ -64,7 +64,7 @@ def judge_world(
     )  # fmt: skip
     print(f"{table}\n\nreport.json, {names} are in {out}")
     if card is not None:
-        write_card(card, table if recorded else f"```\n{table}\n```", typed.get(), report["fingerprint"])
+        cards.write_card(card, table if recorded else f"```\n{table}\n```", typed.get(), report["fingerprint"])
         print(f"the table is in {card}")
 
 
@@ -85,6 +85,8 @@ def compare_worlds(
         drives: Long drives of each; None: 16, with --quick 2.
         quick: Whether the sizes are tiny, to see that everything runs; the figures mean nothing then.
     """
+    from drivedit.evaluation.suites.ablation import ablate, as_table
+
     _check_counts(drives=drives, sampling_steps=min(sampling_steps))
     pairs = [pair.partition("=") for pair in worlds]
     if not all(name and folder for name, _, folder in pairs):

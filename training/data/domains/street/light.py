@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -76,31 +75,25 @@ WEATHERS = {
 }
 
 
-class Light(NamedTuple):
-    """Light and air, as kernels take them; colours are linear, `[3]`.
+AIR = np.dtype(
+    [(name, "f8") for name in ("strength", "ambient", "fog", "night", "wet", "snow")]
+    + [("sun", "f8", 3), ("horizon", "f8", 3)]
+)
+
+
+@dataclass(frozen=True)
+class Light:
+    """Light and air, in the parts that kernels take; colours are linear.
 
     Attributes:
-        sun: Direction to the sun, `[3]`.
-        strength: Of the sun.
-        ambient: Light from everywhere.
-        fog: What a metre of air takes of the light (1/m).
-        night: Share of night.
-        wet: Share of wetness of the road.
-        snow: Share of snow.
-        horizon: Colour of the sky at the horizon, and of the air.
+        air: An `AIR`: strength of the sun, light from everywhere, what a metre of air takes of the light (1/m), shares of
+            night, wetness and snow, direction to the sun, and colour of the sky at the horizon, which is the air's.
         sky: float32 `[SKY_ROWS, SKY_COLUMNS, 3]`, from the horizon up, and counter-clockwise from +x.
         grain: float32 `[256, 256]` of smooth chance in [0, 1], which repeats.
         bytes: uint8 `[LEVELS]`, what brightness up to `BRIGHTEST` looks like.
     """
 
-    sun: np.ndarray
-    strength: float
-    ambient: float
-    fog: float
-    night: float
-    wet: float
-    snow: float
-    horizon: np.ndarray
+    air: np.record
     sky: np.ndarray
     grain: np.ndarray
     bytes: np.ndarray
@@ -134,12 +127,12 @@ def _draw_sky(sky, grain, sun, strength, night, clear, seed, horizon, zenith):
                 x, y = 1.3 * ca / (se + 0.12), 1.3 * sa / (se + 0.12)
                 thick = 0.6 * grain_at(grain, x, y) + 0.4 * grain_at(grain, 2.3 * x + 7, 2.3 * y)
                 cloud = min(1.0, max(0.0, thick - 0.5) * 3.5) * min(1.0, (se - 0.02) * 8) * clear * (1 - night)
-            star = night > 0.9 and clear > 0.9 and e > hill and chance(j, i, seed) > 0.9965
+            star = night > 0.9 and clear > 0.9 and e > hill and chance(j, i, float(seed)) > 0.9965
             for c in range(3):
                 value = zenith[c] + (horizon[c] - zenith[c]) * low + glow * (1.0, 0.85, 0.6)[c]
                 value += (0.3 * horizon[c] + 0.55 * (strength + 0.1) - value * 0.35) * 0.7 * cloud
                 if star:
-                    value += 0.1 + 0.5 * chance(i, j, seed + 1)
+                    value += 0.1 + 0.5 * chance(i, j, float(seed + 1))
                 if e < hill:
                     far = 0.55 if clear > 0.9 else 0.92
                     value = far * horizon[c] + (1 - far) * (0.22, 0.30, 0.26)[c] * (1 - 0.93 * night)
@@ -171,7 +164,5 @@ def make_light(time: str, weather: str, seed: int) -> Light:
     levels = np.linspace(0, BRIGHTEST, LEVELS)
     shown = 255 * np.clip(levels * (1 + levels / 6.0) / (1 + levels / 1.5) * 1.35, 0, 1) ** hour.gamma
     cloudy = 1.0 if weather == "clear" else 1.12
-    return Light(
-        sun, strength, hour.ambient * cloudy, air.fog, hour.night, air.wet, air.snow, horizon, sky, grain,
-        shown.astype(np.uint8),
-    )  # fmt: skip
+    values = (strength, hour.ambient * cloudy, air.fog, hour.night, air.wet, air.snow, sun, horizon)
+    return Light(np.array([values], AIR).view(np.recarray)[0], sky, grain, shown.astype(np.uint8))

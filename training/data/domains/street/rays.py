@@ -10,10 +10,13 @@ import math
 import numpy as np
 
 from drivedit.data.domains.street.compiled import kernel
-from drivedit.data.domains.street.roads import RAMP_WIDTH, SIDE_ROAD, locate, ramp_at, ramp_edge, ramp_middle
+from drivedit.data.domains.street.roads import SIDE_ROAD, locate, on_ramp
 
-# Columns of a primitive: kind, middle, half sizes, direction, colour, material, instance, class, its own number, light.
-KIND, CX, CY, CZ, HX, HY, HZ, CO, SI, RED, GREEN, BLUE, MATERIAL, ID, CLASS, OWN, GLOW = range(17)
+# A body: its form, middle, half sizes, cosine and sine of its direction, colour, material, instance, class, a number of its
+# own, and whether its brake lights are on.
+BODY = np.dtype([(name, "f8") for name in (
+    "form", "x", "y", "z", "hx", "hy", "hz", "c", "n", "red", "green", "blue", "material", "id", "what", "own", "glow",
+)])  # fmt: skip
 BOX, TAPER, ELLIPSOID, CYLINDER = range(4)
 NARROWER = 0.34  # share of its length that a tapered box loses to its top
 CLASSES = ("sky", "road", "marking", "terrain", "sidewalk", "building", "tree", "car", "pole")
@@ -21,13 +24,12 @@ SKY, ROAD, MARKING, TERRAIN, SIDEWALK, BUILDING, TREE, CAR, POLE = range(len(CLA
 SIDEWALK_WIDTH = 3.0  # m, in towns
 FAR = 1e9
 NEAREST = 0.1  # m before the camera
-REACH_OF_RAMPS = 45.0  # m beside the road
-GROUND = -1  # the primitive of what lies on the ground
+GROUND = -1  # the body of what lies on the ground
 
 
 @kernel
 def chance(a, b, c):
-    """An even number in [0, 1) that belongs to three whole numbers."""
+    """An even number in [0, 1) that belongs to three whole numbers, the last one given as a float."""
     n = (int(a) * 374761393 + int(b) * 668265263 + int(c) * 974711) & 0xFFFFFFFF
     n = ((n ^ (n >> 13)) * 1274126177) & 0xFFFFFFFF
     n = ((n ^ (n >> 15)) * 2246822519) & 0xFFFFFFFF
@@ -37,18 +39,18 @@ def chance(a, b, c):
 @kernel
 def _box(p, ax, ay, az, dx, dy, dz):
     """t of a box or of a tapered one, from its middle's view."""
-    lx, ly = p[CO] * ax + p[SI] * ay, p[CO] * ay - p[SI] * ax
-    mx, my = p[CO] * dx + p[SI] * dy, p[CO] * dy - p[SI] * dx
+    lx, ly = p.c * ax + p.n * ay, p.c * ay - p.n * ax
+    mx, my = p.c * dx + p.n * dy, p.c * dy - p.n * dx
     iy, iz = 1 / (my if my != 0 else 1e-12), 1 / (dz if dz != 0 else 1e-12)
-    t3, t4, t5, t6 = (-p[HY] - ly) * iy, (p[HY] - ly) * iy, (-p[HZ] - az) * iz, (p[HZ] - az) * iz
+    t3, t4, t5, t6 = (-p.hy - ly) * iy, (p.hy - ly) * iy, (-p.hz - az) * iz, (p.hz - az) * iz
     enter, leave = max(min(t3, t4), min(t5, t6)), min(max(t3, t4), max(t5, t6))
-    if p[KIND] == BOX:
+    if p.form == BOX:
         ix = 1 / (mx if mx != 0 else 1e-12)
-        t1, t2 = (-p[HX] - lx) * ix, (p[HX] - lx) * ix
+        t1, t2 = (-p.hx - lx) * ix, (p.hx - lx) * ix
         enter, leave = max(enter, min(t1, t2)), min(leave, max(t1, t2))
     else:
-        slope = NARROWER * p[HX] / (2 * p[HZ])
-        inside = p[HX] - slope * (az + p[HZ])
+        slope = NARROWER * p.hx / (2 * p.hz)
+        inside = p.hx - slope * (az + p.hz)
         for way in (-1.0, 1.0):
             gap, rate = way * lx - inside, way * mx + slope * dz
             t = -gap / (rate if rate != 0 else 1e-12)
@@ -62,42 +64,48 @@ def _box(p, ax, ay, az, dx, dy, dz):
 @kernel
 def hit(p, ox, oy, oz, dx, dy, dz):
     """Where a ray from outside meets a primitive: the least t > 0 of o + t d on it, or `FAR`."""
-    ax, ay, az = ox - p[CX], oy - p[CY], oz - p[CZ]
-    if p[KIND] <= TAPER:
+    ax, ay, az = ox - p.x, oy - p.y, oz - p.z
+    if p.form <= TAPER:
         return _box(p, ax, ay, az, dx, dy, dz)
-    if p[KIND] == ELLIPSOID:
-        bx, by, bz, ex, ey, ez = ax / p[HX], ay / p[HY], az / p[HZ], dx / p[HX], dy / p[HY], dz / p[HZ]
+    if p.form == ELLIPSOID:
+        bx, by, bz, ex, ey, ez = ax / p.hx, ay / p.hy, az / p.hz, dx / p.hx, dy / p.hy, dz / p.hz
         a, b, c = ex * ex + ey * ey + ez * ez, bx * ex + by * ey + bz * ez, bx * bx + by * by + bz * bz - 1
     else:
-        a, b, c = dx * dx + dy * dy, ax * dx + ay * dy, ax * ax + ay * ay - p[HX] * p[HX]
+        a, b, c = dx * dx + dy * dy, ax * dx + ay * dy, ax * ax + ay * ay - p.hx * p.hx
     q = b * b - a * c
     if q < 0 or a == 0:
         return FAR
     t = (-b - math.sqrt(q)) / a
-    return FAR if t <= 0 or (p[KIND] == CYLINDER and abs(az + t * dz) > p[HZ]) else t
+    return FAR if t <= 0 or (p.form == CYLINDER and abs(az + t * dz) > p.hz) else t
 
 
 @kernel
-def ray(cam, u, v, width, height):
-    """Direction of the ray through a point of a picture; cam: x, y, z, yaw, pitch, tangent of half the angle of view."""
-    a = (2 * u / width - 1) * cam[5]
-    b = (1 - 2 * v / height) * cam[5] * height / width
-    cw, sw, cp, sp = math.cos(cam[3]), math.sin(cam[3]), math.cos(cam[4]), math.sin(cam[4])
-    ahead = cp - sp * b
-    return ahead * cw + a * sw, ahead * sw - a * cw, sp + cp * b
+def aim(cam, rays):
+    """Fills the directions `[H, W, 3]` of a camera's rays, as if it looked along +x.
+
+    Args:
+        cam: float64 `[6]`: x, y, z, yaw, pitch, tangent of half the angle of view.
+        rays: To fill.
+    """
+    height, width = rays.shape[:2]
+    cp, sp = math.cos(cam[4]), math.sin(cam[4])
+    for v in range(height):
+        b = (1 - 2 * (v + 0.5) / height) * cam[5] * height / width
+        for u in range(width):
+            rays[v, u, 0], rays[v, u, 1], rays[v, u, 2] = cp - sp * b, (1 - 2 * (u + 0.5) / width) * cam[5], sp + cp * b
 
 
 @kernel
-def _window(p, cam, width, height, sun, shadow):
-    """Rows and columns that a primitive, or its shadow on the ground, may cover, and its least distance."""
+def _window(p, cam, width, height, sun, falls):
+    """Rows and columns that a primitive, or its shadow on the ground (falls: 1.0), may cover, and its least distance."""
     cw, sw, cp, sp = math.cos(cam[3]), math.sin(cam[3]), math.cos(cam[4]), math.sin(cam[4])
     corners = np.empty((8, 3))  # depth, right, up
     near = FAR
     for q in range(8):
-        hx, hy = (p[HX] if q & 1 else -p[HX]), (p[HY] if q & 2 else -p[HY])
-        x, y = p[CX] + p[CO] * hx - p[SI] * hy, p[CY] + p[SI] * hx + p[CO] * hy
-        z = max(0.0, p[CZ] + (p[HZ] if q & 4 else -p[HZ]))
-        if shadow:
+        hx, hy = (p.hx if q & 1 else -p.hx), (p.hy if q & 2 else -p.hy)
+        x, y = p.x + p.c * hx - p.n * hy, p.y + p.n * hx + p.c * hy
+        z = max(0.0, p.z + (p.hz if q & 4 else -p.hz))
+        if falls > 0:
             x, y, z = x - sun[0] / sun[2] * z, y - sun[1] / sun[2] * z, 0.0
         x, y, z = x - cam[0], y - cam[1], z - cam[2]
         ahead = cw * x + sw * y
@@ -122,27 +130,28 @@ def _window(p, cam, width, height, sun, shadow):
 
 
 @kernel
-def look(cam, prims, rays, depth, index):
-    """What a camera sees: t and primitive of every ray. Outside a picture of the sky t is `FAR`.
+def look(cam, bodies, sun, aimed, rays, depth, index):
+    """What a camera sees: t and body of every ray; `FAR` and `GROUND` in the sky.
 
     Args:
-        cam: float64 `[6]`, see `ray`.
-        prims: float64 `[P, 17]`, the near ones first.
+        cam, aimed: See `aim`.
+        bodies: `[P]` of `BODY`, the near ones first.
+        sun: Direction to the sun, `[3]`.
         rays: float64 `[H, W, 3]`, filled: the rays' directions.
         depth: float32 `[H, W]`, filled.
-        index: int32 `[H, W]`, filled: the row of `prims`, or `GROUND`.
+        index: int32 `[H, W]`, filled: the place in `bodies`, or `GROUND`.
     """
     height, width = depth.shape
-    sun = np.zeros(3)
+    cw, sw = math.cos(cam[3]), math.sin(cam[3])
     for v in range(height):
         for u in range(width):
-            dx, dy, dz = ray(cam, u + 0.5, v + 0.5, width, height)
-            rays[v, u, 0], rays[v, u, 1], rays[v, u, 2] = dx, dy, dz
+            dx, dy, dz = aimed[v, u, 0], aimed[v, u, 1], aimed[v, u, 2]
+            rays[v, u, 0], rays[v, u, 1], rays[v, u, 2] = cw * dx - sw * dy, sw * dx + cw * dy, dz
             depth[v, u] = -cam[2] / dz if dz < -1e-6 and -cam[2] / dz < 700 else FAR
             index[v, u] = GROUND
-    for k in range(prims.shape[0]):
-        p = prims[k]
-        i0, i1, j0, j1, near = _window(p, cam, width, height, sun, False)
+    for k in range(bodies.size):
+        p = bodies[k]
+        i0, i1, j0, j1, near = _window(p, cam, width, height, sun, 0.0)
         for v in range(i0, i1):
             for u in range(j0, j1):
                 if depth[v, u] > near:
@@ -152,22 +161,21 @@ def look(cam, prims, rays, depth, index):
 
 
 @kernel
-def shadows(cam, prims, sun, bright, rays, depth, index, shade):
+def shadows(cam, bodies, sun, bright, rays, depth, index, shade):
     """Shadows on the ground: uint8 `[H, W]`, filled: 1 of the sun, 2 below a car, 3 both.
 
     Args:
-        sun: Direction to the sun, `[3]`.
+        cam, bodies, sun, rays, depth, index: As `look` left them.
         bright: Whether the sun throws shadows.
-        cam, prims, rays, depth, index: As `look` left them.
         shade: To fill.
     """
     height, width = depth.shape
     shade[:] = 0
-    for k in range(prims.shape[0]):
-        p = prims[k]
-        below = p[CLASS] == CAR and p[CZ] - p[HZ] < 0.1
-        if bright and (p[CX] - cam[0]) ** 2 + (p[CY] - cam[1]) ** 2 < 110.0**2:
-            i0, i1, j0, j1, _ = _window(p, cam, width, height, sun, True)
+    for k in range(bodies.size):
+        p = bodies[k]
+        below = p.what == CAR and p.z - p.hz < 0.1
+        if bright and (p.x - cam[0]) ** 2 + (p.y - cam[1]) ** 2 < 110.0**2:
+            i0, i1, j0, j1, _ = _window(p, cam, width, height, sun, 1.0)
             for v in range(i0, i1):
                 for u in range(j0, j1):
                     t = depth[v, u]
@@ -176,44 +184,40 @@ def shadows(cam, prims, sun, bright, rays, depth, index, shade):
                         if hit(p, x, y, 0.0, sun[0], sun[1], sun[2]) < FAR:
                             shade[v, u] |= 1
         if below:
-            i0, i1, j0, j1, _ = _window(p, cam, width, height, sun, False)
+            i0, i1, j0, j1, _ = _window(p, cam, width, height, sun, 0.0)
             for v in range(i0, min(height, i1 + 2)):
                 for u in range(j0, j1):
                     t = depth[v, u]
                     if index[v, u] == GROUND and t < 150:
-                        x, y = cam[0] + t * rays[v, u, 0] - p[CX], cam[1] + t * rays[v, u, 1] - p[CY]
-                        lx, ly = abs(p[CO] * x + p[SI] * y), abs(p[CO] * y - p[SI] * x)
-                        if lx < p[HX] + 0.1 and ly < p[HY] + 0.1:
+                        x, y = cam[0] + t * rays[v, u, 0] - p.x, cam[1] + t * rays[v, u, 1] - p.y
+                        lx, ly = abs(p.c * x + p.n * y), abs(p.c * y - p.n * x)
+                        if lx < p.hx + 0.1 and ly < p.hy + 0.1:
                             shade[v, u] |= 2
 
 
 @kernel
 def crossing_at(crossings, x, y):
-    """The crossing whose own road or corner x, y lies near, with metres along and across the road that is crossed."""
-    for k in range(crossings.shape[0]):
-        ex, ey = x - crossings[k, 1], y - crossings[k, 2]
-        w, u = crossings[k, 3] * ex + crossings[k, 4] * ey, crossings[k, 3] * ey - crossings[k, 4] * ex
+    """Metres along and across the road from the crossing that x, y is near; `FAR` where there is none."""
+    for k in range(crossings.size):
+        p = crossings[k]
+        w = p.c * (x - p.x) + p.n * (y - p.y)
         if abs(w) < SIDE_ROAD + 6:
-            return k, w, u
-    return -1, FAR, FAR
+            return w, p.c * (y - p.y) - p.n * (x - p.x)
+    return FAR, FAR
 
 
 @kernel
 def surface(road, s, d, w, u):
     """Class of the ground at s, d, which is w, u of a crossing (`crossing_at`)."""
-    if abs(d) < road.half or (abs(w) < SIDE_ROAD and abs(u) < road.reach):
+    if abs(d) < road.half or (abs(w) < SIDE_ROAD and abs(u) < road.reach) or on_ramp(road, s, d):
         return ROAD
-    if d < 0 and d > -REACH_OF_RAMPS and road.ramps.size:
-        x = ramp_at(road, s)
-        if x < FAR and d > ramp_edge(road, s) and abs(d - ramp_middle(road, x)) < RAMP_WIDTH / 2:
-            return ROAD
     if road.kind == 0 and (abs(d) < road.half + SIDEWALK_WIDTH or (abs(w) < SIDE_ROAD + 2 and abs(u) < road.reach)):
         return SIDEWALK
     return TERRAIN
 
 
 @kernel
-def scan(origin, yaw, rows, columns, prims, road, crossings, far, out, instance, classes):
+def scan(origin, yaw, rows, columns, bodies, road, line, grid, crossings, far, out, instance, classes):
     """A LiDAR's range image, columns clockwise from straight ahead minus half a turn.
 
     Args:
@@ -221,7 +225,7 @@ def scan(origin, yaw, rows, columns, prims, road, crossings, far, out, instance,
         yaw: Of the car.
         rows: Elevations (rad), float64 `[H]`, falling.
         columns: Azimuths (rad, clockwise from straight ahead), float64 `[W]`, even over a whole turn from -pi.
-        prims, road, crossings: What there is.
+        bodies, road, line, grid, crossings: What there is.
         far: Greatest range (m).
         out: float32 `[H, W]`, filled: metres, 0 where nothing came back.
         instance: int32 `[H, W]`, filled.
@@ -236,41 +240,34 @@ def scan(origin, yaw, rows, columns, prims, road, crossings, far, out, instance,
             out[i, j], instance[i, j], classes[i, j] = FAR, 0, SKY
             if t < far:
                 x, y = origin[0] + t * ce * ca[j], origin[1] + t * ce * sa[j]
-                s, d = locate(road, x, y)
-                _, w, u = crossing_at(crossings, x, y)
+                s, d = locate(road, line, grid, x, y)
+                w, u = crossing_at(crossings, x, y)
                 out[i, j], classes[i, j] = t, surface(road, s, d, w, u)
-    turn = 2 * math.pi / width
-    for k in range(prims.shape[0]):
-        p = prims[k]
-        x, y, z = p[CX] - origin[0], p[CY] - origin[1], p[CZ] - origin[2]
-        size, away = math.hypot(p[HX], p[HY]), math.hypot(x, y)
+    for k in range(bodies.size):
+        p = bodies[k]
+        x, y, z = p.x - origin[0], p.y - origin[1], p.z - origin[2]
+        size, away = math.hypot(p.hx, p.hy), math.hypot(x, y)
         if away - size > far:
             continue
         wide = math.asin(min(1.0, size / away)) if away > size else math.pi
-        middle = apart_turn(yaw - math.atan2(y, x)) + math.pi
-        j0, j1 = int(math.floor((middle - wide) / turn)), int(math.ceil((middle + wide) / turn))
-        j1 = min(j1, j0 + width - 1)
-        top, low, near = z + p[HZ], z - p[HZ], max(away - size, 0.05)
+        right = (yaw - math.atan2(y, x)) / (2 * math.pi) + 0.5
+        middle, half = (right - math.floor(right)) * width, wide * width / (2 * math.pi)
+        j0, j1 = int(math.floor(middle - half)), int(math.ceil(middle + half))
+        top, low, near = z + p.hz, z - p.hz, max(away - size, 0.05)
         e1, e0 = math.atan2(top, near if top > 0 else away + size), math.atan2(low, near if low < 0 else away + size)
         for i in range(height):
             if rows[i] > e1 or rows[i] < e0:
                 continue
             ce, se = math.cos(rows[i]), math.sin(rows[i])
-            for turned in range(j0, j1 + 1):
+            for turned in range(j0, min(j1, j0 + width - 1) + 1):
                 j = turned % width
                 t = hit(p, origin[0], origin[1], origin[2], ce * ca[j], ce * sa[j], se)
                 if t < out[i, j] and t < far:
-                    out[i, j], instance[i, j], classes[i, j] = t, int(p[ID]), int(p[CLASS])
+                    out[i, j], instance[i, j], classes[i, j] = t, int(p.id), int(p.what)
     for i in range(height):
         for j in range(width):
             if out[i, j] > far:
                 out[i, j] = 0.0
-
-
-@kernel
-def apart_turn(angle):
-    """An angle in [-pi, pi)."""
-    return angle - 2 * math.pi * math.floor(angle / (2 * math.pi) + 0.5)
 
 
 @kernel
@@ -288,5 +285,5 @@ def drop(out, instance, classes, seed, moment, every, reach, lost, thin):
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
             part = out[i, j] / reach
-            if part > 0 and (part > 1 or chance(seed * 64 + i * every[0], moment, j * every[1]) < lost + thin * part * part):
+            if part > 0 and (part > 1 or chance(seed * 64 + i * every[0], moment, float(j * every[1])) < lost + thin * part * part):
                 out[i, j], instance[i, j], classes[i, j] = 0.0, 0, SKY

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +20,8 @@ RAMP_WIDTH = 4.3  # m, paved
 RAMP_OUT = 28.0  # m that a ramp begins beside the lane that it becomes
 RAMP_BEFORE, RAMP_BESIDE, RAMP_TAPER = 140.0, 170.0, 50.0  # m: it approaches, runs beside the road, and narrows
 SIDE_ROAD = 4.0  # m, half the width of a road that crosses
+MOST_PLACES = 16  # ramps, or crossings, of a lap
+NOWHERE = 1e9
 RAMPED = 0.35  # share of a bend in which its curvature rises, and in which it falls
 
 
@@ -65,45 +66,41 @@ STYLES = {
 KINDS = tuple(STYLES)
 
 
-class Road(NamedTuple):
-    """A lap, as kernels take it.
+POINT = np.dtype([(name, "f8") for name in ("x", "y", "c", "n", "curve", "bend")])
+CROSSING = np.dtype([(name, "f8") for name in ("s", "x", "y", "c", "n")])
+SHAPE = np.dtype(
+    [(name, "f8") for name in ("length", "step", "west", "south", "half", "lane", "median", "limit", "reach")]
+    + [(name, "i8") for name in ("side", "kind", "ramped", "crossed")]
+    + [("ramps", "f8", MOST_PLACES), ("crossings", "f8", MOST_PLACES)]
+)
+
+
+@dataclass(frozen=True)
+class Road:
+    """A lap, in the parts that kernels take.
 
     Attributes:
-        line: float64 `[M, 5]` of points at equal distances: x, y, cosine and sine of the direction, curvature (1/m, > 0
-            left).
+        line: Points at equal distances, `[M]` of `POINT`: x, y, cosine (c) and sine (n) of the direction, curvature (1/m, >
+            0 left), and the sharpest one near the point (unsigned).
         grid: int32 `[G, G]`, the point nearest to a cell of the plane; -1 where none is within `REACH`.
-        bend: float64 `[M]`, the sharpest curvature near a point (1/m, unsigned).
-        crossings: float64 `[K, 5]`: s, x, y, cosine and sine of the road's direction there.
-        ramps: float64 `[R]`, s where an on-ramp begins to run beside the road.
-        length: Of the lap (m).
-        step: From one point to the next (m).
-        west: x of the grid's corner.
-        south: y of the grid's corner.
-        half: Half the width of the pavement (m).
-        lane: Width of a lane (m).
-        median: Half the width of what parts the directions (m).
-        side: Lanes a side.
-        limit: Speed of the traffic (m/s).
-        reach: How far a crossing road goes to either side (m).
-        kind: Place in `KINDS`.
+        crossings: `[K]` of `CROSSING`: s, x, y, cosine and sine of the road's direction there.
+        shape: A `SHAPE`: length and step from one point to the next, corner of the grid, half the width of the pavement,
+            width of a lane, half the median, speed of the traffic, reach of crossing roads (m, m/s); lanes a side, place in
+            `KINDS`, numbers of ramps and crossings, and at which s they are.
     """
 
     line: np.ndarray
     grid: np.ndarray
-    bend: np.ndarray
     crossings: np.ndarray
-    ramps: np.ndarray
-    length: float
-    step: float
-    west: float
-    south: float
-    half: float
-    lane: float
-    median: float
-    side: int
-    limit: float
-    reach: float
-    kind: int
+    shape: np.record
+
+    def place(self, s: float, d: float) -> tuple[float, float, float]:
+        """See `place`."""
+        return place(self.shape, self.line, s, d)
+
+    def locate(self, x: float, y: float) -> tuple[float, float]:
+        """See `locate`."""
+        return locate(self.shape, self.line, self.grid, x, y)
 
 
 @kernel
@@ -129,49 +126,66 @@ def lane_middle(road, lane):
 def ramp_middle(road, x):
     """d of the middle of a ramp, x metres after where it begins to run beside the road."""
     out = min(max(-x / RAMP_BEFORE, 0.0), 1.0)
-    return lane_middle(road, -1) - RAMP_OUT * out * out * (3 - 2 * out)
+    return -(road.side + 0.5) * road.lane - road.median - RAMP_OUT * out * out * (3 - 2 * out)
 
 
 @kernel
 def ramp_at(road, s):
-    """How far s lies after where the ramp around it begins to run beside the road; 1e9: there is none."""
-    for k in range(road.ramps.size):
+    """How far s lies after where the ramp around it begins to run beside the road; `NOWHERE`: there is none."""
+    for k in range(road.ramped):
         x = apart(road, s - road.ramps[k])
         if -RAMP_BEFORE < x < RAMP_BESIDE + RAMP_TAPER:
             return x
-    return 1e9
+    return NOWHERE
 
 
 @kernel
-def place(road, s, d):
+def ramp_edge(road, x):
+    """d of the right edge of the pavement, x metres after where a ramp begins to run beside the road."""
+    if x >= NOWHERE:
+        return -road.half
+    outer = ramp_middle(road, x) - RAMP_WIDTH / 2
+    left = min(max((x - RAMP_BESIDE) / RAMP_TAPER, 0.0), 1.0)
+    return outer + (-road.half - outer) * left
+
+
+@kernel
+def on_ramp(road, s, d):
+    """Whether s, d lies on the pavement of a ramp."""
+    if d > 0 or road.ramped == 0:
+        return False
+    x = ramp_at(road, s)
+    return x < NOWHERE and d >= ramp_edge(road, x) and abs(d - ramp_middle(road, x)) < RAMP_WIDTH / 2
+
+
+@kernel
+def place(road, line, s, d):
     """x, y and the direction of the road (rad), of s and d."""
-    count = road.line.shape[0]
     f = along(road, s) / road.step
-    k = min(int(f), count - 1)
-    u, a, b = f - k, road.line[k], road.line[(k + 1) % count]
-    c, n = a[2] * (1 - u) + b[2] * u, a[3] * (1 - u) + b[3] * u
+    k = min(int(f), line.size - 1)
+    u, a, b = f - k, line[k], line[(k + 1) % line.size]
+    c, n = a.c * (1 - u) + b.c * u, a.n * (1 - u) + b.n * u
     h = math.hypot(c, n)
     c, n = c / h, n / h
-    return a[0] * (1 - u) + b[0] * u - n * d, a[1] * (1 - u) + b[1] * u + c * d, math.atan2(n, c)
+    return a.x * (1 - u) + b.x * u - n * d, a.y * (1 - u) + b.y * u + c * d, math.atan2(n, c)
 
 
 @kernel
-def locate(road, x, y):
+def locate(road, line, grid, x, y):
     """s and d of x, y; d is 1e3 where the road is farther than `REACH`."""
     i, j = int((x - road.west) / CELL), int((y - road.south) / CELL)
-    if x < road.west or y < road.south or i >= road.grid.shape[0] or j >= road.grid.shape[1] or road.grid[i, j] < 0:
+    if x < road.west or y < road.south or i >= grid.shape[0] or j >= grid.shape[1] or grid[i, j] < 0:
         return 0.0, 1e3
-    count = road.line.shape[0]
-    k, e, d = road.grid[i, j], 0.0, 0.0
+    k, e, d = int(grid[i, j]), 0.0, 0.0
     for _ in range(3):  # the grid knows the nearest point of the middle of a cell
-        p = road.line[k]
-        e = p[2] * (x - p[0]) + p[3] * (y - p[1])
-        d = p[2] * (y - p[1]) - p[3] * (x - p[0])
-        e /= max(0.2, 1 - p[4] * d)
+        p = line[k]
+        e = p.c * (x - p.x) + p.n * (y - p.y)
+        d = p.c * (y - p.y) - p.n * (x - p.x)
+        e /= max(0.2, 1 - p.curve * d)
         move = int(math.floor(e / road.step + 0.5))
         if move == 0:
             break
-        k = (k + move) % count
+        k = (k + move + line.size) % line.size
     return along(road, k * road.step + e), d
 
 
@@ -180,37 +194,33 @@ def paved(road, s, d):
     """Whether s, d lies on pavement: the road, a crossing road or a ramp."""
     if abs(d) <= road.half:
         return True
-    for k in range(road.crossings.shape[0]):
-        if abs(apart(road, s - road.crossings[k, 0])) < SIDE_ROAD and abs(d) < road.reach:
+    for k in range(road.crossed):
+        if abs(apart(road, s - road.crossings[k])) < SIDE_ROAD and abs(d) < road.reach:
             return True
-    return d < 0 and d >= ramp_edge(road, s) and abs(d - ramp_middle(road, ramp_at(road, s))) < RAMP_WIDTH / 2
+    return on_ramp(road, s, d)
 
 
 @kernel
-def ramp_edge(road, s):
-    """d of the right edge of the pavement, ramps included."""
-    x = ramp_at(road, s)
-    if x > 1e8:
-        return -road.half
-    outer = ramp_middle(road, x) - RAMP_WIDTH / 2
-    left = min(max((x - RAMP_BESIDE) / RAMP_TAPER, 0.0), 1.0)
-    return outer + (-road.half - outer) * left
-
-
-@kernel
-def _nearest(line, west, south, count):
-    """The grid of `Road`."""
-    grid = np.full((count[0], count[1]), -1, np.int32)
-    best = np.full((count[0], count[1]), REACH * REACH)
+def _nearest(line, west, south, grid):
+    """Fills the grid of `Road`."""
+    best = np.full(grid.shape, REACH * REACH)
     r = int(REACH / CELL) + 1
-    for k in range(line.shape[0]):
-        ci, cj = int((line[k, 0] - west) / CELL), int((line[k, 1] - south) / CELL)
+    for k in range(line.size):
+        x, y = line[k].x, line[k].y
+        ci, cj = int((x - west) / CELL), int((y - south) / CELL)
         for i in range(max(0, ci - r), min(grid.shape[0], ci + r + 1)):
             for j in range(max(0, cj - r), min(grid.shape[1], cj + r + 1)):
-                dx, dy = west + (i + 0.5) * CELL - line[k, 0], south + (j + 0.5) * CELL - line[k, 1]
+                dx, dy = west + (i + 0.5) * CELL - x, south + (j + 0.5) * CELL - y
                 if dx * dx + dy * dy < best[i, j]:
                     best[i, j], grid[i, j] = dx * dx + dy * dy, k
-    return grid
+
+
+def _shaped(**values: float | np.ndarray) -> np.record:
+    """A `SHAPE` of its values."""
+    shape = np.zeros(1, SHAPE).view(np.recarray)
+    for name, value in values.items():
+        shape[name][0] = value
+    return shape[0]
 
 
 def draw_road(rng: np.random.Generator, kind: str) -> Road:
@@ -223,18 +233,20 @@ def draw_road(rng: np.random.Generator, kind: str) -> Road:
     style = STYLES[kind]
     points = _lap(rng, style)
     step = points[0, 5]
-    line = np.ascontiguousarray(points[:, :5])
-    west, south = line[:, :2].min(0) - REACH - CELL
-    count = np.ceil((line[:, :2].max(0) + REACH + CELL - (west, south)) / CELL).astype(np.int64)
-    window = int(45 / step)
-    curve = np.abs(line[:, 4])
-    bend = np.max([np.roll(curve, shift) for shift in range(-window, window + 1)], 0)
-    road = Road(
-        line, _nearest(line, west, south, (count[0], count[1])), bend, np.zeros((0, 5)), np.zeros(0),
-        float(step * len(line)), float(step), float(west), float(south),
-        style.side * style.lane + style.edge + style.median, style.lane, style.median, style.side, style.limit, style.reach, KINDS.index(kind),
-    )  # fmt: skip
-    return road._replace(crossings=_crossings(rng, road, style), ramps=_ramps(rng, road, style))
+    curve, window = np.abs(points[:, 4]), int(45 / step)
+    points[:, 5] = np.max([np.roll(curve, shift) for shift in range(-window, window + 1)], 0)
+    line = np.ascontiguousarray(points).view(POINT)[:, 0]
+    corner = points[:, :2].min(0) - REACH - CELL
+    cells = np.ceil((points[:, :2].max(0) + REACH + CELL - corner) / CELL).astype(int)
+    grid = np.full(tuple(cells), -1, np.int32)
+    _nearest(line, *corner, grid)
+    crossings, ramps = _crossings(rng, points, step, style), _ramps(rng, len(line) * step, style)
+    return Road(line, grid, crossings, _shaped(
+        length=len(line) * step, step=step, west=corner[0], south=corner[1], lane=style.lane, median=style.median,
+        half=style.side * style.lane + style.edge + style.median, limit=style.limit, reach=style.reach,
+        side=style.side, kind=KINDS.index(kind), ramped=len(ramps), crossed=len(crossings),
+        ramps=np.resize(ramps, MOST_PLACES), crossings=np.resize(crossings["s"], MOST_PLACES),
+    ))  # fmt: skip
 
 
 def _lap(rng: np.random.Generator, style: Style) -> np.ndarray:
@@ -303,29 +315,25 @@ def _clear(points: np.ndarray) -> bool:
     return bool((far[np.minimum(gap, len(few) - gap) * 8 * points[0, 5] > 2.2 * CLEARANCE] > CLEARANCE).all())
 
 
-def _crossings(rng: np.random.Generator, road: Road, style: Style) -> np.ndarray:
-    """Places on straights where another road crosses and meets no other part of the lap."""
-    found: list[np.ndarray] = []
-    if not style.crossing:
-        return np.zeros((0, 5))
-    count, window = len(road.line), int(25 / road.step)
-    straight = np.max([np.abs(np.roll(road.line[:, 4], k)) for k in range(-window, window + 1)], 0) < 1e-9
-    side = np.arange(-style.reach, style.reach + 1, 5.0)
-    for k in rng.permutation(np.flatnonzero(straight)):
-        s, (x, y, c, n) = k * road.step, road.line[k, :4]
-        if any(abs(apart(road, s - other[0])) < style.crossing for other in found):
+def _crossings(rng: np.random.Generator, points: np.ndarray, step: float, style: Style) -> np.ndarray:
+    """Places on straights where another road crosses and meets no other part of the lap, `[K]` of `CROSSING`."""
+    found: list[tuple[float, ...]] = []
+    count, window, side = len(points), int(25 / step), np.arange(-style.reach, style.reach + 1, 5.0)
+    straight = np.max([np.abs(np.roll(points[:, 4], k)) for k in range(-window, window + 1)], 0) < 1e-9
+    for k in rng.permutation(np.flatnonzero(straight)) if style.crossing else []:
+        x, y, c, n = points[k, :4]
+        gaps = [abs(k * step - other[0]) for other in found]
+        if len(found) == MOST_PLACES or any(min(gap, count * step - gap) < style.crossing for gap in gaps):
             continue
         ends = np.stack([x - n * side, y + c * side], 1)
         gap = np.abs(np.arange(count) - k)
-        others = road.line[np.minimum(gap, count - gap) * road.step > 60, :2][::4]
+        others = points[np.minimum(gap, count - gap) * step > 60, :2][::4]
         if np.hypot(*(ends[:, None] - others[None]).transpose(2, 0, 1)).min() > 40:
-            found.append(np.array([s, x, y, c, n]))
-    return np.array(sorted(found, key=lambda row: row[0])).reshape(-1, 5)
+            found.append((k * step, x, y, c, n))
+    return np.array(sorted(found), CROSSING)
 
 
-def _ramps(rng: np.random.Generator, road: Road, style: Style) -> np.ndarray:
-    """Places of on-ramps, about equally far apart."""
-    if not style.ramp:
-        return np.zeros(0)
-    count = max(1, int(road.length / style.ramp))
-    return np.sort((np.arange(count) + rng.uniform(0.2, 0.8, count)) * road.length / count)
+def _ramps(rng: np.random.Generator, length: float, style: Style) -> np.ndarray:
+    """s of on-ramps, about equally far apart."""
+    count = min(MOST_PLACES, max(1, int(length / style.ramp))) if style.ramp else 0
+    return np.sort((np.arange(count) + rng.uniform(0.2, 0.8, count)) * length / max(count, 1))

@@ -7,11 +7,9 @@ import math
 import numpy as np
 
 from drivedit.data.domains.street.rays import (
-    BOX, BUILDING, CLASS, CO, CX, CY, CYLINDER, CZ, ELLIPSOID, HX, HY, HZ, KIND, POLE, SI, SIDEWALK_WIDTH, TREE,
+    BODY, BOX, BUILDING, CYLINDER, ELLIPSOID, POLE, SIDEWALK_WIDTH, TREE,
 )  # fmt: skip
-from drivedit.data.domains.street.roads import (
-    KINDS, RAMP_BEFORE, RAMP_BESIDE, RAMP_TAPER, SIDE_ROAD, Road, apart, locate, place,
-)  # fmt: skip
+from drivedit.data.domains.street.roads import RAMP_BEFORE, RAMP_BESIDE, RAMP_TAPER, SIDE_ROAD, Road, apart
 from drivedit.data.domains.street.shading import CROWN, FACADE, LAMP, LAMPS, PLAIN, SIGN
 
 WALLS = np.array([
@@ -20,6 +18,7 @@ WALLS = np.array([
 ])  # fmt: skip
 METAL = (0.52, 0.53, 0.55)
 TALL = 2.0  # m; what begins above this is in nobody's way
+THIN = 0.055  # m; what is thinner bends
 
 
 class Scenery:
@@ -47,7 +46,7 @@ class Scenery:
             what: Its class.
             margin: In metres.
         """
-        x, y, yaw = place(self.road, s, d)
+        x, y, yaw = self.road.place(s, d)
         c, n = math.cos(yaw), math.sin(yaw)
         if z - half[2] < TALL:
             for i, j in ((0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)):
@@ -60,24 +59,20 @@ class Scenery:
 
     def _taken(self, x: float, y: float, margin: float) -> bool:
         """Whether x, y lies within `margin` of pavement."""
-        road = self.road
-        s, d = locate(road, x, y)
+        road = self.road.shape
+        s, d = self.road.locate(x, y)
         if abs(d) < road.half + margin:
             return True
-        for k in range(len(road.crossings)):
-            _, cx, cy, c, n = road.crossings[k]
-            along, across = c * (x - cx) + n * (y - cy), c * (y - cy) - n * (x - cx)
+        for p in self.road.crossings:
+            along, across = p["c"] * (x - p["x"]) + p["n"] * (y - p["y"]), p["c"] * (y - p["y"]) - p["n"] * (x - p["x"])
             if abs(along) < SIDE_ROAD + margin and abs(across) < road.reach + 1:
                 return True
-        if -50 < d < 0:
-            for begin in road.ramps:
-                if -RAMP_BEFORE - 20 < apart(road, s - begin) < RAMP_BESIDE + RAMP_TAPER:
-                    return True
-        return False
+        ramps = road.ramps[: road.ramped] if -50 < d < 0 else ()
+        return any(-RAMP_BEFORE - 20 < apart(road, s - begin) < RAMP_BESIDE + RAMP_TAPER for begin in ramps)
 
     def tree(self, s: float, d: float) -> None:
         """A tree; some are tall and dark, some round."""
-        rng, z = self.rng, rng_size(self.rng)
+        rng, z = self.rng, float(self.rng.uniform(1.4, 2.8))
         if not self.add(CYLINDER, s, d, 1.2, (0.18, 0.18, 1.2), (0.28, 0.20, 0.13), PLAIN, TREE, 1.0):
             return
         if rng.random() < 0.35:
@@ -96,19 +91,14 @@ class Scenery:
         if self.add(CYLINDER, s, side * (edge + 0.7), 3.2, (0.08, 0.08, 3.2), (0.35, 0.36, 0.38), PLAIN, POLE):
             self.add(BOX, s, side * edge, 6.4, (0.22, 0.7, 0.08), (0.6, 0.58, 0.5), LAMP, POLE)
 
-    def rows(self) -> np.ndarray:
-        """All bodies, float64 `[P, 17]`."""
-        return np.array(self._rows, float).reshape(-1, 17)
-
-
-def rng_size(rng: np.random.Generator) -> float:
-    """Radius of a crown (m)."""
-    return float(rng.uniform(1.4, 2.8))
+    def bodies(self) -> np.ndarray:
+        """All of them, `[P]` of `rays.BODY`."""
+        return np.array(self._rows, float).view(BODY)[:, 0]
 
 
 def _town(scenery: Scenery) -> None:
     """Rows of houses on both sides and along the side roads, lamps, and trees on the sidewalk."""
-    road, rng = scenery.road, scenery.rng
+    road, rng = scenery.road.shape, scenery.rng
     front = road.half + SIDEWALK_WIDTH + 0.6
     heights = np.array([3, 4, 6, 7, 9, 12, 15]) + 0.2
     for side in (-1, 1):
@@ -124,7 +114,7 @@ def _town(scenery: Scenery) -> None:
             scenery.lamp(s, side, road.half)
             if rng.random() < 0.35:
                 scenery.tree(s + LAMPS / 2, side * (road.half + 1.6))
-        for begin, *_ in road.crossings:
+        for begin in road.crossings[: road.crossed]:
             for u in np.arange(road.half + 22, road.reach - 5, 15):
                 for way in (-1, 1):
                     b = rng.uniform(4, 6)
@@ -134,7 +124,7 @@ def _town(scenery: Scenery) -> None:
 
 def _rural(scenery: Scenery) -> None:
     """Trees alone and in woods, bushes, a few houses, and posts at the edges."""
-    road, rng = scenery.road, scenery.rng
+    road, rng = scenery.road.shape, scenery.rng
     wood = rng.random(int(road.length / 120) + 1)
     for side in (-1, 1):
         for s in np.arange(0, road.length, 7.0):
@@ -159,15 +149,15 @@ def _rural(scenery: Scenery) -> None:
 
 def _highway(scenery: Scenery) -> None:
     """Rails at the edges and in the middle, signs, and trees far off."""
-    road, rng = scenery.road, scenery.rng
-    piece = road.length / math.ceil(road.length / 8)
-    for s in (np.arange(math.ceil(road.length / 8)) + 0.5) * piece:
-        half = (piece / 2 + 0.03, 0.09, 0.36)
-        x, y, yaw = place(road, s, 0.0)
+    road, rng = scenery.road.shape, scenery.rng
+    count = math.ceil(road.length / 8)
+    for s in (np.arange(count) + 0.5) * road.length / count:
+        half = (road.length / count / 2 + 0.03, 0.09, 0.17)
+        x, y, yaw = scenery.road.place(s, 0.0)
         c, n = math.cos(yaw), math.sin(yaw)
         scenery._rows.append([BOX, x, y, 0.45, half[0], 0.16, 0.45, c, n, *METAL, PLAIN, 0, POLE, 0, 0])
         for side in (-1, 1):
-            scenery.add(BOX, s, side * (road.half + 0.7), 0.42, half, METAL, PLAIN, POLE)
+            scenery.add(BOX, s, side * (road.half + 0.7), 0.6, half, METAL, PLAIN, POLE)
     for side in (-1, 1):
         for s in np.arange(0, road.length, 11.0):
             if rng.random() < 0.45:
@@ -182,14 +172,10 @@ def draw_scenery(road: Road, rng: np.random.Generator) -> tuple[np.ndarray, np.n
     """Everything that stands still.
 
     Returns:
-        Its bodies, float64 `[P, 17]` (columns of `rays`), and what a car can hit, float64 `[K, 6]`: x, y, half length,
-        half width, cosine and sine of the direction.
+        Its bodies, `[P]` of `rays.BODY`, and those of them that a car can hit.
     """
     scenery = Scenery(road, rng)
-    (_town, _rural, _highway)[road.kind](scenery)
-    rows = scenery.rows()
-    low = (rows[:, CZ] - rows[:, HZ] < TALL) & (rows[:, KIND] != ELLIPSOID) & (rows[:, CLASS] >= BUILDING)
-    return rows, np.ascontiguousarray(rows[low & (rows[:, HX] > 0.055)][:, [CX, CY, HX, HY, CO, SI]])
-
-
-assert len(KINDS) == 3
+    (_town, _rural, _highway)[road.shape.kind](scenery)
+    bodies = scenery.bodies()
+    low = (bodies["z"] - bodies["hz"] < TALL) & (bodies["form"] != ELLIPSOID) & (bodies["hx"] > THIN)
+    return bodies, bodies[low]

@@ -5,7 +5,7 @@ Legend: n steps of an episode, C controls, M points of a route, A agents of all 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,16 @@ class Agents:
         rows = slice(int(first[0]), int(first[-1]))
         ids, boxes, kinds = (np.array(array[rows]) for array in (self.ids, self.boxes, self.kinds))
         return Agents(first - first[0], ids, boxes, kinds, self.names)
+
+    @staticmethod
+    def join(parts: Sequence[Agents]) -> Agents:
+        """The agents of states that follow one another, of at least one part; their kinds have the same names."""
+        counts = [np.diff(part.first) for part in parts]
+        first = np.concatenate([[0], *counts]).cumsum().astype(np.int64)
+        ids, boxes, kinds = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "boxes", "kinds")
+        )
+        return Agents(first, ids, boxes, kinds, parts[0].names)
 
 
 @dataclass

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
+
+from drivedit.utils.episodes import Agents
 
 Options = dict[str, Any]  # of a reset
 
@@ -22,6 +24,8 @@ class Truth:
         route: float32 `[M, 2]`, the centre line in driving direction; None: there is none.
         closed: Whether the route is a closed lap.
         bounds: float32 `[4]` of the field beyond which the episode ends; None: there are none.
+        agents: Who else is there, of this one moment; None: not known.
+        attributes: What the scene is like, values of the spec by name.
     """
 
     telemetry: dict[str, float]
@@ -29,10 +33,14 @@ class Truth:
     route: np.ndarray | None = None
     closed: bool = False
     bounds: np.ndarray | None = None
+    agents: Agents | None = None
+    attributes: dict[str, str] = field(default_factory=dict)
 
 
 class Simulator(Protocol):
     """A Gymnasium environment behind the spaces of a spec, that can say what is true.
+
+    Made without arguments it shows the first kind of observation; where the spec has several, `obs_type` chooses some.
 
     `info` of `reset` and `step` has `telemetry`; that of `step` has `reward_terms`, and where the episode ends the term
     of the ending's name is not 0. An episode is a function of (seed, options, actions).

@@ -22,6 +22,7 @@ from drivedit.config import DEFAULT_WORLD, WorldSpec, find_domain
 from drivedit.data.agent_drivers import AgentDriver, AgentDrivers
 from drivedit.data.recordings import Episode, ShardError, read_attrs, read_shard, shard_path, write_shard
 from drivedit.utils import Driver, Simulator, begin_worker, code_fingerprint, load_object, locked, package_of
+from drivedit.utils.episodes import Agents
 
 CODE = (__name__, "drivedit.data.agent_drivers", "drivedit.data.geometry")
 EARLIER = {"policies": [], "domain": DEFAULT_WORLD}  # what recipes of earlier versions meant and did not say
@@ -91,6 +92,7 @@ def record_episode(
         rewards.append(reward)
         terms.append(info["reward_terms"])
     began, poses = true[0], [each.pose for each in true]
+    agents = [each.agents for each in true if each.agents is not None]
     return Episode(
         spec=spec,
         observations=_by_kind(seen, spec),
@@ -105,6 +107,8 @@ def record_episode(
         route=np.zeros((0, 2), np.float32) if began.route is None else began.route,
         closed=began.closed,
         bounds=began.bounds,
+        agents=Agents.join(agents) if agents else None,
+        attributes=began.attributes,
         ending=next((name for name in spec.endings if terms[-1].get(name)), "") if terminated else "",
         seed=seed,
         driver=driver.name,
@@ -134,7 +138,9 @@ def collect_shard(
     """
     domain = find_domain(recipe.domain)
     simulator, scripted = load_object(domain.simulator), load_object(domain.drivers)
-    env, make = simulator(), AgentDrivers(recipe.policies, domain) if recipe.policies else scripted
+    kinds = tuple(domain.spec.observations)
+    env = simulator() if len(kinds) == 1 else simulator(obs_type=kinds)
+    make = AgentDrivers(recipe.policies, domain) if recipe.policies else scripted
     episodes: list[Episode] = []
     left = recipe.shard_steps
     while left > 0:

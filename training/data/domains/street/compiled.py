@@ -1,0 +1,31 @@
+"""Kernels: functions that numba compiles when they are first called, kept for later processes where that is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from drivedit.utils import extra, fingerprint
+
+with extra("street", "the street"):
+    from numba import njit
+
+# What is kept is found by name. With the text of all kernels in it, one that calls a changed one is compiled anew.
+_TEXT = fingerprint(*sorted(Path(__file__).parent.glob("*.py")))[:12]
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compiles a function of numbers and arrays without the interpreter; the same bits on every call.
+
+    Args:
+        function: Of numpy arrays, numbers and named tuples of them.
+
+    Returns:
+        The compiled function; where no folder can be written it is compiled again by every process.
+    """
+    function.__qualname__ = f"{function.__qualname__}_{_TEXT}"
+    try:
+        return njit(cache=True, error_model="numpy")(function)
+    except RuntimeError:  # numba finds no folder to keep it in
+        return njit(error_model="numpy")(function)

@@ -259,6 +259,7 @@ def fit_config(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> Worl
         rewards=rewards,
         conditions=["route"] * routed + ["layout"] * bool(others),
         dt=drives.spec.dt,
+        any_dt=False,
         endings=spec.endings if ending else {},
     )
     world = replace(

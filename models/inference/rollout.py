@@ -50,8 +50,8 @@ class StreamingRollout:
         config: Settings.
         device: Where to compute; the model is moved there. A device that does not exist becomes the CPU.
         image_size: Height and width of the frames of a `DiTStudent`; None: square ones. A `DiTWorld` knows its own.
-        controls: The controls of a `DiTStudent`, in order; None: steering and throttle, or, where it is told all that a
-            World of A controls tells (`control_dim` 2 A + 3), `control_1` and on in [-1, 1]; a `DiTWorld` has its own.
+        controls: The controls of a `DiTStudent`, in order; None: steering and throttle, or `control_1` and on, in
+            [-1, 1], where it is told all that a World of A controls tells (`control_dim` 2 A + 3).
 
     Raises:
         ValueError: The model cannot be stepped as a world, the autoencoder is not its own, or a setting does not fit.

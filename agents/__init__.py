@@ -23,4 +23,4 @@ def _policy(name: str) -> Any:
     return getattr(import_module(find_domain(DEFAULT_WORLD).policies.partition(":")[0]), name, None)
 
 
-__getattr__ = lazily(__name__, _policy)
+__getattr__, __dir__ = lazily(__name__, _policy)

@@ -6,22 +6,17 @@ import sys
 
 from drivedit.utils.commands import run
 
+HERE = "drivedit.agents.commands"
 COMMANDS = {
-    "drive": ("drivedit.agents.commands:drive_agent", "an agent drives and is filmed"),
+    "drive": (f"{HERE}:drive_agent", "an agent drives and is filmed"),
     "train ALGORITHM": (
-        "drivedit.agents.commands:train_agent",
+        "drivedit.agents.learning.train:train",
         "an agent learns; an interrupted run goes on with the same command",
     ),
     "curves RUNS": ("drivedit.agents.learning.curves:draw_curves", "draws the learning curves of runs of `train`"),
-    "test": (
-        "drivedit.agents.commands:score_agent",
-        "whole episodes as they are scored in public, with their own reward",
-    ),
-    "plan": ("drivedit.agents.commands:plan_ahead", "a planner drives that tries futures in the dream"),
-    "judge": (
-        "drivedit.agents.commands:judge_policies",
-        "policies drive in a dream and in reality: how far can the dream be trusted to rank them?",
-    ),
+    "test": (f"{HERE}:score_agent", "whole episodes as they are scored in public, with their own reward"),
+    "plan": (f"{HERE}:plan_ahead", "a planner drives that tries futures in the dream"),
+    "judge": (f"{HERE}:judge_policies", "policies drive in dream and reality: can the dream be trusted to rank them?"),
 }
 
 

@@ -18,22 +18,15 @@ from drivedit.agents.judging.judge import judge
 from drivedit.agents.judging.report import as_text, write_report
 from drivedit.agents.judging.scores import Scores, score
 from drivedit.agents.judging.trials import JudgeSetup
-from drivedit.agents.learning.train import AGENT, TrainConfig, train
 from drivedit.agents.load import load_agent
 from drivedit.agents.planning.planner import Planner, Search
 from drivedit.utils import one_thread, write_atomically
 
 
 def drive_agent(
-    agent: str = "learned",
-    env: str = DREAM,
-    world: str | None = None,
-    sampling_steps: int | None = None,
-    steps: int = 300,
-    out: Path = Path("drive.mp4"),
-    seed: int = 0,
-    scene: int | None = None,
-) -> None:
+    agent: str = "learned", env: str = DREAM, world: str | None = None, sampling_steps: int | None = None,
+    steps: int = 300, out: Path = Path("drive.mp4"), seed: int = 0, scene: int | None = None,
+) -> None:  # fmt: skip
     """An agent drives and is filmed.
 
     Args:
@@ -56,25 +49,10 @@ def drive_agent(
     print(f"{'video':<18} {out}")
 
 
-def train_agent(config: TrainConfig, out: Path = Path("runs/agent")) -> None:
-    """An agent learns; an interrupted run goes on with the same command.
-
-    Args:
-        config: The run.
-        out: Folder of the run.
-    """
-    train(config, out)
-    print(f"{'agent':<18} {out / AGENT}")
-
-
 def score_agent(
-    agent: str = "learned",
-    env: str = PUBLIC,
-    world: str | None = None,
-    episodes: int = 100,
-    seed: int = DEFAULT.held_out_from,
-    out: Path | None = None,
-) -> None:
+    agent: str = "learned", env: str = PUBLIC, world: str | None = None, episodes: int = 100,
+    seed: int = DEFAULT.held_out_from, out: Path | None = None,
+) -> None:  # fmt: skip
     """An agent drives whole episodes as they are scored in public, with their own reward.
 
     Args:
@@ -95,17 +73,9 @@ def score_agent(
 
 
 def plan_ahead(
-    search: Search,
-    env: str = DREAM,
-    dream: str = DREAM,
-    world: str | None = None,
-    sampling_steps: int | None = None,
-    steps: int = 100,
-    episodes: int = 0,
-    compile: bool = False,
-    out: Path | None = None,
-    seed: int = 0,
-) -> None:
+    search: Search, env: str = DREAM, dream: str = DREAM, world: str | None = None, sampling_steps: int | None = None,
+    steps: int = 100, episodes: int = 0, compile: bool = False, out: Path | None = None, seed: int = 0,
+) -> None:  # fmt: skip
     """A planner drives that tries futures in the dream.
 
     Args:

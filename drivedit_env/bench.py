@@ -237,13 +237,9 @@ def main(words: list[str] | None = None) -> int:
 
 
 def bench(
-    world: str = DEFAULT_WORLD,
-    out: Path = Path("bench.json"),
-    rounds: int = 5,
-    seconds: float = 0.4,
-    endurance_: int = 0,
-    compile: bool = False,
-) -> None:
+    world: str = DEFAULT_WORLD, out: Path = Path("bench.json"), rounds: int = 5, seconds: float = 0.4,
+    endurance_: int = 0, compile: bool = False,
+) -> None:  # fmt: skip
     """How fast the dream is on this machine: prints one table and saves it as JSON.
 
     Args:

@@ -7,6 +7,6 @@ from drivedit.utils.lazy import lazily
 if TYPE_CHECKING:
     from drivedit.training.trainers import DistillationTrainer, SelfForcingTrainer
 else:
-    __getattr__ = lazily(__name__)
+    __getattr__, __dir__ = lazily(__name__)
 
 __all__ = ["DistillationTrainer", "SelfForcingTrainer"]

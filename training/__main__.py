@@ -10,26 +10,15 @@ from pathlib import Path
 from drivedit.config import DEFAULT_WORLD
 from drivedit.utils.commands import run
 
+HERE, STAGES = "drivedit.training", "drivedit.training.stages"
 COMMANDS = {
-    "vae": ("drivedit.training.stages:vae", "pictures and their latents: first of all"),
-    "student": (
-        "drivedit.training.stages:student",
-        "how latents go on under the controls, reward and ending: after vae, in the same --out",
-    ),
-    "teacher": (
-        "drivedit.training.stages:teacher",
-        "a bidirectional teacher of whole clips, for `distill` with `matching`",
-    ),
-    "distill": (
-        "drivedit.training.stages:distill",
-        "a student that is right in few network passes, out of a trained world",
-    ),
-    "decoder": ("drivedit.training.stages:decoder", "a narrower, faster decoder for a trained world"),
-    "memory": (
-        "drivedit.training.memory_study:compare",
-        "trains a student with memory and one without, and compares what they dream",
-    ),
-    "ship": ("drivedit.training.ship:ship", "writes a trained world together with its card"),
+    "vae": (f"{STAGES}:vae", "pictures and their latents: first of all"),
+    "student": (f"{STAGES}:student", "how latents go on, reward and ending: after vae, in the same --out"),
+    "teacher": (f"{STAGES}:teacher", "a bidirectional teacher of whole clips, for `distill` with `matching`"),
+    "distill": (f"{STAGES}:distill", "a student that is right in few network passes, out of a trained world"),
+    "decoder": (f"{STAGES}:decoder", "a narrower, faster decoder for a trained world"),
+    "memory": (f"{HERE}.memory_study:compare", "a student with memory and one without: what they dream"),
+    "ship": (f"{HERE}.ship:ship", "writes a trained world together with its card"),
 }
 ABOUT = (
     "Trains worlds on recordings. Sizes, steps and learning rates come from a preset, which `--config` names; options "

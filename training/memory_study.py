@@ -36,9 +36,6 @@ def compare(size: MemoryStudyConfig, train_: LoopConfig, out: str = "runs/memory
         size: How much is recorded and dreamed.
         train_: The loop.
         out: Folder of the study, which can be resumed.
-
-    Returns:
-        The table.
     """
     study(size, train_, out)
     return (Path(out) / "memory.md").read_text().rstrip()

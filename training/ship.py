@@ -11,12 +11,9 @@ from drivedit.training.cards import commit
 
 
 def ship(
-    world: str = f"runs/{DEFAULT_WORLD}/student/world",
-    report: str = "runs/evaluation",
-    *,
-    to: str,
+    world: str = f"runs/{DEFAULT_WORLD}/student/world", report: str = "runs/evaluation", *, to: str,
     template: str = f"{DEFAULT_WORLD}_card.md",
-) -> World:
+) -> World:  # fmt: skip
     """Writes a world with a card that says how it was made and what it was measured to do.
 
     Args:

@@ -160,12 +160,12 @@ def open_env(config: TrainConfig) -> VecEnv:
     return ScaledReward(VecMonitor(SB3VecEnv(env)), config.reward_scale)
 
 
-def train(config: TrainConfig, out: str | Path, progress: bool = True) -> Policy:
-    """Trains an agent; an interrupted run goes on from its last checkpoint.
+def train(config: TrainConfig, out: str | Path = "runs/agent", progress: bool = True) -> Policy:
+    """Trains an agent; an interrupted run goes on from its last checkpoint, with the same command.
 
     Args:
         config: The run.
-        out: Its folder: `config.json`, `checkpoint.pt`, `agent.safetensors` (the agent of the last checkpoint),
+        out: Folder of the run: `config.json`, `checkpoint.pt`, `agent.safetensors` (the agent of the last checkpoint),
             `agents/STEPS.safetensors` (that of every checkpoint), `curve.jsonl` (one line each) and the events of
             tensorboard.
         progress: Whether to show a progress bar.
@@ -216,7 +216,8 @@ def _learn(config: TrainConfig, out: Path, progress: bool) -> Policy:
                     f"step {model.num_timesteps}: {config.eval_episodes} episodes in {config.eval_env} for the curve"
                 )
             _draw(config, policy, model, out / CURVE)
-    policy.save(out / AGENT)  # a run that is done already: its file may be of an older format
+        policy.save(out / AGENT)  # a run that is done already: its file may be of an older format
+        bar.write(f"{'agent':<18} {out / AGENT}")
     env.close()
     return policy
 

@@ -25,15 +25,9 @@ def main(words: list[str] | None = None) -> int:
 
 
 def play(
-    world: str = DEFAULT_WORLD,
-    scene: int | None = None,
-    seed: int = 0,
-    agent: str | None = None,
-    sampling_steps: int | None = None,
-    drives: Path | None = None,
-    video: Path | None = None,
-    steps: int | None = None,
-) -> int:
+    world: str = DEFAULT_WORLD, scene: int | None = None, seed: int = 0, agent: str | None = None,
+    sampling_steps: int | None = None, drives: Path | None = None, video: Path | None = None, steps: int | None = None,
+) -> int:  # fmt: skip
     """Drive the dream in a window, or let an agent drive it into a film without one.
 
     Args:

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         tensor_memory_usage,
     )
 else:
-    __getattr__ = lazily(__name__)
+    __getattr__, __dir__ = lazily(__name__)
 
 __all__ = [
     "UNBOUNDED",

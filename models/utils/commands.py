@@ -9,7 +9,6 @@ a YAML file as well, by the parameter's name: `--config FILE`.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import inspect
 import re
 import shlex
@@ -17,6 +16,7 @@ import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import is_dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 from types import NoneType, UnionType
@@ -27,13 +27,16 @@ if TYPE_CHECKING:
 
 typed: ContextVar[str] = ContextVar("typed", default="")  # the command line of the function that runs
 CONFIG, PRINT = "YAML file of options", "print the options as such a file (default: no)"
+NEEDED = inspect.Parameter.empty
+FAULTS = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)  # are told in a line
 
 
 class Option(NamedTuple):
-    """What becomes an option: a parameter of a function, or a field of a dataclass."""
+    """A parameter of a function, or a field of a dataclass."""
 
     name: str
-    kind: Any
+    kind: Any  # without its None
+    optional: bool
     default: Any
     about: str
 
@@ -75,31 +78,28 @@ def run(
         interrupted, else 0. A text or path that it returns is printed.
     """
     words, program = list(sys.argv[1:] if words is None else words), program or f"python {sys.argv[0]}"
-    line = shlex.join([*program.split(), *words])
-    function, positions = commands, []
+    token = typed.set(shlex.join([*program.split(), *words]))
     try:
-        if not callable(commands):
+        if callable(commands):
+            function, positions = commands, []
+        else:
             name = _choose(commands, words[:1], program, about)
             function, (_, *positions) = resolve_name(commands[name][0]), name.lower().split()
             program, words = f"{program} {words[0]}", words[1:]
-        assert callable(function)
         names = known if known and {"-h", "--help"} & {*words} else {}
         parser = _parser(function, positions, program, names, dotted)
-        values = _values(function, parser, words, dotted)
-        token = typed.set(line)
-        try:
-            result = function(**values)
-        finally:
-            typed.reset(token)
+        result = function(**_values(function, parser.instantiate(parser.parse_args(words)), dotted))
     except argparse.ArgumentError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except _told() as error:
+    except (*FAULTS, resolve_name("gymnasium.error:Error")) as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
         return 1
+    finally:
+        typed.reset(token)
     if isinstance(result, (str, Path)):
         print(result)
     return result if isinstance(result, int) else 0
@@ -110,13 +110,6 @@ def in_words(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return str(error) or type(error).__name__
-
-
-def _told() -> tuple[type[Exception], ...]:
-    """What is told in a line rather than with where it was raised."""
-    import gymnasium
-
-    return ValueError, OSError, ImportError, RuntimeError, FloatingPointError, gymnasium.error.Error
 
 
 def _choose(commands: Mapping[str, Any], words: list[str], program: str, about: str) -> str:
@@ -142,108 +135,74 @@ def _parser(
     class Parser(_OneLine, ArgumentParser):
         pass
 
+    def add(thing: Any) -> Iterator[str]:
+        for name, kind, optional, default, text in _options(thing):
+            if is_dataclass(kind):
+                if dotted:
+                    parser.add_class_arguments(kind, name)  # type: ignore[arg-type]
+                else:
+                    yield from add(kind)
+                continue
+            option, several = f"--{name if dotted else name.replace('_', '-')}", {} if dotted else _several(kind)
+            spec: dict[str, Any] = {"type": kind | None if optional else kind, "help": about(name, text), **several}
+            if short := {int: "N", float: "X"}.get(several.get("type", kind)):
+                spec["metavar"] = short
+            if kind is bool:
+                spec = {"action": ActionYesNo(yes_prefix="", no_prefix="no-"), "help": spec["help"]}
+            if name in positions:
+                option = spec["metavar"] = name.upper()
+                parser.add_argument(name, **spec)
+            elif default is NEEDED:
+                parser.add_argument(option, required=True, **spec)
+            else:
+                parser.add_argument(option, default=list(default) if isinstance(default, tuple) else default, **spec)
+                continue
+            yield option if name in positions else f"{option} {name.upper()}"
+
     def about(name: str, text: str) -> str:
         names = ", ".join(known[name]()) if name in known else ""
         return re.sub(r"(?=[;.,] [Nn]one: |\.?$)", lambda _: names and f": {names}", text, count=1)
 
-    parser = Parser(
-        prog=program, formatter_class=Formatter, allow_abbrev=False,
-        description=re.split(r"\n(?:Args|Returns|Raises):", inspect.getdoc(function) or "")[0],
-        print_config="--print_config" if dotted else "--print-config",
-    )  # fmt: skip
-    parser.add_argument(
-        "--config", action="config", help=about("config", CONFIG + ", or a preset" * ("config" in known))
-    )
-    needed = []
-    for option in _options(function, dotted):
-        if dataclasses.is_dataclass(option.kind):
-            parser.add_class_arguments(option.kind, option.name)  # type: ignore[arg-type]
-            continue
-        several, required = {} if dotted else _several(option.kind), option.default is inspect.Parameter.empty
-        spec: dict[str, Any] = {"type": option.kind, "help": about(option.name, option.about), **several}
-        if kind := {int: "N", float: "X"}.get(_bare(spec["type"])):
-            spec["metavar"] = kind
-        if option.name in positions:
-            needed.append(option.name.upper())
-            parser.add_argument(option.name, metavar=option.name.upper(), **spec)
-            continue
-        name = "--" + (option.name if dotted else option.name.replace("_", "-"))
-        needed += [f"{name} {option.name.upper()}"] if required else []
-        default = list(option.default) if isinstance(option.default, tuple) else option.default
-        spec |= {"required": True} if required else {"default": default}
-        if _bare(option.kind) is bool:
-            spec |= {"action": ActionYesNo(yes_prefix="", no_prefix="no-")}
-            del spec["type"]
-        parser.add_argument(name, **spec)
-    parser.usage = " ".join(["%(prog)s", *needed, "[options]"])
+    description = re.split(r"\n(?:Args|Returns|Raises):", inspect.getdoc(function) or "")[0]
+    flag = "--print_config" if dotted else "--print-config"
+    parser = Parser(program, None, description, formatter_class=Formatter, allow_abbrev=False, print_config=flag)
+    config = about("config", f"{CONFIG}, or a preset") if "config" in known else CONFIG
+    parser.add_argument("--config", action="config", help=config)
+    parser.usage = " ".join(["%(prog)s", *add(function), "[options]"])
     return parser
 
 
-def _values(function: Callable[..., Any], parser: ArgumentParser, words: Sequence[str], dotted: bool) -> dict[str, Any]:
-    """What the function is called with."""
-    given = parser.instantiate(parser.parse_args(words))
-
-    def value(option: Option) -> Any:
-        found, kind = given[option.name], _bare(option.kind)
-        if found == "none" and kind is not option.kind:
-            return None
-        return tuple(found) if isinstance(found, list) and typing.get_origin(kind) is tuple else found
-
+def _values(thing: Any, given: Any, dotted: bool) -> dict[str, Any]:
+    """What a function or a dataclass is called with."""
     values = {}
-    for name, option in _parameters(function):
-        if dataclasses.is_dataclass(option.kind) and not dotted:
-            values[name] = option.kind(**{field.name: value(field) for field in _fields(option.kind)})  # type: ignore
-        else:
-            values[name] = value(option)
+    for (name, kind, optional, *_), key in zip(_options(thing), inspect.signature(thing).parameters, strict=True):
+        if is_dataclass(kind) and not dotted:
+            values[key] = kind(**_values(kind, given, dotted))  # type: ignore[operator]
+            continue
+        value = None if optional and given[name] == "none" else given[name]
+        values[key] = tuple(value) if isinstance(value, list) and typing.get_origin(kind) is tuple else value
     return values
 
 
-def _options(function: Callable[..., Any], dotted: bool) -> Iterator[Option]:
-    """The options of a function; with `dotted` a dataclass is one of them."""
-    for _, option in _parameters(function):
-        yield from _fields(option.kind) if dataclasses.is_dataclass(option.kind) and not dotted else [option]
-
-
-def _parameters(function: Callable[..., Any]) -> Iterator[tuple[str, Option]]:
-    """The parameters of a function by name; an option has no underscore at its end, and is no dataclass or None."""
-    kinds, said = typing.get_type_hints(function), _sentences(function, "Args")
-    for name, parameter in inspect.signature(function).parameters.items():
-        bare, told = _bare(kinds[name]), said.get(name, "")
-        kind = bare if dataclasses.is_dataclass(bare) else kinds[name]
-        yield name, Option(name.rstrip("_"), kind, parameter.default, told)
-
-
-def _fields(kind: Any) -> Iterable[Option]:
-    """The fields of a dataclass."""
-    kinds, said = typing.get_type_hints(kind), _sentences(kind, "Attributes")
-    for field in dataclasses.fields(kind):
-        made = inspect.Parameter.empty if field.default_factory is dataclasses.MISSING else field.default_factory()
-        default = made if field.default is dataclasses.MISSING else field.default
-        yield Option(field.name, kinds[field.name], default, said.get(field.name, ""))
-
-
-def _sentences(thing: Any, section: str) -> dict[str, str]:
-    """What a docstring says in a section, by name."""
-    text = re.search(rf"^{section}:\n(.*?)(?=^\S|\Z)", inspect.getdoc(thing) or "", re.M | re.S)
-    parts = re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", text[1] if text else "", re.M | re.S)
-    return {name: " ".join(said.split()) for name, said in parts}
-
-
-def _bare(kind: Any) -> Any:
-    """A type without its None."""
-    parts = [part for part in typing.get_args(kind) if part is not NoneType]
-    union = typing.get_origin(kind) in (typing.Union, UnionType)
-    return typing.Union[tuple(parts)] if union and len(parts) < len(typing.get_args(kind)) else kind  # noqa: UP007
+def _options(thing: Any) -> Iterator[Option]:
+    """The parameters of a function or a dataclass; an underscore at the end of a name is none of the option's."""
+    kinds, text = typing.get_type_hints(thing), inspect.getdoc(thing) or ""
+    section = "".join(re.findall(r"^(?:Args|Attributes):\n(.*?)(?=^\S|\Z)", text, re.M | re.S))
+    said = dict(re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", section, re.M | re.S))
+    for name, parameter in inspect.signature(thing).parameters.items():
+        kind, union = kinds[name], typing.get_origin(kinds[name]) in (typing.Union, UnionType)
+        parts = tuple(part for part in typing.get_args(kind) if part is not NoneType)
+        optional = union and len(parts) < len(typing.get_args(kind))
+        bare = typing.Union[parts] if optional else kind  # noqa: UP007
+        yield Option(name.rstrip("_"), bare, optional, parameter.default, " ".join(said.get(name, "").split()))
 
 
 def _several(kind: Any) -> dict[str, Any]:
     """The settings of an option that takes several values; empty for another one."""
-    kind = _bare(kind)
     if typing.get_origin(kind) not in (list, tuple, Sequence):
         return {}
     first, *others = typing.get_args(kind)
-    fixed = typing.get_origin(kind) is tuple and others != [...]
-    return {"type": first, "nargs": 1 + len(others) if fixed else "+"}
+    return {"type": first, "nargs": "+" if typing.get_origin(kind) is not tuple or others == [...] else 1 + len(others)}
 
 
 def _help(action: argparse.Action) -> str:
@@ -257,8 +216,7 @@ def _help(action: argparse.Action) -> str:
         sentence, _, absent = re.sub("[;.,] [Nn]one: ", "\n", text, count=1).partition("\n")
         return f"{sentence} (default: {absent or 'none'})"
     if isinstance(default, bool):
-        flag = len(action.option_strings) > 1
-        default = ("no", "yes")[default] if flag else str(default).lower()
-    elif action.nargs and isinstance(default, (list, tuple)):
+        default = ("no", "yes")[default] if len(action.option_strings) > 1 else str(default).lower()
+    elif action.nargs and isinstance(default, list):
         default = " ".join(map(str, default))
     return f"{text} (default: {default})"

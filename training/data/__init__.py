@@ -79,9 +79,4 @@ def _of_a_domain(name: str) -> Any:
     return None
 
 
-def __dir__() -> list[str]:
-    """The public names."""
-    return __all__
-
-
-__getattr__ = lazily(__name__, _of_a_domain)
+__getattr__, __dir__ = lazily(__name__, _of_a_domain)

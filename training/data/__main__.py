@@ -8,22 +8,14 @@ import sys
 from drivedit.config import all_domains
 from drivedit.utils.commands import run
 
+HERE = "drivedit.data"
 COMMANDS = {
-    "collect": (
-        "drivedit.data.collect:collect_recordings",
-        "record drives in a simulator; run again to go on after a stop",
-    ),
-    "import": (
-        "drivedit.data.exchange.films:import_films",
-        "write videos with tables of controls, or folders of pictures, as a recording",
-    ),
-    "sheet FOLDER": ("drivedit.data.sheet:write_sheet", "a picture of random clips of a recording"),
-    "upgrade": ("drivedit.data.upgrade:upgrade", "write a recording of an earlier version in the format of today"),
-    "export-minari FOLDER": ("drivedit.data.exchange.minari:export_minari", "write a recording as a Minari dataset"),
-    "import-minari": (
-        "drivedit.data.exchange.minari:import_minari",
-        "write a Minari dataset of export-minari as a recording",
-    ),
+    "collect": (f"{HERE}.collect:collect_recordings", "record drives in a simulator; run again to go on after a stop"),
+    "import": (f"{HERE}.exchange.films:import_films", "write films with controls, or pictures, as a recording"),
+    "sheet FOLDER": (f"{HERE}.sheet:write_sheet", "a picture of random clips of a recording"),
+    "upgrade": (f"{HERE}.upgrade:upgrade_recordings", "write an older recording in the format of today"),
+    "export-minari FOLDER": (f"{HERE}.exchange.minari:export_minari", "write a recording as a Minari dataset"),
+    "import-minari": (f"{HERE}.exchange.minari:import_minari", "write a dataset of export-minari as a recording"),
 }
 
 

@@ -16,34 +16,24 @@ from drivedit.utils.shards import VERSION
 log = logging.getLogger(__name__)
 
 
-def upgrade(*, from_: Path, to: Path) -> None:
-    """Writes a recording in the format of today.
-
-    Args:
-        from_: Folder of the recording; it stays as it is.
-        to: Folder to be, new or empty.
-    """
-    upgrade_recordings(from_, to)
-
-
-def upgrade_recordings(source: str | Path, out: str | Path, progress: bool = True) -> list[Path]:
-    """Writes a recording folder in the format of today; nothing is left of it if that fails.
+def upgrade_recordings(from_: str | Path, to: str | Path, *, progress: bool = True) -> list[Path]:
+    """Writes a recording in the format of today; nothing is left of it if that fails.
 
     Shards that have it are copied as they are. What an earlier version did not tell stays unknown.
 
     Args:
-        source: The folder; it stays as it is.
-        out: The folder to be, outside of the other one; it must not exist or be empty.
-        progress: Show a progress bar.
+        from_: Folder of the recording; it stays as it is.
+        to: Folder to be, outside of the other one, new or empty.
+        progress: Whether to show a progress bar.
 
     Returns:
         The paths of the shards.
 
     Raises:
         FileNotFoundError: There is no shard.
-        ValueError: A shard is damaged, or `out` holds something or lies in `source`.
+        ValueError: A shard is damaged, or `to` holds something or lies in `from_`.
     """
-    source, out = Path(source), Path(out)
+    source, out = Path(from_), Path(to)
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} holds something already; choose another folder, or empty it")
     if out.resolve().is_relative_to(source.resolve()):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from drivedit.evaluation.suites.performance import PerformanceBenchmark
     from drivedit.evaluation.suites.world_benchmark import WorldModelBenchmark
 else:
-    __getattr__ = lazily(__name__)
+    __getattr__, __dir__ = lazily(__name__)
 
 __all__ = [
     "ControlMetrics",

@@ -8,12 +8,10 @@ import sys
 from drivedit.config import all_domains
 from drivedit.utils.commands import run
 
+HERE = "drivedit.evaluation.commands"
 COMMANDS = {
-    "world": ("drivedit.evaluation.commands:judge_world", "a world on drives that it has not learned from"),
-    "ablation": (
-        "drivedit.evaluation.commands:compare_worlds",
-        "several worlds at several numbers of sampling steps: one table",
-    ),
+    "world": (f"{HERE}:judge_world", "a world on drives that it has not learned from"),
+    "ablation": (f"{HERE}:compare_worlds", "several worlds at several numbers of sampling steps: one table"),
 }
 
 

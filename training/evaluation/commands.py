@@ -13,18 +13,10 @@ from drivedit.utils.commands import typed
 
 
 def judge_world(
-    world: str = DEFAULT_WORLD,
-    out: Path = Path("runs/evaluation"),
-    held_out: str | None = None,
-    write_card: bool = False,
-    clips: int | None = None,
-    sampling_steps: int | None = None,
-    driver: str = Sources.driver,
-    seed: int = Sources.seed,
-    workers: int = Sources.workers,
-    compile: bool = False,
-    quick: bool = False,
-) -> None:
+    world: str = DEFAULT_WORLD, out: Path = Path("runs/evaluation"), held_out: str | None = None,
+    write_card: bool = False, clips: int | None = None, sampling_steps: int | None = None, driver: str = Sources.driver,
+    seed: int = Sources.seed, workers: int = Sources.workers, compile: bool = False, quick: bool = False,
+) -> None:  # fmt: skip
     """Judges a world on held-out drives.
 
     They come from its simulator, if it has one that can be asked, or else, with --held-out, from a recording of any
@@ -69,13 +61,9 @@ def judge_world(
 
 
 def compare_worlds(
-    *,
-    worlds: Sequence[str],
-    sampling_steps: Sequence[int] = (1, 2, 4),
-    out: Path = Path("runs/ablation"),
-    drives: int | None = None,
-    quick: bool = False,
-) -> str:
+    worlds: Sequence[str], sampling_steps: Sequence[int] = (1, 2, 4), out: Path = Path("runs/ablation"),
+    drives: int | None = None, quick: bool = False,
+) -> str:  # fmt: skip
     """Judges several worlds at several numbers of sampling steps, beside the simulator, and prints one table.
 
     Args:

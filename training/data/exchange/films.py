@@ -82,19 +82,11 @@ class Plan:
 
 
 def import_films(
-    *,
-    out: Path,
-    video: Sequence[Path] = (),
-    controls: Sequence[Path] = (),
-    control: tuple[str, ...] = (),
-    images: Path | None = None,
-    fps: float | None = None,
-    size: tuple[int, int] | None = None,
-    fit: Literal["crop", "letterbox", "stretch"] = "crop",
-    episode_steps: int = 300,
-    offset: float = 0.0,
+    out: Path, video: Sequence[Path] = (), controls: Sequence[Path] = (), control: tuple[str, ...] = (),
+    images: Path | None = None, fps: float | None = None, size: tuple[int, int] | None = None,
+    fit: Literal["crop", "letterbox", "stretch"] = "crop", episode_steps: int = 300, offset: float = 0.0,
     held_out: bool = False,
-) -> None:
+) -> None:  # fmt: skip
     """Writes filmed drives as a recording: --video and --controls, or --images.
 
     A table is a CSV file with the columns time (s), steering and throttle in [-1, 1] (+1: right, -1: full brake), and

@@ -175,7 +175,7 @@ class CarRacingTwin(ReplayedEnv):
 
     def truth(self) -> RoadTruth:
         """What is true at this moment, for those who drive by it."""
-        return RoadTruth(self.telemetry, self.pose, self.route, True, self.bounds, self.centre_line)
+        return RoadTruth(self.telemetry, self.pose, self.route, True, self.bounds, line=self.centre_line)
 
     # ------------------------------------------------------------------ states
 

@@ -10,11 +10,12 @@ import math
 
 import numpy as np
 
+from drivedit.data.domains.street.cars import DRIVEN, TICK
 from drivedit.data.domains.street.compiled import kernel
 from drivedit.data.domains.street.roads import apart, locate, paved, place, ramp_at, ramp_edge
-from drivedit.data.domains.street.traffic import DRIVEN, TICK, advance
+from drivedit.data.domains.street.traffic import advance
 
-# A car's state: place, direction (rad), speed ahead and to the left, rate of turn, angle of the front wheels (> 0 left).
+# A car's place, direction (rad), speed ahead and to the left, rate of turn, angle of the front wheels (> 0 left).
 DRIVEN_CAR = np.dtype([(name, "f8") for name in ("x", "y", "yaw", "ahead", "left", "rate", "steer")])
 GRAVITY = 9.81
 HALF_LONG, HALF_WIDE, HIGH = 2.2, 0.91, 1.5  # m
@@ -145,15 +146,7 @@ def mirror(road, line, grid, driven, cars):
 
 @kernel
 def drive(road, line, grid, manner, solids, driven, cars, count, number, tick, ticks, steering, throttle):
-    """Drives some ticks with one control, until an episode ends.
-
-    Args:
-        road, line, grid, manner, solids: The world.
-        driven: `[1]` of `DRIVEN_CAR`, changed.
-        cars: Of all cars, changed.
-        count, number, tick: As `traffic.advance` takes them.
-        ticks: To drive.
-        steering, throttle: In [-1, 1].
+    """Drives some ticks with one control, until an episode ends; `driven` is `[1]` of `DRIVEN_CAR`, and changed.
 
     Returns:
         New count, number and tick; metres made good along the road; why it ended (`GOING`: it did not).

@@ -1,4 +1,4 @@
-"""Kernels: functions that numba compiles when they are first called, kept for later processes where that is possible."""
+"""Kernels: functions that numba compiles when they are first called, and keeps for later processes if it can."""
 
 from __future__ import annotations
 

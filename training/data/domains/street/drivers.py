@@ -1,4 +1,4 @@
-"""Who drives on the street for recordings: a lane keeper that sees the truth, follows at a distance, and is never quite exact."""
+"""Who drives on the street for recordings: a lane keeper that sees the truth, and is not quite exact."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from drivedit.config.domains.street import SPEC
-from drivedit.data.domains.street.car import BACK, FRONT, FULL_LOCK
+from drivedit.data.domains.street.car import BACK, BRAKES, FRONT, FULL_LOCK, GRAVITY
+from drivedit.data.domains.street.cars import idm
 from drivedit.data.domains.street.roads import STYLES, lane_middle
-from drivedit.data.domains.street.traffic import idm
 from drivedit.data.domains.street.truth import StreetTruth
 
 SHARES = {  # of recorded episodes, in the order of the spec
@@ -19,7 +19,7 @@ SHARES = {  # of recorded episodes, in the order of the spec
     "time": (0.5, 0.2, 0.3),
     "traffic": (0.15, 0.35, 0.5),
 }
-BRAKES, GAS = 6.0, 3.0  # m/s^2 of full brake and full gas, about
+GAS = 3.0  # m/s^2 of full gas, about
 MEMORY = 0.9  # share of the noise that stays from step to step
 
 
@@ -55,7 +55,8 @@ class LaneKeeper:
         self._shake = MEMORY * self._shake + self._noise * float(self._rng.normal()) * min(1.0, 6.0 / max(speed, 1.0))
         gap = told["gap"] if told["gap"] < SPEC.telemetry[3].high else 1e9
         wanted = idm(speed, self._haste * truth.limit, gap, told["closing_speed"], self._headway)
-        throttle = wanted / (GAS if wanted > 0 else BRAKES)
+        hardest = -0.85 * truth.grip * GRAVITY / BRAKES  # beyond it the wheels lock, and steer no more
+        throttle = wanted / GAS if wanted > 0 else max(wanted / BRAKES, hardest)
         return np.clip(np.array([-wheels / FULL_LOCK + self._shake, throttle], np.float32), -1.0, 1.0)
 
     def _choose_lane(self, truth: StreetTruth) -> None:

@@ -86,8 +86,8 @@ class Light:
     """Light and air, in the parts that kernels take; colours are linear.
 
     Attributes:
-        air: An `AIR`: strength of the sun, light from everywhere, what a metre of air takes of the light (1/m), shares of
-            night, wetness and snow, direction to the sun, and colour of the sky at the horizon, which is the air's.
+        air: An `AIR`: strength of the sun, light from everywhere, what a metre of air takes of the light (1/m), shares
+            of night, wetness and snow, direction to the sun, and colour of the sky at the horizon, which is the air's.
         sky: float32 `[SKY_ROWS, SKY_COLUMNS, 3]`, from the horizon up, and counter-clockwise from +x.
         grain: float32 `[256, 256]` of smooth chance in [0, 1], which repeats.
         bytes: uint8 `[LEVELS]`, what brightness up to `BRIGHTEST` looks like.

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from drivedit.config.domains.street import SPEC
+from drivedit.data.domains.street.cars import TICK
 from drivedit.data.domains.street.roads import STYLES
-from drivedit.data.domains.street.traffic import TICK
 from drivedit.utils import real_numbers
 
 LONGEST = 2.0  # s, of a step
@@ -73,7 +73,9 @@ def check_options(options: Any, seed: int) -> Start:
     lane, dt = numbers.pop("lane", 0.0), numbers.pop("dt", SPEC.dt)
     lanes = STYLES[attributes["road"]].side
     if lane != int(lane) or lane >= lanes:
-        raise ValueError(f"reset option 'lane' is a whole number below {lanes} on a {attributes['road']} road, got {lane:g}")
+        raise ValueError(
+            f"reset option 'lane' is a whole number below {lanes} on a {attributes['road']} road, got {lane:g}"
+        )
     if abs(dt / TICK - round(dt / TICK)) > 1e-6:
         raise ValueError(f"dt is a multiple of {TICK} s, got {dt:g}")
     return Start(attributes, dt=round(dt / TICK) * TICK, lane=int(lane), **numbers)  # type: ignore[arg-type]

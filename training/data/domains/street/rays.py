@@ -1,6 +1,8 @@
-"""Rays against boxes, tapered boxes, ellipsoids and cylinders: what a camera sees, where shadows fall, what a LiDAR measures.
+"""Rays against boxes, tapered boxes, ellipsoids and cylinders: what a camera sees, what a LiDAR measures, and shadows.
 
-Legend: rows and columns of a picture v, u; t is the distance along the camera's axis (rays have length 1 on it).
+Legend: v, u rows and columns of a picture; t the distance along the camera's axis (rays have length 1 on it); `cam` is
+float64 `[6]`: x, y, z, yaw, pitch, tangent of half the angle of view; `bodies` `[P]` of `BODY`; `road`, `line`, `grid`
+and `crossings` are the parts of a `roads.Road`.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ import numpy as np
 from drivedit.data.domains.street.compiled import kernel
 from drivedit.data.domains.street.roads import SIDE_ROAD, locate, on_ramp
 
-# A body: its form, middle, half sizes, cosine and sine of its direction, colour, material, instance, class, a number of its
-# own, and whether its brake lights are on.
+# A body: its form, middle, half sizes, cosine and sine of its direction, colour, material, instance, class, a number of
+# its own, and whether its brake lights are on. Round ones are as wide as long (hx), and cylinders have no lids.
 BODY = np.dtype([(name, "f8") for name in (
     "form", "x", "y", "z", "hx", "hy", "hz", "c", "n", "red", "green", "blue", "material", "id", "what", "own", "glow",
 )])  # fmt: skip
@@ -38,7 +40,7 @@ def chance(a, b, c):
 
 @kernel
 def _box(p, ax, ay, az, dx, dy, dz):
-    """t of a box or of a tapered one, from its middle's view."""
+    """T of a box or of a tapered one, from its middle's view."""
     lx, ly = p.c * ax + p.n * ay, p.c * ay - p.n * ax
     mx, my = p.c * dx + p.n * dy, p.c * dy - p.n * dx
     iy, iz = 1 / (my if my != 0 else 1e-12), 1 / (dz if dz != 0 else 1e-12)
@@ -81,12 +83,7 @@ def hit(p, ox, oy, oz, dx, dy, dz):
 
 @kernel
 def aim(cam, rays):
-    """Fills the directions `[H, W, 3]` of a camera's rays, as if it looked along +x.
-
-    Args:
-        cam: float64 `[6]`: x, y, z, yaw, pitch, tangent of half the angle of view.
-        rays: To fill.
-    """
+    """Fills the directions of a camera's rays, float64 `[H, W, 3]`, as if it looked along +x."""
     height, width = rays.shape[:2]
     cp, sp = math.cos(cam[4]), math.sin(cam[4])
     for v in range(height):
@@ -97,7 +94,7 @@ def aim(cam, rays):
 
 @kernel
 def _window(p, cam, width, height, sun, falls):
-    """Rows and columns that a primitive, or its shadow on the ground (falls: 1.0), may cover, and its least distance."""
+    """Rows and columns that a body, or (falls: 1.0) its shadow on the ground, may cover, and its least distance."""
     cw, sw, cp, sp = math.cos(cam[3]), math.sin(cam[3]), math.cos(cam[4]), math.sin(cam[4])
     corners = np.empty((8, 3))  # depth, right, up
     near = FAR
@@ -131,15 +128,10 @@ def _window(p, cam, width, height, sun, falls):
 
 @kernel
 def look(cam, bodies, sun, aimed, rays, depth, index):
-    """What a camera sees: t and body of every ray; `FAR` and `GROUND` in the sky.
+    """Fills what a camera sees: t and body of every ray; `FAR` and `GROUND` in the sky.
 
-    Args:
-        cam, aimed: See `aim`.
-        bodies: `[P]` of `BODY`, the near ones first.
-        sun: Direction to the sun, `[3]`.
-        rays: float64 `[H, W, 3]`, filled: the rays' directions.
-        depth: float32 `[H, W]`, filled.
-        index: int32 `[H, W]`, filled: the place in `bodies`, or `GROUND`.
+    `bodies` have the near ones first; `aimed` is what `aim` filled. Filled are `rays`, float64 `[H, W, 3]`, their
+    directions, `depth`, float32 `[H, W]`, and `index`, int32 `[H, W]`, the place in `bodies` or `GROUND`.
     """
     height, width = depth.shape
     cw, sw = math.cos(cam[3]), math.sin(cam[3])
@@ -162,12 +154,9 @@ def look(cam, bodies, sun, aimed, rays, depth, index):
 
 @kernel
 def shadows(cam, bodies, sun, bright, rays, depth, index, shade):
-    """Shadows on the ground: uint8 `[H, W]`, filled: 1 of the sun, 2 below a car, 3 both.
+    """Fills the shadows on the ground, uint8 `[H, W]`: 1 of the sun, 2 below a car; the rest is as `look` left it.
 
-    Args:
-        cam, bodies, sun, rays, depth, index: As `look` left them.
-        bright: Whether the sun throws shadows.
-        shade: To fill.
+    `sun` is the direction to it, `[3]`; `bright` says whether it throws shadows.
     """
     height, width = depth.shape
     shade[:] = 0
@@ -196,13 +185,13 @@ def shadows(cam, bodies, sun, bright, rays, depth, index, shade):
 
 
 @kernel
-def crossing_at(crossings, x, y):
+def crossing_at(road, crossings, x, y):
     """Metres along and across the road from the crossing that x, y is near; `FAR` where there is none."""
     for k in range(crossings.size):
         p = crossings[k]
-        w = p.c * (x - p.x) + p.n * (y - p.y)
-        if abs(w) < SIDE_ROAD + 6:
-            return w, p.c * (y - p.y) - p.n * (x - p.x)
+        w, u = p.c * (x - p.x) + p.n * (y - p.y), p.c * (y - p.y) - p.n * (x - p.x)
+        if abs(w) < SIDE_ROAD + 6 and abs(u) < road.reach + 2:
+            return w, u
     return FAR, FAR
 
 
@@ -218,18 +207,11 @@ def surface(road, s, d, w, u):
 
 @kernel
 def scan(origin, yaw, rows, columns, bodies, road, line, grid, crossings, far, out, instance, classes):
-    """A LiDAR's range image, columns clockwise from straight ahead minus half a turn.
+    """Fills a LiDAR's range image, columns clockwise from straight ahead minus half a turn.
 
-    Args:
-        origin: Of the rays, `[3]`.
-        yaw: Of the car.
-        rows: Elevations (rad), float64 `[H]`, falling.
-        columns: Azimuths (rad, clockwise from straight ahead), float64 `[W]`, even over a whole turn from -pi.
-        bodies, road, line, grid, crossings: What there is.
-        far: Greatest range (m).
-        out: float32 `[H, W]`, filled: metres, 0 where nothing came back.
-        instance: int32 `[H, W]`, filled.
-        classes: uint8 `[H, W]`, filled.
+    `origin` `[3]` is where its beams begin, `yaw` the car's; `rows` float64 `[H]` are their elevations, falling, and
+    `columns` float64 `[W]` their azimuths, clockwise from straight ahead, even over a turn from -pi; beams reach `far`
+    metres. Filled are `out`, float32 `[H, W]` metres (0 where nothing came back), `instance`, int32, `classes`, uint8.
     """
     height, width = rows.size, columns.size
     ca, sa = np.cos(yaw - columns), np.sin(yaw - columns)
@@ -241,7 +223,7 @@ def scan(origin, yaw, rows, columns, bodies, road, line, grid, crossings, far, o
             if t < far:
                 x, y = origin[0] + t * ce * ca[j], origin[1] + t * ce * sa[j]
                 s, d = locate(road, line, grid, x, y)
-                w, u = crossing_at(crossings, x, y)
+                w, u = crossing_at(road, crossings, x, y)
                 out[i, j], classes[i, j] = t, surface(road, s, d, w, u)
     for k in range(bodies.size):
         p = bodies[k]
@@ -272,18 +254,15 @@ def scan(origin, yaw, rows, columns, bodies, road, line, grid, crossings, far, o
 
 @kernel
 def drop(out, instance, classes, seed, moment, every, reach, lost, thin):
-    """Takes out of a range image what weather and chance hide; the same for a seed and a moment.
+    """Takes out of what `scan` filled what weather and chance hide, the same for a seed and a moment (a tick).
 
-    Args:
-        out, instance, classes: Of `scan`, changed.
-        seed, moment: What chance belongs to.
-        every: Rows and columns of the finest image per one of this one, `[2]`.
-        reach: Greatest range in this weather (m).
-        lost: Share that is lost at any range.
-        thin: Share that is lost beside it at `reach`.
+    `every` `[2]` says how many rows and columns of the finest image one of this one stands for. Beyond `reach` metres
+    nothing comes back; the share `lost` is lost anywhere, and the share `thin` beside it at `reach`.
     """
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
             part = out[i, j] / reach
-            if part > 0 and (part > 1 or chance(seed * 64 + i * every[0], moment, float(j * every[1])) < lost + thin * part * part):
+            if part > 0 and (
+                part > 1 or chance(seed * 64 + i * every[0], moment, float(j * every[1])) < lost + thin * part * part
+            ):
                 out[i, j], instance[i, j], classes[i, j] = 0.0, 0, SKY

@@ -1,7 +1,8 @@
 """Roads: closed laps of straights and bends, drawn from a seed, with crossings or on-ramps.
 
-A place is x, y (m), or s, d: metres along the centre line, and metres to the left of it. Lanes are numbered from the right
-edge; those below `side` go with s. The curvature is continuous: a bend begins and ends as a clothoid.
+A place is x, y (m), or s, d: metres along the centre line, and metres to the left of it. Lanes are numbered from the
+right edge; those below `side` go with s. Kernels take the parts of a
+`Road`, its shape as `road`. The curvature is continuous: a bend begins and ends as a clothoid.
 """
 
 from __future__ import annotations
@@ -80,13 +81,13 @@ class Road:
     """A lap, in the parts that kernels take.
 
     Attributes:
-        line: Points at equal distances, `[M]` of `POINT`: x, y, cosine (c) and sine (n) of the direction, curvature (1/m, >
-            0 left), and the sharpest one near the point (unsigned).
+        line: Points at equal distances, `[M]` of `POINT`: x, y, cosine (c) and sine (n) of the direction, curvature
+            (1/m, > 0 left), and the sharpest one near the point (unsigned).
         grid: int32 `[G, G]`, the point nearest to a cell of the plane; -1 where none is within `REACH`.
         crossings: `[K]` of `CROSSING`: s, x, y, cosine and sine of the road's direction there.
-        shape: A `SHAPE`: length and step from one point to the next, corner of the grid, half the width of the pavement,
-            width of a lane, half the median, speed of the traffic, reach of crossing roads (m, m/s); lanes a side, place in
-            `KINDS`, numbers of ramps and crossings, and at which s they are.
+        shape: A `SHAPE`: length and step from one point to the next, corner of the grid, half the width of the
+            pavement, width of a lane, half the median, speed of the traffic, reach of crossing roads (m, m/s); lanes a
+            side, place in `KINDS`, numbers of ramps and crossings, and at which s they are.
     """
 
     line: np.ndarray
@@ -105,7 +106,7 @@ class Road:
 
 @kernel
 def along(road, s):
-    """s within the lap."""
+    """S within the lap."""
     return s - road.length * math.floor(s / road.length)
 
 
@@ -117,14 +118,14 @@ def apart(road, s):
 
 @kernel
 def lane_middle(road, lane):
-    """d of the middle of a lane."""
+    """D of the middle of a lane."""
     middle = (lane - road.side + 0.5) * road.lane
     return middle + road.median if lane >= road.side else middle - road.median
 
 
 @kernel
 def ramp_middle(road, x):
-    """d of the middle of a ramp, x metres after where it begins to run beside the road."""
+    """D of the middle of a ramp, x metres after where it begins to run beside the road."""
     out = min(max(-x / RAMP_BEFORE, 0.0), 1.0)
     return -(road.side + 0.5) * road.lane - road.median - RAMP_OUT * out * out * (3 - 2 * out)
 
@@ -141,7 +142,7 @@ def ramp_at(road, s):
 
 @kernel
 def ramp_edge(road, x):
-    """d of the right edge of the pavement, x metres after where a ramp begins to run beside the road."""
+    """D of the right edge of the pavement, x metres after where a ramp begins to run beside the road."""
     if x >= NOWHERE:
         return -road.half
     outer = ramp_middle(road, x) - RAMP_WIDTH / 2
@@ -172,7 +173,7 @@ def place(road, line, s, d):
 
 @kernel
 def locate(road, line, grid, x, y):
-    """s and d of x, y; d is 1e3 where the road is farther than `REACH`."""
+    """S and d of x, y; d is 1e3 where the road is farther than `REACH`."""
     i, j = int((x - road.west) / CELL), int((y - road.south) / CELL)
     if x < road.west or y < road.south or i >= grid.shape[0] or j >= grid.shape[1] or grid[i, j] < 0:
         return 0.0, 1e3
@@ -334,6 +335,6 @@ def _crossings(rng: np.random.Generator, points: np.ndarray, step: float, style:
 
 
 def _ramps(rng: np.random.Generator, length: float, style: Style) -> np.ndarray:
-    """s of on-ramps, about equally far apart."""
+    """S of on-ramps, about equally far apart."""
     count = min(MOST_PLACES, max(1, int(length / style.ramp))) if style.ramp else 0
     return np.sort((np.arange(count) + rng.uniform(0.2, 0.8, count)) * length / max(count, 1))

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
+from drivedit.data.domains.street.compiled import kernel
 from drivedit.data.domains.street.rays import (
-    BODY, BOX, BUILDING, CYLINDER, ELLIPSOID, POLE, SIDEWALK_WIDTH, TREE,
+    BODY,
+    BOX,
+    BUILDING,
+    CYLINDER,
+    ELLIPSOID,
+    POLE,
+    SIDEWALK_WIDTH,
+    TREE,
+    crossing_at,
 )  # fmt: skip
-from drivedit.data.domains.street.roads import RAMP_BEFORE, RAMP_BESIDE, RAMP_TAPER, SIDE_ROAD, Road, apart
+from drivedit.data.domains.street.roads import NOWHERE, SIDE_ROAD, Road, locate, ramp_at
 from drivedit.data.domains.street.shading import CROWN, FACADE, LAMP, LAMPS, PLAIN, SIGN
 
 WALLS = np.array([
@@ -19,6 +29,24 @@ WALLS = np.array([
 METAL = (0.52, 0.53, 0.55)
 TALL = 2.0  # m; what begins above this is in nobody's way
 THIN = 0.055  # m; what is thinner bends
+
+
+@kernel
+def _in_the_way(road, line, grid, crossings, x, y, c, n, long, wide, margin):
+    """Whether a rectangle, its middle or a corner, lies within `margin` of pavement, or of where a ramp begins."""
+    for corner in range(5):
+        along = (0.0, long, long, -long, -long)[corner]
+        across = (0.0, wide, -wide, wide, -wide)[corner]
+        px, py = x + c * along - n * across, y + n * along + c * across
+        s, d = locate(road, line, grid, px, py)
+        if abs(d) < road.half + margin:
+            return True
+        w, u = crossing_at(road, crossings, px, py)
+        if abs(w) < SIDE_ROAD + margin and abs(u) < road.reach + 1:
+            return True
+        if -50 < d < 0 and road.ramped and min(ramp_at(road, s), ramp_at(road, s + 20)) < NOWHERE:
+            return True
+    return False
 
 
 class Scenery:
@@ -31,44 +59,23 @@ class Scenery:
 
     def __init__(self, road: Road, rng: np.random.Generator) -> None:
         self.road, self.rng = road, rng
-        self._rows: list[list[float]] = []
+        self._rows: list[list[Any]] = []
 
     def add(self, kind: int, s: float, d: float, z: float, half: tuple[float, float, float], colour, material: int,
             what: int, margin: float = 0.3) -> bool:  # fmt: skip
-        """Adds a body, unless it would stand within `margin` of a road; whether it did.
+        """Adds a body, unless it would stand within `margin` metres of a road; whether it did.
 
-        Args:
-            kind: Its form.
-            s, d, z: Its middle.
-            half: Half sizes along the road, across it, and up.
-            colour: Of its surface, `[3]`.
-            material: How it is painted.
-            what: Its class.
-            margin: In metres.
+        s, d, z is its middle, `half` its half sizes along the road, across it, and up, `what` its class.
         """
-        x, y, yaw = self.road.place(s, d)
+        road = self.road
+        x, y, yaw = road.place(s, d)
         c, n = math.cos(yaw), math.sin(yaw)
-        if z - half[2] < TALL:
-            for i, j in ((0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)):
-                fx, fy = i * half[0], j * half[1]
-                if self._taken(x + c * fx - n * fy, y + n * fx + c * fy, margin):
-                    return False
-        number = int(self.rng.integers(10_000))
-        self._rows.append([kind, x, y, z, *half, c, n, *colour, material, 0, what, number, 0])
+        low = z - half[2] < TALL
+        box = x, y, c, n, float(half[0]), float(half[1])
+        if low and _in_the_way(road.shape, road.line, road.grid, road.crossings, *box, margin):
+            return False
+        self._rows.append([kind, x, y, z, *half, c, n, *colour, material, 0, what, self.rng.integers(10_000), 0])
         return True
-
-    def _taken(self, x: float, y: float, margin: float) -> bool:
-        """Whether x, y lies within `margin` of pavement."""
-        road = self.road.shape
-        s, d = self.road.locate(x, y)
-        if abs(d) < road.half + margin:
-            return True
-        for p in self.road.crossings:
-            along, across = p["c"] * (x - p["x"]) + p["n"] * (y - p["y"]), p["c"] * (y - p["y"]) - p["n"] * (x - p["x"])
-            if abs(along) < SIDE_ROAD + margin and abs(across) < road.reach + 1:
-                return True
-        ramps = road.ramps[: road.ramped] if -50 < d < 0 else ()
-        return any(-RAMP_BEFORE - 20 < apart(road, s - begin) < RAMP_BESIDE + RAMP_TAPER for begin in ramps)
 
     def tree(self, s: float, d: float) -> None:
         """A tree; some are tall and dark, some round."""
@@ -79,7 +86,9 @@ class Scenery:
             half, colour, z = (0.75 * z, 0.75 * z, 1.5 * z), (0.10, rng.uniform(0.22, 0.3), 0.13), 1.0 + 1.4 * z
         else:
             half, colour, z = (z, z, 1.1 * z), (rng.uniform(0.12, 0.3), rng.uniform(0.32, 0.44), 0.10), 1.7 + z
-        self._rows.append([ELLIPSOID, *self._rows[-1][1:3], z, *half, 1, 0, *colour, CROWN, 0, TREE, rng.integers(99), 0])
+        self._rows.append(
+            [ELLIPSOID, *self._rows[-1][1:3], z, *half, 1, 0, *colour, CROWN, 0, TREE, rng.integers(99), 0]
+        )
 
     def house(self, s: float, d: float, half: tuple[float, float, float]) -> None:
         """A house whose walls have windows."""

@@ -1,4 +1,4 @@
-"""Colours of what a camera sees: ground with its markings, bodies by their material, light, lamps, wet roads and fog."""
+"""Colours of what a camera sees: the ground and its markings, bodies by their material, light, wet roads, and fog."""
 
 from __future__ import annotations
 
@@ -7,10 +7,28 @@ import math
 from drivedit.data.domains.street.compiled import kernel
 from drivedit.data.domains.street.light import BRIGHTEST, LEVELS, SKY_COLUMNS, SKY_ROWS, SKY_TOP, grain_at
 from drivedit.data.domains.street.rays import (
-    ELLIPSOID, FAR, GROUND, MARKING, NARROWER, ROAD, SIDEWALK, SKY, TAPER, chance, crossing_at, surface,
+    ELLIPSOID,
+    FAR,
+    GROUND,
+    MARKING,
+    NARROWER,
+    ROAD,
+    SIDEWALK,
+    SKY,
+    TAPER,
+    chance,
+    crossing_at,
+    surface,
 )  # fmt: skip
 from drivedit.data.domains.street.roads import (
-    NOWHERE, RAMP_BESIDE, RAMP_TAPER, SIDE_ROAD, locate, ramp_at, ramp_edge, ramp_middle,
+    NOWHERE,
+    RAMP_BESIDE,
+    RAMP_TAPER,
+    SIDE_ROAD,
+    locate,
+    ramp_at,
+    ramp_edge,
+    ramp_middle,
 )  # fmt: skip
 
 PLAIN, FACADE, CHASSIS, CABIN, CROWN, LAMP, SIGN = range(7)  # materials
@@ -73,19 +91,16 @@ def _markings(road, s, d, w, u, foot):
 def _ground(road, line, grid, crossings, air, grain, x, y, dx, dy, foot, long):
     """Colour, share that mirrors, class, and light of lamps, of the ground at x, y.
 
-    Args:
-        road, line, grid, crossings, air, grain: The world.
-        x, y: The place.
-        dx, dy: From the eye to it, on the ground.
-        foot: Width of the spot that is seen (m).
-        long: Its length along dx, dy, in widths.
+    dx, dy lead from the eye to it, on the ground; the spot that is seen is `foot` wide, and `long` times as long.
     """
     s, d = locate(road, line, grid, x, y)
-    w, u = crossing_at(crossings, x, y)
+    w, u = crossing_at(road, crossings, x, y)
     what = surface(road, s, d, w, u)
     p = line[min(int(s / road.step), line.size - 1)]
     away = math.hypot(dx, dy)
-    over = foot * (abs(p.c * dx + p.n * dy) + long * abs(p.c * dy - p.n * dx)) / away  # the spot's width across the road
+    over = (
+        foot * (abs(p.c * dx + p.n * dy) + long * abs(p.c * dy - p.n * dx)) / away
+    )  # the spot's width across the road
     over = min(max(over, 0.02), 3.0)
     fine, lamp = 1 / (1 + away * 0.04), 0.0
     if road.kind == 0 and air.night > 0:
@@ -130,7 +145,7 @@ def _normal(p, lx, ly, z):
             long = math.sqrt(1 + slope * slope)
             return (1.0 if lx > 0 else -1.0) / long, 0.0, slope / long
         return 0.0, 1.0 if ly > 0 else -1.0, 0.0
-    nx, ny, nz = lx / p.hx ** 2, ly / p.hy ** 2, (z / p.hz ** 2 if p.form == ELLIPSOID else 0.0)
+    nx, ny, nz = lx / p.hx**2, ly / p.hy**2, (z / p.hz**2 if p.form == ELLIPSOID else 0.0)
     long = math.sqrt(nx * nx + ny * ny + nz * nz)
     return nx / long, ny / long, nz / long
 
@@ -259,16 +274,11 @@ def aim_at_sky(rays, rows, turns):
 @kernel
 def paint(cam, bodies, road, line, grid, crossings, air, sky, grain, levels, sky_rows, turns, rays, depth, index, shade,
           out, metres, instance, classes):  # fmt: skip
-    """Fills a picture, and of the last of the 2 x 2 rays of each pixel its distance, instance and class.
+    """Fills a picture `out`, and of the last of the 2 x 2 rays of each pixel its distance, instance and class.
 
-    Args:
-        cam, bodies, rays, depth, index, shade: As `look` and `shadows` left them, twice as fine as the picture.
-        road, line, grid, crossings, air, sky, grain, levels: The world.
-        sky_rows, turns: Of `aim_at_sky`.
-        out: uint8 `[H, W, 3]`.
-        metres: float32 `[H, W]`, along the ray; 0 in the sky.
-        instance: int32 `[H, W]`.
-        classes: uint8 `[H, W]`.
+    `rays`, `depth`, `index` and `shade` are as `look` and `shadows` left them, twice as fine as the picture; `sky_rows`
+    and `turns` are those of `aim_at_sky`. Filled are `out`, uint8 `[H, W, 3]`, `metres`, float32 `[H, W]` along the
+    rays (0 in the sky), `instance`, int32, and `classes`, uint8.
     """
     height, width = metres.shape
     foot, turned = cam[5] / width, cam[3] / (2 * math.pi)  # width of a ray at a metre
@@ -280,7 +290,7 @@ def paint(cam, bodies, road, line, grid, crossings, air, sky, grain, levels, sky
             for q in range(1, 4):
                 a, c = v + (q >> 1), u + (q & 1)
                 same = same and index[a, c] == GROUND and shade[a, c] == dark and depth[a, c] < FAR
-            r = g = b = t = long = 0.0
+            r = g = b = 0.0
             what = SKY
             for q in range(3 if same else 0, 4):
                 a, c = v + (q >> 1), u + (q & 1)
@@ -293,16 +303,22 @@ def paint(cam, bodies, road, line, grid, crossings, air, sky, grain, levels, sky
                     red, green, blue, what = float(sky[row, y, 0]), float(sky[row, y, 1]), float(sky[row, y, 2]), SKY
                 else:
                     if same:  # the ground is smooth within a pixel, and lines know how wide it is
-                        ray = 0.5 * (rays[v, u, 0] + ray[0]), 0.5 * (rays[v, u, 1] + ray[1]), 0.5 * (rays[v, u, 2] + ray[2])
+                        ray = (
+                            0.5 * (rays[v, u, 0] + ray[0]),
+                            0.5 * (rays[v, u, 1] + ray[1]),
+                            0.5 * (rays[v, u, 2] + ray[2]),
+                        )
                         t, wide, share = -cam[2] / ray[2], 2 * foot, 1.0
                     red, green, blue, what = spot(
                         cam, bodies, road, line, grid, crossings, air, grain, ray, t, k, shade[a, c], wide
                     )
-                    long = math.sqrt(ray[0] * ray[0] + ray[1] * ray[1] + ray[2] * ray[2])
                 r, g = r + share * min(red, BRIGHTEST), g + share * min(green, BRIGHTEST)
                 b += share * min(blue, BRIGHTEST)
             for c, value in enumerate((r, g, b)):
                 out[i, j, c] = levels[min(LEVELS - 1, int(value * ((LEVELS - 1) / BRIGHTEST)))]
+            a, c = v + 1, u + 1
+            t, k = float(depth[a, c]), index[a, c]
+            long = math.sqrt(rays[a, c, 0] ** 2 + rays[a, c, 1] ** 2 + rays[a, c, 2] ** 2)
             metres[i, j] = t * long if t < FAR else 0.0
             instance[i, j] = int(bodies[k].id) if k != GROUND else 0
             classes[i, j] = what

@@ -1,4 +1,4 @@
-"""The street as a simulator: a world of a seed and its attributes, a state in a few numbers, and what sensors see of it."""
+"""The street: a world of a seed and its attributes, a state in a few numbers, and what sensors see of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from drivedit.data.domains.street import car as own
-from drivedit.data.domains.street import traffic
+from drivedit.data.domains.street.arrivals import fill
+from drivedit.data.domains.street.cars import CAR as CAR_ROW
+from drivedit.data.domains.street.cars import MOST, make_manner
 from drivedit.data.domains.street.compiled import kernel
 from drivedit.data.domains.street.light import WEATHERS, Light, make_light
 from drivedit.data.domains.street.rays import BODY, BOX, CAR, TAPER, aim, drop, look, scan, shadows
@@ -17,7 +19,6 @@ from drivedit.data.domains.street.scenery import draw_scenery
 from drivedit.data.domains.street.shading import CABIN, CHASSIS, PLAIN, aim_at_sky, paint
 from drivedit.utils.episodes import Agents
 
-TICK = traffic.TICK
 DENSITY = {"none": 0.0, "light": 0.35, "dense": 0.8}
 KINDS = ("car", "truck")  # of agents
 FINEST = (64, 512)  # rows and columns of a LiDAR
@@ -36,7 +37,7 @@ class World:
 
     Attributes:
         road: The road.
-        manner: How others drive, see `traffic.make_manner`.
+        manner: How others drive, see `cars.make_manner`.
         bodies: Of everything that stands still, `[P]` of `rays.BODY`.
         places: Their x and y, `[2, P]`.
         solids: Those of them that a car can hit.
@@ -59,7 +60,7 @@ class Moment:
 
     Attributes:
         driven: `[1]` of `car.DRIVEN_CAR`.
-        cars: `[count]` of `traffic.CAR`, the first is the driven one.
+        cars: `[count]` of `cars.CAR`, the first is the driven one.
         number: Of the next car.
         tick: Ticks since the episode began.
     """
@@ -111,9 +112,17 @@ def make_world(seed: int, attributes: dict[str, str]) -> World:
     short = int(np.random.default_rng([seed, 3]).integers(2**31))
     density = DENSITY[attributes["traffic"]]
     spacing = STYLES[kind].spacing / density if density else 0.0
-    manner = traffic.make_manner(short, spacing, weather.pace, weather.grip)
+    manner = make_manner(short, spacing, weather.pace, weather.grip)
     places = np.stack([bodies["x"], bodies["y"]])
-    return World(road, manner, bodies, places, solids, make_light(attributes["time"], attributes["weather"], short), weather.lidar)
+    return World(
+        road,
+        manner,
+        bodies,
+        places,
+        solids,
+        make_light(attributes["time"], attributes["weather"], short),
+        weather.lidar,
+    )
 
 
 def begin(world: World, s: float, lane: int, offset: float, heading: float, speed: float) -> Moment:
@@ -130,10 +139,10 @@ def begin(world: World, s: float, lane: int, offset: float, heading: float, spee
     road = world.road
     x, y, yaw = road.place(s, lane_middle(road.shape, float(lane)) - offset)
     driven = np.array([(x, y, yaw - heading, speed, 0.0, 0.0, 0.0)], own.DRIVEN_CAR)
-    cars = np.zeros(traffic.MOST, traffic.CAR)
+    cars = np.zeros(MOST, CAR_ROW)
     cars["s"][0] = s
     own.mirror(road.shape, road.line, road.grid, driven, cars)
-    count, number = traffic.fill(road.shape, road.line, world.manner, cars, 1, 1)
+    count, number = fill(road.shape, road.line, world.manner, cars, 1, 1)
     return Moment(driven, cars[:count].copy(), number, 0)
 
 
@@ -143,7 +152,7 @@ def drive(world: World, moment: Moment, controls: np.ndarray, ticks: int) -> tup
     Returns:
         The new moment, the metres made good along the road, and why the episode ended (`car.GOING`: it did not).
     """
-    road, driven, cars = world.road, moment.driven.copy(), np.zeros(traffic.MOST, traffic.CAR)
+    road, driven, cars = world.road, moment.driven.copy(), np.zeros(MOST, CAR_ROW)
     cars[: len(moment.cars)] = moment.cars
     count, number, tick, far, why = own.drive(
         road.shape, road.line, road.grid, world.manner, world.solids, driven, cars, len(moment.cars), moment.number,
@@ -226,7 +235,9 @@ class Sensors:
         rows = np.concatenate([still, cars])
         return rows[np.argsort((rows["x"] - x) ** 2 + (rows["y"] - y) ** 2, kind="stable")]
 
-    def look(self, world: World, moment: Moment, bodies: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def look(
+        self, world: World, moment: Moment, bodies: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Picture, depth, instances and classes, see `Seen`."""
         x, y, yaw = moment.pose
         cam = self._cam.copy()
@@ -241,11 +252,14 @@ class Sensors:
         shadows(cam, bodies, sun, light.air.strength > 0.2, *seen, self._shade)
         paint(
             cam, bodies, road.shape, road.line, road.grid, self._crossings(world, moment), light.air, light.sky,
-            light.grain, light.bytes, self._sky_rows, self._turns, *seen, self._shade, picture, metres, instance, classes,
+            light.grain, light.bytes, self._sky_rows, self._turns, *seen, self._shade, picture, metres, instance,
+            classes,
         )  # fmt: skip
         return picture, metres, instance, classes
 
-    def scan(self, world: World, moment: Moment, bodies: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def scan(
+        self, world: World, moment: Moment, bodies: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Range image, its instances and its classes, see `Seen`."""
         x, y, yaw = moment.pose
         out, road, reach = np.empty(self.lidar, np.float32), world.road, world.lidar[0]

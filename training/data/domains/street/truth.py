@@ -1,4 +1,4 @@
-"""What is true of a moment on the street: telemetry, route and agents, and the neighbours, for those who drive by it."""
+"""What is true of a moment on the street, for those who drive by it: telemetry, route, agents, neighbours."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 from drivedit.data.domains.street import car as own
 from drivedit.data.domains.street import simulator
+from drivedit.data.domains.street.cars import ON_ROAD, beside
 from drivedit.data.domains.street.compiled import kernel
 from drivedit.data.domains.street.roads import Road, lane_middle
 from drivedit.data.domains.street.simulator import Moment, World
-from drivedit.data.domains.street.traffic import ON_ROAD, beside
 from drivedit.utils import Truth
 
 FARTHEST_GAP = 100.0  # m
@@ -48,6 +48,7 @@ class StreetTruth(Truth):
         d: Metres to the left of its centre line.
         lanes: d of the middles of the lanes of the direction, the right one first.
         limit: Speed of the traffic, as fast as the bends here allow (m/s).
+        grip: Share of gravity that tyres hold.
         neighbours: The others, the nearest first.
     """
 
@@ -56,6 +57,7 @@ class StreetTruth(Truth):
     d: float = 0.0
     lanes: tuple[float, ...] = ()
     limit: float = 0.0
+    grip: float = 1.0
     neighbours: tuple[Neighbour, ...] = field(default=())
 
 
@@ -85,13 +87,18 @@ def route(road: Road, lane: int) -> np.ndarray:
 def tell(world: World, moment: Moment, attributes: dict[str, str]) -> StreetTruth:
     """What is true of a moment."""
     road, cars = world.road, moment.cars
-    s, d, turn, gap, speed, wheels, _ = _measure(road.shape, road.line, road.grid, moment.driven, cars.copy(), len(cars))
+    s, d, turn, gap, speed, wheels, _ = _measure(
+        road.shape, road.line, road.grid, moment.driven, cars.copy(), len(cars)
+    )
     lanes = tuple(float(lane_middle(road.shape, float(lane))) for lane in range(int(road.shape.side)))
     lane = int(np.argmin([abs(d - middle) for middle in lanes]))
     ahead, heading = float(cars["v"][0]), (-turn + math.pi) % (2 * math.pi) - math.pi
     velocity = float(moment.driven["ahead"][0])
     bend = float(road.line["bend"][int(s / road.shape.step) % len(road.line)])
-    pace = min(float(road.shape.limit) * float(world.manner.pace), math.sqrt(2.6 * min(1.0, world.manner.grip) / max(bend, 1e-5)))
+    pace = min(
+        float(road.shape.limit) * float(world.manner.pace),
+        math.sqrt(2.6 * min(1.0, world.manner.grip) / max(bend, 1e-5)),
+    )
     telemetry = {
         "speed": velocity,
         "lateral_offset": float(np.clip(lanes[lane] - d, -60.0, 60.0)),
@@ -102,8 +109,8 @@ def tell(world: World, moment: Moment, attributes: dict[str, str]) -> StreetTrut
         "wheels_on_road": wheels,
     }
     return StreetTruth(
-        telemetry, moment.pose, route(road, lane), True, None, simulator.agents(world, moment), dict(attributes), road, s, d,
-        lanes, pace, _neighbours(road, cars, s, d),
+        telemetry, moment.pose, route(road, lane), True, None, simulator.agents(world, moment), dict(attributes),
+        road, s, d, lanes, pace, float(world.manner.grip), _neighbours(road, cars, s, d),
     )  # fmt: skip
 
 
@@ -116,4 +123,3 @@ def _neighbours(road: Road, cars: np.ndarray, s: float, d: float) -> tuple[Neigh
     rows = zip(others["id"].astype(int), lanes, away, d - others["d"], speeds, strict=True)
     found = [Neighbour(int(i), int(lane), float(a), float(o), float(v)) for i, lane, a, o, v in rows]
     return tuple(sorted(found, key=lambda each: abs(each.ahead)))
-

@@ -1,14 +1,12 @@
 """The twin: the street behind the spaces, controls, rewards and endings of worlds that are learned from it.
 
-An episode is a function of (seed, options, actions), bit for bit. A state is numbers alone: what was seen of it is drawn
-when it is asked for.
+An episode is a function of (seed, options, actions), bit for bit. A state is numbers alone: what was seen of it is
+drawn when it is asked for.
 """
 
 from __future__ import annotations
 
 import copy
-import math
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +18,9 @@ from gymnasium import spaces
 from drivedit.config.domains.street import DOMAIN, SPEC
 from drivedit.data.domains.street import simulator
 from drivedit.data.domains.street.car import COLLISION, GOING, OFF_ROAD, WRONG_WAY
+from drivedit.data.domains.street.cars import TICK
 from drivedit.data.domains.street.options import Start, check_options
-from drivedit.data.domains.street.simulator import TICK, Moment, Sensors, World
+from drivedit.data.domains.street.simulator import Moment, Sensors, World
 from drivedit.data.domains.street.truth import StreetTruth, tell, wheels_off_lanes
 from drivedit.utils import check_seed, real_numbers, restored, stream
 from drivedit.utils.episodes import Agents
@@ -30,7 +29,7 @@ HISTORY = 32  # controls that `scene` can look back on
 CAMERA, RANGE = SPEC.observations
 LARGE = (288, 576)  # pixels of `render`
 ENDINGS = {COLLISION: "collision", OFF_ROAD: "off_road", WRONG_WAY: "wrong_way"}
-STATE = {"seed", "start", "past", "controls", "ended", "random"}
+STATE = {"seed", "start", "past", "controls", "random"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
     ## Description
     A car on a closed lap in a town, in the country or on a highway, among others that follow (IDM), change lanes
     (MOBIL), merge from ramps, cross, and now and then brake to a stop. They react to the car. Its tyres slip, and hold
-    less beside the road, in rain and in snow. One step is 0.1 s, of ticks of 0.02 s; any other multiple can be asked for.
+    less beside the road, in rain and in snow. One step is 0.1 s, of ticks of 0.02 s; other multiples can be asked for.
 
     ## Action Space
     `Box(-1, 1, (2,), float32)`
@@ -61,8 +60,8 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
     | 0   | steering | -1 (full left)  | 1 (full right) |
     | 1   | throttle | -1 (full brake) | 1 (full gas)   |
 
-    The front wheels turn by at most 0.5 rad, at 0.9 rad/s. The car does not reverse. An action of another shape, or with
-    NaN, raises `ValueError`; values outside the box are clipped, with one warning.
+    The front wheels turn by at most 0.5 rad, at 0.9 rad/s. The car does not reverse. An action of another shape, or
+    with NaN, raises `ValueError`; values outside the box are clipped, with one warning.
 
     ## Observation Space
     `obs_type="camera"`: `Box(0, 255, (64, 128, 3), uint8)`, 75 degrees wide, 1.5 m above the road, 2 x 2 rays a pixel.
@@ -105,8 +104,8 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
     - `reward_weights`: a dictionary with some of the terms.
 
     ## Reset Arguments
-    `seed` chooses road, scenery and traffic; without it one below 1,000,000 is drawn (those from there on are held out for
-    judging). What is left out of `attributes` is drawn from the seed, too.
+    `seed` chooses road, scenery and traffic; without it one below 1,000,000 is drawn (those from there on are held out
+    for judging). What is left out of `attributes` is drawn from the seed, too.
 
     | Option           | Unit                | Range           | Default |
     |------------------|---------------------|-----------------|---------|
@@ -134,7 +133,7 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
     def __init__(
         self,
         obs_type: str | Sequence[str] = CAMERA,
-        lidar: tuple[int, int] = SPEC.observations[RANGE].shape[:2],  # type: ignore[assignment]
+        lidar: tuple[int, int] = (32, 256),
         dt: float = SPEC.dt,
         render_mode: str | None = None,
         reward_weights: Mapping[str, float] | None = None,
@@ -144,18 +143,19 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
         unknown = set(reward_weights or {}) - set(SPEC.rewards)
         if unknown:
             raise ValueError(f"reward_weights knows the terms {list(SPEC.rewards)}, got {sorted(unknown)}")
-        kinds = (obs_type,) if isinstance(obs_type, str) else tuple(obs_type)
+        kinds: tuple[str, ...] = (obs_type,) if isinstance(obs_type, str) else tuple(obs_type)
         if not kinds or set(kinds) - set(SPEC.observations) or len(set(kinds)) < len(kinds):
             raise ValueError(f"obs_type must be one of {list(SPEC.observations)}, or several, got {obs_type!r}")
         self.render_mode, self.obs_type = render_mode, obs_type if isinstance(obs_type, str) else kinds
         self.reward_weights = {name: float((reward_weights or {}).get(name, 1.0)) for name in SPEC.rewards}
         self.dt = check_options({"dt": dt}, 0).dt
         rows, columns, _ = SPEC.observations[CAMERA].shape
-        self._sensors = Sensors((rows, columns), tuple(lidar))
+        self._sensors = Sensors((rows, columns), lidar)
         self._large: Sensors | None = None
         controls = SPEC.controls
         self.action_space = spaces.Box(
-            np.array([each.low for each in controls], np.float32), np.array([each.high for each in controls], np.float32)
+            np.array([each.low for each in controls], np.float32),
+            np.array([each.high for each in controls], np.float32),
         )
         boxes = {}
         for name, kind in SPEC.observations.items():
@@ -165,7 +165,7 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
         chosen = {name: boxes[name] for name in kinds}
         self.observation_space = boxes[kinds[0]] if isinstance(obs_type, str) else spaces.Dict(chosen)
         self._past: Past | None = None
-        self._warned = self._ended = False
+        self._warned = False
 
     # ------------------------------------------------------------------ Gymnasium
 
@@ -181,16 +181,23 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
         seed = check_seed(seed)
         random, random_seed = stream(seed, self._np_random, self._np_random_seed)
         chosen = int(random.integers(DOMAIN.held_out_from)) if seed is None else seed
-        start = check_options({"dt": self.dt, **(options or {})} if isinstance(options, Mapping | None) else options, chosen)
+        start = check_options(
+            {"dt": self.dt, **(options or {})} if isinstance(options, Mapping | None) else options, chosen
+        )
         world = simulator.make_world(chosen, start.attributes)
         shape = world.road.shape
         speed = 0.8 * float(shape.limit) if start.speed is None else start.speed
         moment = simulator.begin(
-            world, start.track_position * float(shape.length), start.lane, start.lateral_offset, start.heading_error, speed
+            world,
+            start.track_position * float(shape.length),
+            start.lane,
+            start.lateral_offset,
+            start.heading_error,
+            speed,
         )
         self._np_random, self._np_random_seed = random, random_seed
         self._seed, self._start, self._world = chosen, start, world
-        self._past, self._ended = Past((moment,), ()), False
+        self._past = Past((moment,), ())
         return self._observe(moment), self._info()
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -205,9 +212,9 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
         terms = {"progress": far / 10, "lane": -share * wheels_off_lanes(self._world, moment)}
         terms["time"] = SPEC.rewards["time"].value * share
         terms |= {name: SPEC.rewards[name].value * (code == why) for code, name in ENDINGS.items()}
-        self._past, self._ended = past.then(moment, controls), why != GOING
+        self._past = past.then(moment, controls)
         reward = sum(self.reward_weights[name] * value for name, value in terms.items())
-        return self._observe(moment), float(reward), self._ended, False, self._info() | {"reward_terms": terms}
+        return self._observe(moment), float(reward), why != GOING, False, self._info() | {"reward_terms": terms}
 
     def render(self) -> np.ndarray | None:
         """A larger picture, uint8 [288, 576, 3], in render mode `rgb_array`; else None."""
@@ -268,7 +275,7 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
         past = self._need_start("get_state")
         return copy.deepcopy({
             "seed": self._seed, "start": self._start, "past": past.moments, "controls": past.controls,
-            "ended": self._ended, "random": self.np_random.bit_generator.state,
+            "random": self.np_random.bit_generator.state,
         })  # fmt: skip
 
     def set_state(self, state: Any) -> None:
@@ -287,15 +294,15 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
         known = self._past is not None and (seed, start.attributes) == (self._seed, self._start.attributes)
         world: World = self._world if known else simulator.make_world(seed, start.attributes)
         vars(self).update(
-            _seed=seed, _start=start, _world=world, _past=Past(moments, controls), _ended=bool(state["ended"]),
+            _seed=seed, _start=start, _world=world, _past=Past(moments, controls),
             _np_random=random, _np_random_seed=-1,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ inside
 
     def _need_start(self, name: str) -> Past:
-        """The past of the episode; an error if there is none, or if it has ended and is to go on."""
-        if self._past is None or (name == "step" and self._ended):
+        """The past of the episode, or an error if there is none."""
+        if self._past is None:
             raise gym.error.ResetNeeded(f"call reset() before {name}")
         return self._past
 

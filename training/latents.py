@@ -97,7 +97,8 @@ class Clips:
         self.ended = np.asarray(drives.ended).astype(np.float32)
         self.layout = LayoutCoder(world) if world.others else None
         self.others, self.told = nearest_others(drives, world.others)
-        self.poses = advance_pose(torch.from_numpy(np.array(drives.pose)).nan_to_num(), torch.from_numpy(drives.motion()))
+        poses = torch.from_numpy(np.array(drives.pose)).nan_to_num()
+        self.poses = advance_pose(poses, torch.from_numpy(drives.motion()))
 
     def code(self, now: np.ndarray) -> np.ndarray:
         """What is told for the states `now` `[B, T]`: `[B, T, K]`."""

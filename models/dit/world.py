@@ -194,7 +194,7 @@ class DiTWorld(DiTNetworks, World[DiTState]):
         """The state on another road, or with others on it; see `World.condition`."""
         self.check_conditions(values)
         if ROUTE in values:
-            state = self._on_route(state, ON_ROUTE | (values[ROUTE] or {}))
+            state = self._on_route(state, values[ROUTE] or {})
         if OTHERS in values:
             boxes = check_layout(values[OTHERS])
             told = torch.full_like(state.told, boxes is not None)
@@ -202,11 +202,11 @@ class DiTWorld(DiTNetworks, World[DiTState]):
             state = replace(state, others=others, told=told)
         return state
 
-    def _on_route(self, state: DiTState, told: dict[str, Any]) -> DiTState:
+    def _on_route(self, state: DiTState, told: Mapping[str, Any]) -> DiTState:
         """The state on another road."""
         if told.keys() - ON_ROUTE.keys():
             raise ValueError(f"the condition route has the parts {list(ON_ROUTE)}, got {list(told)}")
-        *given, arc = told.values()
+        *given, arc = (ON_ROUTE | told).values()
         route = Route.from_points(*([part] * len(state) for part in given))
         state = replace(state, **vars(route.to(self.device)))
         begin = None if arc is None else torch.full_like(state.arc, arc)

@@ -60,6 +60,7 @@ class Recipe:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
+        find_domain(self.domain)  # is it there?
 
 
 def record_episode(

@@ -161,9 +161,9 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
         for name, kind in SPEC.observations.items():
             shape = kind.shape if name == CAMERA else (*lidar, 2)
             boxes[name] = spaces.Box(kind.low, kind.high, shape, np.dtype(kind.dtype).type)  # type: ignore[arg-type]
-        self._kinds = kinds
+        self._kinds: tuple[str, ...] = kinds
         chosen = {name: boxes[name] for name in kinds}
-        self.observation_space = boxes[kinds[0]] if isinstance(obs_type, str) else spaces.Dict(chosen)
+        self.observation_space = boxes[obs_type] if isinstance(obs_type, str) else spaces.Dict(chosen)
         self._past: Past | None = None
         self._warned = False
 
@@ -311,8 +311,9 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
         if len(self._kinds) > 1:
             seen = self._sensors.see(self._world, moment)
             return {name: seen.camera if name == CAMERA else seen.range for name in self._kinds}
-        look = self._sensors.look if self._kinds[0] == CAMERA else self._sensors.scan
-        return {self._kinds[0]: look(self._world, moment)[0]}
+        kind = next(iter(self._kinds))
+        look = self._sensors.look if kind == CAMERA else self._sensors.scan
+        return {kind: look(self._world, moment)[0]}
 
     def _observe(self, moment: Moment) -> Any:
         """What the agent sees."""

@@ -7,16 +7,16 @@ import errno
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import trange
 
 from drivedit.config import DEFAULT_WORLD
 from drivedit.utils import one_thread
 from drivedit.utils.commands import in_words, run
-from drivedit_env.env import DriveDiTEnv
-from drivedit_env.pictures import enlarged
-from drivedit_env.viewer.recorder import FILM_HEIGHT, film_writer
-from drivedit_env.viewer.session import TOLD, Session
+
+if TYPE_CHECKING:
+    from drivedit_env.viewer.session import Session
 
 
 def main(words: list[str] | None = None) -> int:
@@ -44,6 +44,9 @@ def play(
     Returns:
         The exit status: 2: there is no display, 130: the film was interrupted.
     """
+    from drivedit_env.env import DriveDiTEnv
+    from drivedit_env.viewer.session import TOLD, Session
+
     if video is None and steps is not None:
         raise argparse.ArgumentError(None, "--steps is the length of a film: give --video out.mp4 as well")
     try:
@@ -99,6 +102,9 @@ def film(session: Session, path: str | Path, steps: int) -> None:
         FileNotFoundError: There is no such file of an agent.
         OSError: The film could not be written.
     """
+    from drivedit_env.pictures import enlarged
+    from drivedit_env.viewer.recorder import FILM_HEIGHT, film_writer
+
     if steps < 1:
         raise ValueError(f"--steps must be at least 1, got {steps}")
     if Path(path).is_dir():

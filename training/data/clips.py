@@ -239,14 +239,14 @@ def fit_config(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> Worl
         )
     known = {name for name, values in drives.telemetry.items() if np.isfinite(values).all()}
     rewards = _rewards(spec, drives)
-    ending, routed = bool(np.asarray(drives.ended).any()), any(len(line) for line in drives.routes)
-    routed = routed and world.student.route_dim > 0
+    ending, roads = bool(np.asarray(drives.ended).any()), any(len(line) for line in drives.routes)
+    routed = roads and world.student.route_dim > 0
     others = world.others if drives.agents_known.any() else 0
     lacking = [value.name for value in spec.telemetry if value.name not in known]
     told = (
         ("reward", any(term.value for term in rewards.values())),
         ("endings", ending),
-        ("route", routed),
+        ("route", roads),
         ("layout", others or not world.others),
     )
     lacking += [name for name, there in told if not there]

@@ -206,7 +206,7 @@ class DiTWorld(DiTNetworks, World[DiTState]):
         """The state on another road."""
         if told.keys() - ON_ROUTE.keys():
             raise ValueError(f"the condition route has the parts {list(ON_ROUTE)}, got {list(told)}")
-        *given, arc = (ON_ROUTE | told).values()
+        *given, arc = {**ON_ROUTE, **told}.values()
         route = Route.from_points(*([part] * len(state) for part in given))
         state = replace(state, **vars(route.to(self.device)))
         begin = None if arc is None else torch.full_like(state.arc, arc)

@@ -96,9 +96,10 @@ class Clips:
         self.telemetry, self.reward = _columns(told, states), _columns(earned, states)
         self.ended = np.asarray(drives.ended).astype(np.float32)
         self.layout = LayoutCoder(world) if world.others else None
-        self.others, self.told = nearest_others(drives, world.others)
-        poses = torch.from_numpy(np.array(drives.pose)).nan_to_num()
-        self.poses = advance_pose(poses, torch.from_numpy(drives.motion()))
+        if self.layout is not None:
+            self.others, self.told = nearest_others(drives, world.others)
+            poses = torch.from_numpy(np.array(drives.pose)).nan_to_num()
+            self.poses = advance_pose(poses, torch.from_numpy(drives.motion()))
 
     def code(self, now: np.ndarray) -> np.ndarray:
         """What is told for the states `now` `[B, T]`: `[B, T, K]`."""
@@ -161,8 +162,6 @@ def nearest_others(drives: Drives, most: int) -> tuple[np.ndarray, np.ndarray]:
     """The boxes of the nearest others at every state, float32 `[S, most, 7]`, filled up with zeros; and where known."""
     states, agents = int(drives.first[-1]), drives.agents
     boxes, known = np.zeros((states, most, BOX), np.float32), np.repeat(drives.agents_known, np.diff(drives.first))
-    if not most:
-        return boxes, known
     state = np.repeat(np.arange(states), np.diff(agents.first))
     apart = np.hypot(*(agents.boxes[:, :2] - drives.pose[state, :2]).T)
     order = np.lexsort((apart, state))  # by state, then by distance

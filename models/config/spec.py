@@ -75,8 +75,9 @@ class RewardTerm(BaseConfig):
 
     Attributes:
         kind: `learned`: a head of the network, in units of `value` (0: measured from the recordings before training,
-            or they have none); `constant`: `value` at every step; `on_end`: `value` at an ending, else 0; `telemetry`:
-            `value` times the telemetry value of the same name.
+            or they have none); `constant`: `value` at every step; `on_end`: `value` at an ending, else 0 (a
+            `DiTWorld` does not know which: of several, each is paid as the recordings' endings were on average);
+            `telemetry`: `value` times the telemetry value of the same name.
         value: See `kind`.
     """
 

@@ -1,6 +1,7 @@
 """The loop and the stages: resuming is exact, losses do what they say, presets train a world end to end."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ import torch
 from helpers.training import Line, line_batch, make_episode
 from helpers.worlds import make_world
 
-from drivedit.config import DataConfig, LoopConfig, StudentStageConfig, VAEStageConfig
-from drivedit.data.clips import Drives, clip_starts
+from drivedit.config import DataConfig, LoopConfig, RewardTerm, StudentStageConfig, VAEStageConfig, WorldSpec
+from drivedit.data.clips import Drives, clip_starts, fit_config
 from drivedit.data.recordings import shard_path, write_shard
 from drivedit.models import DiTWorld
 from drivedit.training import steps
@@ -121,6 +122,24 @@ def test_clips_line_up_causes_and_effects(recordings):
     assert np.allclose(batch["control"][0, 1:, 2:4], batch["control"][0, :-1, :2])
     assert np.allclose(batch["control"][0, 1:, 4:], batch["motion"][0, :-1])
     assert batch["ended"][1].tolist() == [0, 0, 0, 0, 0, 1]
+
+
+def test_of_several_endings_each_pays_as_it_did_on_average(recordings):
+    drives = Drives.open(recordings)
+    ends = {name: RewardTerm("on_end", -20.0) for name in ("collision", "off_road")}
+    ended, paid = np.array(drives.ended), np.zeros((2, 78), np.float32)
+    ended[[20, 51, 77]] = True
+    paid[0, [20, 77]], paid[1, 51] = -20, -20
+    rewards = drives.rewards | dict(zip(ends, paid, strict=True))
+    spec = replace(drives.spec, rewards={"progress": RewardTerm("learned")} | ends, any_dt=True)
+    fitted = fit_config(make_world().config, replace(drives, ended=ended))
+    assert fitted.spec.rewards["left"].value == -100, "a single one is paid whole"
+    config = replace(make_world().config, spec=WorldSpec())
+    fitted = fit_config(config, replace(drives, spec=spec, rewards=rewards, ended=ended))
+    assert fitted.spec.rewards["collision"].value == pytest.approx(-40 / 3)
+    assert fitted.spec.rewards["off_road"].value == pytest.approx(-20 / 3), "together as much as any ending"
+    assert fit_config(fitted, replace(drives, spec=spec, rewards=rewards, ended=ended)).spec == fitted.spec
+    assert not fitted.spec.any_dt, "its frames have one length"
 
 
 def test_held_out_recordings_are_refused(tmp_path):

@@ -283,14 +283,21 @@ def _student(world: WorldConfig, tokens: int, controls: int, clip_frames: int) -
 
 
 def _rewards(spec: WorldSpec, drives: Drives) -> dict[str, RewardTerm]:
-    """The reward terms, learned ones in the units of the recordings; only these, of value 0, where none is known."""
+    """The reward terms, learned ones in the units of the recordings; only these, of value 0, where none is known.
+
+    A world tells that it ends, and not why: of several terms that are paid at an end, each is paid as on average.
+    """
     units = {}
     for name in spec.learned():
         values = np.asarray(drives.earned(name), np.float64)
         unit = spec.rewards[name].value or float(np.sqrt(np.square(values).mean()))
         units[name] = unit if np.isfinite(values).all() else 0.0
     learned = {name: RewardTerm("learned", unit) for name, unit in units.items()}
-    return spec.rewards | learned if any(units.values()) else learned
+    ends, over = [name for name, term in spec.rewards.items() if term.kind == "on_end"], np.asarray(drives.ended)
+    if len(ends) > 1 and over.any():
+        paid = {name: float(np.asarray(drives.earned(name), np.float64)[over].mean()) for name in ends}
+        learned |= {name: RewardTerm("on_end", value) for name, value in paid.items() if np.isfinite(value)}
+    return spec.rewards | learned if any(units.values()) else {name: learned[name] for name in units}
 
 
 def clip_starts(drives: Drives, chosen: np.ndarray, frames: int, history: int) -> tuple[np.ndarray, np.ndarray]:

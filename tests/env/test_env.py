@@ -45,7 +45,7 @@ def same(first: list[tuple], second: list[tuple]) -> bool:
 def test_the_import_registers_and_is_light():
     code = "import sys, drivedit_env, gymnasium; print(sorted(drivedit_env.environments()), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == "['CarRacingReal-v0', 'CarRacingTwin-v0', 'DriveDiT-v0'] False"
+    assert done.stdout.strip() == "['CarRacingReal-v0', 'CarRacingTwin-v0', 'DriveDiT-v0', 'StreetTwin-v0'] False"
     before = {name: gym.spec(name) for name in drivedit_env.environments()}
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # registering twice would warn

@@ -213,4 +213,4 @@ def test_what_is_announced_and_is_no_domain_is_named(plane, entry, what, tmp_pat
 
 def test_an_unknown_domain_is_named_with_those_that_there_are(plane, capsys, tmp_path):
     assert data.main(["collect", "--domain", "moon", "--out", str(tmp_path)]) == 1
-    assert re.search(r"no domain 'moon'; there are carracing, plane", capsys.readouterr().err)
+    assert re.search(r"no domain 'moon'; there are carracing, street, plane", capsys.readouterr().err)

@@ -19,7 +19,7 @@ def kernel(function: Callable[..., Any]) -> Any:
     """Compiles a function of numbers and arrays without the interpreter; the same bits on every call.
 
     Args:
-        function: Of numpy arrays, numbers and named tuples of them.
+        function: Of numpy arrays, records and numbers.
 
     Returns:
         The compiled function; where no folder can be written it is compiled again by every process.

@@ -34,9 +34,7 @@ def empty_world(weather: str = "clear", road: roads.Road | None = None, spacing:
     world = simulator.make_world(0, {**PLAIN, "weather": weather})
     nothing = world.bodies[:0]
     manner = others.make_manner(0, spacing, 1.0, float(world.manner.grip))
-    return replace(
-        world, road=road or round_road(), manner=manner, bodies=nothing, solids=nothing, places=np.zeros((2, 0))
-    )
+    return replace(world, road=road or round_road(), manner=manner, bodies=nothing, solids=nothing)
 
 
 def cars(*rows: dict[str, float]) -> np.ndarray:

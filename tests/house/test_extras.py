@@ -24,7 +24,7 @@ for words in {commands!r}:
     print(words, "=>", said.getvalue().splitlines()[-1:])
 """
 ALL = ["Box2D", "minari", "accelerate", "matplotlib", "scipy", "tensorboard", "torchmetrics", "stable_baselines3"]
-ALL += ["sb3_contrib"]
+ALL += ["sb3_contrib", "numba"]
 TWIN = "drivedit_env:CarRacingTwin-v0"
 SMALL = "--num-envs 1 --rollout 2 --steps 2 --eval-env none"
 
@@ -36,6 +36,8 @@ SMALL = "--num-envs 1 --rollout 2 --steps 2 --eval-env none"
             ALL,
             {
                 f"gymnasium:make {TWIN}": "Box2D data",
+                "gymnasium:make drivedit_env:StreetTwin-v0": "numba street",
+                "drivedit.data.__main__ collect --domain street --out FOLDER/s --steps 2 --workers 1": "numba street",
                 "drivedit.data.__main__ collect --out FOLDER/r --steps 2 --workers 1": "Box2D data",
                 "drivedit.data.__main__ export-minari FOLDER --dataset d": "minari data",
                 "drivedit.data.__main__ import-minari --dataset d --out FOLDER/m": "minari data",

@@ -227,6 +227,7 @@ def test_the_world_and_the_environment_need_only_the_core():
     extras = [
         "Box2D",
         "minari",
+        "numba",
         "accelerate",
         "scipy",
         "matplotlib",

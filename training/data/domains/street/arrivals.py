@@ -36,30 +36,16 @@ def _add(road, manner, cars, count, number, mode, lane, way, s, d, speed):
     car, seed = cars[count], manner.seed
     truck = mode != CROSSING and chance(seed, number, 1.0) < (0.05, 0.1, 0.16)[road.kind]
     size, shine = chance(seed, number, 2.0), 0.8 + 0.35 * chance(seed, number, 7.0)
-    car.id, car.mode, car.lane, car.way, car.s, car.d, car.v, car.a = (
-        number,
-        mode,
-        lane,
-        way,
-        along(road, s),
-        d,
-        speed,
-        0.0,
-    )
-    car.pace, car.headway = (
-        road.limit * (0.78 + 0.34 * chance(seed, number, 3.0)),
-        0.9 + 0.7 * chance(seed, number, 5.0),
-    )
+    car.id, car.mode, car.lane, car.way = number, mode, lane, way
+    car.s, car.d, car.v, car.a = along(road, s), d, speed, 0.0
+    car.pace = road.limit * (0.78 + 0.34 * chance(seed, number, 3.0))
+    car.headway = 0.9 + 0.7 * chance(seed, number, 5.0)
     car.long, car.wide, car.tall = 2.0 + 0.4 * size, 0.86 + 0.08 * size, 1.42 + 0.35 * chance(seed, number, 6.0) ** 3
     if truck:
         car.pace, car.long, car.wide, car.tall = min(car.pace, 24.0) * 0.9, 3.4 + 1.2 * size, 1.15, 2.9 + 0.4 * size
     paint = PAINTS[int(chance(seed, number, 4.0) * PAINTS.shape[0])]
-    car.red, car.green, car.blue, car.truck = (
-        shine * paint[0],
-        shine * paint[1],
-        shine * paint[2],
-        1.0 if truck else 0.0,
-    )
+    car.red, car.green, car.blue = shine * paint[0], shine * paint[1], shine * paint[2]
+    car.truck = 1.0 if truck else 0.0
     car.hold, car.since, car.turn = 0.0, -1000.0, 0.0 if way > 0 else math.pi
     if mode == CROSSING:
         car.pace, car.since, car.turn = 7.0 + 2 * size, 0.0, way * math.pi / 2

@@ -12,14 +12,14 @@ with extra("street", "the street"):
     from numba import njit
 
 # What is kept is found by name. With the text of all kernels in it, one that calls a changed one is compiled anew.
-_TEXT = fingerprint(*sorted(Path(__file__).parent.glob("*.py")))[:12]
+_TEXT = fingerprint(*sorted(path for path in Path(__file__).parent.glob("*.py") if "@kernel" in path.read_text()))[:12]
 
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compiles a function of numbers and arrays without the interpreter; the same bits on every call.
 
     Args:
-        function: Of numpy arrays, numbers and named tuples of them.
+        function: Of numpy arrays, records and numbers.
 
     Returns:
         The compiled function; where no folder can be written it is compiled again by every process.

@@ -286,29 +286,32 @@ def paint(cam, bodies, road, line, grid, crossings, air, sky, grain, levels, sky
         for j in range(width):
             v, u = 2 * i, 2 * j
             k, dark = index[v, u], shade[v, u]
-            same = k == GROUND and depth[v, u] < FAR
+            same = depth[v, u] < FAR
             for q in range(1, 4):
                 a, c = v + (q >> 1), u + (q & 1)
-                same = same and index[a, c] == GROUND and shade[a, c] == dark and depth[a, c] < FAR
+                same = same and index[a, c] == k and shade[a, c] == dark and depth[a, c] < FAR
+            ground, share = same and k == GROUND, 0.25
+            if same:  # of a body two rays tell enough; the ground is smooth, and its lines know how wide a pixel is
+                share = 1.0 if ground else 0.5
             r = g = b = 0.0
             what = SKY
-            for q in range(3 if same else 0, 4):
+            for q in range(3 if ground else 0, 4, 3 if same else 1):
                 a, c = v + (q >> 1), u + (q & 1)
                 ray = rays[a, c, 0], rays[a, c, 1], rays[a, c, 2]
-                t, k, wide, share = float(depth[a, c]), index[a, c], foot, 0.25
+                t, k, wide = float(depth[a, c]), index[a, c], foot
                 if t >= FAR:
                     x = turns[a, c] + turned
                     y = min(int((x - math.floor(x)) * SKY_COLUMNS), SKY_COLUMNS - 1)
                     row = sky_rows[a, c]
                     red, green, blue, what = float(sky[row, y, 0]), float(sky[row, y, 1]), float(sky[row, y, 2]), SKY
                 else:
-                    if same:  # the ground is smooth within a pixel, and lines know how wide it is
+                    if ground:
                         ray = (
                             0.5 * (rays[v, u, 0] + ray[0]),
                             0.5 * (rays[v, u, 1] + ray[1]),
                             0.5 * (rays[v, u, 2] + ray[2]),
                         )
-                        t, wide, share = -cam[2] / ray[2], 2 * foot, 1.0
+                        t, wide = -cam[2] / ray[2], 2 * foot
                     red, green, blue, what = spot(
                         cam, bodies, road, line, grid, crossings, air, grain, ray, t, k, shade[a, c], wide
                     )

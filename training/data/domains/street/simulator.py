@@ -9,14 +9,13 @@ import numpy as np
 
 from drivedit.data.domains.street import car as own
 from drivedit.data.domains.street.arrivals import fill
-from drivedit.data.domains.street.cars import CAR as CAR_ROW
-from drivedit.data.domains.street.cars import MOST, make_manner
-from drivedit.data.domains.street.compiled import kernel
+from drivedit.data.domains.street.bodies import gather, places_of
+from drivedit.data.domains.street.cars import CAR, MOST, make_manner
 from drivedit.data.domains.street.light import WEATHERS, Light, make_light
-from drivedit.data.domains.street.rays import BODY, BOX, CAR, TAPER, aim, drop, look, scan, shadows
-from drivedit.data.domains.street.roads import STYLES, Road, draw_road, lane_middle, place
+from drivedit.data.domains.street.rays import aim, drop, look, scan, shadows
+from drivedit.data.domains.street.roads import STYLES, Road, draw_road, lane_middle
 from drivedit.data.domains.street.scenery import draw_scenery
-from drivedit.data.domains.street.shading import CABIN, CHASSIS, PLAIN, aim_at_sky, paint
+from drivedit.data.domains.street.shading import aim_at_sky, paint
 from drivedit.utils.episodes import Agents
 
 DENSITY = {"none": 0.0, "light": 0.35, "dense": 0.8}
@@ -27,8 +26,6 @@ FIELD = math.radians(75.0)  # of view of the camera, from side to side
 EYE, ROOF = 1.5, 1.9  # m: camera and LiDAR above the road
 FORWARD = 0.4  # m from the middle of the car to the camera
 PITCH = -0.05  # rad
-VIEW = 190.0  # m that bodies are seen within
-BRAKING = -0.9  # m/s^2: brake lights are on
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,6 @@ class World:
         road: The road.
         manner: How others drive, see `cars.make_manner`.
         bodies: Of everything that stands still, `[P]` of `rays.BODY`.
-        places: Their x and y, `[2, P]`.
         solids: Those of them that a car can hit.
         light: Light and air.
         lidar: Greatest range (m) in this weather, shares of beams that are lost anywhere and at that range.
@@ -48,7 +44,6 @@ class World:
     road: Road
     manner: np.record
     bodies: np.ndarray
-    places: np.ndarray
     solids: np.ndarray
     light: Light
     lidar: tuple[float, float, float]
@@ -113,12 +108,10 @@ def make_world(seed: int, attributes: dict[str, str]) -> World:
     density = DENSITY[attributes["traffic"]]
     spacing = STYLES[kind].spacing / density if density else 0.0
     manner = make_manner(short, spacing, weather.pace, weather.grip)
-    places = np.stack([bodies["x"], bodies["y"]])
     return World(
         road,
         manner,
         bodies,
-        places,
         solids,
         make_light(attributes["time"], attributes["weather"], short),
         weather.lidar,
@@ -139,7 +132,7 @@ def begin(world: World, s: float, lane: int, offset: float, heading: float, spee
     road = world.road
     x, y, yaw = road.place(s, lane_middle(road.shape, float(lane)) - offset)
     driven = np.array([(x, y, yaw - heading, speed, 0.0, 0.0, 0.0)], own.DRIVEN_CAR)
-    cars = np.zeros(MOST, CAR_ROW)
+    cars = np.zeros(MOST, CAR)
     cars["s"][0] = s
     own.mirror(road.shape, road.line, road.grid, driven, cars)
     count, number = fill(road.shape, road.line, world.manner, cars, 1, 1)
@@ -152,7 +145,7 @@ def drive(world: World, moment: Moment, controls: np.ndarray, ticks: int) -> tup
     Returns:
         The new moment, the metres made good along the road, and why the episode ended (`car.GOING`: it did not).
     """
-    road, driven, cars = world.road, moment.driven.copy(), np.zeros(MOST, CAR_ROW)
+    road, driven, cars = world.road, moment.driven.copy(), np.zeros(MOST, CAR)
     cars[: len(moment.cars)] = moment.cars
     count, number, tick, far, why = own.drive(
         road.shape, road.line, road.grid, world.manner, world.solids, driven, cars, len(moment.cars), moment.number,
@@ -161,44 +154,14 @@ def drive(world: World, moment: Moment, controls: np.ndarray, ticks: int) -> tup
     return Moment(driven, cars[:count].copy(), number, tick), far, why
 
 
-@kernel
-def _boxes(road, line, cars):
-    """Place and direction of all cars but the driven one, float64 `[count - 1, 3]`."""
-    out = np.empty((cars.size - 1, 3))
-    for j in range(1, cars.size):
-        x, y, yaw = place(road, line, cars[j].s, cars[j].d)
-        out[j - 1, 0], out[j - 1, 1], out[j - 1, 2] = x, y, yaw + cars[j].turn
-    return out
-
-
 def agents(world: World, moment: Moment) -> Agents:
     """All other cars of a moment."""
     rows = moment.cars[1:]
-    at, tall = _boxes(world.road.shape, world.road.line, moment.cars), rows["tall"]
+    at, tall = places_of(world.road.shape, world.road.line, moment.cars), rows["tall"]
     yaw = (at[:, 2] + math.pi) % (2 * math.pi) - math.pi
     columns = [at[:, 0], at[:, 1], tall / 2, 2 * rows["long"], 2 * rows["wide"], tall, yaw]
     ids, kinds = rows["id"].astype(np.int64), rows["truck"].astype(np.int64)
     return Agents(np.array([0, len(rows)]), ids, np.stack(columns, 1).astype(np.float32), kinds, KINDS)
-
-
-def _bodies_of_cars(at: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Cars as two bodies each: a low one with wheels and lights, and on it a cabin; trucks have a load, and a cab."""
-    truck, long, wide, tall = rows["truck"] > 0, rows["long"], rows["wide"], rows["tall"]
-    low = np.where(truck, 1.0, np.minimum(0.84, 0.58 * tall))
-    bodies = np.zeros((3, len(rows)), BODY)
-    bodies["what"], bodies["id"], bodies["c"], bodies["n"] = CAR, rows["id"], np.cos(at[:, 2]), np.sin(at[:, 2])
-    bodies["glow"] = (rows["a"] < BRAKING) | (rows["v"] < 0.2)
-    ahead = np.stack([0 * long, np.where(truck, -0.28, -0.17) * long, 0.76 * long])
-    bodies["x"], bodies["y"] = at[:, 0] + bodies["c"] * ahead, at[:, 1] + bodies["n"] * ahead
-    bodies["z"], bodies["hz"] = np.stack([[low, tall + low, low + 2.3], [low, tall - low, 2.3 - low]]) / 2
-    bodies["hx"] = long * np.stack([1 + 0 * long, np.where(truck, 0.72, 0.64), 0.22 + 0 * long])
-    bodies["hy"] = wide * np.stack([1 + 0 * long, np.where(truck, 1.0, 0.9), 0.94 + 0 * long])
-    for colour in ("red", "green", "blue"):
-        bodies[colour] = rows[colour]
-        bodies[colour][1] = np.where(truck, 0.35 + 0.5 * rows[colour], 0.95 * rows[colour])
-    bodies["form"], bodies["material"] = BOX, np.array([[CHASSIS], [PLAIN], [CABIN]])
-    bodies["form"][1], bodies["material"][1] = np.where(truck, BOX, TAPER), np.where(truck, PLAIN, CABIN)
-    return np.concatenate([bodies[0], bodies[1], bodies[2][truck]])
 
 
 class Sensors:
@@ -227,13 +190,11 @@ class Sensors:
         aim(self._cam, self._aimed)
         aim_at_sky(self._aimed, self._sky_rows, self._turns)
 
-    def _near(self, world: World, moment: Moment) -> np.ndarray:
+    @staticmethod
+    def _near(world: World, moment: Moment) -> np.ndarray:
         """All bodies that can be seen from a moment, the near ones first."""
         x, y, _ = moment.pose
-        cars = _bodies_of_cars(_boxes(world.road.shape, world.road.line, moment.cars), moment.cars[1:])
-        still = world.bodies[(world.places[0] - x) ** 2 + (world.places[1] - y) ** 2 < VIEW * VIEW]
-        rows = np.concatenate([still, cars])
-        return rows[np.argsort((rows["x"] - x) ** 2 + (rows["y"] - y) ** 2, kind="stable")]
+        return gather(world.road, moment.cars, world.bodies, x, y)
 
     def look(
         self, world: World, moment: Moment, bodies: np.ndarray | None = None

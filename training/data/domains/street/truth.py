@@ -17,6 +17,7 @@ from drivedit.utils import Truth
 
 FARTHEST_GAP = 100.0  # m
 ROUTE_STEP = 2.0  # m between two points of a route, about
+IN_BENDS = 2.6  # m/s^2 sideways that is comfortable
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,25 @@ class StreetTruth(Truth):
     neighbours: tuple[Neighbour, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Where the driven car is on its road.
+
+    Attributes:
+        s: Metres along the road.
+        d: Metres to the left of its centre line.
+        lanes: d of the middles of the lanes of the direction, the right one first.
+        off_lanes: Share of the wheels outside them.
+        telemetry: Of the spec, by name.
+    """
+
+    s: float
+    d: float
+    lanes: tuple[float, ...]
+    off_lanes: float
+    telemetry: dict[str, float]
+
+
 @kernel
 def _measure(road, line, grid, driven, cars, count):
     """s, d, angle to the road (> 0 left), gap and speed of the car ahead, shares of wheels on pavement and in lanes."""
@@ -71,10 +91,24 @@ def _measure(road, line, grid, driven, cars, count):
     return s, d, turn, gap, speed, wheels, own.wheels_in_lanes(road, line, grid, driven[0])
 
 
-def wheels_off_lanes(world: World, moment: Moment) -> float:
-    """Share of the wheels outside the lanes of the direction."""
-    road = world.road
-    return 1.0 - _measure(road.shape, road.line, road.grid, moment.driven, moment.cars.copy(), len(moment.cars))[6]
+def measure(world: World, moment: Moment) -> Measured:
+    """Where the driven car of a moment is."""
+    road, cars = world.road, moment.cars
+    s, d, turn, gap, speed, wheels, inside = _measure(
+        road.shape, road.line, road.grid, moment.driven, cars.copy(), len(cars)
+    )
+    lanes = tuple(float(lane_middle(road.shape, float(lane))) for lane in range(int(road.shape.side)))
+    lane = min(range(len(lanes)), key=lambda each: abs(d - lanes[each]))
+    telemetry = {
+        "speed": float(moment.driven["ahead"][0]),
+        "lateral_offset": min(max(lanes[lane] - d, -60.0), 60.0),
+        "heading_error": (-turn + math.pi) % (2 * math.pi) - math.pi,
+        "gap": min(max(gap, 0.0), FARTHEST_GAP),
+        "closing_speed": float(cars["v"][0]) - speed if gap < FARTHEST_GAP else 0.0,
+        "lane": float(lane),
+        "wheels_on_road": wheels,
+    }
+    return Measured(s, d, lanes, 1.0 - inside, telemetry)
 
 
 def route(road: Road, lane: int) -> np.ndarray:
@@ -86,31 +120,14 @@ def route(road: Road, lane: int) -> np.ndarray:
 
 def tell(world: World, moment: Moment, attributes: dict[str, str]) -> StreetTruth:
     """What is true of a moment."""
-    road, cars = world.road, moment.cars
-    s, d, turn, gap, speed, wheels, _ = _measure(
-        road.shape, road.line, road.grid, moment.driven, cars.copy(), len(cars)
-    )
-    lanes = tuple(float(lane_middle(road.shape, float(lane))) for lane in range(int(road.shape.side)))
-    lane = int(np.argmin([abs(d - middle) for middle in lanes]))
-    ahead, heading = float(cars["v"][0]), (-turn + math.pi) % (2 * math.pi) - math.pi
-    velocity = float(moment.driven["ahead"][0])
-    bend = float(road.line["bend"][int(s / road.shape.step) % len(road.line)])
-    pace = min(
-        float(road.shape.limit) * float(world.manner.pace),
-        math.sqrt(2.6 * min(1.0, world.manner.grip) / max(bend, 1e-5)),
-    )
-    telemetry = {
-        "speed": velocity,
-        "lateral_offset": float(np.clip(lanes[lane] - d, -60.0, 60.0)),
-        "heading_error": heading,
-        "gap": float(min(max(gap, 0.0), FARTHEST_GAP)),
-        "closing_speed": ahead - speed if gap < FARTHEST_GAP else 0.0,
-        "lane": float(lane),
-        "wheels_on_road": wheels,
-    }
+    road, found, grip = world.road, measure(world, moment), float(world.manner.grip)
+    bend = float(road.line["bend"][int(found.s / road.shape.step) % len(road.line)])
+    allowed = math.sqrt(IN_BENDS * min(1.0, grip) / max(bend, 1e-5))
+    limit = min(float(road.shape.limit) * float(world.manner.pace), allowed)
     return StreetTruth(
-        telemetry, moment.pose, route(road, lane), True, None, simulator.agents(world, moment), dict(attributes),
-        road, s, d, lanes, pace, float(world.manner.grip), _neighbours(road, cars, s, d),
+        found.telemetry, moment.pose, route(road, int(found.telemetry["lane"])), True, None,
+        simulator.agents(world, moment), dict(attributes), road, found.s, found.d, found.lanes, limit, grip,
+        _neighbours(road, moment.cars, found.s, found.d),
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from drivedit.data.domains.street.car import COLLISION, GOING, OFF_ROAD, WRONG_W
 from drivedit.data.domains.street.cars import TICK
 from drivedit.data.domains.street.options import Start, check_options
 from drivedit.data.domains.street.simulator import Moment, Sensors, World
-from drivedit.data.domains.street.truth import StreetTruth, tell, wheels_off_lanes
+from drivedit.data.domains.street.truth import Measured, StreetTruth, measure, tell
 from drivedit.utils import check_seed, real_numbers, restored, stream
 from drivedit.utils.episodes import Agents
 
@@ -198,7 +198,7 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
         self._np_random, self._np_random_seed = random, random_seed
         self._seed, self._start, self._world = chosen, start, world
         self._past = Past((moment,), ())
-        return self._observe(moment), self._info()
+        return self._observe(moment), self._info(moment, measure(world, moment), dict.fromkeys(SPEC.rewards, 0.0))
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Drives one step with one action [steering, throttle].
@@ -209,12 +209,13 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
         controls, past = self._check_action(action), self._need_start("step")
         moment, far, why = simulator.drive(self._world, past.moments[-1], controls, round(self._start.dt / TICK))
         share = (moment.tick - past.moments[-1].tick) * TICK / SPEC.dt
-        terms = {"progress": far / 10, "lane": -share * wheels_off_lanes(self._world, moment)}
+        found = measure(self._world, moment)
+        terms = {"progress": far / 10, "lane": -share * found.off_lanes}
         terms["time"] = SPEC.rewards["time"].value * share
         terms |= {name: SPEC.rewards[name].value * (code == why) for code, name in ENDINGS.items()}
         self._past = past.then(moment, controls)
         reward = sum(self.reward_weights[name] * value for name, value in terms.items())
-        return self._observe(moment), float(reward), why != GOING, False, self._info() | {"reward_terms": terms}
+        return self._observe(moment), float(reward), why != GOING, False, self._info(moment, found, terms)
 
     def render(self) -> np.ndarray | None:
         """A larger picture, uint8 [288, 576, 3], in render mode `rgb_array`; else None."""
@@ -256,12 +257,11 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
             raise RuntimeError("a scene needs at least one control: step at least once after reset, then call scene()")
         moments = past.moments[-n - 1 :]
         seen = [self._by_kind(moment) for moment in moments]
-        told = tell(self._world, moments[-1], self._start.attributes)
         return {
             "observations": {name: np.stack([each[name] for each in seen]) for name in self._kinds},
             "controls": np.stack(past.controls[-n:]),
             "times": TICK * np.array([moment.tick for moment in moments]),
-            "route": told.route,
+            "route": self.truth().route,
             "closed": True,
             "poses": np.stack([moment.pose for moment in moments]).astype(np.float32),
             "agents": Agents.join([simulator.agents(self._world, moment) for moment in moments]),
@@ -308,28 +308,22 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
 
     def _by_kind(self, moment: Moment) -> dict[str, np.ndarray]:
         """Observations of the chosen kinds."""
-        if len(self._kinds) > 1:
+        if len(self._kinds) == len(SPEC.observations):
             seen = self._sensors.see(self._world, moment)
             return {name: seen.camera if name == CAMERA else seen.range for name in self._kinds}
-        kind = next(iter(self._kinds))
-        look = self._sensors.look if kind == CAMERA else self._sensors.scan
-        return {kind: look(self._world, moment)[0]}
+        look = self._sensors.look if CAMERA in self._kinds else self._sensors.scan
+        return {name: look(self._world, moment)[0] for name in self._kinds}
 
     def _observe(self, moment: Moment) -> Any:
         """What the agent sees."""
         seen = self._by_kind(moment)
         return seen[self.obs_type] if isinstance(self.obs_type, str) else seen
 
-    def _info(self) -> dict[str, Any]:
+    def _info(self, moment: Moment, found: Measured, terms: dict[str, float]) -> dict[str, Any]:
         """The info of this moment."""
-        moment, start = self._need_start("info").moments[-1], self._start
+        start = self._start
         scene = {"seed": self._seed, "track_position": start.track_position, "attributes": dict(start.attributes)}
-        return {
-            "telemetry": tell(self._world, moment, start.attributes).telemetry,
-            "reward_terms": dict.fromkeys(SPEC.rewards, 0.0),
-            "scene": scene,
-            "time": moment.tick * TICK,
-        }
+        return {"telemetry": found.telemetry, "reward_terms": terms, "scene": scene, "time": moment.tick * TICK}
 
     def _check_action(self, action: Any) -> np.ndarray:
         """A clean float32 action [2] inside the box, or ValueError."""

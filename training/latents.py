@@ -81,12 +81,15 @@ class Clips:
         latents: float16 `[S, C, h, w]`.
         world: Gives the route code and the units of the heads.
         frames: Targets of a clip.
+        device: Where routes and others are coded.
     """
 
-    def __init__(self, drives: Drives, latents: np.ndarray, world: WorldConfig, frames: int) -> None:
+    def __init__(
+        self, drives: Drives, latents: np.ndarray, world: WorldConfig, frames: int, device: torch.device | str = "cpu"
+    ) -> None:
         self.latents, self.frames, self.history = latents, frames, world.student.history
         self.control = np.asarray(drives.control)
-        self.codes = route_codes(drives, world)
+        self.codes = route_codes(drives, world, device)
         self.motion = drives.motion() / np.asarray(world.motion_scale, np.float32)
         spec = world.spec
         states = len(self.control)
@@ -95,22 +98,24 @@ class Clips:
         earned = [np.asarray(drives.earned(name)) / unit if unit else np.zeros(states) for name, unit in units.items()]
         self.telemetry, self.reward = _columns(told, states), _columns(earned, states)
         self.ended = np.asarray(drives.ended).astype(np.float32)
-        self.layout = LayoutCoder(world) if world.others else None
+        self.layout, self.device = LayoutCoder(world).to(device) if world.others else None, device
         if self.layout is not None:
             self.others, self.told = nearest_others(drives, world.others)
             poses = torch.from_numpy(np.array(drives.pose)).nan_to_num()
             self.poses = advance_pose(poses, torch.from_numpy(drives.motion()))
 
-    def code(self, now: np.ndarray) -> np.ndarray:
+    def code(self, now: np.ndarray) -> Tensor:
         """What is told for the states `now` `[B, T]`: `[B, T, K]`."""
-        codes = self.codes[now - 1]
+        codes = torch.from_numpy(self.codes[now - 1])
         if self.layout is None:
-            return codes
+            return codes.float()
         flat = now.reshape(-1)
-        told = torch.from_numpy(self.told[flat])
-        layout = self.layout(torch.from_numpy(self.others[flat]), self.poses[flat - 1].float())
-        code = join(torch.from_numpy(codes).float().flatten(0, 1), told, layout * told[:, None, None])
-        return code.unflatten(0, now.shape).numpy()
+        told = torch.from_numpy(self.told[flat]).to(self.device)
+        layout = self.layout(
+            torch.from_numpy(self.others[flat]).to(self.device), self.poses[flat - 1].float().to(self.device)
+        )
+        code = join(codes.flatten(0, 1).to(self.device).float(), told, layout * told[:, None, None])
+        return code.unflatten(0, now.shape)
 
     def batch(self, starts: np.ndarray) -> dict[str, Tensor]:
         """Clips whose first targets are `starts`.
@@ -124,16 +129,16 @@ class Clips:
         arrays = {
             "latents": np.stack([self.latents[row[0] : row[-1] + 1] for row in index]).astype(np.float32),
             "control": np.concatenate([self.control[now], self.control[now - 1], self.motion[now - 1]], -1),
-            "route": self.code(now),
             "motion": self.motion[now],
             "telemetry": self.telemetry[now],
             "reward": self.reward[now],
             "ended": self.ended[now],
         }
-        return {name: torch.from_numpy(np.ascontiguousarray(value, np.float32)) for name, value in arrays.items()}
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(value, np.float32)) for name, value in arrays.items()}
+        return tensors | {"route": self.code(now)}
 
 
-def route_codes(drives: Drives, world: WorldConfig) -> np.ndarray:
+def route_codes(drives: Drives, world: WorldConfig, device: torch.device | str = "cpu") -> np.ndarray:
     """Route code for the frame after each state, float16 `[S, C]`, made as a dream makes it.
 
     The foot point is tracked, and the car is placed where its last motion would bring it. C is 0 for a world that
@@ -141,20 +146,21 @@ def route_codes(drives: Drives, world: WorldConfig) -> np.ndarray:
     """
     if not world.student.route_dim:
         return np.zeros((int(drives.first[-1]), 0), np.float16)
-    coder = RouteCoder(world)
-    motions = torch.from_numpy(drives.motion())
+    coder = RouteCoder(world).to(device)
+    motions, poses = (torch.from_numpy(np.array(each)).to(device) for each in (drives.motion(), drives.pose))
+    poses = poses.float().nan_to_num()
     lines = [line if len(line) else None for line in drives.routes]
-    route = Route.from_points(lines, [bool(c) for c in drives.closed], list(drives.bounds))
+    route = Route.from_points(lines, [bool(c) for c in drives.closed], list(drives.bounds)).to(device)
     lengths = np.diff(drives.first)
     codes = np.zeros((int(drives.first[-1]), coder.width), np.float16)
     arc = None
     for step in tqdm(range(int(lengths.max())), desc="routes", mininterval=5):
         state = torch.from_numpy(drives.first[:-1] + np.minimum(step, lengths - 1))
-        pose = torch.from_numpy(np.array(drives.pose[state.numpy()])).float().nan_to_num()
+        pose = poses[state]
         arc = route.foot(pose[:, :2], arc)
         alive = step < lengths
         ahead = advance_pose(pose, motions[state])
-        codes[state.numpy()[alive]] = coder(route, ahead, arc).numpy()[alive]
+        codes[state.numpy()[alive]] = coder(route, ahead, arc).half().cpu().numpy()[alive]
     return codes
 
 

@@ -9,7 +9,7 @@ from helpers.training import make_episode
 from helpers.worlds import make_world
 
 from drivedit.config import DataConfig, LoopConfig, Modality, StudentStageConfig, VAEStageConfig, WorldConfig, WorldSpec
-from drivedit.data.clips import Drives, fit_config, with_one_picture
+from drivedit.data.clips import Drives, fit_config, the_picture
 from drivedit.data.recordings import iter_episodes, shard_path, write_shard
 from drivedit.evaluation.held_out import check_fit, opened
 from drivedit.models import DiTWorld
@@ -55,10 +55,10 @@ def test_of_several_pictures_one_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"have \['camera', 'rear'\] of .*say which one: --data.picture NAME"):
         fit_config(WorldConfig(), drives)
     config = replace(make_world().config, spec=WorldSpec())
-    fitted = fit_config(config, with_one_picture(drives, "rear"))
+    fitted = fit_config(config, drives.only([the_picture(drives.spec, "rear")]))
     assert list(fitted.spec.observations) == ["rear"] and fitted.vae.in_channels == 1
     assert list(fit_config(make_world().config, drives).spec.observations) == ["camera"], "as its spec says"
     with pytest.raises(ValueError, match=r"the observations \['range', 'camera', 'rear'\], wanted are \['front'\]"):
-        with_one_picture(drives, "front")
+        the_picture(drives.spec, "front")
     with pytest.raises(ValueError, match=r"one picture, uint8 \[H, W, 1 or 3\], the recordings have none of"):
         fit_config(WorldConfig(), replace(drives, spec=replace(drives.spec, observations={"a": RANGE, "b": RANGE})))

@@ -25,7 +25,7 @@ from drivedit.utils import Driver, Simulator, begin_worker, code_fingerprint, lo
 from drivedit.utils.episodes import Agents
 
 CODE = (__name__, "drivedit.data.agent_drivers", "drivedit.data.geometry")
-EARLIER = {"policies": [], "domain": DEFAULT_WORLD}  # what recipes of earlier versions meant and did not say
+EARLIER = {"policies": [], "domain": DEFAULT_WORLD, "observations": []}  # what earlier recipes meant and did not say
 LOCK = ".collect.lock"  # in the folder of the recording
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class Recipe:
         held_out: whether the seeds are those kept for judging.
         policies: names of the agents that drive; none: the scripted drivers of the domain.
         domain: name of the domain.
+        observations: names of those that are recorded; none: all of the domain.
     """
 
     seed: int = 0
@@ -53,6 +54,7 @@ class Recipe:
     held_out: bool = False
     policies: tuple[str, ...] = ()
     domain: str = DEFAULT_WORLD
+    observations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("episode_steps", "shard_steps"):
@@ -60,12 +62,18 @@ class Recipe:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
-        find_domain(self.domain)  # is it there?
+        _ = self.spec  # is it there?
+
+    @property
+    def spec(self) -> WorldSpec:
+        """What is recorded."""
+        spec = find_domain(self.domain).spec
+        return spec.only(self.observations) if self.observations else spec
 
 
 def record_episode(
     env: Simulator, rng: np.random.Generator, steps: int, held_out: bool = False, make: Make | None = None,
-    domain: str = DEFAULT_WORLD,
+    domain: str = DEFAULT_WORLD, spec: WorldSpec | None = None,
 ) -> Episode:  # fmt: skip
     """Records one drive by a driver drawn from `rng`.
 
@@ -76,9 +84,10 @@ def record_episode(
         held_out: whether the seed is one of those kept for judging.
         make: draws the driver and the start of its episode (reset options of the simulator); None: as the domain does.
         domain: name of what is recorded.
+        spec: what of it; None: all.
     """
     config = find_domain(domain)
-    spec, first = config.spec, config.held_out_from
+    spec, first = spec or config.spec, config.held_out_from
     seed = int(rng.integers(first)) + (first if held_out else 0)
     driver, start = (make or load_object(config.drivers))(rng)
     observation, _ = env.reset(seed=seed, options=start)
@@ -139,14 +148,15 @@ def collect_shard(
     """
     domain = find_domain(recipe.domain)
     simulator, scripted = load_object(domain.simulator), load_object(domain.drivers)
-    kinds = tuple(domain.spec.observations)
-    env = simulator() if len(kinds) == 1 else simulator(obs_type=kinds)
+    spec = recipe.spec
+    env = simulator() if len(domain.spec.observations) == 1 else simulator(obs_type=tuple(spec.observations))
     make = AgentDrivers(recipe.policies, domain) if recipe.policies else scripted
     episodes: list[Episode] = []
     left = recipe.shard_steps
     while left > 0:
         rng = np.random.default_rng([recipe.seed, index, len(episodes)])
-        episode = record_episode(env, rng, min(recipe.episode_steps, left), recipe.held_out, make, recipe.domain)
+        steps = min(recipe.episode_steps, left)
+        episode = record_episode(env, rng, steps, recipe.held_out, make, recipe.domain, spec)
         episodes.append(episode)
         left -= len(episode)
         if tell is not None:
@@ -172,6 +182,7 @@ def collect_recordings(
     policies: Sequence[str] = (),
     progress: bool = True,
     domain: str = DEFAULT_WORLD,
+    observations: Sequence[str] = (),
 ) -> list[Path]:
     """Records drives in a simulator; run it again to go on after a stop.
 
@@ -186,6 +197,7 @@ def collect_recordings(
         policies: Agents that drive, as `python -m drivedit.agents` knows them; none: the scripted drivers.
         progress: Whether to show a progress bar.
         domain: The simulator, by the name of its domain.
+        observations: Names of those that are recorded; none: all of the domain.
 
     Returns:
         The paths of all shards.
@@ -198,7 +210,8 @@ def collect_recordings(
     out = Path(out)
     if steps < 1 or workers < 1:
         raise ValueError(f"steps and workers must be at least 1, got steps={steps}, workers={workers}")
-    recipe = Recipe(seed, episode_steps, shard_steps or 20 * episode_steps, held_out, tuple(policies), domain)
+    shard_steps = shard_steps or 20 * episode_steps
+    recipe = Recipe(seed, episode_steps, shard_steps, held_out, tuple(policies), domain, tuple(observations))
     for policy in recipe.policies:
         AgentDriver(policy, find_domain(domain), 0.0, np.random.default_rng(0))  # is it there?
     paths = [shard_path(out, index) for index in range(-(-steps // recipe.shard_steps))]

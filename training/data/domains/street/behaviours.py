@@ -16,7 +16,7 @@ import numpy as np
 from drivedit.config.domains.street import SPEC
 from drivedit.data.domains.street.car import BACK, BRAKES, FRONT, FULL_LOCK, GRAVITY
 from drivedit.data.domains.street.cars import NOTHING, idm
-from drivedit.data.domains.street.roads import lane_middle
+from drivedit.data.domains.street.roads import Road, lane_middle
 from drivedit.data.domains.street.truth import StreetTruth
 
 Controls = tuple[float, float]
@@ -25,7 +25,6 @@ Behaviour = Callable[[StreetTruth, Controls], Controls]  # of what is true, and 
 MEMORY = 0.9  # share of the noise that stays from step to step
 ASTRAY, STRAY_SPEED = 3.5, 8.0  # m beside the line: beyond them it is regained at this speed (m/s)
 RAIL = 1.3  # m between the middle of the car and a rail
-CLEAR = 100.0  # m of the other side that are free to overtake
 
 
 def steer_to(truth: StreetTruth, d: float, look: float = 0.6) -> float:
@@ -36,11 +35,9 @@ def steer_to(truth: StreetTruth, d: float, look: float = 0.6) -> float:
         d: Where the line is.
         look: Seconds of driving that the pursued point is ahead.
     """
-    if truth.road is None or truth.pose is None:
-        raise ValueError("this driver drives on the street: it must be told a road and a pose")
-    x, y, yaw = truth.pose
+    road, (x, y, yaw) = _road(truth), truth.pose if truth.pose is not None else (0.0, 0.0, 0.0)
     ahead = 4.0 + look * truth.telemetry["speed"] + 0.5 * abs(truth.d - d)
-    tx, ty, _ = truth.road.place(truth.s + ahead, d)
+    tx, ty, _ = road.place(truth.s + ahead, d)
     angle = (math.atan2(ty - y, tx - x) - yaw + math.pi) % (2 * math.pi) - math.pi
     if abs(angle) > math.pi / 2:
         return -math.copysign(1.0, angle)
@@ -64,7 +61,7 @@ class Follow:
         noise: Size of the noise on the steering.
         delay: Steps until a decision reaches the wheel and the pedals.
         eager: Chance per step to change lanes behind one that is slow; a twentieth of it otherwise.
-        daring: Whether it overtakes on the other side of the road, where it sees nobody come.
+        clear: Metres of the other side of the road that must be free for it to overtake there; 0: it does not.
         heeds: Whether it heeds the car ahead at all.
     """
 
@@ -80,7 +77,7 @@ class Follow:
     noise: float = 0.0
     delay: int = 0
     eager: float = 0.08
-    daring: bool = False
+    clear: float = 0.0
     heeds: bool = True
     _lane: int | None = None
     _shake: float = 0.0
@@ -101,9 +98,7 @@ class Follow:
 
     def _line(self, truth: StreetTruth, lane: int, aside: float) -> float:
         """How far left of the road's middle to drive; where rails part the sides, between these."""
-        if truth.road is None:
-            return 0.0
-        shape = truth.road.shape
+        shape = _road(truth).shape
         d = float(lane_middle(shape, float(lane))) - aside
         return d if shape.median == 0 else min(max(d, RAIL - shape.half), -RAIL - shape.median)
 
@@ -128,15 +123,23 @@ class Follow:
         self._lane = here if self._lane is None else self._lane
         slow = told["gap"] < 15 + told["speed"] and told["speed"] < 0.9 * self.pace * truth.limit
         if self._lane >= lanes:  # on the other side
-            passed = _free(truth, 0, -9.0, 14.0)
-            self._lane = 0 if passed or not _free(truth, lanes, 0.0, CLEAR / 2) else self._lane
+            soon, now = (not _free(truth, lanes, 0.0, share * self.clear) for share in (0.5, 0.25))
+            passed = _free(truth, 0, -9.0, 14.0 if soon else 20.0 + told["speed"])
+            self._lane = 0 if passed or now else self._lane
         elif lanes == 1:
-            if self.daring and slow and _free(truth, 1, -12.0, CLEAR) and _free(truth, -1, 0.0, CLEAR):
+            if slow and self.clear and _free(truth, 1, -12.0, self.clear) and _free(truth, -1, 0.0, self.clear):
                 self._lane = 1
         elif here == self._lane and self.rng.random() < self.eager * (1.0 if slow else 0.05):
             other = here + 1 if here + 1 < lanes else here - 1
             self._lane = other if _free(truth, other, -18.0, 18.0) else here
         return self._lane
+
+
+def _road(truth: StreetTruth) -> Road:
+    """The road that must be told."""
+    if truth.road is None:
+        raise ValueError("this driver drives on the street: it must be told a road")
+    return truth.road
 
 
 def _free(truth: StreetTruth, lane: int, low: float, high: float) -> bool:
@@ -313,8 +316,8 @@ def _tailgate(rng: np.random.Generator) -> Follow:
 
 def _overtake(rng: np.random.Generator) -> Follow:
     """Past whoever is slower, on either side of the road."""
-    headway = rng.uniform(0.3, 1.0)
-    return Follow(rng, pace=rng.uniform(1.2, 1.6), headway=headway, gas=1.6, brake=1.0, eager=0.3, daring=True)
+    headway, clear = rng.uniform(0.3, 1.0), rng.uniform(30.0, 120.0)
+    return Follow(rng, pace=rng.uniform(1.2, 1.6), headway=headway, gas=1.6, brake=1.0, eager=0.3, clear=clear)
 
 
 def _race(rng: np.random.Generator) -> Follow:

@@ -13,6 +13,7 @@ from drivedit.config import DEFAULT_WORLD, find_domain
 from drivedit.models import RowState, StepOutput, World
 from drivedit.utils import check_seed, restored, stream
 from drivedit_env.base import RENDER_HEIGHT, DreamSettings, Observations, rows_of
+from drivedit_env.layouts import Source, with_functions
 from drivedit_env.pictures import enlarged
 from drivedit_env.starts import check_options, draw_start, enter
 from drivedit_env.state import EnvState
@@ -133,7 +134,8 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         self.metadata = {**type(self).metadata, "render_fps": self.world.spec.fps}
         self._state: RowState | None = None
         self._frame: np.ndarray | None = None  # the picture of this moment, once somebody has asked for it
-        self._scene, self._ended = -1, False
+        self._scene, self._ended, self._elapsed = -1, False, 0
+        self._others: Source = None
         self._window = self._make_window()
 
     # -- Gymnasium -----------------------------------------------------------------------------------------------
@@ -154,10 +156,10 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         random, seeded = stream(check_seed(seed), self._np_random, self._np_random_seed)
         start = draw_start(self.world, options, random)
         state, out = enter(self.world, start)
-        info = {**self._info(out, start.index), "reward_terms": dict.fromkeys(self.reward_weights, 0.0)}
+        info = {**self._info(out, state, start.index), "reward_terms": dict.fromkeys(self.reward_weights, 0.0)}
         self._change(
             _np_random=random, _np_random_seed=seeded, _state=state, _frame=self._look(state), _scene=start.index,
-            _ended=False,
+            _ended=False, _others=start.others, _elapsed=0,
         )  # fmt: skip
         if self._window is not None:
             self._window.begin(self._picture("reset"), info)
@@ -176,9 +178,11 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         if self._ended:
             self._warn_once("step() was called although the episode has ended; call reset() (said once)")
         action = self._check_actions(action)
+        elapsed = self._elapsed + 1
         state, out = self._dream(state, action[None])
-        reward, info, ended = float(self._rewards(out)[0]), self._info(out, self._scene), bool(out.ended)
-        self._change(_state=state, _frame=self._look(state), _ended=ended)
+        state = self._follow(state, [self._others], [elapsed])
+        reward, info, ended = float(self._rewards(out)[0]), self._info(out, state, self._scene), bool(out.ended)
+        self._change(_state=state, _frame=self._look(state), _ended=ended, _elapsed=elapsed)
         if self._window is not None:
             self._window.show(self._picture("step"), info, action, reward)
         return self._observe(), reward, ended, False, info
@@ -204,11 +208,12 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
     def get_state(self) -> EnvState:
         """Everything that the future depends on, as a copy; `to_bytes()` of it can be stored.
 
-        What wrappers know, such as the number of steps so far, is not part of it.
+        What wrappers know, such as the steps after which they cut an episode, is not part of it.
         """
         state = self._need_state("get_state").clone()
         random = dict(self.np_random.bit_generator.state)
-        return EnvState(state, self._world_fingerprint(), [random], [self._scene], [self._ended], [0])
+        lists = [self._scene], [self._ended], [self._elapsed], [self._others]
+        return EnvState(state, self._world_fingerprint(), [random], *lists)
 
     def set_state(self, state: EnvState | bytes) -> None:
         """Goes back to a state of `get_state`, bit for bit; the state given stays as it is.
@@ -220,9 +225,10 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         state = self._check_state(state)
         if len(state) != 1:
             raise ValueError(f"a state of one world is needed, got {len(state)}; take one row: state.select([row])")
+        (others,) = with_functions(state.others, [self._others])
         self._change(
             _np_random=restored(state.random[0]), _np_random_seed=-1, _state=state.world.clone(), _frame=None,
-            _scene=state.scene[0], _ended=state.ended[0],
+            _scene=state.scene[0], _ended=state.ended[0], _others=others, _elapsed=state.elapsed[0],
         )  # fmt: skip
 
     def fork(self, n: int, seeds: Sequence[int] | None = None) -> DriveDiTVectorEnv:
@@ -256,9 +262,9 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         frame = None if self._frame is None else self._frame[None]
         return rows_of(self._observations(self._need_state("step"), frame), 0)
 
-    def _info(self, out: StepOutput, scene: int) -> dict[str, Any]:
+    def _info(self, out: StepOutput, state: RowState, scene: int) -> dict[str, Any]:
         """The info of a step, in Python's own numbers."""
-        infos = self._infos(out)
+        infos = self._infos(out, state)
         single = {
             name: {key: array[0].item() for key, array in value.items()} if isinstance(value, dict) else value[0].item()
             for name, value in infos.items()

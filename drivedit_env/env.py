@@ -31,6 +31,10 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
     hand-drawn one), and the network is told the part of it around the car, which it draws and drives on. The agent
     neither sees nor sets the route. `CarRacingTwin-v0` is the simulator itself behind the same spaces.
 
+    What a world is told, `world.spec.conditions`, can be given or dreamed, each on its own: the `route` that of the
+    scene or one that is drawn, and for worlds that have learned it the `layout` of others on the road. Without a
+    `layout` others are dreamed, too. `info["given"]` says what is told.
+
     ## Action Space
     `Box(-1, 1, (2,), float32)`
 
@@ -71,6 +75,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
     - `reward_terms`: the terms of the reward.
     - `confidence`: in [0, 1]; 1 where the world expects to be as right as it ever is.
     - `scene`: index of the start scene, -1 for one that was handed over.
+    - `given`: for each of the world's conditions whether it is told (True) or dreamed (False).
 
     After `reset`, telemetry and confidence are what the network reads off the last frame of the start scene.
 
@@ -92,17 +97,31 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
     `seed` decides which scene is drawn and how the dream goes on: the same seed, options and actions give the same
     frames.
 
-    | Option   | Value                                                                                           |
-    |----------|-------------------------------------------------------------------------------------------------|
-    | `scene`  | an index; `"random"` (default); or a scene of your own (`drivedit.models.Scene` or a dictionary |
-    |          | of its fields): `frames` uint8 [n+1, 64, 64, 3] and `controls` [n, 2], `controls[i]` led from   |
-    |          | `frames[i]` to `frames[i+1]`, n >= 1; if known `route`, `closed`, `poses` and `bounds`, and for |
-    |          | worlds that have them `observations` (by kind, for `frames`), `conditions`, `times`, `agents`   |
-    |          | and `attributes`                                                                                |
-    | `route`  | a hand-drawn route: [M, 2] points in metres, a few metres apart, in driving direction. Its      |
-    |          | place does not matter: it goes on where the road ends that the start picture shows (45 m ahead) |
-    |          | `"random"`: 2 km of straights, and bends as sharp as CarRacing's, drawn by the seed             |
-    | `closed` | whether the hand-drawn route is a loop (default False)                                          |
+    | Option       | Value                                                                                           |
+    |--------------|-------------------------------------------------------------------------------------------------|
+    | `scene`      | an index; `"random"` (default); or a scene of your own (`drivedit.models.Scene` or a dictionary |
+    |              | of its fields): `frames` uint8 [n+1, 64, 64, 3] and `controls` [n, 2], `controls[i]` led from   |
+    |              | `frames[i]` to `frames[i+1]`, n >= 1; if known `route`, `closed`, `poses` and `bounds`, and for |
+    |              | worlds that have them `observations` (by kind, for `frames`), `conditions`, `times`, `agents`   |
+    |              | and `attributes`                                                                                |
+    | `route`      | a hand-drawn route: [M, 2] points in metres, a few metres apart, in driving direction. Its      |
+    |              | place does not matter: it goes on where the road ends that the start picture shows (45 m        |
+    |              | ahead). `"random"`: 2 km of straights, and bends as sharp as CarRacing's, drawn by the seed     |
+    | `closed`     | whether the hand-drawn route is a loop (default False)                                          |
+    | `layout`     | who else is on the road, in the places of the scene (m, rad, m/s). Boxes [A, 8] of x, y, z of   |
+    |              | the middle, length, width, height, yaw and speed drive on at their speed along the road. A log  |
+    |              | is replayed: an array [A, 8] for each step from the start on, or                                |
+    |              | `drivedit.utils.episodes.Agents`, or a list of those; when it is over, they drive on. A         |
+    |              | function (seconds since the start, pose [x, y, yaw]) -> boxes [A, 8] is asked after the reset   |
+    |              | and after every step. `"scene"`: those whom the scene's `agents` have at its end. [0, 8] is an  |
+    |              | empty road                                                                                      |
+    | `attributes` | what the scene is like, by names of `world.spec.attributes`: with `{"weather": "rain"}` the     |
+    |              | seed draws one of the world's scenes that are so                                                |
+
+    The world is told the boxes that are nearest to the car at that time, as many as it has learned to be told. A layout
+    is refused when boxes stand inside each other or the car, are all behind it (those of a log or a function may be),
+    are beyond the field of the scene or more than 100 m from its route, or have no size; of a log and of a function
+    this is checked at the start.
 
     ## Copies, forked processes, errors
     A copy (`copy.deepcopy`, `pickle`) goes on exactly from where its original is; it shares the world, or finds it
@@ -208,7 +227,8 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
     def get_state(self) -> EnvState:
         """Everything that the future depends on, as a copy; `to_bytes()` of it can be stored.
 
-        What wrappers know, such as the steps after which they cut an episode, is not part of it.
+        A log of others is part of it, with the step that it has come to. A function that says where others are is, too,
+        but its bytes have not got it. What wrappers know, such as when they cut an episode, is not part of it.
         """
         state = self._need_state("get_state").clone()
         random = dict(self.np_random.bit_generator.state)
@@ -218,9 +238,11 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
     def set_state(self, state: EnvState | bytes) -> None:
         """Goes back to a state of `get_state`, bit for bit; the state given stays as it is.
 
+        The bytes of a state whose others a function places need an environment that was reset with that function.
+
         Raises:
-            ValueError: It is no state, is damaged, belongs to another world, or holds several; nothing has changed
-                then.
+            ValueError: It is no state, is damaged, belongs to another world, holds several, or lacks its function;
+                nothing has changed then.
         """
         state = self._check_state(state)
         if len(state) != 1:

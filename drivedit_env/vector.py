@@ -99,7 +99,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
         Args:
             seed: Of the first world, the others count on from it; or one per world; None: their streams go on.
             options: As for the single environment; `scene` may be a list with one entry per world. `reset_mask`, bool
-                `[N]`, says which worlds are reset (all unless given).
+                `[N]`, says which worlds are reset (all unless given). Resets of their own take no options.
 
         Returns:
             Observations of all worlds, and info of those that were reset.

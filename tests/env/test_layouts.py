@@ -313,7 +313,8 @@ def test_the_streets_scenes_and_traffic_are_dreamed_on(seed):
     for _ in range(5):
         twin.step(np.zeros(2, np.float32))
     scene, log = twin.scene(4), [twin.truth().agents]
-    start = twin.truth().pose
+    start = twin.truth()
+    assert start.agents is not None and start.pose is not None
     for _ in range(3):
         twin.step(np.zeros(2, np.float32))
         log.append(twin.truth().agents)
@@ -325,7 +326,7 @@ def test_the_streets_scenes_and_traffic_are_dreamed_on(seed):
     assert info["given"] == {"route": True, "layout": True} and there[:, 7].any()
     env.reset(seed=0, options={"scene": scene, "layout": log})
     assert np.allclose(others(env)[:, :7], there[:, :7], atol=1e-3), "the log begins where the scene ends"
-    apart = np.hypot(*(log[0].boxes[:, :2] - start[:2]).T)
+    apart = np.hypot(*(start.agents.boxes[:, :2] - start.pose[:2]).T)
     assert np.allclose(np.hypot(*(there[:, :2] - car[:2]).T), np.sort(apart)[:2], atol=0.01)
     drive_on = env.step(np.zeros(2, np.float32))
     assert np.isfinite(drive_on[0]).all() and drive_on[4]["given"]["layout"]

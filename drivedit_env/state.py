@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -40,10 +40,7 @@ class EnvState:
     scene: list[int]
     ended: list[bool]
     elapsed: list[int]
-    others: list[Source] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.others = self.others or [None] * len(self.random)
+    others: list[Source]
 
     def __len__(self) -> int:
         return len(self.random)

@@ -232,7 +232,7 @@ def _controls(env_id: str, space: spaces.Space) -> list[Quantity]:
 def _near(height: int, width: int, rendered: bool) -> tuple[int, int]:
     """The size of pictures unless it is asked for."""
     scale = SHORT / min(height, width) if rendered else 1.0
-    rows, columns = (max(1, round(scale * side / TILE)) * TILE for side in (height, width))
+    rows, columns = (max(1, int(scale * side / TILE + 0.5)) * TILE for side in (height, width))
     return rows, columns
 
 

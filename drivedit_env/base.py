@@ -16,7 +16,9 @@ from gymnasium import spaces
 from drivedit.inference import compile_decoder, compile_step
 from drivedit.models import RowState, Sampling, StepOutput, World, shipped_worlds
 from drivedit.models.finding import HUB
+from drivedit.models.scenes import OTHERS
 from drivedit.utils import real_numbers, whole_number
+from drivedit_env.layouts import Source
 from drivedit_env.shipped import load_world
 from drivedit_env.state import EnvState
 
@@ -217,13 +219,24 @@ class DreamSettings:
             rewards += weight * out.reward_terms[name].cpu().numpy().astype(np.float64)
         return rewards
 
-    def _infos(self, out: StepOutput) -> dict[str, Any]:
+    def _infos(self, out: StepOutput, state: RowState) -> dict[str, Any]:
         """Info of all worlds: arrays float64 `[B]`, in dictionaries where info has dictionaries."""
         return {
             "telemetry": {name: value.double().cpu().numpy() for name, value in out.telemetry.items()},
             "reward_terms": {name: value.double().cpu().numpy() for name, value in out.reward_terms.items()},
             "confidence": out.confidence.double().cpu().numpy(),
+            "given": {name: value.cpu().numpy() for name, value in self.world.given(state).items()},
         }
+
+    def _follow(self, state: RowState, sources: Sequence[Source], elapsed: Sequence[int]) -> RowState:
+        """The state with others where logs and functions have them so many steps after the start."""
+        told = [row for row, source in enumerate(sources) if source is not None]
+        poses = self.world.poses(state).double().cpu().numpy() if told else ()
+        for row in told:
+            boxes = sources[row].at(elapsed[row], elapsed[row] * self.world.spec.dt, poses[row])  # type: ignore[union-attr]
+            if boxes is not None:
+                state = self.world.condition(state, {OTHERS: boxes}, [row])
+        return state
 
     def _check_actions(self, actions: Any, *batch: int) -> np.ndarray:
         """Clean float32 actions `[*batch, A]` inside the box, or ValueError."""

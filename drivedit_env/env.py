@@ -13,6 +13,7 @@ from drivedit.config import DEFAULT_WORLD, find_domain
 from drivedit.models import RowState, StepOutput, World
 from drivedit.utils import check_seed, restored, stream
 from drivedit_env.base import RENDER_HEIGHT, DreamSettings, Observations, rows_of
+from drivedit_env.layouts import Source, with_functions
 from drivedit_env.pictures import enlarged
 from drivedit_env.starts import check_options, draw_start, enter
 from drivedit_env.state import EnvState
@@ -29,6 +30,10 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
     - is dreamed by the network. The centre line of the road is not: a scene carries the route of a recorded track (or a
     hand-drawn one), and the network is told the part of it around the car, which it draws and drives on. The agent
     neither sees nor sets the route. `CarRacingTwin-v0` is the simulator itself behind the same spaces.
+
+    What a world is told, `world.spec.conditions`, can be given or dreamed, each on its own: the `route` that of the
+    scene or one that is drawn, and for worlds that have learned it the `layout` of others on the road. Without a
+    `layout` others are dreamed, too. `info["given"]` says what is told.
 
     ## Action Space
     `Box(-1, 1, (2,), float32)`
@@ -70,6 +75,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
     - `reward_terms`: the terms of the reward.
     - `confidence`: in [0, 1]; 1 where the world expects to be as right as it ever is.
     - `scene`: index of the start scene, -1 for one that was handed over.
+    - `given`: for each of the world's conditions whether it is told (True) or dreamed (False).
 
     After `reset`, telemetry and confidence are what the network reads off the last frame of the start scene.
 
@@ -91,17 +97,31 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
     `seed` decides which scene is drawn and how the dream goes on: the same seed, options and actions give the same
     frames.
 
-    | Option   | Value                                                                                           |
-    |----------|-------------------------------------------------------------------------------------------------|
-    | `scene`  | an index; `"random"` (default); or a scene of your own (`drivedit.models.Scene` or a dictionary |
-    |          | of its fields): `frames` uint8 [n+1, 64, 64, 3] and `controls` [n, 2], `controls[i]` led from   |
-    |          | `frames[i]` to `frames[i+1]`, n >= 1; if known `route`, `closed`, `poses` and `bounds`, and for |
-    |          | worlds that have them `observations` (by kind, for `frames`), `conditions`, `times`, `agents`   |
-    |          | and `attributes`                                                                                |
-    | `route`  | a hand-drawn route: [M, 2] points in metres, a few metres apart, in driving direction. Its      |
-    |          | place does not matter: it goes on where the road ends that the start picture shows (45 m ahead) |
-    |          | `"random"`: 2 km of straights, and bends as sharp as CarRacing's, drawn by the seed             |
-    | `closed` | whether the hand-drawn route is a loop (default False)                                          |
+    | Option       | Value                                                                                           |
+    |--------------|-------------------------------------------------------------------------------------------------|
+    | `scene`      | an index; `"random"` (default); or a scene of your own (`drivedit.models.Scene` or a dictionary |
+    |              | of its fields): `frames` uint8 [n+1, 64, 64, 3] and `controls` [n, 2], `controls[i]` led from   |
+    |              | `frames[i]` to `frames[i+1]`, n >= 1; if known `route`, `closed`, `poses` and `bounds`, and for |
+    |              | worlds that have them `observations` (by kind, for `frames`), `conditions`, `times`, `agents`   |
+    |              | and `attributes`                                                                                |
+    | `route`      | a hand-drawn route: [M, 2] points in metres, a few metres apart, in driving direction. Its      |
+    |              | place does not matter: it goes on where the road ends that the start picture shows (45 m        |
+    |              | ahead). `"random"`: 2 km of straights, and bends as sharp as CarRacing's, drawn by the seed     |
+    | `closed`     | whether the hand-drawn route is a loop (default False)                                          |
+    | `layout`     | who else is on the road, in the places of the scene (m, rad, m/s). Boxes [A, 8] of x, y, z of   |
+    |              | the middle, length, width, height, yaw and speed drive on at their speed along the road. A log  |
+    |              | is replayed: an array [A, 8] for each step from the start on, or                                |
+    |              | `drivedit.utils.episodes.Agents`, or a list of those; when it is over, they drive on. A         |
+    |              | function (seconds since the start, pose [x, y, yaw]) -> boxes [A, 8] is asked after the reset   |
+    |              | and after every step. `"scene"`: those whom the scene's `agents` have at its end. [0, 8] is an  |
+    |              | empty road                                                                                      |
+    | `attributes` | what the scene is like, by names of `world.spec.attributes`: with `{"weather": "rain"}` the     |
+    |              | seed draws one of the world's scenes that are so                                                |
+
+    The world is told the boxes that are nearest to the car at that time, as many as it has learned to be told. A layout
+    is refused when boxes stand inside each other or the car, are all behind it (those of a log or a function may be),
+    are beyond the field of the scene or more than 100 m from its route, or have no size; of a log and of a function
+    this is checked at the start.
 
     ## Copies, forked processes, errors
     A copy (`copy.deepcopy`, `pickle`) goes on exactly from where its original is; it shares the world, or finds it
@@ -133,7 +153,8 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         self.metadata = {**type(self).metadata, "render_fps": self.world.spec.fps}
         self._state: RowState | None = None
         self._frame: np.ndarray | None = None  # the picture of this moment, once somebody has asked for it
-        self._scene, self._ended = -1, False
+        self._scene, self._ended, self._elapsed = -1, False, 0
+        self._others: Source = None
         self._window = self._make_window()
 
     # -- Gymnasium -----------------------------------------------------------------------------------------------
@@ -154,10 +175,10 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         random, seeded = stream(check_seed(seed), self._np_random, self._np_random_seed)
         start = draw_start(self.world, options, random)
         state, out = enter(self.world, start)
-        info = {**self._info(out, start.index), "reward_terms": dict.fromkeys(self.reward_weights, 0.0)}
+        info = {**self._info(out, state, start.index), "reward_terms": dict.fromkeys(self.reward_weights, 0.0)}
         self._change(
             _np_random=random, _np_random_seed=seeded, _state=state, _frame=self._look(state), _scene=start.index,
-            _ended=False,
+            _ended=False, _others=start.others, _elapsed=0,
         )  # fmt: skip
         if self._window is not None:
             self._window.begin(self._picture("reset"), info)
@@ -176,9 +197,11 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         if self._ended:
             self._warn_once("step() was called although the episode has ended; call reset() (said once)")
         action = self._check_actions(action)
+        elapsed = self._elapsed + 1
         state, out = self._dream(state, action[None])
-        reward, info, ended = float(self._rewards(out)[0]), self._info(out, self._scene), bool(out.ended)
-        self._change(_state=state, _frame=self._look(state), _ended=ended)
+        state = self._follow(state, [self._others], [elapsed])
+        reward, info, ended = float(self._rewards(out)[0]), self._info(out, state, self._scene), bool(out.ended)
+        self._change(_state=state, _frame=self._look(state), _ended=ended, _elapsed=elapsed)
         if self._window is not None:
             self._window.show(self._picture("step"), info, action, reward)
         return self._observe(), reward, ended, False, info
@@ -204,25 +227,30 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
     def get_state(self) -> EnvState:
         """Everything that the future depends on, as a copy; `to_bytes()` of it can be stored.
 
-        What wrappers know, such as the number of steps so far, is not part of it.
+        A log of others is part of it, with the step that it has come to. A function that says where others are is, too,
+        but its bytes have not got it. What wrappers know, such as when they cut an episode, is not part of it.
         """
         state = self._need_state("get_state").clone()
         random = dict(self.np_random.bit_generator.state)
-        return EnvState(state, self._world_fingerprint(), [random], [self._scene], [self._ended], [0])
+        lists = [self._scene], [self._ended], [self._elapsed], [self._others]
+        return EnvState(state, self._world_fingerprint(), [random], *lists)
 
     def set_state(self, state: EnvState | bytes) -> None:
         """Goes back to a state of `get_state`, bit for bit; the state given stays as it is.
 
+        The bytes of a state whose others a function places need an environment that was reset with that function.
+
         Raises:
-            ValueError: It is no state, is damaged, belongs to another world, or holds several; nothing has changed
-                then.
+            ValueError: It is no state, is damaged, belongs to another world, holds several, or lacks its function;
+                nothing has changed then.
         """
         state = self._check_state(state)
         if len(state) != 1:
             raise ValueError(f"a state of one world is needed, got {len(state)}; take one row: state.select([row])")
+        (others,) = with_functions(state.others, [self._others])
         self._change(
             _np_random=restored(state.random[0]), _np_random_seed=-1, _state=state.world.clone(), _frame=None,
-            _scene=state.scene[0], _ended=state.ended[0],
+            _scene=state.scene[0], _ended=state.ended[0], _others=others, _elapsed=state.elapsed[0],
         )  # fmt: skip
 
     def fork(self, n: int, seeds: Sequence[int] | None = None) -> DriveDiTVectorEnv:
@@ -256,9 +284,9 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         frame = None if self._frame is None else self._frame[None]
         return rows_of(self._observations(self._need_state("step"), frame), 0)
 
-    def _info(self, out: StepOutput, scene: int) -> dict[str, Any]:
+    def _info(self, out: StepOutput, state: RowState, scene: int) -> dict[str, Any]:
         """The info of a step, in Python's own numbers."""
-        infos = self._infos(out)
+        infos = self._infos(out, state)
         single = {
             name: {key: array[0].item() for key, array in value.items()} if isinstance(value, dict) else value[0].item()
             for name, value in infos.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,12 +11,14 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from drivedit.models import RowState, Scene, StepOutput, World
-from drivedit.models.scenes import ROUTE
+from drivedit.models.scenes import OTHERS, ROUTE, origin_of_scene
+from drivedit.utils.episodes import check_attributes
+from drivedit_env.layouts import Source, find_layout
 from drivedit_env.routes import draw_route, random_route
 
-OPTIONS = ("scene", "route", "closed")
+OPTIONS = ("scene", "route", "closed", "layout", "attributes")
 
-_entered: WeakKeyDictionary[World, dict[int, tuple[RowState, StepOutput]]] = WeakKeyDictionary()
+_entered: WeakKeyDictionary[World, dict[tuple[int, bool], tuple[RowState, StepOutput]]] = WeakKeyDictionary()
 
 
 @dataclass
@@ -28,12 +30,16 @@ class Start:
         scene: The scene.
         arc: Where on a hand-drawn route the car is, in metres; None: there is no such route.
         future: Seed of how the dream goes on.
+        layout: Others at the start, float32 `[A, 8]`; None: the world is not told of them.
+        others: What says where they are from then on.
     """
 
     index: int
     scene: Scene
     arc: float | None
     future: int
+    layout: np.ndarray | None = None
+    others: Source = None
 
 
 def check_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -48,6 +54,8 @@ def check_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
         raise ValueError("option closed speaks of a hand-drawn route: give option route as well")
     if not isinstance(given.get("closed", False), (bool, np.bool_)):
         raise ValueError(f"option closed is True or False, got {given['closed']!r}")
+    if not isinstance(given.get("attributes", {}), Mapping):
+        raise ValueError(f"option attributes is a dictionary of values by name, got {given['attributes']!r}")
     return given
 
 
@@ -58,8 +66,11 @@ def draw_start(world: World, options: dict[str, Any], rng: np.random.Generator) 
         ValueError: An option has a value that does not fit the world.
     """
     future = int(rng.integers(2**31))
-    index, scene = _find_scene(world, options.get("scene", "random"), rng)
-    arc = None
+    wanted = options.get("scene", "random")
+    if "attributes" in options:
+        wanted = _scene_with(world, options["attributes"], wanted, rng)
+    index, scene = _find_scene(world, wanted, rng)
+    arc, layout, others = None, None, None
     if "route" in options:
         route = options["route"]
         if isinstance(route, str):
@@ -67,24 +78,48 @@ def draw_start(world: World, options: dict[str, Any], rng: np.random.Generator) 
                 raise ValueError(f"option route is 'random' or an array [M, 2] of points in metres, got {route!r}")
             route = random_route(rng)
         scene, arc = draw_route(scene, route, bool(options.get("closed", False)))
-    return Start(index, scene, arc, future)
+    if "layout" in options:
+        origin = origin_of_scene(wanted) if isinstance(wanted, (Scene, Mapping)) else np.zeros(2)
+        layout, others = find_layout(world, options["layout"], scene, origin)
+    return Start(index, scene, arc, future, layout, others)
 
 
 def enter(world: World, start: Start) -> tuple[RowState, StepOutput]:
     """State of one world at a start, the caller's to keep, and what the network reads off the start's last frame.
 
-    Scenes of a world that is on disk are entered once, on their own road; a drawn one begins out of sight.
+    Scenes of a world that is on disk are entered once, on their own road; a drawn one begins out of sight. With a
+    layout the world is told who was in the scene as well, where that is known.
     """
+    told = start.layout is not None
     own = start.index >= 0 and (start.arc is None or ROUTE in world.spec.conditions)
     known = _entered.setdefault(world, {}) if world.fingerprint and own else {}
-    if start.index not in known:
+    if (start.index, told) not in known:
         scene = world.scenes[start.index] if own else start.scene
-        known[start.index] = world.enter([scene], [start.future])
-    state, out = known[start.index]
+        if told:
+            scene = replace(scene, conditions={**scene.conditions, OTHERS: start.layout})
+        known[start.index, told] = world.enter([scene], [start.future])
+    state, out = known[start.index, told]
     state = world.reseed(state.clone(), [start.future])
     if start.arc is not None:
         state = world.condition(state, {ROUTE: {**start.scene.conditions[ROUTE], "arc": start.arc}})
+    if told:
+        state = world.condition(state, {OTHERS: start.layout})
     return state, out
+
+
+def _scene_with(world: World, wanted: Mapping[str, Any], scene: Any, rng: np.random.Generator) -> int:
+    """The number of a scene that was so, drawn of those that are."""
+    if not (isinstance(scene, str) and scene == "random"):
+        raise ValueError("options scene and attributes exclude each other: attributes draws one of the world's scenes")
+    check_attributes(wanted, world.spec, "option attributes")
+    fitting = [index for index, each in enumerate(world.scenes) if wanted.items() <= each.attributes.items()]
+    if not fitting:
+        there = {tuple(each.attributes.get(name) for name in wanted) for each in world.scenes}
+        raise ValueError(
+            f"no scene of this world has the attributes {dict(wanted)}; of {list(wanted)} there are "
+            f"{sorted(there, key=str)}"
+        )
+    return int(rng.choice(fitting))
 
 
 def _find_scene(world: World, wanted: Any, rng: np.random.Generator) -> tuple[int, Scene]:

@@ -13,8 +13,9 @@ import torch
 from drivedit.models import RowState, World
 from drivedit.models.state import seal, unseal
 from drivedit.utils import restored, whole_number
+from drivedit_env.layouts import Source, pack_sources, unpack_sources
 
-VERSION = 4
+VERSION = 5
 LISTS = ("random", "scene", "ended", "elapsed")  # what there is beside the world's state, one per row
 
 
@@ -28,7 +29,9 @@ class EnvState:
         random: States of the random streams that resets without a seed draw from.
         scene: Indices of the start scenes, -1 for one that was handed over.
         ended: Whether each episode has ended.
-        elapsed: Steps of each episode so far; a single environment, whose wrapper counts them, says 0.
+        elapsed: Steps of each episode so far.
+        others: What says where others are from now on: a log, which is kept by value, or a function; None: nothing
+            does, they are part of the worlds.
     """
 
     world: Any
@@ -37,6 +40,7 @@ class EnvState:
     scene: list[int]
     ended: list[bool]
     elapsed: list[int]
+    others: list[Source]
 
     def __len__(self) -> int:
         return len(self.random)
@@ -54,6 +58,7 @@ class EnvState:
             [self.scene[row] for row in rows],
             [self.ended[row] for row in rows],
             [self.elapsed[row] for row in rows],
+            [self.others[row] for row in rows],
         )
 
     def check(self, world: World) -> None:
@@ -65,21 +70,26 @@ class EnvState:
         if not isinstance(self.world, world.State):
             raise ValueError(f"the state of the worlds is a {world.State.__name__}, got {type(self.world).__name__}")
         world.check_state(self.world)
-        parts = {name: getattr(self, name) for name in LISTS}
+        parts = {name: getattr(self, name) for name in (*LISTS, "others")}
         wrong = [name for name, part in parts.items() if not isinstance(part, list) or len(part) != len(self.world)]
         if wrong:
             raise ValueError(f"a state of {len(self.world)} worlds has as many entries of {wrong}, in lists")
-        for random, scene, ended, elapsed in zip(*parts.values(), strict=True):
+        for random, scene, ended, elapsed, others in zip(*parts.values(), strict=True):
             restored(random)
             whole_number(scene, f"scenes are numbered from -1 to {len(world.scenes) - 1}", -1, len(world.scenes) - 1)
             whole_number(elapsed, "elapsed steps are a whole number of at least 0", 0, 2**53)
             if not isinstance(ended, (bool, np.bool_)):
                 raise ValueError(f"an episode has ended or not, True or False, got {ended!r}")
+            if not isinstance(others, Source):
+                raise ValueError(f"others are where a log or a function has them, or None, got {others!r:.80}")
 
     def to_bytes(self) -> bytes:
-        """Serialises the state; no pickle, and every bit is covered by a digest."""
+        """Serialises the state; no pickle, and every bit is covered by a digest.
+
+        A function that says where others are is left out: `set_state` takes the one that its world has been reset with.
+        """
         lists = {name: getattr(self, name) for name in LISTS}
-        head = seal(json.dumps({"version": VERSION, **lists}).encode())
+        head = seal(json.dumps({"version": VERSION, **lists, **pack_sources(self.others)}).encode())
         return len(head).to_bytes(8, "little") + head + self.world.to_bytes(self.fingerprint)
 
     @classmethod
@@ -103,7 +113,8 @@ class EnvState:
             version, lists = head["version"], [head[name] for name in LISTS]
             if version != VERSION:
                 raise ValueError(f"version {version}, this package reads {VERSION}")
-            state = cls(kind.from_bytes(data[8 + size :], fingerprint, device), fingerprint, *lists)
+            worlds = kind.from_bytes(data[8 + size :], fingerprint, device)
+            state = cls(worlds, fingerprint, *lists, others=unpack_sources(head, len(worlds)))
             for name, type_, values in zip(LISTS, (dict, int, bool, int), lists, strict=True):
                 if type(values) is not list or [type(value) for value in values] != [type_] * len(state.world):
                     raise ValueError(f"{name} must be {len(state.world)} of {type_.__name__}, got {values!r:.80}")

@@ -18,6 +18,7 @@ from drivedit.models import RowState, World
 from drivedit.utils import check_seed, restored, stream, whole_number
 from drivedit_env.base import PIXELS, RENDER_HEIGHT, DreamSettings, Observations, copied, rows_of
 from drivedit_env.infos import Infos, cat, masked, put, take, zeros
+from drivedit_env.layouts import Source, with_functions
 from drivedit_env.pictures import enlarged
 from drivedit_env.starts import Start, check_options, draw_start, enter
 from drivedit_env.state import EnvState
@@ -86,6 +87,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
         self._scenes = np.full(self.num_envs, -1)
         self._elapsed = np.zeros(self.num_envs, int)
         self._done = np.zeros(self.num_envs, bool)
+        self._others: list[Source] = [None] * self.num_envs
 
     # -- Gymnasium -----------------------------------------------------------------------------------------------
 
@@ -97,7 +99,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
         Args:
             seed: Of the first world, the others count on from it; or one per world; None: their streams go on.
             options: As for the single environment; `scene` may be a list with one entry per world. `reset_mask`, bool
-                `[N]`, says which worlds are reset (all unless given).
+                `[N]`, says which worlds are reset (all unless given). Resets of their own take no options.
 
         Returns:
             Observations of all worlds, and info of those that were reset.
@@ -126,10 +128,11 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
         put(infos, mask, begun)
         scenes, elapsed, done = (values.copy() for values in (self._scenes, self._elapsed, self._done))
         scenes[mask], elapsed[mask], done[mask] = begun["scene"], 0, False
+        others = [starts[row].others if row in starts else each for row, each in enumerate(self._others)]
         seen = self._look(state, states, rows)
         self._change(
             _state=state, _seen=seen, _rngs=rngs, _seeds=numbers, _scenes=scenes, _elapsed=elapsed, _done=done,
-            _films=self._filmed(state, seen, mask, mask),
+            _others=others, _films=self._filmed(state, seen, mask, mask),
         )  # fmt: skip
         return copied(seen), masked(infos, mask)
 
@@ -149,9 +152,11 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
             raise ValueError(f"worlds {ended} have ended; reset them first: reset(options={{'reset_mask': ...}})")
         fresh = self._done.copy() if self.autoreset_mode is AutoresetMode.NEXT_STEP else np.zeros_like(self._done)
         state, out = self._dream(state, actions)
-        rewards, terminated = self._rewards(out), out.ended.cpu().numpy() & ~fresh
-        infos = {**self._infos(out), "scene": self._scenes.copy()}
         elapsed, rngs, everyone = self._elapsed + 1, self._rngs, np.ones(self.num_envs, bool)
+        others = [None if begins else source for begins, source in zip(fresh, self._others, strict=True)]
+        state = self._follow(state, others, elapsed.tolist())
+        rewards, terminated = self._rewards(out), out.ended.cpu().numpy() & ~fresh
+        infos = {**self._infos(out, state), "scene": self._scenes.copy()}
         limit = np.inf if self.max_episode_steps is None else self.max_episode_steps
         truncated = (elapsed >= limit) & ~fresh
         done = terminated | truncated
@@ -166,11 +171,12 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
             state = states if over.all() else _with_rows(state, rows, states)
             put(infos, over, begun)
             elapsed[over], done[over] = 0, False
+            others = [None if begins else source for begins, source in zip(over, others, strict=True)]
         rewards[fresh] = 0.0
         seen = self._look(state)
         self._change(
             _state=state, _seen=seen, _rngs=rngs, _scenes=infos["scene"].copy(), _elapsed=elapsed, _done=done,
-            _films=self._filmed(state, seen, everyone, over),
+            _others=others, _films=self._filmed(state, seen, everyone, over),
         )  # fmt: skip
         return copied(seen), rewards, terminated, truncated, {**masked(infos, everyone), **finals}
 
@@ -202,7 +208,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
         state = self._need_state("get_state").select(rows)
         random = [dict(self._rngs[row].bit_generator.state) for row in rows]
         lists = [values[rows].tolist() for values in (self._scenes, self._done, self._elapsed)]
-        return EnvState(state, self._world_fingerprint(), random, *lists)
+        return EnvState(state, self._world_fingerprint(), random, *lists, others=[self._others[row] for row in rows])
 
     def set_state(self, state: EnvState | bytes, rows: Sequence[int] | None = None) -> None:
         """Brings some worlds (None: all) to stored states, bit for bit; the others go on undisturbed.
@@ -238,20 +244,21 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
     def _become(self, state: EnvState, worlds: RowState, rows: Sequence[int] | None = None) -> None:
         """Takes over worlds, which are not copied, and what else is stored of those in `rows` (None: of all)."""
         rows = list(range(self.num_envs)) if rows is None else rows
-        rngs, seeds, films = list(self._rngs), list(self._seeds), list(self._films)
-        for row, random in zip(rows, state.random, strict=True):
-            rngs[row], seeds[row], films[row] = restored(random), -1, []
+        rngs, seeds, films, others = list(self._rngs), list(self._seeds), list(self._films), list(self._others)
+        sources = with_functions(state.others, [others[row] for row in rows])
+        for row, random, source in zip(rows, state.random, sources, strict=True):
+            rngs[row], seeds[row], films[row], others[row] = restored(random), -1, [], source
         scenes, elapsed, done = (values.copy() for values in (self._scenes, self._elapsed, self._done))
         scenes[rows], elapsed[rows], done[rows] = state.scene, state.elapsed, state.ended
         self._change(
             _state=worlds, _seen=None, _rngs=rngs, _seeds=seeds, _films=films, _scenes=scenes, _elapsed=elapsed,
-            _done=done,
+            _done=done, _others=others,
         )  # fmt: skip
 
     def _enter(self, starts: dict[int, Start]) -> tuple[RowState, Infos]:
         """States of worlds at their starts and their info, in rows of just these worlds."""
         entered = [enter(self.world, start) for start in starts.values()]
-        infos = cat([self._infos(out) for _, out in entered])
+        infos = cat([self._infos(out, state) for state, out in entered])
         terms = {name: np.zeros_like(value) for name, value in infos["reward_terms"].items()}
         scenes = np.array([start.index for start in starts.values()])
         return self.world.State.cat([state for state, _ in entered]), {**infos, "reward_terms": terms, "scene": scenes}

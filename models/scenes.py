@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from drivedit.config import Modality, WorldSpec
+from drivedit.models.conditions.layout import LAYOUT
 from drivedit.utils import from_origin, origin_of, real_numbers
 from drivedit.utils.episodes import BOX, Agents, check_agents, check_attributes
 
@@ -19,6 +20,7 @@ FARTHEST = 1e8  # metres from zero, which is beyond every map of the Earth
 MOST_TURNS = 1e5  # rad
 BOUNDS = "scene bounds must be [x_min, y_min, x_max, y_max] with x_min < x_max and y_min < y_max"
 ROUTE = "route"  # the condition that has parts
+OTHERS = "layout"  # the condition that tells who else is on the road
 PLAIN = ("frames", "route", "closed", "bounds")  # fields of a mapping that stand for observations and conditions
 
 
@@ -32,7 +34,9 @@ class Scene:
         times: float64 `[n + 1]` seconds that increase; None: the spec's `dt` from each to the next.
         conditions: What the world is told, by name. `route` is a dictionary of `points`, float32 `[M, 2]` centre line
             in metres (None: not known); `closed`, whether it is a loop; and `bounds`, float32 `[4]` of the playfield
-            beyond which an episode ends: x and y at least, x and y at most (None: not known). Any other is an array.
+            beyond which an episode ends: x and y at least, x and y at most (None: not known). `layout` is float32
+            `[A, 8]`, who is there now (x, y, z, length, width, height, yaw, speed); before that it is told who is in
+            `agents`, where these are known. Any other is an array.
         poses: float32 `[n + 1, 3]` (x, y, yaw counter-clockwise) of the car at the observations, on the route's plane;
             None puts the car at the beginning of the route, in its direction.
         agents: Who else was there, at every observation, on the same plane; None: not known.
@@ -90,8 +94,8 @@ def check_scene(scene: Scene | Mapping[str, Any], spec: WorldSpec) -> Scene:
     points), `closed` and `bounds` for the condition of that name. The picture is needed, other kinds may be left out.
     A route of no points tells only where the field ends; it is left out for a world that is told no route.
 
-    Places (route, poses, bounds, boxes of agents) may be given in float64 and far from zero; they are told from an
-    origin near the car then (`drivedit.utils.origin_of`). Conditions of other names stay as they are.
+    Places (route, poses, bounds, boxes of agents and of a layout) may be given in float64 and far from zero; they are
+    told from an origin near the car then (`origin_of_scene`). Conditions of other names stay as they are.
 
     Raises:
         ValueError: It is no scene, a key is unknown, missing or given twice, or a value has the wrong shape, type or
@@ -224,11 +228,15 @@ def _conditions(given: Mapping[str, Any], spec: WorldSpec) -> dict[str, Any]:
             f"none); it is told {spec.conditions}, the scene tells {unknown}"
         )
     found = {name: told[name] for name in spec.conditions if name in told}
-    return {name: value if name == ROUTE else _numbers(value, name) for name, value in found.items()}
+    return {name: _checked(value, name) for name, value in found.items()}
 
 
-def _numbers(values: Any, name: str) -> np.ndarray:
-    """A condition as float32 of any shape, or ValueError."""
+def _checked(values: Any, name: str) -> Any:
+    """A condition, a layout in float64 still, others as float32 of any shape, or ValueError; routes are checked."""
+    if name == ROUTE:
+        return values
+    if name == OTHERS:
+        return _within(values, "a scene's layout", (0, MOST_AGENTS), LAYOUT, FARTHEST)
     expected = f"the condition {name} of a scene must be finite numbers"
     array = real_numbers(values, expected).astype(np.float32)
     if not np.isfinite(array).all():
@@ -260,11 +268,11 @@ def _near_zero(scene: Scene) -> Scene:
     agents, boxes = scene.agents, None
     if agents is not None:
         boxes = _within(agents.boxes, "boxes of a scene's agents", (0, MOST_AGENTS), BOX, FARTHEST)
-    origin = origin_of(None if scene.poses is None else scene.poses[::-1], scene.route)
+    origin, layout = origin_of_scene(scene), scene.conditions.get(OTHERS)
     with np.errstate(over="ignore"):  # bounds beyond float32 are infinite
-        points, poses, bounds, boxes = (
+        points, poses, bounds, boxes, layout = (
             None if places is None else from_origin(places, origin).astype(np.float32)
-            for places in (scene.route, scene.poses, scene.bounds, boxes)
+            for places in (scene.route, scene.poses, scene.bounds, boxes, layout)
         )
     if bounds is not None and not (bounds[:2] < bounds[2:]).all():
         raise ValueError(f"{BOUNDS}, got {scene.bounds}")
@@ -273,7 +281,17 @@ def _near_zero(scene: Scene) -> Scene:
         check_agents(agents, len(scene.frames))
     if ROUTE in scene.conditions:
         scene = scene.with_route(points, scene.closed, bounds)
-    return replace(scene, poses=poses, agents=agents)
+    conditions = scene.conditions if layout is None else {**scene.conditions, OTHERS: layout}
+    return replace(scene, conditions=conditions, poses=poses, agents=agents)
+
+
+def origin_of_scene(scene: Scene | Mapping[str, Any]) -> np.ndarray:
+    """The origin float64 `[2]` from which `check_scene` tells the places of a scene, or of a mapping that it takes."""
+    told = vars(scene) if isinstance(scene, Scene) else scene
+    poses, route = told.get("poses"), told.get(ROUTE)
+    if route is None:
+        route = ((told.get("conditions") or {}).get(ROUTE) or {}).get("points")
+    return origin_of(None if poses is None else np.asarray(poses)[::-1], route)
 
 
 def _within(values: Any, name: str, rows: tuple[int, int], width: int, most: float, columns: str = "") -> np.ndarray:

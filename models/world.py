@@ -159,14 +159,15 @@ class World(WorldStorage, ABC, Generic[S]):
         """
 
     @abstractmethod
-    def condition(self, state: S, values: Mapping[str, Any]) -> S:
-        """The state with other conditions from now on, of all rows.
+    def condition(self, state: S, values: Mapping[str, Any], rows: Sequence[int] | None = None) -> S:
+        """The state with other conditions from now on.
 
         Args:
             state: States of B worlds.
             values: By names of `spec.conditions`, each as a scene's `conditions` have it; None: it is dreamed freely.
                 Those that are left out stay. A `route` may also have `arc`, where on it the cars are in metres; left
-                out: at the nearest point.
+                out: at the nearest point. Those of a `layout` are where they are now, and drive on at their speed.
+            rows: Which worlds; None: all.
 
         Raises:
             ValueError: The spec has no such condition (`check_conditions`), or a value does not fit.
@@ -180,6 +181,10 @@ class World(WorldStorage, ABC, Generic[S]):
     @abstractmethod
     def conditions(self, state: S) -> dict[str, Any]:
         """What the rows have been told, by name, all rows in one: `route` is a `drivedit.utils.Route`."""
+
+    @abstractmethod
+    def given(self, state: S) -> dict[str, Tensor]:
+        """Which conditions of the spec the rows are told, bool `[B]` by name; what they are not told they dream."""
 
     @abstractmethod
     def reseed(self, state: S, seeds: Sequence[int]) -> S:

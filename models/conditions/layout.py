@@ -7,6 +7,7 @@ width, height in m, yaw), as `drivedit.utils.episodes.Agents` has it, and a spee
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 from drivedit.config import CameraConfig, WorldConfig
 from drivedit.models.conditions.route import RouteCoder
-from drivedit.utils import Route
+from drivedit.utils import Route, from_origin, real_numbers
+from drivedit.utils.episodes import Agents
 
 TOLD = 3  # numbers for a cell: nearness, and nearness times where the box faces: ahead, to the right
 HALF_NEAR = 10.0  # metres at which nearness is one half
@@ -23,6 +25,7 @@ NEAREST = 0.3  # metres before the camera from which on things are in the pictur
 SPEED = 7  # its column, after the box
 LAYOUT = 8  # numbers that tell of another
 FARTHEST = 1e6  # metres
+MOST = 1000  # boxes of a layout
 
 
 class LayoutCoder(nn.Module):
@@ -93,22 +96,48 @@ class LayoutCoder(nn.Module):
         return place.amin(-2), place.amax(-2), torch.where(ahead, middle, -1.0)
 
 
-def check_layout(boxes: Any) -> Tensor | None:
+def check_layout(boxes: Any, origin: Sequence[float] = (0.0, 0.0)) -> Tensor | None:
     """Others that a world is told of, as a tensor `[A, 8]`; None: it is not told.
 
+    Args:
+        boxes: `[A, 8]`, or None.
+        origin: Where they are told from, in metres.
+
     Raises:
-        ValueError: They are no boxes with speeds, or not finite, or have no size.
+        ValueError: They are no boxes with speeds, or not finite, have no size, or are too many.
     """
     if boxes is None:
         return None
-    boxes = torch.as_tensor(np.asarray(boxes, np.float32))
-    if boxes.ndim != 2 or boxes.shape[1] != LAYOUT:
-        raise ValueError(
-            f"a layout is an array [A, {LAYOUT}] of x, y, z, length, width, height, yaw and speed, got {[*boxes.shape]}"
-        )
-    if not boxes.isfinite().all() or not (boxes[:, 3:6] > 0).all() or len(boxes) and boxes.abs().max() > FARTHEST:
+    expected = f"a layout is an array [A, {LAYOUT}] of x, y, z, length, width, height, yaw and speed"
+    array = real_numbers(boxes, expected)
+    if array.ndim != 2 or array.shape[1] != LAYOUT or len(array) > MOST:
+        raise ValueError(f"{expected}, of at most {MOST} boxes, got {[*array.shape]}")
+    array = from_origin(array, np.asarray(origin))
+    if not (np.abs(array) <= FARTHEST).all() or not (array[:, 3:6] > 0).all():
         raise ValueError(f"boxes of a layout are finite, within {FARTHEST:g} m, and have sizes above 0")
-    return boxes
+    return torch.from_numpy(array.astype(np.float32))
+
+
+def moving(agents: Agents, times: np.ndarray) -> list[np.ndarray]:
+    """Agents at every state as a layout has them: with their speeds, which are those to the next state.
+
+    An agent that is not there any more at the next state has the speed since the last one; one that is there once, 0.
+
+    Args:
+        agents: Those of n states.
+        times: `[n]` seconds of the states.
+
+    Returns:
+        float64 `[A, 8]` for each state.
+    """
+    boxes, speeds = agents.boxes.astype(np.float64), np.zeros(len(agents.ids))
+    states = [agents.at(state) for state in range(len(times))]
+    for now, then, seconds in zip(states, states[1:], np.diff(times), strict=False):
+        _, old, new = np.intersect1d(agents.ids[now], agents.ids[then], return_indices=True)
+        old, new = old + now.start, new + then.start
+        x, y = (boxes[new, :2] - boxes[old, :2]).T
+        speeds[old] = speeds[new] = (x * np.cos(boxes[old, 6]) + y * np.sin(boxes[old, 6])) / seconds
+    return [np.concatenate([boxes[rows], speeds[rows, None]], 1) for rows in states]
 
 
 def nearest(boxes: Tensor | None, pose: Tensor, most: int) -> Tensor:

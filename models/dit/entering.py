@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from drivedit.models.conditions.layout import LAYOUT
+from drivedit.models.conditions.layout import check_layout, moving, nearest
 from drivedit.models.dit.networks import DiTNetworks
 from drivedit.models.dit.state import DiTState
-from drivedit.models.scenes import Scene
+from drivedit.models.scenes import OTHERS, Scene
 from drivedit.models.world import StepOutput
 from drivedit.utils import Route, motion_between
 
@@ -26,7 +28,7 @@ def enter_row(world: DiTNetworks, scene: Scene, seed: int) -> tuple[DiTState, St
     route = Route.from_points([scene.route], [scene.closed], [scene.bounds]).to(world.device)
     told = route if scene.poses is not None else Route.from_points([None], [False]).to(world.device)
     poses = torch.from_numpy(scene.poses_or_start()[-keep - 1 :]).to(world.device)
-    arc = route.foot(poses[:1, :2], None)
+    arc, others = route.foot(poses[:1, :2], None), _others(world, scene, poses)
     cache = world.dynamics.empty_cache(1, world.device, world.dtype)
     control = torch.from_numpy(controls).to(world.device)
     motion = torch.zeros(1, 3, device=world.device)
@@ -38,7 +40,8 @@ def enter_row(world: DiTNetworks, scene: Scene, seed: int) -> tuple[DiTState, St
         arc = route.foot(pose[:, :2], arc)
         if scene.poses is not None and index > 1:
             motion = motion_between(poses[index - 2 : index - 1], poses[index - 1 : index]) / world.motion_scale
-        code = world.code(told, pose, arc, motion)
+        seen = world.see_others(others[index : index + 1], pose, motion) if len(others) else None
+        code = world.code(told, pose, arc, motion, None if seen is None else (torch.ones_like(arc), seen))
         x = world.noise([0], "context", [index])  # not the seed's: a scene begins the same way in every future
         if recached:
             x = latents[len(frames) - 1 - index][None]
@@ -52,12 +55,23 @@ def enter_row(world: DiTNetworks, scene: Scene, seed: int) -> tuple[DiTState, St
     if scene.poses is not None:
         motion = motion_between(poses[-2:-1], poses[-1:]) / world.motion_scale
     out = world.output(readings, readings.telemetry * world.telemetry_scale)
+    layout = check_layout(scene.conditions.get(OTHERS))
     return DiTState(
         cache.k, cache.v, cache.clock, torch.tensor([seed], device=world.device),
         latents[None, : world.kept].clone(), control[-1:].clone(), motion, poses[-1:], arc, **vars(route),
-        others=torch.zeros(1, world.config.others, LAYOUT, device=world.device),
-        told=torch.zeros(1, dtype=torch.bool, device=world.device),
+        others=nearest(layout, poses[-1:], world.config.others),
+        told=torch.full((1,), layout is not None, device=world.device),
     ), out  # fmt: skip
+
+
+def _others(world: DiTNetworks, scene: Scene, poses: Tensor) -> Tensor:
+    """Others at the last frames of a scene, `[n + 1, A, 8]`; none `[0, A, 8]` where the world is not told of them."""
+    states = len(scene.frames)
+    agents = scene.agents if OTHERS in scene.conditions and scene.poses is not None else None
+    boxes = [] if agents is None else moving(agents, np.arange(states, dtype=np.float64))[-len(poses) :]
+    pairs = zip(boxes, poses[:, None], strict=False)
+    rows = [nearest(torch.from_numpy(each).float(), pose, world.config.others) for each, pose in pairs]
+    return torch.cat([nearest(None, poses[:0], world.config.others), *rows])
 
 
 def _check_motion(world: DiTNetworks, scene: Scene) -> None:

@@ -180,8 +180,13 @@ class DiTNetworks(nn.Module):
         if self.layout is None or not state.told.any():
             return state.others, self.nobody(len(state))
         others = drive_on(state.others, state.route, self.config.spec.dt)
-        layout = self.layout(others, advance_pose(state.pose, state.motion * self.motion_scale))
-        return others, layout * state.told[:, None, None]
+        return others, self.see_others(others, state.pose, state.motion) * state.told[:, None, None]
+
+    def see_others(self, others: Tensor, pose: Tensor, motion: Tensor) -> Tensor:
+        """What is told of others `[B, A, 8]` for the coming frame, from where the last motion would bring the car."""
+        if self.layout is None:
+            return self.nobody(len(others))
+        return self.layout(others, advance_pose(pose, motion * self.motion_scale))
 
     def nobody(self, rows: int) -> Tensor:
         """What is told of others where nothing is: zeros `[B, P, k]`."""

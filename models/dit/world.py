@@ -26,12 +26,11 @@ from drivedit.models.dit.networks import DiTNetworks
 from drivedit.models.dit.state import DiTState
 from drivedit.models.flow.path import noise_levels
 from drivedit.models.flow.sampler import sample
-from drivedit.models.scenes import ROUTE, Scene, check_scene
+from drivedit.models.scenes import OTHERS, ROUTE, Scene, check_scene
 from drivedit.models.world import Sampling, Scenes, StepOutput, World
 from drivedit.utils import Route, advance_pose
 from drivedit.utils.route import CAPACITY
 
-OTHERS = "layout"  # the condition that tells who else is on the road
 LATENT = "latent"  # the kind of observation that is not decoded
 ON_ROUTE: dict[str, Any] = {"points": None, "closed": False, "bounds": None, "arc": None}
 
@@ -190,34 +189,41 @@ class DiTWorld(DiTNetworks, World[DiTState]):
 
     # -- what is given -------------------------------------------------------------------------------------------
 
-    def condition(self, state: DiTState, values: Mapping[str, Any]) -> DiTState:
+    def condition(self, state: DiTState, values: Mapping[str, Any], rows: Sequence[int] | None = None) -> DiTState:
         """The state on another road, or with others on it; see `World.condition`."""
         self.check_conditions(values)
+        index = torch.arange(len(state), device=self.device)
+        if rows is not None:
+            index = index[list(rows)]
         if ROUTE in values:
-            state = self._on_route(state, values[ROUTE] or {})
+            state = self._on_route(state, values[ROUTE] or {}, index)
         if OTHERS in values:
             boxes = check_layout(values[OTHERS])
-            told = torch.full_like(state.told, boxes is not None)
-            others = nearest(boxes, state.pose, self.config.others)
-            state = replace(state, others=others, told=told)
+            others = nearest(boxes, state.pose[index], self.config.others)
+            told = torch.full((len(index),), boxes is not None, device=self.device)
+            state = _with(state, index, others=others, told=told)
         return state
 
-    def _on_route(self, state: DiTState, told: Mapping[str, Any]) -> DiTState:
-        """The state on another road."""
+    def _on_route(self, state: DiTState, told: Mapping[str, Any], rows: Tensor) -> DiTState:
+        """The state with some rows on another road."""
         if told.keys() - ON_ROUTE.keys():
             raise ValueError(f"the condition route has the parts {list(ON_ROUTE)}, got {list(told)}")
         *given, arc = {**ON_ROUTE, **told}.values()
-        route = Route.from_points(*([part] * len(state) for part in given))
-        state = replace(state, **vars(route.to(self.device)))
-        begin = None if arc is None else torch.full_like(state.arc, arc)
+        route = Route.from_points(*([part] * len(rows) for part in given)).to(self.device)
+        begin = None if arc is None else torch.full_like(state.arc[rows], arc)
         # a drawing may pass the car several times: this is where it is
-        state.arc = state.route.foot(state.pose[:, :2], begin)
-        return state
+        foot = route.foot(state.pose[rows, :2], begin)
+        return _with(state, rows, **vars(route), arc=foot)
 
     def conditions(self, state: DiTState) -> dict[str, Any]:
         """The `route` of all rows, the `arc` `[B]` of their cars on it in metres, and the boxes of others."""
         others = {OTHERS: state.others} if self.config.others else {}
         return {ROUTE: state.route, "arc": state.arc, **others}
+
+    def given(self, state: DiTState) -> dict[str, Tensor]:
+        """Whether rows are told the route, and who is there; see `World.given`."""
+        told = {ROUTE: state.count > 0, OTHERS: state.told}
+        return {name: told[name] for name in self.spec.conditions if name in told}
 
     def reseed(self, state: DiTState, seeds: Sequence[int]) -> DiTState:
         """The state with other futures."""
@@ -226,3 +232,11 @@ class DiTWorld(DiTNetworks, World[DiTState]):
     def poses(self, state: DiTState) -> Tensor:
         """The cars' poses, integrated from the dreamed motions, `[B, 3]`."""
         return state.pose
+
+
+def _with(state: DiTState, rows: Tensor, **values: Tensor) -> DiTState:
+    """The state with other values of some fields in some rows; what it was is left alone."""
+    changed = {name: getattr(state, name).clone() for name in values}
+    for name, value in values.items():
+        changed[name][rows] = value
+    return replace(state, **changed)

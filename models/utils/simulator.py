@@ -37,13 +37,11 @@ class Truth:
     attributes: dict[str, str] = field(default_factory=dict)
 
 
-class Simulator(Protocol):
-    """A Gymnasium environment behind the spaces of a spec, that can say what is true.
+class Recordable(Protocol):
+    """What a recording needs of a simulator: a Gymnasium environment that can say what is true.
 
-    Made without arguments it shows the first kind of observation; where the spec has several, `obs_type` chooses some.
-
-    `info` of `reset` and `step` has `telemetry`; that of `step` has `reward_terms`, and where the episode ends the term
-    of the ending's name is not 0. An episode is a function of (seed, options, actions).
+    `info` of `step` has `reward_terms`, and where the episode ends the term of the ending's name is not 0. An episode
+    is a function of (seed, options, actions).
     """
 
     def reset(self, *, seed: int | None = None, options: Options | None = None) -> tuple[Any, dict[str, Any]]:
@@ -57,6 +55,14 @@ class Simulator(Protocol):
     def truth(self) -> Truth:
         """What is true now."""
         ...
+
+
+class Simulator(Recordable, Protocol):
+    """A recordable environment behind the spaces of a spec, where dreams can begin and which can be gone back in.
+
+    Made without arguments it shows the first kind of observation; where the spec has several, `obs_type` chooses some.
+    `info` of `reset` and `step` has `telemetry` as well.
+    """
 
     def scene(self, n: int = 8) -> dict[str, Any]:
         """The scene of this moment, with the last `n` controls, for `reset(options={"scene": ...})` of a dream."""

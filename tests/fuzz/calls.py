@@ -118,6 +118,10 @@ class Player:
             turns = np.cumsum(self.rng.uniform(-0.3, 0.3, 60))
             options["route"] = np.cumsum(3 * np.stack([np.cos(turns), np.sin(turns)], 1), 0)
             options["closed"] = bool(self.rng.random() < 0.3)
+        if "layout" in self.env.world.spec.conditions and self.rng.random() < 0.5:
+            boxes = self.rng.uniform(-90, 90, (3, 2, 8))
+            boxes[..., 3:6] = (4, 2, 1.6)
+            options["layout"] = [np.zeros((0, 8)), *boxes]
         return options
 
     def _set_state(self) -> tuple[Callable[[], Any], bool]:
@@ -219,7 +223,7 @@ class Player:
             data = bytearray(state)
             data[self.rng.integers(len(data))] ^= 1 << int(self.rng.integers(8))
             return bytes(data[: self.rng.integers(len(data))] if self.rng.random() < 0.3 else data)
-        name = ["world"] * 6 + ["fingerprint", "random", "scene", "ended", "elapsed"]
+        name = ["world"] * 6 + ["fingerprint", "random", "scene", "ended", "elapsed", "others"]
         part = name[self.rng.integers(len(name))]
         if part != "world":
             return replace(state, **{part: self._spoiled(getattr(state, part))})

@@ -60,17 +60,19 @@ def make_world(seed: int = 0) -> DiTWorld:
 BOXES = np.array([[80, 12, 0.8, 4, 2, 1.6, 1.6, 8], [84, 20, 1, 6, 2.2, 2, -1.5, 5], [70, 9, 0.8, 4, 2, 1.5, 0, 2]])
 
 
-def make_peopled_world() -> DiTWorld:
+def make_peopled_world(spec: WorldSpec = SPEC) -> DiTWorld:
     """The world of `make_world`, seen by a camera, and told at most two others on the road."""
     config = make_world().config
     config = replace(
-        config, view=None, camera=CameraConfig(pitch=3.0), others=2,
-        spec=replace(config.spec, conditions=["route", "layout"]),
+        config, view=None, camera=CameraConfig(pitch=3.0), others=2, spec=replace(spec, conditions=["route", "layout"]),
     )  # fmt: skip
-    route_dim, map_dim = config.code_widths()
+    height, width = config.image_size
+    student = replace(config.student, tokens_per_frame=height * width // 256)
+    route_dim, map_dim = replace(config, student=student).code_widths()
     torch.manual_seed(0)
-    world = DiTWorld(replace(config, student=replace(config.student, route_dim=route_dim, map_dim=map_dim)))
-    world.scenes = [make_scene(5), make_scene(2, route=False)]
+    world = DiTWorld(replace(config, student=replace(student, route_dim=route_dim, map_dim=map_dim)))
+    if spec is SPEC:
+        world.scenes = [make_scene(5), make_scene(2, route=False)]
     for p in world.parameters():
         p.data.add_(0.05 * torch.randn(p.shape))
     return world.eval()

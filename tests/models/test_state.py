@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.worlds import make_world
+from helpers.worlds import BOXES, make_world
 
 from drivedit.inference import compile_step
 from drivedit.models import DiTState, DiTWorld
 from drivedit.models.state import seal, unseal
+from drivedit_env.layouts import Log
 from drivedit_env.state import EnvState, restored
 
 
@@ -31,7 +32,9 @@ def state(world) -> DiTState:
 
 def stored(state: DiTState) -> EnvState:
     stream = dict(np.random.default_rng(0).bit_generator.state)
-    return EnvState(state, "me", [stream] * len(state), [0, -1], [False, True], [3, 4])
+    return EnvState(
+        state, "me", [stream] * len(state), [0, -1], [False, True], [3, 4], [None, Log((BOXES[:1].astype(np.float32),))]
+    )
 
 
 def damaged(data: bytes, rng: random.Random, count: int) -> Iterator[bytes]:
@@ -50,6 +53,8 @@ def test_every_damaged_bit_is_seen(state):
     data = whole.to_bytes()
     again = EnvState.from_bytes(data, DiTState, "me")
     assert again.random == whole.random and again.ended == whole.ended and again.to_bytes() == data
+    kept = again.others[1]
+    assert isinstance(kept, Log) and np.array_equal(kept.moments[0], BOXES[:1].astype(np.float32))
     for bad in damaged(data, rng, 200):
         with pytest.raises(ValueError, match="no state of this environment"):
             EnvState.from_bytes(bad, DiTState, "me")
@@ -63,6 +68,8 @@ def test_every_damaged_bit_is_seen(state):
     [
         {"version": 2}, {"version": None}, {"random": [{}] * 2}, {"random": [None] * 2}, {"random": {}}, {"scene": [0]},
         {"ended": [0, 1]}, {"elapsed": [1.5, 2]}, {"scene": "ab"}, {"random": [{"bit_generator": "PCG64"}] * 2},
+        {"others": [0]}, {"others": [1, 0]}, {"others": [None, True]}, {"others": [{}, None]}, {"logs": [[[3]]]},
+        {"others": [{"function": ["a", 0]}, None]}, {"logs": 3}, {"logs": [[[[0] * 8]]]},
     ],
     ids=str,
 )  # fmt: skip

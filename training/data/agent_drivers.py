@@ -6,12 +6,13 @@ world learns from its drives, the agent learns in the better world.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from drivedit.config import DomainConfig
+from drivedit.config import DomainConfig, Quantity
 from drivedit.config.rooms import LOAD_AGENT
 from drivedit.utils import Truth, load_object
 
@@ -30,8 +31,7 @@ class AgentDriver:
 
     def __init__(self, name: str, domain: DomainConfig, noise: float, rng: np.random.Generator) -> None:
         self.name, self._noise, self._rng = name, noise, rng
-        controls = domain.spec.controls
-        self._low, self._high = np.array([(each.low, each.high) for each in controls]).T
+        self._controls = domain.spec.controls
         self._agent = load_object(LOAD_AGENT)(name, int(rng.integers(2**31)))
         getattr(self._agent, "reset", lambda: None)()
 
@@ -41,11 +41,22 @@ class AgentDriver:
         Raises:
             ValueError: The agent answered with anything else than that many finite numbers.
         """
-        answer, count = np.asarray(self._agent(observation)), len(self._low)
-        if answer.shape != (count,) or not np.isfinite(answer).all():
-            raise ValueError(f"policy {self.name!r} must answer with {count} finite numbers, got {answer!r}")
-        noise = self._noise * (self._high - self._low) / 2 * self._rng.standard_normal(count)
-        return np.clip(answer + noise, self._low, self._high).astype(np.float32)
+        return noisy(self.name, self._agent(observation), self._controls, self._noise, self._rng)
+
+
+def noisy(
+    name: str, answer: Any, controls: Sequence[Quantity], noise: float, rng: np.random.Generator
+) -> np.ndarray:  # fmt: skip
+    """What a policy answered with noise on it, float32 `[C]` in the ranges of the controls.
+
+    Raises:
+        ValueError: It is anything else than that many finite numbers.
+    """
+    low, high = np.array([(each.low, each.high) for each in controls]).T
+    numbers = np.asarray(answer)
+    if numbers.shape != low.shape or numbers.dtype.kind not in "biuf" or not np.isfinite(numbers).all():
+        raise ValueError(f"policy {name!r} must answer with {len(low)} finite numbers, got {answer!r}")
+    return np.clip(numbers + noise * (high - low) / 2 * rng.standard_normal(len(low)), low, high).astype(np.float32)
 
 
 @dataclass(frozen=True)

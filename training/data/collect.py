@@ -9,23 +9,29 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from drivedit.config import DEFAULT_WORLD, WorldSpec, find_domain
+from drivedit.config import DEFAULT_WORLD, DomainConfig, WorldSpec, find_domain
 from drivedit.data.agent_drivers import AgentDriver, AgentDrivers
+from drivedit.data.any_env import AnyEnv, EnvDrivers
 from drivedit.data.recordings import Episode, ShardError, read_attrs, read_shard, shard_path, write_shard
-from drivedit.utils import Driver, Simulator, begin_worker, code_fingerprint, load_object, locked, package_of
+from drivedit.utils import Driver, Recordable, begin_worker, code_fingerprint, load_object, locked, package_of
 from drivedit.utils.episodes import Agents
 
 CODE = (__name__, "drivedit.data.agent_drivers", "drivedit.data.geometry")
-EARLIER = {"policies": [], "domain": DEFAULT_WORLD, "observations": []}  # what earlier recipes meant and did not say
+# What recipes of earlier versions meant and did not say.
+EARLIER: dict[str, Any] = {
+    "policies": [], "domain": DEFAULT_WORLD, "observations": [], "env": "", "policy": "", "size": None, "dt": None,
+}  # fmt: skip
 LOCK = ".collect.lock"  # in the folder of the recording
 logger = logging.getLogger(__name__)
 
@@ -45,7 +51,11 @@ class Recipe:
         held_out: whether the seeds are those kept for judging.
         policies: names of the agents that drive; none: the scripted drivers of the domain.
         domain: name of the domain.
-        observations: names of those that are recorded; none: all of the domain.
+        observations: names of those of the domain that are recorded; none: all.
+        env: id of the environment that is recorded instead of a domain's simulator; empty: none is.
+        policy: who drives in it, see `drivedit.data.any_env.EnvDrivers`.
+        size: height and width of its pictures, see `drivedit.data.any_env.AnyEnv`.
+        dt: seconds of a step of it, likewise.
     """
 
     seed: int = 0
@@ -55,6 +65,10 @@ class Recipe:
     policies: tuple[str, ...] = ()
     domain: str = DEFAULT_WORLD
     observations: tuple[str, ...] = ()
+    env: str = ""
+    policy: str = ""
+    size: tuple[int, int] | None = None
+    dt: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("episode_steps", "shard_steps"):
@@ -62,18 +76,43 @@ class Recipe:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
-        _ = self.spec  # is it there?
+        _ = self.recorded  # is it there?
+        if self.env and (self.policies or self.observations):
+            raise ValueError(
+                "agents by name drive in domains, and observations are chosen of domains; who drives in an env is "
+                "policy, module:callable"
+            )
+        if not self.env and (self.policy or self.size is not None or self.dt is not None):
+            raise ValueError("policy, size and dt speak of an environment: give env as well")
 
     @property
-    def spec(self) -> WorldSpec:
-        """What is recorded."""
-        spec = find_domain(self.domain).spec
-        return spec.only(self.observations) if self.observations else spec
+    def recorded(self) -> DomainConfig:
+        """The domain, with the observations that are recorded."""
+        domain = find_domain(self.domain)
+        return replace(domain, spec=domain.spec.only(self.observations)) if self.observations else domain
+
+    def check(self) -> None:
+        """Checks that what is recorded and who drives are there, and drive a step.
+
+        Raises:
+            ValueError: They are not, or do not fit.
+        """
+        for policy in self.policies:
+            AgentDriver(policy, find_domain(self.domain), 0.0, np.random.default_rng(0))
+        if self.env:
+            with closing(AnyEnv(self.env, self.size, self.dt)) as env:
+                episode = record_episode(
+                    env, np.random.default_rng(0), 1, False, EnvDrivers(env, self.policy), env.domain
+                )
+                shape, controls = list(episode.picture.shape[1:]), episode.spec.names("controls")
+                logger.info("%s: pictures %s, controls %s, %.4g s a step", self.env, shape, controls, episode.spec.dt)
+                if episode.picture.min() == episode.picture.max():
+                    logger.warning("%s shows pictures of one colour: can it draw here?", self.env)
 
 
 def record_episode(
-    env: Simulator, rng: np.random.Generator, steps: int, held_out: bool = False, make: Make | None = None,
-    domain: str = DEFAULT_WORLD, spec: WorldSpec | None = None,
+    env: Recordable, rng: np.random.Generator, steps: int, held_out: bool = False, make: Make | None = None,
+    domain: str | DomainConfig = DEFAULT_WORLD,
 ) -> Episode:  # fmt: skip
     """Records one drive by a driver drawn from `rng`.
 
@@ -83,19 +122,18 @@ def record_episode(
         steps: the most steps; fewer if the episode ends.
         held_out: whether the seed is one of those kept for judging.
         make: draws the driver and the start of its episode (reset options of the simulator); None: as the domain does.
-        domain: name of what is recorded.
-        spec: what of it; None: all.
+        domain: what is recorded, or its name.
     """
-    config = find_domain(domain)
-    spec, first = spec or config.spec, config.held_out_from
+    config = find_domain(domain) if isinstance(domain, str) else domain
+    spec, first = config.spec, config.held_out_from
     seed = int(rng.integers(first)) + (first if held_out else 0)
     driver, start = (make or load_object(config.drivers))(rng)
     observation, _ = env.reset(seed=seed, options=start)
     seen, true = [observation], [env.truth()]
-    controls, rewards, terms, terminated = [], [], [], False
-    while len(controls) < steps and not terminated:
+    controls, rewards, terms, terminated, truncated = [], [], [], False, False
+    while len(controls) < steps and not (terminated or truncated):
         action = driver.act(true[-1], seen[-1])
-        observation, reward, terminated, _, info = env.step(action)
+        observation, reward, terminated, truncated, info = env.step(action)
         seen.append(observation)
         true.append(env.truth())
         controls.append(action)
@@ -146,29 +184,44 @@ def collect_shard(
         recipe: what to record.
         tell: called with the number of steps after each episode.
     """
-    domain = find_domain(recipe.domain)
-    simulator, scripted = load_object(domain.simulator), load_object(domain.drivers)
-    spec = recipe.spec
-    env = simulator() if len(domain.spec.observations) == 1 else simulator(obs_type=tuple(spec.observations))
-    make = AgentDrivers(recipe.policies, domain) if recipe.policies else scripted
-    episodes: list[Episode] = []
-    left = recipe.shard_steps
-    while left > 0:
-        rng = np.random.default_rng([recipe.seed, index, len(episodes)])
-        steps = min(recipe.episode_steps, left)
-        episode = record_episode(env, rng, steps, recipe.held_out, make, recipe.domain, spec)
-        episodes.append(episode)
-        left -= len(episode)
-        if tell is not None:
-            tell(len(episode))
-    code = code_fingerprint(*CODE, *(package_of(part.__module__) for part in (simulator, scripted)))
-    made_from = {"code": code, "recipe": asdict(recipe)}
+    with _opened(recipe) as (env, domain, make, code):
+        episodes: list[Episode] = []
+        left = recipe.shard_steps
+        while left > 0:
+            rng = np.random.default_rng([recipe.seed, index, len(episodes)])
+            episode = record_episode(env, rng, min(recipe.episode_steps, left), recipe.held_out, make, domain)
+            episodes.append(episode)
+            left -= len(episode)
+            if tell is not None:
+                tell(len(episode))
+    made_from = {"code": code_fingerprint(*CODE, *code), "recipe": asdict(recipe)}
     attrs = {"held_out": recipe.held_out, "env": domain.env_id, "made_from": made_from}
     try:
         write_shard(shard_path(folder, index), episodes, attrs)
     except OSError as error:
         reason = f"{error.strerror} and run the same command again, finished shards are kept"
         raise OSError(error.errno, reason) from error
+
+
+@contextmanager
+def _opened(recipe: Recipe) -> Iterator[tuple[Recordable, DomainConfig, Make, list[str]]]:
+    """What is recorded, what it is, who drives, and the modules that they stand in."""
+    if recipe.env:
+        with closing(AnyEnv(recipe.env, recipe.size, recipe.dt)) as env:
+            driven = [recipe.policy.partition(":")[0]] if recipe.policy else []
+            code = [AnyEnv.__module__, package_of(type(env.env.unwrapped).__module__), *driven]
+            yield env, env.domain, EnvDrivers(env, recipe.policy), code
+        return
+    domain = recipe.recorded
+    simulator, scripted = load_object(domain.simulator), load_object(domain.drivers)
+    shown = (
+        {"obs_type": tuple(domain.spec.observations)} if len(find_domain(recipe.domain).spec.observations) > 1 else {}
+    )
+    if shown and "obs_type" not in signature(simulator).parameters:
+        raise ValueError(f"{domain.simulator} takes no obs_type, which says which of {[*shown['obs_type']]} it shows")
+    make = AgentDrivers(recipe.policies, domain) if recipe.policies else scripted
+    code = [package_of(part.__module__) for part in (simulator, scripted)]
+    yield simulator(**shown), domain, make, code
 
 
 def collect_recordings(
@@ -183,8 +236,12 @@ def collect_recordings(
     progress: bool = True,
     domain: str = DEFAULT_WORLD,
     observations: Sequence[str] = (),
+    env: str = "",
+    policy: str = "",
+    size: tuple[int, int] | None = None,
+    dt: float | None = None,
 ) -> list[Path]:
-    """Records drives in a simulator; run it again to go on after a stop.
+    """Records drives in a simulator, or in any Gymnasium environment; run it again to go on after a stop.
 
     Args:
         out: Folder of the recording.
@@ -197,13 +254,22 @@ def collect_recordings(
         policies: Agents that drive, as `python -m drivedit.agents` knows them; none: the scripted drivers.
         progress: Whether to show a progress bar.
         domain: The simulator, by the name of its domain.
-        observations: Names of those that are recorded; none: all of the domain.
+        observations: Names of those that are recorded of a domain; none: all.
+        env: Instead of a domain: an environment with pictures and a Box of actions, as gymnasium.make takes it, for
+            instance "highway_env:racetrack-v0".
+        policy: Who drives in env, module:callable: a function of the observation, or of observation and environment, or
+            a class of such, made anew for every episode; empty: random with memory.
+        size: Height and width of the pictures of env, multiples of 8; None: near its own, in multiples of 16.
+        dt: Seconds of a step of env; None: 1 / its render_fps.
 
     Returns:
         The paths of all shards.
 
     Raises:
-        ValueError: A number is out of range, an agent is not there, or the folder was recorded with other settings.
+        ValueError: A number is out of range, an agent is not there, the environment has no pictures or another kind of
+            actions, or the folder was recorded with other settings.
+        ImportError: What is recorded needs a package that is not installed.
+        gymnasium.error.Error: There is no such environment.
         RuntimeError: Another process collects into the folder.
         OSError: There is no room; finished shards are kept.
     """
@@ -211,9 +277,10 @@ def collect_recordings(
     if steps < 1 or workers < 1:
         raise ValueError(f"steps and workers must be at least 1, got steps={steps}, workers={workers}")
     shard_steps = shard_steps or 20 * episode_steps
-    recipe = Recipe(seed, episode_steps, shard_steps, held_out, tuple(policies), domain, tuple(observations))
-    for policy in recipe.policies:
-        AgentDriver(policy, find_domain(domain), 0.0, np.random.default_rng(0))  # is it there?
+    recipe = Recipe(
+        seed, episode_steps, shard_steps, held_out, tuple(policies), domain, tuple(observations), env, policy, size, dt
+    )
+    recipe.check()
     paths = [shard_path(out, index) for index in range(-(-steps // recipe.shard_steps))]
     with locked(out / LOCK, f"collecting into {out}", 0):
         for left in out.glob(".shard-*.tmp"):  # of runs that were killed

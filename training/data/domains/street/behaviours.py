@@ -242,7 +242,7 @@ class Jerk:
     Attributes:
         rng: The only source of chance.
         follow: Who drives on.
-        chance: Per step, that such a moment begins at 8 m/s or less.
+        chance: Per step, that such a moment begins at 12 m/s or less.
     """
 
     rng: np.random.Generator
@@ -255,7 +255,7 @@ class Jerk:
         """Controls of the follower, or those that are held."""
         controls = self.follow(truth, before)
         speed = max(truth.telemetry["speed"], 4.0)
-        if self._left == 0 and self.rng.random() < self.chance * min(1.0, 8.0 / speed):
+        if self._left == 0 and self.rng.random() < self.chance * min(1.0, 12.0 / speed):
             drawn, kept = self.rng.uniform(-1.0, 1.0, 2), self.rng.random(2) < 0.3
             steering, throttle = np.where(kept, controls, drawn)
             self._held = (float(steering), float(throttle))
@@ -333,7 +333,7 @@ def _weave(rng: np.random.Generator) -> Follow:
         pace=rng.uniform(0.5, 1.2),
         headway=rng.uniform(0.3, 1.5),
         aside=rng.normal(0.0, 0.4),
-        weave=rng.uniform(0.7, 2.4),
+        weave=rng.uniform(0.7, 2.2),
         period=rng.uniform(3.0, 9.0),
         noise=rng.uniform(0.0, 0.08),
         delay=int(rng.integers(0, 4)),
@@ -351,6 +351,12 @@ def _leave(rng: np.random.Generator) -> Follow:
     behaviour = Follow(rng, pace=rng.uniform(0.4, 1.0), aside=rng.uniform(1.8, 6.0), noise=rng.uniform(0.0, 0.03))
     behaviour._lane = 0
     return behaviour
+
+
+def _go_astray(rng: np.random.Generator) -> Follow:
+    """Off the road for good, where nothing stands in the way."""
+    aside = float(rng.choice([-1.0, 1.0])) * rng.uniform(9.0, 15.0)
+    return Follow(rng, pace=rng.uniform(0.5, 1.3), aside=aside, look=rng.uniform(0.4, 1.2), gas=2.0, eager=0.0)
 
 
 def _against(rng: np.random.Generator) -> Follow:
@@ -399,7 +405,7 @@ def _sweep(rng: np.random.Generator) -> Sweep:
 def _jerk(rng: np.random.Generator) -> Jerk:
     """Any controls at any speed, and the lane in between."""
     follow = _keep(rng)
-    follow.pace, follow.eager = rng.uniform(0.1, 1.4), 0.0
+    follow.pace, follow.eager = rng.uniform(0.3, 1.6), 0.0
     return Jerk(rng, follow, rng.uniform(0.1, 0.6))
 
 
@@ -441,5 +447,6 @@ BEHAVIOURS: dict[str, BehaviourKind] = {
     "sweep": BehaviourKind(_sweep, (6, 40), "recover"),
     "jerk": BehaviourKind(_jerk, (40, 120)),
     "turn": BehaviourKind(_turn, (40, 90), "recover"),
+    "go_astray": BehaviourKind(_go_astray, (1000, 1001)),
     "ram": BehaviourKind(_ram, (1000, 1001)),
 }

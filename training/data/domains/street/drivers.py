@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from drivedit.config.domains.street import SPEC
-from drivedit.data.domains.street.behaviours import BEHAVIOURS, Behaviour, Follow
+from drivedit.data.domains.street.behaviours import BEHAVIOURS
+from drivedit.data.domains.street.controllers import Behaviour, Follow
 from drivedit.data.domains.street.roads import STYLES
 from drivedit.data.domains.street.truth import StreetTruth
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from drivedit.config.domains.street import SPEC
-from drivedit.data.domains.street.car import BACK, BRAKES, FRONT, FULL_LOCK, GRAVITY
-from drivedit.data.domains.street.cars import NOTHING, idm
+from drivedit.data.domains.street.driving import BACK, BRAKES, FRONT, FULL_LOCK, GRAVITY, follow
 from drivedit.data.domains.street.roads import Road, lane_middle
 from drivedit.data.domains.street.truth import StreetTruth
 
@@ -113,8 +112,8 @@ class Follow:
         wanted = self.pace * truth.limit
         if off > ASTRAY:
             wanted = min(wanted, STRAY_SPEED)
-        gap = told["gap"] if self.heeds and told["gap"] < SPEC.telemetry[3].high else NOTHING
-        push = idm(told["speed"], wanted, gap, told["closing_speed"], self.headway)
+        gap = told["gap"] if self.heeds and told["gap"] < SPEC.telemetry[3].high else math.inf
+        push = follow(told["speed"], wanted, gap, told["closing_speed"], self.headway)
         return push / self.gas if push > 0 else max(push / BRAKES, -self.brake * truth.grip * GRAVITY / BRAKES)
 
     def _choose_lane(self, truth: StreetTruth) -> int:

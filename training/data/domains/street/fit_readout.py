@@ -1,4 +1,4 @@
-"""Fits what reads pictures of the street: `python -m drivedit.data.domains.street.fit_readout RECORDING`."""
+"""Fits what reads pictures of the street: `python -m drivedit.data.domains.street.fit_readout --recordings FOLDER`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from drivedit.data.clips import Drives
 from drivedit.data.domains.street.light import WEATHERS
 from drivedit.data.domains.street.readout import AHEAD, NEAR, SCALES, WEIGHTS, Network, as_input
 from drivedit.data.domains.street.roads import draw_road, lane_middle
-from drivedit.data.domains.street.truth import speed_limit
+from drivedit.data.domains.street.truth import route, speed_limit
 from drivedit.utils.commands import run
 
 FINE = 127  # steps of a unit that inputs are kept in
@@ -30,9 +30,10 @@ def targets(drives: Drives, drive: int) -> np.ndarray:
     attributes, at = drives.attributes[drive], drives.states(drive)
     road = draw_road(np.random.default_rng([int(drives.seeds[drive]), 0]), attributes["road"])
     weather = WEATHERS[attributes["weather"]]
+    shift = drives.routes[drive][0] - route(road, int(drives.told("lane")[at.start]))[0]  # of the plane
     told = {name: drives.told(name)[at] for name in ("lane", "lateral_offset", "speed", "gap", "closing_speed")}
     rows = []
-    for n, (x, y, yaw) in enumerate(drives.pose[at]):
+    for n, (x, y, yaw) in enumerate(drives.pose[at] - (*shift, 0.0)):
         s, _ = road.locate(float(x), float(y))
         middle = lane_middle(road.shape, float(told["lane"][n]))
         row = [told["lateral_offset"][n]]
@@ -116,5 +117,10 @@ def fit_readout(recordings: str, steps: int = 4000, size: int = 64, rate: float 
     save_file({name: each.detach().contiguous() for name, each in network.state_dict().items()}, out)
 
 
+def main(words: list[str] | None = None) -> int:
+    """Fits it by the options of a command line; returns the exit status."""
+    return run(fit_readout, words, program="python -m drivedit.data.domains.street.fit_readout")
+
+
 if __name__ == "__main__":
-    sys.exit(run(fit_readout, program="python -m drivedit.data.domains.street.fit_readout"))
+    sys.exit(main())

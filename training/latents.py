@@ -81,36 +81,45 @@ class Clips:
         latents: float16 `[S, C, h, w]`.
         world: Gives the route code and the units of the heads.
         frames: Targets of a clip.
+        device: Where batches are made. All is kept there if it takes less than half of the memory; else the latents
+            stay on disk.
     """
 
-    def __init__(self, drives: Drives, latents: np.ndarray, world: WorldConfig, frames: int) -> None:
-        self.latents, self.frames, self.history = latents, frames, world.student.history
-        self.control = np.asarray(drives.control)
-        self.codes = route_codes(drives, world)
-        self.motion = drives.motion() / np.asarray(world.motion_scale, np.float32)
-        spec = world.spec
-        states = len(self.control)
+    def __init__(
+        self, drives: Drives, latents: np.ndarray, world: WorldConfig, frames: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.frames, self.history, self.device = frames, world.student.history, torch.device(device)
+        spec, states = world.spec, len(drives.control)
         told = [drives.telemetry[value.name] / np.float32(value.scale) for value in spec.telemetry]
         units = {name: spec.rewards[name].value for name in spec.learned()}
         earned = [np.asarray(drives.earned(name)) / unit if unit else np.zeros(states) for name, unit in units.items()]
-        self.telemetry, self.reward = _columns(told, states), _columns(earned, states)
-        self.ended = np.asarray(drives.ended).astype(np.float32)
-        self.layout = LayoutCoder(world) if world.others else None
+        motion = drives.motion()
+        self.motion = self._kept(motion / np.asarray(world.motion_scale, np.float32))
+        self.control, self.codes = self._kept(drives.control), self._kept(route_codes(drives, world, device))
+        self.telemetry, self.reward = self._kept(_columns(told, states)), self._kept(_columns(earned, states))
+        self.ended = self._kept(drives.ended, np.float32)
+        self.latents = latents if latents.nbytes > _room(self.device) else self._kept(latents)
+        self.layout = LayoutCoder(world).to(device) if world.others else None
         if self.layout is not None:
-            self.others, self.told = nearest_others(drives, world.others)
+            others, known = nearest_others(drives, world.others)
             poses = torch.from_numpy(np.array(drives.pose)).nan_to_num()
-            self.poses = advance_pose(poses, torch.from_numpy(drives.motion()))
+            self.poses = advance_pose(poses, torch.from_numpy(motion)).float().to(self.device)
+            self.others, self.told = self._kept(others), self._kept(known)
 
-    def code(self, now: np.ndarray) -> np.ndarray:
+    def _kept(self, values: np.ndarray, dtype: type | None = None) -> Tensor:
+        """Values as they are kept on the device."""
+        return torch.from_numpy(np.array(values, dtype)).to(self.device)
+
+    def code(self, now: Tensor) -> Tensor:
         """What is told for the states `now` `[B, T]`: `[B, T, K]`."""
-        codes = self.codes[now - 1]
+        codes = self.codes[now - 1].float()
         if self.layout is None:
             return codes
-        flat = now.reshape(-1)
-        told = torch.from_numpy(self.told[flat])
-        layout = self.layout(torch.from_numpy(self.others[flat]), self.poses[flat - 1].float())
-        code = join(torch.from_numpy(codes).float().flatten(0, 1), told, layout * told[:, None, None])
-        return code.unflatten(0, now.shape).numpy()
+        flat = now.flatten()
+        told = self.told[flat]
+        layout = self.layout(self.others[flat], self.poses[flat - 1])
+        code = join(codes.flatten(0, 1), told, layout * told[:, None, None])
+        return code.unflatten(0, now.shape)
 
     def batch(self, starts: np.ndarray) -> dict[str, Tensor]:
         """Clips whose first targets are `starts`.
@@ -120,20 +129,31 @@ class Clips:
             `[B, T, K]` (of the state before); motion `[B, T, 3]`, telemetry and reward `[B, T, >= 1]`, ended `[B, T]`.
         """
         index = starts[:, None] + np.arange(-self.history, self.frames)
-        now = index[:, self.history :]
-        arrays = {
-            "latents": np.stack([self.latents[row[0] : row[-1] + 1] for row in index]).astype(np.float32),
-            "control": np.concatenate([self.control[now], self.control[now - 1], self.motion[now - 1]], -1),
+        now = torch.from_numpy(index[:, self.history :]).to(self.device)
+        tensors = {
+            "latents": self._latents(index),
+            "control": torch.cat([self.control[now], self.control[now - 1], self.motion[now - 1]], -1),
             "route": self.code(now),
             "motion": self.motion[now],
             "telemetry": self.telemetry[now],
             "reward": self.reward[now],
             "ended": self.ended[now],
         }
-        return {name: torch.from_numpy(np.ascontiguousarray(value, np.float32)) for name, value in arrays.items()}
+        return {name: value.float() for name, value in tensors.items()}
+
+    def _latents(self, index: np.ndarray) -> Tensor:
+        """The latents of clips, those of the states `index` `[B, n]`, each of which follow one another."""
+        if isinstance(self.latents, Tensor):
+            return self.latents[torch.from_numpy(index).to(self.device)]
+        return torch.from_numpy(np.stack([self.latents[row[0] : row[-1] + 1] for row in index])).to(self.device)
 
 
-def route_codes(drives: Drives, world: WorldConfig) -> np.ndarray:
+def _room(device: torch.device) -> float:
+    """Bytes that may be kept on a device; none on the CPU, which maps files."""
+    return 0.0 if device.type == "cpu" else 0.5 * torch.get_device_module(device).mem_get_info(device)[0]
+
+
+def route_codes(drives: Drives, world: WorldConfig, device: torch.device | str = "cpu") -> np.ndarray:
     """Route code for the frame after each state, float16 `[S, C]`, made as a dream makes it.
 
     The foot point is tracked, and the car is placed where its last motion would bring it. C is 0 for a world that
@@ -141,20 +161,21 @@ def route_codes(drives: Drives, world: WorldConfig) -> np.ndarray:
     """
     if not world.student.route_dim:
         return np.zeros((int(drives.first[-1]), 0), np.float16)
-    coder = RouteCoder(world)
-    motions = torch.from_numpy(drives.motion())
+    coder = RouteCoder(world).to(device)
+    motions, poses = (torch.from_numpy(np.array(each)).to(device) for each in (drives.motion(), drives.pose))
+    poses = poses.float().nan_to_num()
     lines = [line if len(line) else None for line in drives.routes]
-    route = Route.from_points(lines, [bool(c) for c in drives.closed], list(drives.bounds))
+    route = Route.from_points(lines, [bool(c) for c in drives.closed], list(drives.bounds)).to(device)
     lengths = np.diff(drives.first)
     codes = np.zeros((int(drives.first[-1]), coder.width), np.float16)
     arc = None
     for step in tqdm(range(int(lengths.max())), desc="routes", mininterval=5):
         state = torch.from_numpy(drives.first[:-1] + np.minimum(step, lengths - 1))
-        pose = torch.from_numpy(np.array(drives.pose[state.numpy()])).float().nan_to_num()
+        pose = poses[state]
         arc = route.foot(pose[:, :2], arc)
         alive = step < lengths
         ahead = advance_pose(pose, motions[state])
-        codes[state.numpy()[alive]] = coder(route, ahead, arc).numpy()[alive]
+        codes[state.numpy()[alive]] = coder(route, ahead, arc).half().cpu().numpy()[alive]
     return codes
 
 

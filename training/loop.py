@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from drivedit.config import LoopConfig
+from drivedit.training.ahead import Ahead
 from drivedit.training.averaging import averaged, better, measure_both, swap
 from drivedit.training.checkpoints import load_run, save_run, shard, whole_state
 from drivedit.training.methods.method import Method, Progress
@@ -74,13 +75,13 @@ def train(
         ValueError: The run in `out` was begun with other options that cannot be changed on the way.
         KeyboardInterrupt, SystemExit: After Ctrl-C and SIGTERM.
     """
-    run = _Run(method, config, Path(out), about or {}, device)
+    run = _Run(method, make_batch, config, Path(out), about or {}, device)
     with Interrupts() as interrupts, warnings.catch_warnings(), Curve(run.out, run.step, run.main) as curve:
         warnings.filterwarnings("ignore", "Torchinductor does not support code generation for complex")  # rotations
         run.notes.begin(run.step, run.main)
         started, saved, late = time.monotonic(), 0.0, False
         while run.step < config.steps and not late:
-            signal = run.advance(make_batch, interrupts.received)
+            signal = run.advance(interrupts.received)
             run.bar.update()
             due = signal is not None or run.step == config.steps
             if run.step % config.log_every == 0:  # every process decides alike
@@ -104,8 +105,9 @@ class _Run:
     """What is trained, and how far it is; the arguments are those of `train`."""
 
     def __init__(
-        self, method: Method, config: LoopConfig, out: Path, about: Mapping[str, Any], device: torch.device | str
-    ) -> None:
+        self, method: Method, make_batch: Callable[[torch.Generator], Batch], config: LoopConfig, out: Path,
+        about: Mapping[str, Any], device: torch.device | str,
+    ) -> None:  # fmt: skip
         with extra("train", "training"):
             from accelerate import Accelerator
 
@@ -116,6 +118,8 @@ class _Run:
         self.main: bool = self.accelerator.is_main_process
         self.measures = self.main or config.shard  # sharded weights are put together by all
         self.notes = RunNotes(out, config, about, self.accelerator.num_processes)
+        self.batches = Ahead(self._draw, ahead=self.device.type != "cpu")
+        self.make_batch = make_batch
         method.to(self.device)
         self.ema = averaged(method, config.ema)
         self.whole = copy.deepcopy(method) if config.shard else None
@@ -137,11 +141,10 @@ class _Run:
         self.skipped = 0  # steps in a row
         self.left_out = 0  # steps since the last means
 
-    def advance(self, make_batch: Callable[[torch.Generator], Batch], signal: int | None) -> int | None:
+    def advance(self, signal: int | None) -> int | None:
         """Takes a step, or leaves it out where its gradient is not finite.
 
         Args:
-            make_batch: As in `train`.
             signal: What this process was sent, if anything.
 
         Returns:
@@ -152,7 +155,7 @@ class _Run:
         """
         for group in (group for optimizer in self.steps.all() for group in optimizer.param_groups):
             group["lr"] = self.config.lr * schedule(self.step, self.config)
-        seen = [self._gradient(make_batch, part) for part in range(self.config.accumulate)]
+        seen = [self._gradient(part) for part in range(self.config.accumulate)]
         losses, norms = [logs["loss"] for logs in seen], self.steps.norms(self.step)
         fine = finite(*losses, *norms.values())
         bad, *signals = self._any(not fine, signal == SIGTERM, signal == SIGINT)
@@ -169,14 +172,22 @@ class _Run:
         self.step += 1
         return next((number for number, sent in zip((SIGTERM, SIGINT), signals, strict=True) if sent), None)
 
-    def _gradient(self, make_batch: Callable[[torch.Generator], Batch], part: int) -> Figures:
+    def _draw(self, place: int) -> Batch:
+        """The batch of a part of a step, counted over all steps."""
+        step, part = divmod(place, self.config.accumulate)
+        return self.make_batch(generator(self.config.seed, f"batch{self._number(part)}", step))
+
+    def _number(self, part: int) -> int:
+        """Of a part of this process among those of all."""
+        return self.accelerator.process_index * self.config.accumulate + part
+
+    def _gradient(self, part: int) -> Figures:
         """Adds the gradient of one part of the step's whole batch; returns what is logged."""
-        number = self.accelerator.process_index * self.config.accumulate + part
-        batch = make_batch(generator(self.config.seed, f"batch{number}", self.step))
+        batch = self.batches(self.step * self.config.accumulate + part)
         progress = Progress(self.step, self.step / self.config.steps)
         last = part == self.config.accumulate - 1
         with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-            loss, logs = self.steps.loss(batch, progress, str(number), self.wrapped)
+            loss, logs = self.steps.loss(batch, progress, str(self._number(part)), self.wrapped)
             self.accelerator.backward(loss / self.config.accumulate)
         return logs
 

@@ -12,7 +12,7 @@ SPEED = "speed"  # telemetry, where it is known, that scenes are spread over
 
 
 def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: int = 48) -> list[Scene]:
-    """Picks moments that a dream can begin in, as their domain says, spread evenly over the speeds that occur.
+    """Picks moments that a dream can begin in, as their domain says, spread evenly over attributes and over speeds.
 
     Every drive gives one, or more where there are few drives; without telemetry they are spread over time.
 
@@ -25,7 +25,7 @@ def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: i
     context, domain = _context(world), all_domains().get(drives.spec.domain)
     ranges = domain.steady if domain else {}
     most = max(1, count // len(chosen))  # per drive
-    found: list[tuple[float, int, int]] = []
+    found: dict[str, list[tuple[float, int, int]]] = {}  # by attributes
     for drive in chosen:
         states = drives.states(int(drive))
         speeds, steady = drives.told(SPEED)[states], np.ones(states.stop - states.start, bool)
@@ -34,10 +34,17 @@ def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: i
         steady[: context - 1] = False
         for index in np.flatnonzero(steady)[:: max(1, steady.sum() // (3 * most))]:
             speed = float(np.nan_to_num(speeds[index]))
-            found.append((speed, int(drive), states.start + int(index)))
+            found.setdefault(str(drives.attributes[drive]), []).append((speed, int(drive), states.start + int(index)))
     if not found:
         raise ValueError(f"no validation drive has {context} steady states to begin a dream with; record more")
-    found.sort()
+    shares = (len(part) for part in np.array_split(np.arange(count), len(found)))
+    picked = [each for alike, share in zip(found.values(), shares, strict=True) for each in _spread(alike, share, most)]
+    return [scene_at(drives, drive, now, world) for _, drive, now in sorted(picked)]
+
+
+def _spread(found: list[tuple[float, int, int]], count: int, most: int) -> list[tuple[float, int, int]]:
+    """At most `count` of the moments (speed, drive, state), `most` of each drive, spread evenly over the speeds."""
+    found = sorted(found)
     picked: list[tuple[float, int, int]] = []
     used: dict[int, int] = {}
     for index in dict.fromkeys(np.linspace(0, len(found) - 1, 4 * count).astype(int).tolist()):
@@ -45,7 +52,7 @@ def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: i
         if used.get(drive, 0) < most and len(picked) < count:
             used[drive] = used.get(drive, 0) + 1
             picked.append(found[index])
-    return [scene_at(drives, drive, now, world) for _, drive, now in picked]
+    return picked
 
 
 def _context(world: WorldConfig) -> int:

@@ -25,8 +25,8 @@ from drivedit.config import (
     VAEStageConfig,
     WorldConfig,
 )
-from drivedit.data.clips import Drives, fit_config, with_one_picture
-from drivedit.data.recordings import read_folder_attrs
+from drivedit.data.clips import Drives, fit_config, the_picture
+from drivedit.data.recordings import joint_spec, read_folder_attrs
 from drivedit.models import DiTTeacher, DiTWorld
 from drivedit.training.calibration import calibrate
 from drivedit.training.cards import write_card
@@ -267,7 +267,7 @@ def teacher(
             ).to(where)  # fmt: skip
         about = {"world": trained.config.to_dict(), "loss": loss.to_dict(), "data": _about(data, drives)}
         about["encoder"] = {"fingerprint": encoder_fingerprint(trained)}
-        clips = Clips(drives, _latents(trained, drives, place), trained.config, loss.clip_frames)
+        clips = Clips(drives, _latents(trained, drives, place), trained.config, loss.clip_frames, where)
         batch, held = batches(clips, drives, data, train_.batch_size)
         held = {name: value.to(where) for name, value in held.items()}
         best = train(
@@ -294,7 +294,7 @@ def _train_dynamics(
         "loss": stage.config.to_dict(),
         "data": _about(data, drives),
     }
-    clips = Clips(drives, _latents(world, drives, run), world.config, stage.config.clip_frames)
+    clips = Clips(drives, _latents(world, drives, run), world.config, stage.config.clip_frames, world.device)
     batch, held = batches(clips, drives, data, train_.batch_size)
     held = {name: value.to(world.device) for name, value in held.items()}
     best = train(
@@ -328,8 +328,10 @@ def _told(figures: Mapping[str, float]) -> str:
 
 def _open(data: DataConfig, device: torch.device, picture: str | None) -> Drives:
     """Opens one picture of recordings, which unpacks them where that was not done before: one process at a time."""
+    spec = joint_spec([attrs["spec"] for attrs in read_folder_attrs(data.root, held_out=False)])
+    kinds = [the_picture(spec, picture)] if len(spec.observations) > 1 else None
     with PartialState(cpu=device.type == "cpu").main_process_first():
-        return with_one_picture(Drives.open(data.root), picture)
+        return Drives.open(data.root, kinds=kinds)
 
 
 def _latents(world: DiTWorld, drives: Drives, run: Path) -> np.ndarray:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from drivedit.config.base import BaseConfig
@@ -171,6 +171,16 @@ class WorldSpec(BaseConfig):
     def picture(self) -> str:
         """The kind of observation that people see: the first one."""
         return next(iter(self.observations))
+
+    def only(self, kinds: Sequence[str]) -> WorldSpec:
+        """The spec with some kinds of observation alone, in this order.
+
+        Raises:
+            ValueError: It does not have one of them.
+        """
+        if set(kinds) - self.observations.keys():
+            raise ValueError(f"there are the observations {list(self.observations)}, wanted are {list(kinds)}")
+        return replace(self, observations={name: self.observations[name] for name in kinds})
 
     def check_same(self, other: WorldSpec, mine: str, theirs: str, parts: Sequence[str] = ()) -> None:
         """Checks that two specs say the same.

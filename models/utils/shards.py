@@ -153,8 +153,12 @@ def read_attrs(path: str | Path) -> dict[str, Any]:
         return attrs
 
 
-def read_shard(path: str | Path) -> list[Episode]:
+def read_shard(path: str | Path, kinds: Sequence[str] | None = None) -> list[Episode]:
     """Reads all episodes of a shard.
+
+    Args:
+        path: The file.
+        kinds: Names of the observations that are wanted, the others are not read and not in the spec; None: all.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -163,13 +167,23 @@ def read_shard(path: str | Path) -> list[Episode]:
     with _opened(path) as (file, attrs, is_sealed):
         spec = attrs["spec"]
         if attrs["version"] == VERSION:
-            episodes = [_episode(spec, found, _attributes(group)) for group, found in _parts(file, spec, _located)]
+            parts = _parts(file, spec, _located)
+            episodes = [_episode(*_wanted(spec, found, kinds), _attributes(group)) for group, found in parts]
         else:
             parts = _parts(file, spec, earlier_shards.located)
+            spec = spec if kinds is None else spec.only(kinds)
             episodes = [earlier_shards.episode(spec, found, attributes(group, is_sealed)) for group, found in parts]
         for episode in episodes:
             check_episode(episode)
         return episodes
+
+
+def _wanted(spec: WorldSpec, found: Datasets, kinds: Sequence[str] | None) -> tuple[WorldSpec, Datasets]:
+    """The spec and the arrays of an episode with some kinds of observation alone."""
+    if kinds is None:
+        return spec, found
+    left_out = {f"observations/{name}" for name in spec.observations if name not in kinds}
+    return spec.only(kinds), {name: data for name, data in found.items() if name not in left_out}
 
 
 @contextmanager

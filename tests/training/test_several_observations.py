@@ -9,8 +9,8 @@ from helpers.training import make_episode
 from helpers.worlds import make_world
 
 from drivedit.config import DataConfig, LoopConfig, Modality, StudentStageConfig, VAEStageConfig, WorldConfig, WorldSpec
-from drivedit.data.clips import Drives, fit_config, with_one_picture
-from drivedit.data.recordings import iter_episodes, shard_path, write_shard
+from drivedit.data.clips import Drives, fit_config, the_picture
+from drivedit.data.recordings import iter_episodes, read_shard, shard_path, write_shard
 from drivedit.evaluation.held_out import check_fit, opened
 from drivedit.models import DiTWorld
 from drivedit.training.stages import student, vae
@@ -55,10 +55,24 @@ def test_of_several_pictures_one_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"have \['camera', 'rear'\] of .*say which one: --data.picture NAME"):
         fit_config(WorldConfig(), drives)
     config = replace(make_world().config, spec=WorldSpec())
-    fitted = fit_config(config, with_one_picture(drives, "rear"))
+    fitted = fit_config(config, drives.only([the_picture(drives.spec, "rear")]))
     assert list(fitted.spec.observations) == ["rear"] and fitted.vae.in_channels == 1
     assert list(fit_config(make_world().config, drives).spec.observations) == ["camera"], "as its spec says"
     with pytest.raises(ValueError, match=r"the observations \['range', 'camera', 'rear'\], wanted are \['front'\]"):
-        with_one_picture(drives, "front")
+        the_picture(drives.spec, "front")
     with pytest.raises(ValueError, match=r"one picture, uint8 \[H, W, 1 or 3\], the recordings have none of"):
         fit_config(WorldConfig(), replace(drives, spec=replace(drives.spec, observations={"a": RANGE, "b": RANGE})))
+
+
+def test_only_the_observation_that_is_learned_is_unpacked(tmp_path):
+    root = write(tmp_path / "mine", {})
+    drives = Drives.open(root, kinds=["camera"])
+    assert list(drives.observations) == list(drives.spec.observations) == ["camera"]
+    (folder,) = (path for path in (root / "unpacked").iterdir() if path.is_dir())
+    assert sum(path.stat().st_size for path in folder.glob("seen_*.raw")) == drives.frames.nbytes
+    assert np.array_equal(drives.frames, Drives.open(root).observations["camera"])
+    assert drives.fingerprint != Drives.open(root).fingerprint
+    (episode, *_) = read_shard(shard_path(root, 0), ["camera"])
+    assert list(episode.observations) == list(episode.spec.observations) == ["camera"]
+    with pytest.raises(ValueError, match=r"the observations \['range', 'camera'\], wanted are \['rear'\]"):
+        Drives.open(root, kinds=["rear"])

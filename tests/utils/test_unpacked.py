@@ -150,6 +150,8 @@ def test_drives_carry_agents_and_attributes_into_scenes(tmp_path):
     unknown = scene_at(drives, 2, int(drives.first[3]) - 1, world)
     assert unknown.agents is None and unknown.attributes == {"weather": "clear"}
     assert len(pick_scenes(drives, np.arange(3), world, 3)) == 3
+    few = pick_scenes(drives, np.arange(3), world, 2)
+    assert {scene.attributes["weather"] for scene in few} == {"fog", "clear"}, "spread over what the drives are like"
 
 
 def _open(root: Path, told: Any) -> None:
@@ -195,7 +197,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path):
 
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path, monkeypatch):
     write_shard(tmp_path / "shard-00000.h5", [made_up(20, seed) for seed in range(3)])
-    monkeypatch.setattr(unpacked, "read_shard", lambda _: signal.raise_signal(signal.SIGKILL))
+    monkeypatch.setattr(unpacked, "read_shard", lambda *_: signal.raise_signal(signal.SIGKILL))
     fork = multiprocessing.get_context("fork")
     process = fork.Process(target=_open, args=(tmp_path, None))
     process.start()

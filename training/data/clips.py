@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,13 @@ class Drives:
     fingerprint: str
 
     @classmethod
-    def open(cls, root: str | Path, held_out: bool = False) -> Drives:
+    def open(cls, root: str | Path, held_out: bool = False, kinds: Sequence[str] | None = None) -> Drives:
         """Opens a recording folder, unpacked to `root/unpacked` unless that was done for these shards by this code.
+
+        Args:
+            root: The folder.
+            held_out: Whether it was kept for judging.
+            kinds: Names of the observations that are wanted; None: all.
 
         Raises:
             FileNotFoundError: There is no shard.
@@ -75,7 +80,7 @@ class Drives:
                 has other observations, controls or `dt` than the others.
             OSError: There is no room to unpack them.
         """
-        arrays, index, source = open_unpacked(root, held_out)
+        arrays, index, source = open_unpacked(root, held_out, kinds)
         spec = WorldSpec.from_dict(json.loads(str(index["spec"])))
         return cls(
             spec=spec,
@@ -110,11 +115,8 @@ class Drives:
         Raises:
             ValueError: They do not have one of them.
         """
-        kinds = list(kinds)
-        if set(kinds) - self.observations.keys():
-            raise ValueError(f"the recordings have the observations {list(self.observations)}, wanted are {kinds}")
-        spec = replace(self.spec, observations={name: self.spec.observations[name] for name in kinds})
-        return replace(self, spec=spec, observations={name: self.observations[name] for name in kinds})
+        spec = self.spec.only(list(kinds))
+        return replace(self, spec=spec, observations={name: self.observations[name] for name in spec.observations})
 
     def told(self, name: str) -> np.ndarray:
         """A telemetry value by its name, `[S]`; NaN where the recordings have none of that name."""
@@ -176,18 +178,20 @@ class Drives:
         return motion.float().nan_to_num().numpy()
 
 
-def with_one_picture(drives: Drives, name: str | None = None) -> Drives:
-    """The drives with one picture, uint8 `[H, W, 1 or 3]`, as their only observation.
+def the_picture(spec: WorldSpec, name: str | None = None) -> str:
+    """Name of the picture, uint8 `[H, W, 1 or 3]`, that a world learns of what was recorded.
 
     Args:
-        drives: The recordings; those of a single kind of observation stay as they are.
+        spec: Of the recordings; a single kind of observation is the one.
         name: Of the picture; None: the only one that there is.
 
     Raises:
         ValueError: There is no picture, or not that one, or there are several and none is named.
     """
-    kinds = drives.spec.observations
-    if name is None and len(kinds) > 1:
+    kinds = spec.observations
+    if name is None and len(kinds) == 1:
+        return spec.picture
+    if name is None:
         found = [
             each for each, kind in kinds.items()
             if kind.dtype == "uint8" and len(kind.shape) == 3 and kind.shape[2] in (1, 3)
@@ -199,10 +203,10 @@ def with_one_picture(drives: Drives, name: str | None = None) -> Drives:
                 + ("; say which one: --data.picture NAME" if found else "")
             )
         name = found[0]
-    shown = drives if name is None else drives.only([name])
-    if len(shown.observations) < len(kinds):
+    spec.only([name])  # is it there?
+    if len(kinds) > 1:
         log.info("the world learns %s; left out: %s", name, ", ".join(each for each in kinds if each != name))
-    return shown
+    return name
 
 
 def fit_config(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> WorldConfig:
@@ -219,9 +223,9 @@ def fit_config(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> Worl
 
     Raises:
         ValueError: The pictures do not divide into tokens, the spec that is wanted is not that of the recordings, or
-            they have several pictures (see `with_one_picture`).
+            they have several pictures (see `the_picture`).
     """
-    drives = with_one_picture(drives, world.spec.picture if world.spec.observations else None)
+    drives = drives.only([the_picture(drives.spec, world.spec.picture if world.spec.observations else None)])
     spec = drives.spec
     if world.spec.observations:
         spec = world.spec

@@ -12,7 +12,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,15 @@ from drivedit.utils import Driver, Recordable, begin_worker, code_fingerprint, l
 from drivedit.utils.episodes import Agents
 
 CODE = (__name__, "drivedit.data.agent_drivers", "drivedit.data.geometry")
-# What recipes of earlier versions meant and did not say.
-EARLIER = {"policies": [], "domain": DEFAULT_WORLD, "env": "", "policy": "", "size": None, "dt": None}
+EARLIER = {
+    "policies": [],
+    "domain": DEFAULT_WORLD,
+    "observations": [],
+    "env": "",
+    "policy": "",
+    "size": None,
+    "dt": None,
+}
 LOCK = ".collect.lock"  # in the folder of the recording
 logger = logging.getLogger(__name__)
 
@@ -48,6 +55,7 @@ class Recipe:
         held_out: whether the seeds are those kept for judging.
         policies: names of the agents that drive; none: the scripted drivers of the domain.
         domain: name of the domain.
+        observations: names of those that are recorded; none: all of the domain.
         env: id of the environment that is recorded instead of a domain's simulator; empty: none is.
         policy: who drives in it, see `drivedit.data.any_env.EnvDrivers`.
         size: height and width of its pictures, see `drivedit.data.any_env.AnyEnv`.
@@ -60,6 +68,7 @@ class Recipe:
     held_out: bool = False
     policies: tuple[str, ...] = ()
     domain: str = DEFAULT_WORLD
+    observations: tuple[str, ...] = ()
     env: str = ""
     policy: str = ""
     size: tuple[int, int] | None = None
@@ -71,11 +80,17 @@ class Recipe:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
-        find_domain(self.domain)  # is it there?
-        if self.env and self.policies:
-            raise ValueError("agents by name drive in domains; who drives in an env is policy, module:callable")
+        _ = self.recorded  # is it there?
+        if self.env and (self.policies or self.observations):
+            raise ValueError("policies and observations are those of domains; who drives in an env is policy")
         if not self.env and (self.policy or self.size is not None or self.dt is not None):
             raise ValueError("policy, size and dt speak of an environment: give env as well")
+
+    @property
+    def recorded(self) -> DomainConfig:
+        """The domain, with the observations that are recorded."""
+        domain = find_domain(self.domain)
+        return replace(domain, spec=domain.spec.only(self.observations)) if self.observations else domain
 
     def check(self) -> None:
         """Checks that what is recorded and who drives are there, and drive a step.
@@ -198,12 +213,11 @@ def _opened(recipe: Recipe) -> Iterator[tuple[Recordable, DomainConfig, Make, li
             code = [AnyEnv.__module__, package_of(type(env.env.unwrapped).__module__), *driven]
             yield env, env.domain, EnvDrivers(env, recipe.policy), code
         return
-    domain = find_domain(recipe.domain)
+    domain, several = recipe.recorded, len(find_domain(recipe.domain).spec.observations) > 1
     simulator, scripted = load_object(domain.simulator), load_object(domain.drivers)
-    kinds = tuple(domain.spec.observations)
     make = AgentDrivers(recipe.policies, domain) if recipe.policies else scripted
     code = [package_of(part.__module__) for part in (simulator, scripted)]
-    yield simulator() if len(kinds) == 1 else simulator(obs_type=kinds), domain, make, code
+    yield simulator(obs_type=tuple(domain.spec.observations)) if several else simulator(), domain, make, code
 
 
 def collect_recordings(
@@ -217,6 +231,7 @@ def collect_recordings(
     policies: Sequence[str] = (),
     progress: bool = True,
     domain: str = DEFAULT_WORLD,
+    observations: Sequence[str] = (),
     env: str = "",
     policy: str = "",
     size: tuple[int, int] | None = None,
@@ -235,6 +250,7 @@ def collect_recordings(
         policies: Agents that drive, as `python -m drivedit.agents` knows them; none: the scripted drivers.
         progress: Whether to show a progress bar.
         domain: The simulator, by the name of its domain.
+        observations: Names of those that are recorded; none: all of the domain.
         env: Instead of a domain: an environment with pictures and a Box of actions, as gymnasium.make takes it, for
             instance "highway_env:racetrack-v0".
         policy: Who drives in env, module:callable: a function of the observation, or of observation and environment, or
@@ -257,8 +273,9 @@ def collect_recordings(
     if steps < 1 or workers < 1:
         raise ValueError(f"steps and workers must be at least 1, got steps={steps}, workers={workers}")
     recipe = Recipe(
-        seed, episode_steps, shard_steps or 20 * episode_steps, held_out, tuple(policies), domain, env, policy, size, dt
-    )
+        seed, episode_steps, shard_steps or 20 * episode_steps, held_out, tuple(policies), domain, tuple(observations),
+        env, policy, size, dt,
+    )  # fmt: skip
     recipe.check()
     paths = [shard_path(out, index) for index in range(-(-steps // recipe.shard_steps))]
     with locked(out / LOCK, f"collecting into {out}", 0):

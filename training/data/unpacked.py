@@ -43,12 +43,13 @@ _AGENTS: dict[str, tuple[str, tuple[int, ...]]] = {
 log = logging.getLogger(__name__)
 
 
-def open_unpacked(root: str | Path, held_out: bool) -> tuple[Arrays, Arrays, str]:
+def open_unpacked(root: str | Path, held_out: bool, kinds: Sequence[str] | None = None) -> tuple[Arrays, Arrays, str]:
     """The arrays of a recording folder, unpacked if they are not there yet.
 
     Args:
         root: Holds `shard-*.h5`, perhaps in folders of its own.
         held_out: Whether held-out recordings are wanted; the other kind is refused.
+        kinds: Names of the observations that are unpacked; None: all.
 
     Returns:
         The memory-mapped arrays of S states and of A agents that `_layout` and `_AGENTS` name; what is neither, as
@@ -62,10 +63,12 @@ def open_unpacked(root: str | Path, held_out: bool) -> tuple[Arrays, Arrays, str
     root = Path(root)
     paths = shard_paths(root)
     names = [path.relative_to(root).as_posix() for path in paths]
-    source = fingerprint(names, *paths, code_fingerprint(*CODE))
+    code = code_fingerprint(*CODE)
+    source = fingerprint(names, *paths, *([code] if kinds is None else [code, list(kinds)]))
     folder = root / FOLDER / source
     if not folder.is_dir():
         spec = joint_spec([attrs["spec"] for attrs in read_folder_attrs(root, held_out)])
+        spec = spec if kinds is None else spec.only(kinds)
         try:
             with locked(root / FOLDER / LOCK, f"unpacking {root}"):
                 if not folder.is_dir():
@@ -134,7 +137,7 @@ def _write(paths: Sequence[Path], work: Path, spec: WorldSpec, held_out: bool) -
     layout, coarse = _layout(spec) | _AGENTS, 0.0
     with ExitStack() as stack:
         files = {name: stack.enter_context(open(work / f"{name}.raw", "wb")) for name in layout}
-        read = (episode for path in paths for episode in read_shard(path))
+        read = (episode for path in paths for episode in read_shard(path, list(spec.observations)))
         for episode in tqdm(read, desc="unpacking", unit=" drive", mininterval=5):
             origin = origin_of(episode.poses, episode.route)
             if origin.any() and len(episode.route):

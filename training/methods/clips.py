@@ -25,9 +25,14 @@ MOTION = slice(-3, None)  # of what a frame is told of the driving: the controls
 
 
 class Rngs:
-    """Random tensors from one generator, on a device; all processes have the generator `shared` alike."""
+    """Random tensors from one generator, on a device; all processes have the generator `shared` alike.
+
+    An accelerator draws its own numbers, from a seed of the generator: millions for a step would keep it waiting.
+    """
 
     def __init__(self, own: torch.Generator, device: torch.device, shared: torch.Generator) -> None:
+        if device.type != "cpu":
+            own = torch.Generator(device).manual_seed(int(torch.randint(2**62, (1,), generator=own)))
         self.own, self.device, self.shared = own, device, shared
 
     def shared_integer(self, count: int) -> int:
@@ -36,11 +41,11 @@ class Rngs:
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers."""
-        return torch.randn(shape, generator=self.own).to(self.device)
+        return torch.randn(shape, generator=self.own, device=self.device)
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1)."""
-        return torch.rand(shape, generator=self.own).to(self.device)
+        return torch.rand(shape, generator=self.own, device=self.device)
 
 
 @dataclass

@@ -13,11 +13,12 @@ from helpers.streets import PLAIN
 
 from drivedit.config import find_domain
 from drivedit.config.domains.street import DOMAIN, SPEC
-from drivedit.data.collect import record_episode
+from drivedit.data.collect import Recipe, collect_shard, record_episode
 from drivedit.data.domains.street import compiled
 from drivedit.data.domains.street.drivers import LaneKeeper
 from drivedit.data.domains.street.roads import apart
 from drivedit.data.domains.street.twin import StreetTwin
+from drivedit.data.recordings import read_shard, shard_path
 from drivedit.models.scenes import check_scene
 from drivedit.utils.episodes import check_agents, check_episode
 
@@ -180,6 +181,17 @@ def test_recordings_carry_kinds_agents_and_attributes(env):
     assert set(episode.observations) == set(BOTH) and episode.agents is not None and len(episode.agents.first) == 8
     assert episode.attributes == episode.start["attributes"] and len(episode.route) > 500
     assert find_domain("street") is DOMAIN and episode.seed < DOMAIN.held_out_from
+
+
+def test_a_recording_of_one_observation_is_as_that_of_all(env, tmp_path):
+    recipe = Recipe(episode_steps=4, shard_steps=4, domain="street", observations=("camera",))
+    collect_shard(tmp_path, 0, recipe)
+    (episode,) = read_shard(shard_path(tmp_path, 0))
+    both = record_episode(env, np.random.default_rng([0, 0, 0]), 4, domain="street")
+    assert list(episode.observations) == list(episode.spec.observations) == ["camera"]
+    assert np.array_equal(episode.picture, both.picture) and np.array_equal(episode.reward, both.reward)
+    with pytest.raises(ValueError, match=r"the observations \['camera', 'range'\], wanted are \['sonar'\]"):
+        Recipe(domain="street", observations=("sonar",))
 
 
 @pytest.mark.parametrize(

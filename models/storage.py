@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -150,9 +152,10 @@ class WorldStorage(nn.Module):
         missing = next((name for name in (WEIGHTS, SCENES) if not (path / name).is_file()), None)
         if missing:
             raise lacks(path, missing)
-        try:
+        with _intact(path):
             stored = _settings(path, told)
-            build = _class_of(stored["kind"], cls)
+        build = _class_of(path, stored["kind"], cls)
+        with _intact(path):
             config = build.config_type.from_dict(stored["world"])
             _check_header(path / WEIGHTS, lambda: build(config))  # type: ignore[call-arg]
             data = {name: _read(path, name) for name in (WEIGHTS, SCENES)}
@@ -163,9 +166,6 @@ class WorldStorage(nn.Module):
             card = _read(path, CARD).decode(errors="replace") if (path / CARD).is_file() else ""
             with Undrawn():
                 world = build(config, scenes, card)  # type: ignore[call-arg]
-        except (KeyError, ValueError, RecursionError, SafetensorError) as error:
-            why = error.args[0] if isinstance(error, KeyError) and error.args else error
-            raise ValueError(f"this world is damaged ({path}: {why}); copy or download it again") from error
         world.load_state_dict({name: value.float() for name, value in weights.items()})
         world.fingerprint = stored["digest"]
         return world  # type: ignore[return-value]
@@ -184,12 +184,25 @@ def _check_world(path: Path) -> None:
         raise FileExistsError(f"{path} is no world, and it holds what would be lost ({held}); choose another folder")
 
 
-def _class_of(kind: Any, asked: type[WorldStorage]) -> type[WorldStorage]:
+@contextmanager
+def _intact(path: Path) -> Iterator[None]:
+    """Whatever of a world's files cannot be read in the block is told as damage."""
+    try:
+        yield
+    except (KeyError, ValueError, RecursionError, SafetensorError) as error:
+        why = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise ValueError(f"this world is damaged ({path}: {why}); copy or download it again") from error
+
+
+def _class_of(path: Path, kind: Any, asked: type[WorldStorage]) -> type[WorldStorage]:
     """The class of a kind of world, which must be the one that was asked for, or one of it."""
     if kind not in KINDS:
-        raise ValueError(f"it is a world of kind {kind!r}, this package knows {sorted(KINDS)}")
+        raise ValueError(
+            f"{path} is a world of kind {kind!r}, this package knows {sorted(KINDS)}: import what brings it, or take a "
+            "newer version"
+        )
     if not issubclass(KINDS[kind], asked):
-        raise ValueError(f"it is a world of kind {kind!r}, a {asked.__name__} was asked for")
+        raise ValueError(f"{path} is a world of kind {kind!r}, a {asked.__name__} was asked for")
     return KINDS[kind]
 
 

@@ -24,6 +24,10 @@ from drivedit.models.world import Sampling, StepOutput
 from drivedit.utils import Route, advance_pose, load_object, noise, truncate
 
 BACKBONES = {"transformer": "drivedit.models.dit.student:DiTStudent"}  # networks of the dynamics by name
+OF_A_BACKBONE = (
+    "features", "read", "empty_cache", "blocks", "position", "capacity", "window", "max_seq_len", "tokens_per_frame",
+    "history",
+)  # fmt: skip
 
 
 class DiTNetworks(nn.Module):
@@ -33,8 +37,8 @@ class DiTNetworks(nn.Module):
         config: Configuration of the networks, the picture and the heads.
 
     Raises:
-        ValueError: The spec shows no picture, there is no such backbone, or the student wants more controls than a
-            world tells.
+        ValueError: The spec shows no picture, there is no such backbone or it lacks a part of one, or the student wants
+            more controls than a world tells.
     """
 
     config: WorldConfig
@@ -59,6 +63,9 @@ class DiTNetworks(nn.Module):
         self.config = config
         self.vae = VAE3D.from_config(config.vae)
         self.dynamics: DiTStudent = load_object(BACKBONES[config.backbone]).from_config(config.student)
+        lacking = [name for name in OF_A_BACKBONE if not hasattr(self.dynamics, name)]
+        if lacking:
+            raise ValueError(f"the backbone {config.backbone!r} lacks {', '.join(lacking)}; it has what DiTStudent has")
         self.tokenizer = FrameTokenizer(config.vae.latent_dim, config.patch)
         self.coder = RouteCoder(config)
         self.layout = LayoutCoder(config) if config.others else None

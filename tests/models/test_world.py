@@ -246,6 +246,12 @@ class Twice(DiTStudent):
         return super().features(*arguments, control=2 * control, **given)
 
 
+class Half(torch.nn.Module):
+    """No network of dynamics."""
+
+    from_config = classmethod(lambda cls, _: cls())
+
+
 def test_a_backbone_is_a_line_of_the_registry_and_is_kept_with_the_world(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(BACKBONES, "twice", f"{__name__}:Twice")
     ours, config = make_world(), make_world().config
@@ -259,4 +265,7 @@ def test_a_backbone_is_a_line_of_the_registry_and_is_kept_with_the_world(tmp_pat
     assert not torch.allclose(told[0], told[1], atol=1e-5) and torch.allclose(told[1], told[2], atol=1e-2)
     with pytest.raises(ValueError, match="backbone must be one of transformer, twice, got 'moon'"):
         DiTWorld(replace(config, backbone="moon"))
+    monkeypatch.setitem(BACKBONES, "half", f"{__name__}:Half")
+    with pytest.raises(ValueError, match="the backbone 'half' lacks features, read, .*has what DiTStudent has"):
+        DiTWorld(replace(config, backbone="half"))
     assert compile_step(theirs) is None, caplog.text

@@ -1,4 +1,4 @@
-"""Batches in the background are those that would be made at once, and what goes wrong there is raised where it is due."""
+"""Batches made in the background are those that would be made at once; what goes wrong there is raised in its place."""
 
 import threading
 

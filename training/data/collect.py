@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,10 @@ from drivedit.utils import Driver, Recordable, begin_worker, code_fingerprint, l
 from drivedit.utils.episodes import Agents
 
 CODE = (__name__, "drivedit.data.agent_drivers", "drivedit.data.geometry")
-EARLIER = {
-    "policies": [],
-    "domain": DEFAULT_WORLD,
-    "observations": [],
-    "env": "",
-    "policy": "",
-    "size": None,
-    "dt": None,
-}
+# What recipes of earlier versions meant and did not say.
+EARLIER: dict[str, Any] = {
+    "policies": [], "domain": DEFAULT_WORLD, "observations": [], "env": "", "policy": "", "size": None, "dt": None,
+}  # fmt: skip
 LOCK = ".collect.lock"  # in the folder of the recording
 logger = logging.getLogger(__name__)
 
@@ -55,7 +51,7 @@ class Recipe:
         held_out: whether the seeds are those kept for judging.
         policies: names of the agents that drive; none: the scripted drivers of the domain.
         domain: name of the domain.
-        observations: names of those that are recorded; none: all of the domain.
+        observations: names of those of the domain that are recorded; none: all.
         env: id of the environment that is recorded instead of a domain's simulator; empty: none is.
         policy: who drives in it, see `drivedit.data.any_env.EnvDrivers`.
         size: height and width of its pictures, see `drivedit.data.any_env.AnyEnv`.
@@ -82,7 +78,10 @@ class Recipe:
             raise ValueError(f"seed must not be negative, got {self.seed}")
         _ = self.recorded  # is it there?
         if self.env and (self.policies or self.observations):
-            raise ValueError("policies and observations are those of domains; who drives in an env is policy")
+            raise ValueError(
+                "agents by name drive in domains, and observations are chosen of domains; who drives in an env is "
+                "policy, module:callable"
+            )
         if not self.env and (self.policy or self.size is not None or self.dt is not None):
             raise ValueError("policy, size and dt speak of an environment: give env as well")
 
@@ -213,11 +212,16 @@ def _opened(recipe: Recipe) -> Iterator[tuple[Recordable, DomainConfig, Make, li
             code = [AnyEnv.__module__, package_of(type(env.env.unwrapped).__module__), *driven]
             yield env, env.domain, EnvDrivers(env, recipe.policy), code
         return
-    domain, several = recipe.recorded, len(find_domain(recipe.domain).spec.observations) > 1
+    domain = recipe.recorded
     simulator, scripted = load_object(domain.simulator), load_object(domain.drivers)
+    shown = (
+        {"obs_type": tuple(domain.spec.observations)} if len(find_domain(recipe.domain).spec.observations) > 1 else {}
+    )
+    if shown and "obs_type" not in signature(simulator).parameters:
+        raise ValueError(f"{domain.simulator} takes no obs_type, which says which of {[*shown['obs_type']]} it shows")
     make = AgentDrivers(recipe.policies, domain) if recipe.policies else scripted
     code = [package_of(part.__module__) for part in (simulator, scripted)]
-    yield simulator(obs_type=tuple(domain.spec.observations)) if several else simulator(), domain, make, code
+    yield simulator(**shown), domain, make, code
 
 
 def collect_recordings(
@@ -250,7 +254,7 @@ def collect_recordings(
         policies: Agents that drive, as `python -m drivedit.agents` knows them; none: the scripted drivers.
         progress: Whether to show a progress bar.
         domain: The simulator, by the name of its domain.
-        observations: Names of those that are recorded; none: all of the domain.
+        observations: Names of those that are recorded of a domain; none: all.
         env: Instead of a domain: an environment with pictures and a Box of actions, as gymnasium.make takes it, for
             instance "highway_env:racetrack-v0".
         policy: Who drives in env, module:callable: a function of the observation, or of observation and environment, or
@@ -272,10 +276,10 @@ def collect_recordings(
     out = Path(out)
     if steps < 1 or workers < 1:
         raise ValueError(f"steps and workers must be at least 1, got steps={steps}, workers={workers}")
+    shard_steps = shard_steps or 20 * episode_steps
     recipe = Recipe(
-        seed, episode_steps, shard_steps or 20 * episode_steps, held_out, tuple(policies), domain, tuple(observations),
-        env, policy, size, dt,
-    )  # fmt: skip
+        seed, episode_steps, shard_steps, held_out, tuple(policies), domain, tuple(observations), env, policy, size, dt
+    )
     recipe.check()
     paths = [shard_path(out, index) for index in range(-(-steps // recipe.shard_steps))]
     with locked(out / LOCK, f"collecting into {out}", 0):

@@ -121,7 +121,7 @@ def test_policies_see_what_there_is_and_get_noise(policy, tmp_path):
     ({"env": DOT, "size": (50, 64)}, "multiples of 8 from 8 to 4096, got 50 64"),
     ({"env": DOT, "policy": "helpers.dots:wrong"}, r"must answer with 2 finite numbers, got \[0.0\]"),
     ({"env": DOT, "policy": "helpers.dots:NOTHING"}, "must be a callable, got 3"),
-    ({"env": DOT, "policy": "helpers.dots:nobody"}, "cannot find"), ({"env": DOT, "policies": ["a"]}, "those of domains"),
+    ({"env": DOT, "policy": "helpers.dots:nobody"}, "cannot find"), ({"env": DOT, "policies": ["a"]}, "in domains"),
     ({"policy": "helpers.dots:wrong"}, "give env"), ({"size": (64, 64)}, "give env"), ({"dt": 0.1}, "give env"),
 ])  # fmt: skip
 def test_what_cannot_be_recorded_is_said_before_the_work(settings, what, tmp_path):

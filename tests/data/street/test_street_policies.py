@@ -42,22 +42,21 @@ def moments(env: StreetTwin, **options) -> list[tuple[dict[str, float], dict[str
     return found
 
 
-def test_pictures_tell_the_place_in_the_lane_and_the_speed(env):
-    left, right = (moments(env, lateral_offset=side, speed=speed) for side, speed in ((-1.0, 4.0), (1.0, 12.0)))
-    for name, within in (("lateral_offset", 0.35), ("speed", 3.0)):
-        wrong = [seen[name] - told[name] for told, seen in left + right]
-        assert np.median(np.abs(wrong)) < within, name
-        true, found = ([row[k][name] for row in left + right] for k in (0, 1))
-        assert np.corrcoef(true, found).item(1) > 0.8
+def test_pictures_tell_the_place_in_the_lane_and_how_fast_one_may_be(env):
+    seen = [row for side in (-1.0, 1.0) for row in moments(env, lateral_offset=side, speed=8.0)]
+    assert np.median([abs(read["lateral_offset"] - told["lateral_offset"]) for told, read in seen]) < 0.35
+    true, found = ([row[k]["lateral_offset"] for row in seen] for k in (0, 1))
+    assert np.corrcoef(true, found).item(1) > 0.8
+    town, rural, highway = np.split(np.array([read["limit"] for _, read in seen[:24]]), 3)
+    assert town.mean() < rural.mean() < highway.mean()
 
 
 def test_pictures_tell_where_the_lane_goes(env):
-    angles = {}
-    for error in (-0.15, 0.15):
-        frame, _ = env.reset(seed=3, options={"attributes": PLAIN, "track_position": 0.5, "heading_error": error})
-        seen = read(frame[None], frame[None])
-        angles[error] = [float(seen[f"angle_{ahead:.0f}"][0]) for ahead in AHEAD]
-    assert np.mean(angles[-0.15]) - np.mean(angles[0.15]) == pytest.approx(0.3, abs=0.12)
+    means = []
+    for error in (-0.1, 0.1):
+        seen = [read for _, read in moments(env, heading_error=error, speed=10.0)[::8]]
+        means.append(np.mean([[read[f"angle_{ahead:.0f}"] for ahead in AHEAD] for read in seen]))
+    assert means[0] - means[1] == pytest.approx(0.2, abs=0.09)
 
 
 def test_pictures_of_another_size_are_named():
@@ -112,11 +111,11 @@ def answer(name: str, steps: int = 3) -> np.ndarray:
 
 
 def test_who_heeds_the_car_ahead_brakes_for_it(monkeypatch):
-    seeing(monkeypatch, gap=18.0, closing_speed=8.0)
-    assert answer("cautious")[1] < -0.3 and answer("late_braker")[1] > 0 and answer("blind")[1] > 0
+    seeing(monkeypatch, gap=16.0, closing_speed=8.0)
+    assert answer("cautious")[1] < -0.1 and answer("late_braker")[1] > 0 and answer("blind")[1] > 0
     assert answer("cautious")[1] < answer("tailgater")[1]
     seeing(monkeypatch, gap=8.0, closing_speed=8.0)
-    assert answer("late_braker", 8)[1] < -0.3 and answer("blind", 8)[1] > 0
+    assert answer("late_braker")[1] < -0.1 and answer("blind")[1] > 0
 
 
 def test_the_wheel_turns_to_where_the_lane_goes(monkeypatch):
@@ -167,7 +166,8 @@ def drives(tmp_path_factory) -> Drives:
 def test_the_readout_is_fitted_to_recordings(drives, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Drives, "open", lambda folder: drives)
     fit_readout("drives", steps=3, size=4, out=str(tmp_path / "fitted.safetensors"))
-    assert all(name in capsys.readouterr().out for name in SCALES)
+    told = capsys.readouterr().out
+    assert all(name in told for name in SCALES)
     monkeypatch.setattr(readout, "WEIGHTS", tmp_path / "fitted.safetensors")
     frames = np.random.default_rng(0).integers(0, 256, (2, 64, 128, 3), np.uint8)
     shipped = read(frames, frames)["limit"]

@@ -54,7 +54,7 @@ def load(recordings: str | Path, every: int) -> tuple[Tensor, Tensor]:
         wheels, heading = (drives.told(name)[drives.states(drive)] for name in ("wheels_on_road", "heading_error"))
         at = np.arange(1, len(wheels), every)
         at = at[(wheels[at] > 0) & (np.abs(heading[at]) < WIDEST)]
-        pictures = torch.from_numpy(drives.frames[drives.states(drive)])
+        pictures = torch.from_numpy(np.array(drives.frames[drives.states(drive)]))
         inputs.append((FINE * as_input(pictures[at], pictures[at - 1])).round().clamp(-127, 127).to(torch.int8))
         wanted.append(torch.from_numpy(targets(drives, drive)[at]))
     return torch.cat(inputs), torch.cat(wanted)
@@ -111,9 +111,9 @@ def fit_readout(recordings: str, steps: int = 4000, size: int = 64, rate: float 
         network.eval()
         found = torch.cat([network(part.float() / FINE) for part in inputs[kept:].split(500)])
     for k, (name, scale) in enumerate(SCALES.items()):
-        wrong, true = (found[:, k] - wanted[kept:, k]) * scale, wanted[kept:, k] * scale
-        r = float(np.corrcoef(found[:, k], wanted[kept:, k])[0, 1])
-        print(f"{name:15} median error {float(wrong.abs().median()):.3f}, spread {float(true.std()):.3f}, r {r:.3f}")
+        true = wanted[kept:, k].numpy() * scale
+        wrong = np.abs(found[:, k].numpy() * scale - true)
+        print(f"{name:15} median error {np.median(wrong):.3f}, spread of what is true {true.std():.3f}")
     save_file({name: each.detach().contiguous() for name, each in network.state_dict().items()}, out)
 
 

@@ -20,10 +20,10 @@ from drivedit.data.domains.street.readout import AHEAD, read
 
 Policy = Callable[[Any], Any]
 
-TRUST = 0.12  # share of a speed that is seen, in one that is remembered
+TRUST = 0.02  # share of a speed that is seen, in one that is remembered: pictures tell little of it
 TRUST_GAP = 0.5  # the same of gaps and closing speeds
 SEEN = 70.0  # m: cars farther ahead are not heeded
-FIRST_SPEED = 0.6  # share of the limit that is assumed before anything has moved
+FIRST_SPEED = 0.4  # share of the limit that is assumed before anything has moved
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ drive: $(STAMP)
 	$(BIN)/python -m drivedit.agents drive --env drivedit_env:DriveDiT-v0 --steps 300 --out drive.mp4
 	@echo "To go on: source $(VENV)/bin/activate, then for instance drivedit-play"
 
-test: lint docs
+test: $(STAMP)
+	+$(MAKE) -j 2 lint docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup
 	OMP_NUM_THREADS=2 $(BIN)/pytest -q -m threads
 

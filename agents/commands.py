@@ -115,8 +115,8 @@ def judge_policies(
 
     Args:
         contest: What is driven.
-        policies: PATH.safetensors, PATH.zip, module:callable, planner, or names; none: all names of the real
-            environment's domain.
+        policies: Three or more: PATH.safetensors, PATH.zip, module:callable, planner, or names; none: all names of the
+            real environment's domain.
         out: Folder of the report; an interrupted run there goes on.
         workers: Processes that drive in reality.
     """

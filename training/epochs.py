@@ -102,10 +102,10 @@ class Trainer:
             self.steps.clear()
             loss, values = self.steps.loss(batch, Progress(self.step, self.share()), "train")
             loss.backward()
-            norm = self.steps.norms(self.step)["student"]
-            if not finite(values["loss"], norm):
+            norm, lost = self.steps.norms(self.step)["student"], float(values["loss"])
+            if not finite(lost, norm):
                 raise FloatingPointError(
-                    f"step {self.step}: the loss is {values['loss']} and its gradient {norm}; lower the learning rate"
+                    f"step {self.step}: the loss is {lost} and its gradient {norm}; lower the learning rate"
                 )
             self.steps.take(self.step)
             self.step += 1
@@ -183,10 +183,10 @@ class _Means:
         self.sums: dict[str, float] = {}
         self.count = 0
 
-    def add(self, values: Mapping[str, float]) -> None:
+    def add(self, values: Mapping[str, torch.Tensor | float]) -> None:
         self.count += 1
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
 
     def result(self) -> Figures:
         if not self.count:

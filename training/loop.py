@@ -27,7 +27,7 @@ from drivedit.config import LoopConfig
 from drivedit.training.ahead import Ahead
 from drivedit.training.averaging import averaged, better, measure_both, swap
 from drivedit.training.checkpoints import load_run, save_run, shard, whole_state
-from drivedit.training.methods.method import Method, Progress
+from drivedit.training.methods.method import Logs, Method, Progress
 from drivedit.training.optimizers import make_optimizers, schedule
 from drivedit.training.runs import RunNotes
 from drivedit.training.steps import Figures, Steps, finite, norm_figures
@@ -137,7 +137,7 @@ class _Run:
         self.bar = tqdm(
             total=config.steps, initial=self.step, desc=out.name, disable=not self.main, mininterval=5, unit=" step"
         )
-        self.seen: dict[str, list[float]] = {}
+        self.seen: dict[str, list[Tensor | float]] = {}
         self.skipped = 0  # steps in a row
         self.left_out = 0  # steps since the last means
 
@@ -156,7 +156,8 @@ class _Run:
         for group in (group for optimizer in self.steps.all() for group in optimizer.param_groups):
             group["lr"] = self.config.lr * schedule(self.step, self.config)
         seen = [self._gradient(part) for part in range(self.config.accumulate)]
-        losses, norms = [logs["loss"] for logs in seen], self.steps.norms(self.step)
+        norms = self.steps.norms(self.step)  # here an accelerator is waited for, once in a step
+        losses = [float(logs["loss"]) for logs in seen]
         fine = finite(*losses, *norms.values())
         bad, *signals = self._any(not fine, signal == SIGTERM, signal == SIGINT)
         if bad:
@@ -181,7 +182,7 @@ class _Run:
         """Of a part of this process among those of all."""
         return self.accelerator.process_index * self.config.accumulate + part
 
-    def _gradient(self, part: int) -> Figures:
+    def _gradient(self, part: int) -> Logs:
         """Adds the gradient of one part of the step's whole batch; returns what is logged."""
         batch = self.batches(self.step * self.config.accumulate + part)
         progress = Progress(self.step, self.step / self.config.steps)
@@ -219,7 +220,8 @@ class _Run:
 
         Where steps were left out their number is told, "skipped".
         """
-        means = {name: sum(values) / len(values) for name, values in self.seen.items()} | {"seconds": seconds}
+        means = {name: sum(map(float, values)) / len(values) for name, values in self.seen.items()}
+        means["seconds"] = seconds
         if self.left_out:
             means["skipped"] = self.left_out
         self.seen, self.left_out = {}, 0

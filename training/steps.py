@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from drivedit.training.methods.method import Method, Progress
+from drivedit.training.methods.method import Logs, Method, Progress
 from drivedit.utils import fast_dtype, generator, seeded
 
 Figures = dict[str, float]
@@ -41,8 +41,8 @@ class Steps:
 
     def loss(
         self, batch: Mapping[str, Any], progress: Progress, stream: str, call: Callable[..., Any] | None = None
-    ) -> tuple[Tensor, Figures]:
-        """The loss of a batch, with noise and dropout of a stream, and all that is logged.
+    ) -> tuple[Tensor, Logs]:
+        """The loss of a batch, with noise and dropout of a stream, and all that is logged, which waits for no device.
 
         Args:
             batch: What the method takes; its tensors are brought to the device.
@@ -54,7 +54,7 @@ class Steps:
         noise, dropout = (generator(self.seed, f"{kind}{stream}", progress.step) for kind in ("noise", "dropout"))
         with seeded(dropout, self.device), torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             loss, logs = (call or self.method)(there, progress, noise)
-        return loss, {"loss": float(loss.detach()), **{name: float(value) for name, value in logs.items()}}
+        return loss, {"loss": loss.detach(), **logs}
 
     def norms(self, step: int) -> Figures:
         """Clips the gradients of the groups of a step, each by itself; their norms before that, by name."""

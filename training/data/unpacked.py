@@ -30,6 +30,7 @@ from drivedit.utils.episodes import BOX
 CODE = (__name__, "drivedit.config.domains", "drivedit.data.recordings") + tuple(
     f"drivedit.utils.{name}" for name in ("earlier_shards", "episodes", "origin", "shards")
 )
+COARSE = 1e-3  # metres that float32 may be off before it is told
 FOLDER, LOCK = "unpacked", "lock"  # the second lies in the first
 
 Arrays = dict[str, np.ndarray]
@@ -153,7 +154,7 @@ def _write(paths: Sequence[Path], work: Path, spec: WorldSpec, held_out: bool) -
             closed.append(episode.closed)
             seeds.append(episode.seed)
             bounds.append(UNBOUNDED if episode.bounds is None else from_origin(episode.bounds, origin))
-        if coarse:
+        if coarse > COARSE:
             log.warning(
                 "routes in %s were written far from zero, where float32 is off by up to %.2g m; write them from an "
                 "origin near the drive (drivedit.utils.origin_of), or import the film again",

@@ -86,6 +86,7 @@ def test_drunk_drivers_swing_and_those_who_leave_come_beside_the_pavement(env):
     swings = {name: np.median([swing(drive(env, name, seed, 100)) for seed in range(3)]) for name in ("keep", "weave")}
     assert swings["weave"] > 4 * swings["keep"]
     assert min(drive(env, "leave", seed, 60).told["wheels_on_road"].min() for seed in range(3)) <= 0.5
+    assert "off_road" in [drive(env, "go_astray", seed, 100).ending for seed in range(4)]
     back = drive(env, "recover", 0, 120, lateral_offset=4.0, heading_error=0.3)
     assert back.told["wheels_on_road"][0] < 1 and np.abs(back.told["lateral_offset"][-20:]).max() < 0.6
 

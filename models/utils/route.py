@@ -67,7 +67,7 @@ class Route:
             torch.from_numpy(np.stack(edges)),
         )
 
-    def to(self, device: torch.device) -> Route:
+    def to(self, device: torch.device | str) -> Route:
         """Moves the routes to a device."""
         return Route(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 

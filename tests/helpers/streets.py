@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from drivedit.config.domains.street import SPEC
 from drivedit.data.domains.street import cars as others
 from drivedit.data.domains.street import roads, simulator
 from drivedit.data.domains.street.simulator import World
+from drivedit.data.domains.street.twin import StreetTwin
 
 PLAIN = {"road": "town", "weather": "clear", "time": "day", "traffic": "none"}
 
@@ -47,3 +49,11 @@ def cars(*rows: dict[str, float]) -> np.ndarray:
         for name, value in row.items():
             table[name][place] = value
     return table
+
+
+def blind_twin() -> StreetTwin:
+    """A twin that draws nothing, for drivers that look at nothing."""
+    env = StreetTwin()
+    nothing = {kind: np.zeros(each.shape, each.dtype) for kind, each in SPEC.observations.items()}
+    env._observe = lambda moment: nothing  # type: ignore[method-assign]
+    return env

@@ -1,16 +1,19 @@
-"""Who drives on the street for recordings: a lane keeper that sees the truth, and is not quite exact."""
+"""Who drives on the street for recordings: drivers that see the truth, and change their behaviour at random times.
+
+A driver is a plan for one episode: some time of good driving, and then behaviours of its mix, each for a random time.
+Everything is a function of one `numpy.random.Generator`.
+"""
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from drivedit.config.domains.street import SPEC
-from drivedit.data.domains.street.car import BACK, BRAKES, FRONT, FULL_LOCK, GRAVITY
-from drivedit.data.domains.street.cars import idm
-from drivedit.data.domains.street.roads import STYLES, lane_middle
+from drivedit.data.domains.street.behaviours import BEHAVIOURS, Behaviour, Follow
+from drivedit.data.domains.street.roads import STYLES
 from drivedit.data.domains.street.truth import StreetTruth
 
 SHARES = {  # of recorded episodes, in the order of the spec
@@ -19,70 +22,142 @@ SHARES = {  # of recorded episodes, in the order of the spec
     "time": (0.5, 0.2, 0.3),
     "traffic": (0.15, 0.35, 0.5),
 }
-GAS = 3.0  # m/s^2 of full gas, about
-MEMORY = 0.9  # share of the noise that stays from step to step
 
 
-class LaneKeeper:
-    """Follows the middle of a lane by pure pursuit (Coulter 1992) and the car ahead by IDM.
+@dataclass(frozen=True)
+class Plan:
+    """How an episode is driven.
+
+    Attributes:
+        share: Of the episodes.
+        mix: Share of each behaviour.
+        calm: Fewest and most steps of good driving before it.
+    """
+
+    share: float
+    mix: dict[str, float]
+    calm: tuple[int, int] = (0, 1)
+
+
+PLANS = {
+    "clean": Plan(0.22, {"keep": 0.85, "slow": 0.15}),
+    "close": Plan(0.14, {"tailgate": 0.35, "overtake": 0.25, "brake": 0.2, "pedal": 0.2}),
+    "shaky": Plan(0.2, {"jerk": 0.55, "weave": 0.15, "leave": 0.15, "pedal": 0.1, "brake": 0.05}),
+    "mixed": Plan(
+        0.2,
+        {
+            "slow": 0.03,
+            "race": 0.08,
+            "weave": 0.12,
+            "doze": 0.08,
+            "leave": 0.18,
+            "against": 0.05,
+            "wander": 0.06,
+            "hold": 0.06,
+            "pedal": 0.08,
+            "brake": 0.08,
+            "sweep": 0.06,
+            "jerk": 0.08,
+            "turn": 0.04,
+        },
+        (0, 60),
+    ),
+    "wild": Plan(0.08, {"wander": 0.25, "hold": 0.2, "sweep": 0.15, "jerk": 0.2, "pedal": 0.1, "race": 0.1}, (0, 150)),
+    "ram": Plan(0.06, {"ram": 1.0}, (5, 200)),
+    "turn": Plan(0.07, {"turn": 1.0}, (5, 150)),
+    "astray": Plan(0.03, {"go_astray": 1.0}, (5, 150)),
+}
+
+
+class Driver:
+    """One episode's driver.
 
     Args:
         rng: The only source of chance.
-        noise: Size of the noise on the steering.
-        haste: Share of the traffic's speed that it wants.
+        plan: A key of `PLANS`, or None to draw one.
+
+    Raises:
+        ValueError: There is no such plan.
+    """
+
+    def __init__(self, rng: np.random.Generator, plan: str | None = None) -> None:
+        if plan is not None and plan not in PLANS:
+            raise ValueError(f"plan must be one of {list(PLANS)}, got {plan!r}")
+        self.rng = rng
+        self.plan = plan or _draw(rng, {name: each.share for name, each in PLANS.items()})
+        self._next: str | None = None
+        self._begin("keep", int(rng.integers(*PLANS[self.plan].calm)))
+        self._before = (0.0, 0.0)
+
+    @property
+    def name(self) -> str:
+        """The plan, as stored with the recording."""
+        return self.plan
+
+    def act(self, truth: StreetTruth, observation: Any = None) -> np.ndarray:
+        """The controls of the next step, float32 [2] inside [-1, 1]; it looks at nothing but the truth."""
+        if self._left <= 0:
+            self._begin(self._next or _draw(self.rng, PLANS[self.plan].mix))
+        self._left -= 1
+        controls = np.clip(np.array(self._behaviour(truth, self._before), np.float32), -1.0, 1.0)
+        self._before = (float(controls[0]), float(controls[1]))
+        return controls
+
+    def _begin(self, name: str, steps: int | None = None) -> None:
+        """Begins a behaviour, for some steps or as long as one of its kind lasts."""
+        kind = BEHAVIOURS[name]
+        self.behaviour_name, self._next = name, kind.then
+        self._behaviour: Behaviour = kind.make(self.rng)
+        self._left = int(self.rng.integers(*kind.steps)) if steps is None else steps
+
+
+class LaneKeeper:
+    """Keeps its lane and its distance, exactly.
+
+    Args:
+        rng: The only source of chance, for when it changes lanes.
     """
 
     name = "lane_keeper"
 
-    def __init__(self, rng: np.random.Generator, noise: float = 0.0, haste: float = 1.0) -> None:
-        self._rng, self._noise, self._haste = rng, noise, haste
-        self._headway = float(rng.uniform(0.8, 1.8))
-        self._aside = float(rng.normal(0.0, 0.15)) * (noise > 0)  # m to the right of the middle
-        self._shake = 0.0
-        self._lane: int | None = None
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._follow = Follow(rng)
 
     def act(self, truth: StreetTruth, observation: Any = None) -> np.ndarray:
         """The controls of the next step, float32 [2] inside [-1, 1]; it looks at nothing but the truth."""
-        told, road = truth.telemetry, truth.road
-        if road is None or truth.pose is None:
-            raise ValueError("this driver drives on the street: it must be told a road and a pose")
-        self._choose_lane(truth)
-        speed, (x, y, yaw) = told["speed"], truth.pose
-        reach = 4.0 + 0.6 * speed
-        tx, ty, _ = road.place(truth.s + reach, lane_middle(road.shape, float(self._lane or 0)) - self._aside)
-        angle = math.atan2(ty - y, tx - x) - yaw
-        wheels = math.atan2(2 * (FRONT + BACK) * math.sin(angle), math.hypot(tx - x, ty - y))
-        self._shake = MEMORY * self._shake + self._noise * float(self._rng.normal()) * min(1.0, 6.0 / max(speed, 1.0))
-        gap = told["gap"] if told["gap"] < SPEC.telemetry[3].high else 1e9
-        wanted = idm(speed, self._haste * truth.limit, gap, told["closing_speed"], self._headway)
-        hardest = -0.85 * truth.grip * GRAVITY / BRAKES  # beyond it the wheels lock, and steer no more
-        throttle = wanted / GAS if wanted > 0 else max(wanted / BRAKES, hardest)
-        return np.clip(np.array([-wheels / FULL_LOCK + self._shake, throttle], np.float32), -1.0, 1.0)
-
-    def _choose_lane(self, truth: StreetTruth) -> None:
-        """Changes to another lane of the direction now and then, where nobody is near."""
-        here = int(truth.telemetry["lane"])
-        if self._lane is None:
-            self._lane = here
-        if len(truth.lanes) == 1 or here != self._lane:
-            return
-        slow = truth.telemetry["gap"] < 30 and truth.telemetry["closing_speed"] > 1
-        if self._rng.random() < (0.08 if slow else 0.004):
-            other = here + 1 if here + 1 < len(truth.lanes) else here - 1
-            if not any(each.lane == other and abs(each.ahead) < 18 for each in truth.neighbours):
-                self._lane = other
+        return np.clip(np.array(self._follow(truth, (0.0, 0.0)), np.float32), -1.0, 1.0)
 
 
-def make_driver(rng: np.random.Generator) -> tuple[LaneKeeper, dict[str, Any]]:
-    """Draws a driver with the start of its episode (reset options of the twin)."""
+def draw_start(rng: np.random.Generator, plan: str) -> dict[str, Any]:
+    """Draws where an episode starts: anywhere in the lanes; of plans that are not clean sometimes beside or askew.
+
+    Returns:
+        Reset options of the twin.
+    """
     attributes = {name: str(rng.choice(SPEC.attributes[name], p=shares)) for name, shares in SHARES.items()}
-    style, haste = STYLES[attributes["road"]], float(rng.uniform(0.7, 1.2))
-    start = {
+    style, astray = STYLES[attributes["road"]], plan in ("mixed", "wild") and rng.random() < 0.2
+    return {
         "attributes": attributes,
         "track_position": float(rng.random()),
-        "speed": float(rng.uniform(0.3, 0.9) * style.limit * min(1.0, haste) if rng.random() < 0.85 else 0.0),
-        "lane": int(rng.integers(style.side)),
-        "lateral_offset": float(rng.normal(0.0, 0.3)),
-        "heading_error": float(rng.normal(0.0, 0.02)),
+        "speed": float(rng.uniform(0.1, 1.2) * style.limit if rng.random() < 0.85 else 0.0),
+        "lane": 0 if astray else int(rng.integers(style.side)),
+        "lateral_offset": float(rng.uniform(-1.5, 4.0) if astray else rng.normal(0.0, 0.3)),
+        "heading_error": float(rng.normal(0.0, 0.2 if astray else 0.02)),
     }
-    return LaneKeeper(rng, float(rng.choice([0.0, 0.005, 0.015])), haste), start
+
+
+def draw_good_start(rng: np.random.Generator) -> dict[str, Any]:
+    """Draws where an agent's episode starts: anywhere in the lanes, at any speed."""
+    return draw_start(rng, "clean")
+
+
+def make_driver(rng: np.random.Generator) -> tuple[Driver, dict[str, Any]]:
+    """Draws a driver with the start of its episode (reset options of the twin)."""
+    driver = Driver(rng)
+    return driver, draw_start(rng, driver.plan)
+
+
+def _draw(rng: np.random.Generator, shares: dict[str, float]) -> str:
+    """A key, drawn with its share."""
+    weights = np.array(list(shares.values()))
+    return str(rng.choice(list(shares), p=weights / weights.sum()))

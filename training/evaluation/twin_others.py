@@ -29,9 +29,9 @@ from drivedit.utils import Driver, OthersProbes, Simulator, Truth, origin_of
 
 HIDDEN_FRAMES = 5  # for which one is hidden at least
 LONGEST = 15  # frames that it is hidden at most
-VISIBLE = 24  # pixels of one that is plainly seen
+VISIBLE = 12  # pixels of one that is plainly seen
 UNSEEN = 2  # pixels of one that is hidden, at most
-TRIED = 40  # drives, before there is no such moment
+TRIED = 12  # drives, before there is no such moment
 
 
 def record_ahead(job: Job) -> Arrays:
@@ -144,13 +144,10 @@ def reappearing(others: np.ndarray, first: int) -> tuple[int, int, int] | None:
         pixels = (others[..., PIXELS] * known).sum(1)
         seen = np.flatnonzero(pixels >= VISIBLE)
         for now, back in zip(seen[:-1], seen[1:], strict=True):
-            gone = pixels[now + 1 : back] <= UNSEEN
-            if (
-                now >= first
-                and HIDDEN_FRAMES <= gone.sum()
-                and back - now <= LONGEST
-                and known[now : back + 1].any(1).all()
-            ):
+            gone = np.flatnonzero(np.append(pixels[now + 1 : back] > UNSEEN, True))  # where a spell out of sight ends
+            longest = np.diff(gone, prepend=-1).max() - 1
+            there = known[now : back + 1].any(1).all()
+            if now >= first and HIDDEN_FRAMES <= longest and back - now <= LONGEST and there:
                 return int(now), int(back), int(np.flatnonzero(known[back])[0])
     return None
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import cv2
 import numpy as np
 
 from drivedit.config.domains.street import SPEC
@@ -18,6 +19,7 @@ from drivedit.data.domains.street.twin import StreetTwin
 from drivedit.utils import Goal, OthersProbes, Probes
 
 NEAREST = 0.3  # m before the camera from which on corners of a box are in the picture
+HORIZON = 28  # rows of the picture above it
 CORNERS = np.array([[a, b, c] for a in (-0.5, 0.5) for b in (-0.5, 0.5) for c in (-0.5, 0.5)])
 
 
@@ -67,8 +69,24 @@ def shown(twin: StreetTwin) -> dict[int, int]:
 
 
 def turns(frames: np.ndarray) -> np.ndarray:
-    """Turns to the right between pictures, rad `[T]` of `[T + 1, H, W, 3]`."""
-    return read(frames[1:], frames[:-1]).values["turn"]
+    """Turns to the right between pictures, found by registering what is far away: hills, clouds, houses, trees.
+
+    Args:
+        frames: uint8 `[T + 1, H, W, 3]`.
+
+    Returns:
+        Radians `[T]`.
+    """
+    width = frames.shape[2]
+    angles = (np.arange(width) + 0.5) / width * FIELD - FIELD / 2
+    columns = width / 2 * (1 + np.tan(angles) / math.tan(FIELD / 2)) - 0.5  # at equal angles
+    left = np.clip(np.floor(columns).astype(int), 0, width - 2)
+    far = np.sqrt(frames[:, :HORIZON].mean(-1))
+    far = far[..., left] + (columns - left) * (far[..., left + 1] - far[..., left])
+    far -= far.mean((1, 2), keepdims=True)
+    window = np.tile(np.hanning(width), (HORIZON, 1))
+    shifts = [cv2.phaseCorrelate(*pair, window)[0][0] for pair in zip(far[:-1], far[1:], strict=True)]
+    return -np.array(shifts) * FIELD / width
 
 
 GOALS = {

@@ -26,6 +26,8 @@ UNITS = (0.25, 0.7, 0.12, 0.4, 0.03, 6.0)  # about the spread of each
 HALF_NEAR = 10.0  # m of gap at which nearness is one half
 FARTHEST = 80.0  # m of gap that can be told
 CHANNELS = (16, 24, 32, 48)
+SKY = 16  # rows at the top where no car is
+NOBODY = -20.0  # logit of a car there
 BATCH = 128
 
 
@@ -47,45 +49,59 @@ class Reading:
 
 
 class Reader(nn.Module):
-    """A picture and the one before it, halved four times; cars are told at the size of the picture."""
+    """Pictures without their upper sky, halved four times; cars are told at their size, and the gap from the cars."""
 
     def __init__(self) -> None:
         super().__init__()
         a, b, c, d = CHANNELS
-        self.first = nn.Sequential(nn.Conv2d(6, a, 3, 2, 1), nn.SiLU())
-        self.second = nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.SiLU())
-        self.third = nn.Sequential(nn.Conv2d(b, c, 3, 2, 1), nn.SiLU())
-        self.fourth = nn.Sequential(nn.Conv2d(c, d, 3, 2, 1), nn.SiLU(), nn.Conv2d(d, d, 3, 1, 1), nn.SiLU())
+        self.first = _down(4, a)
+        self.second, self.third, self.fourth = _down(a, b), _down(b, c), _down(c, d)
         self.up = nn.ModuleList([nn.Conv2d(d, c, 1), nn.Conv2d(c, b, 1), nn.Conv2d(b, a, 1)])
         self.cars = nn.Sequential(nn.Conv2d(a, a, 3, 1, 1), nn.SiLU(), nn.Conv2d(a, 4, 1), nn.PixelShuffle(2))
         self.few = nn.Conv2d(d, 12, 1)
-        classes = sum(len(SPEC.attributes[name]) for name in ATTRIBUTES)
         self.told = nn.Sequential(nn.LazyLinear(64), nn.SiLU(), nn.Linear(64, len(VALUES)))
-        self.kinds = nn.Linear(2 * (a + b + c), classes)
+        self.kinds = nn.LazyLinear(sum(len(SPEC.attributes[name]) for name in ATTRIBUTES))
 
     def forward(self, pictures: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of cars `[N, H, W]`, values `[N, V]` in `UNITS`, logits of all attributes `[N, K]`.
 
         Args:
-            pictures: `[N, 3, H, W]` in [0, 1].
+            pictures: `[N, 3, H, W]`, roots of brightness in [0, 1].
             before: The pictures before them.
         """
-        one = self.first(torch.cat([pictures, 4 * (pictures - before)], 1) - 0.4)
+        changed = (pictures - before).mean(1, keepdim=True)
+        one = self.first(torch.cat([pictures - 0.5, 4 * changed], 1)[:, :, SKY:])
         two = self.second(one)
         three = self.third(two)
         four = self.fourth(three)
         x = four
         for conv, skip in zip(self.up, (three, two, one), strict=True):
             x = F.silu(F.interpolate(conv(x), scale_factor=2.0) + skip)
-        flat = [torch.cat([part.mean((2, 3)), part.std((2, 3))], 1) for part in (one, two, three)]
-        return self.cars(x)[:, 0], self.told(self.few(four).flatten(1)), self.kinds(torch.cat(flat, 1))
+        cars = self.cars(x)
+        where = F.avg_pool2d(cars.sigmoid(), 4).flatten(1)
+        flat = torch.cat([_spread(part) for part in (pictures[:, :, :SKY], pictures[:, :, SKY:], one, two, three)], 1)
+        return (
+            F.pad(cars[:, 0], (0, 0, SKY, 0), value=NOBODY),
+            self.told(torch.cat([self.few(four).flatten(1), 4 * where], 1)),
+            self.kinds(flat),
+        )
+
+
+def _down(width: int, wider: int) -> nn.Sequential:
+    """Half the size."""
+    return nn.Sequential(nn.Conv2d(width, wider, 3, 2, 1, bias=False), nn.BatchNorm2d(wider), nn.SiLU())
+
+
+def _spread(maps: Tensor) -> Tensor:
+    """Mean and deviation of each channel, `[N, 2 C]`."""
+    return torch.cat([maps.mean((2, 3)), maps.std((2, 3))], 1)
 
 
 def new_reader() -> Reader:
     """A reader that has learned nothing, for pictures of the spec."""
     reader, (height, width, _) = Reader(), SPEC.observations[SPEC.picture].shape
     with torch.no_grad():
-        reader(*2 * [torch.zeros(1, 3, height, width)])
+        reader.eval()(*2 * [torch.zeros(1, 3, height, width)])
     return reader
 
 
@@ -99,7 +115,7 @@ def the_reader() -> Reader:
 
 def as_input(pictures: np.ndarray) -> Tensor:
     """Pictures uint8 `[N, H, W, 3]` as the network takes them."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255
+    return (torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255).sqrt()
 
 
 @torch.inference_mode()

@@ -58,7 +58,7 @@ def record_clip(job: Job) -> Arrays:
     while True:
         driver, start = draw(job.sources, rng, probes.good if job.good else probes.wild)
         before = int(rng.integers(0, 40))
-        drive = run(job.sources, twin, job.seed(CLIPS), start, driver, before + job.steps)
+        drive = run(job.sources, twin, job.seed(CLIPS), start, driver, before + job.steps, pixels=True)
         if len(drive["controls"]) == before + job.steps and not drive["ended"].any():
             return {**_last(drive, job.steps), "good": np.array(job.good)}
 
@@ -219,19 +219,20 @@ def draw(sources: Sources, rng: np.random.Generator, plans: tuple[str, ...]) -> 
 
 def run(
     sources: Sources, twin: Simulator, seed: int, start: dict[str, Any], driver: Driver, steps: int,
-    enough: Callable[[Truth, int], bool] = lambda truth, step: False,
+    enough: Callable[[Truth, int], bool] = lambda truth, step: False, pixels: bool = False,
 ) -> Arrays:  # fmt: skip
-    """Drives until the end, or for `steps` steps, or until it is `enough`, asked with what is true and the step."""
+    """Drives to the end, for `steps` steps or until it is `enough`, of what is true and the step; see `others_of`."""
     learned, endings = sources.config.spec.learned(), list(sources.config.spec.endings)
     observation, _ = twin.reset(seed=seed, options=start)
-    seen, true, others = [picture(sources, observation)], [twin.truth()], [others_of(sources, twin)]
+    seen, true = [picture(sources, observation)], [twin.truth()]
+    others = [others_of(sources, twin, true[0], pixels)]
     controls, rewards, ended, why = [], [], [], ""
     for step in range(steps):
         action = driver.act(true[-1], observation)
         observation, _, terminated, _, info = twin.step(action)
         seen.append(picture(sources, observation))
         true.append(twin.truth())
-        others.append(others_of(sources, twin))
+        others.append(others_of(sources, twin, true[-1], pixels))
         controls.append(action)
         rewards.append(sum(info["reward_terms"][name] for name in learned))
         ended.append(terminated)
@@ -259,14 +260,17 @@ def from_here(drive: Arrays) -> Arrays:
     return {**drive, **moved, **flat, "others": others.astype(np.float32)}
 
 
-def others_of(sources: Sources, twin: Simulator) -> np.ndarray:
-    """The `MOST` nearest others of this moment, float32 `[MOST, 9]` (see `BOX`); rows of zeros are nobody."""
-    probes, truth = sources.probes.others, twin.truth()
+def others_of(sources: Sources, twin: Simulator, truth: Truth, pixels: bool = False) -> np.ndarray:
+    """The `MOST` nearest others of this moment, float32 `[MOST, 9]` (see `BOX`); rows of zeros are nobody.
+
+    How many `pixels` show each one takes another look; without, there are none.
+    """
+    probes = sources.probes.others
     if probes is None or truth.agents is None or truth.pose is None:
         return np.zeros((0, PIXELS + 1), np.float32)
-    shown = probes.shown(twin)
-    pixels = [shown.get(int(number), 0) for number in truth.agents.ids]
-    return _nearest(truth.agents.boxes, truth.agents.ids, pixels, truth.pose)
+    shown = probes.shown(twin) if pixels else {}
+    counts = [shown.get(int(number), 0) for number in truth.agents.ids]
+    return _nearest(truth.agents.boxes, truth.agents.ids, counts, truth.pose)
 
 
 def _nearest(boxes: np.ndarray, ids: np.ndarray, pixels: Sequence[int] | np.ndarray, pose: np.ndarray) -> np.ndarray:

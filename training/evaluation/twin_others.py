@@ -70,7 +70,7 @@ def _branch(job: Job, twin: Simulator, driver: Driver, held: np.ndarray) -> Arra
     for _ in range(SPEED_FRAMES):
         action = np.where(np.arange(len(held)) == steers, driver.act(fork.truth(), observation), held)
         observation, _, ended, _, _ = fork.step(action.astype(np.float32))
-        there = others_of(sources, fork)
+        there = others_of(sources, fork, fork.truth())
         there[:, :2] -= origin * (there[:, 3:4] > 0)
         controls.append(action.astype(np.float32))
         others.append(there)
@@ -113,7 +113,8 @@ def record_hidden(job: Job) -> Arrays:
     most, drive, moment, tried = LONGEST + 1, {}, None, 0
     while not drive or (moment is None and tried < TRIED):
         driver, start = draw(sources, rng, sources.probes.good)
-        found = run(sources, twin, int(rng.integers(1000)) + job.seed(HIDDEN), asked.peopled(start), driver, job.steps)
+        found = run(sources, twin, int(rng.integers(1000)) + job.seed(HIDDEN), asked.peopled(start), driver, job.steps,
+                    pixels=True)  # fmt: skip
         tried += 1
         if len(found["controls"]) >= CONTEXT + most:
             drive, moment = found, reappearing(found["others"], CONTEXT)

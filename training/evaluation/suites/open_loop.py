@@ -102,8 +102,8 @@ def sharpness(clips: Arrays, dreamed: Dream, horizon: int) -> float:
 def picture_figures(clips: Arrays, dreamed: Dream, curve: Curves) -> dict[str, float]:
     """PSNR and sharpness at the horizons of the table."""
     figures = {f"psnr_{h}": curve.at(h) for h in (1, 10, 20, 50, 100)}
-    figures |= {f"gain_{h}": curve.at(h) - copy for h, copy in zip(curve.horizons, curve.copy, strict=True)
-                if h in TABLED}  # fmt: skip
+    copied = dict(zip(curve.horizons, curve.copy, strict=True))
+    figures |= {f"gain_{h}": curve.at(h) - copied.get(h, float("nan")) for h in TABLED}
     return figures | {f"sharpness_{h}": sharpness(clips, dreamed, h) for h in (1, 50)}
 
 

@@ -54,6 +54,8 @@ def lessons(episodes: int, first: int, seed: int, quiet: bool = False) -> Lesson
     twin, rng, found = StreetTwin(), np.random.default_rng(seed), []
     for episode in trange(episodes, desc="lessons", disable=quiet, mininterval=5):
         driver, start = make_driver(rng)
+        if rng.random() < 0.5:
+            start["attributes"]["traffic"] = "dense"
         astray = rng.random() < 0.4
         if astray:
             start |= {"lateral_offset": float(rng.normal(0, 2.0)), "heading_error": float(rng.normal(0, 0.2))}
@@ -138,7 +140,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=4000, help="of learning (default: 4000)")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="the file (default: that of the package)")
     asked = parser.parse_args(arguments)
-    reader = teach(lessons(asked.episodes, FIRST, 0), asked.steps)
+    torch.manual_seed(0)
+    reader = teach(lessons(asked.episodes, FIRST, 0), new_reader(), asked.steps)
     save_file({name: value.half().contiguous() for name, value in reader.state_dict().items()}, asked.out)
     print(f"{asked.out}: {sum(value.numel() for value in reader.parameters())} weights")
     return 0

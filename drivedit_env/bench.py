@@ -316,8 +316,8 @@ def _simulators(domain: DomainConfig | None, gentle: np.ndarray) -> tuple[dict[s
         env.reset(seed=0)
     rng = np.random.default_rng(0)
     found: dict[str, tuple[int, Run]] = {"twin": (1, lambda: twin.step(rng.uniform(low, high).astype(np.float32)))}
-    if domain.probes:
-        stock = load_object(domain.probes).stock()
+    if domain.probes and (opened := load_object(domain.probes).stock):
+        stock = opened()
         found["stock simulator"] = 1, lambda: stock(rng.uniform(low, high).astype(np.float32))
     found["twin, one process per core"] = (
         cores, lambda: twins.step(rng.uniform(low, high, (cores, len(low))).astype(np.float32)),

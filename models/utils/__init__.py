@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from drivedit.utils.processes import begin_worker, one_thread
     from drivedit.utils.random import generator, global_state_kept, noise, seeded, truncate
     from drivedit.utils.route import UNBOUNDED, Route, advance_pose, motion_between
-    from drivedit.utils.simulator import Driver, Probes, Recordable, Simulator, Truth, load_object
+    from drivedit.utils.simulator import Driver, Goal, OthersProbes, Probes, Recordable, Simulator, Truth, load_object
     from drivedit.utils.streams import check_seed, restored, stream
     from drivedit.utils.tensor_utils import (
         chunk_tensor,
@@ -56,6 +56,8 @@ else:
 __all__ = [
     "UNBOUNDED",
     "Driver",
+    "Goal",
+    "OthersProbes",
     "Probes",
     "Recordable",
     "Route",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -90,6 +91,57 @@ class Driver(Protocol):
         ...
 
 
+class Goal(NamedTuple):
+    """The range that a figure must be in, and the one to reach for."""
+
+    least: tuple[float, float]
+    reach: tuple[float, float]
+
+    @classmethod
+    def over(cls, least: float, reach: float) -> Goal:
+        """Of a figure that may be as large as it likes."""
+        return cls((least, math.inf), (reach, math.inf))
+
+    @classmethod
+    def under(cls, most: float, reach: float) -> Goal:
+        """Of a figure that may be as small as it likes."""
+        return cls((-math.inf, most), (-math.inf, reach))
+
+
+@dataclass(frozen=True)
+class OthersProbes:
+    """What the evaluation asks of a simulator that has others on the road, and how it finds them in pictures.
+
+    Attributes:
+        empty: Reset options like those given, with nobody on the road.
+        peopled: Reset options like those given, with many.
+        gap: Name of the telemetry value that is the distance to the one ahead, in m.
+        gap_range: From and to which gap the one ahead is judged.
+        gaps: That distance, read off pictures `[N, H, W, 3]`, given those a step before: `[N]`.
+        farthest: The greatest that is read.
+        speed: Below it (m/s) braking and gas say little.
+        cars: How likely a pixel shows another one, `[N, H, W]` of pictures `[N, H, W, 3]`.
+        outlines: Left, top, right and bottom (pixels) of boxes `[A, >= 7]` seen from a pose `[3]`, `[A, 4]`; right is
+            left where they are out of the picture.
+        shown: How many pixels of the present picture show each of the others, by its id.
+        size: Length, width and height (m) of one that is placed.
+        placed: From and to which gap (m) one is placed ahead.
+    """
+
+    empty: Callable[[Options], Options]
+    peopled: Callable[[Options], Options]
+    gap: str
+    gap_range: tuple[float, float]
+    gaps: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    farthest: float
+    speed: float
+    cars: Callable[[np.ndarray], np.ndarray]
+    outlines: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    shown: Callable[[Any], Mapping[int, int]]
+    size: tuple[float, float, float]
+    placed: tuple[float, float]
+
+
 @dataclass(frozen=True)
 class Probes:
     """What the evaluation asks of a simulator, and what it reads off its pictures so that a dream need not be believed.
@@ -98,9 +150,9 @@ class Probes:
         good: Plans of the drivers that drive well (`plan` of those that `DomainConfig.drivers` draws).
         wild: Plans of those that do not.
         leaving: Plans of those that drive until the episode ends.
-        driver: Policy of the domain that drives in closed loop.
-        steers: Controls that are held, float32 `[3, C]`: full left, straight on, full right.
-        throttles: Controls that are held, float32 `[3, C]`: full gas, some gas, brake.
+        driver: Policy of the domain that drives in closed loop, or "module:name" of what makes one.
+        steers: Controls that are held, float32 `[3, C]`: left, straight on, right.
+        throttles: Controls that are held, float32 `[3, C]`: full gas, less gas, brake.
         speed: Name of the telemetry value that is the speed.
         road: Name of the telemetry value that says what share of the car is on the road.
         top_speed: About the highest speed there is.
@@ -111,6 +163,15 @@ class Probes:
         turns: Turns to the right between pictures, `[T]` rad of `[T + 1, H, W, 3]`.
         gentle: Ranges that the controls of a speed measurement are drawn from, `[2, C]`.
         stock: Opens the simulator as others ship it; gives a function of one action of ours that takes as long a step.
+            None: nobody ships it.
+        goals: What figures are to be, by their names.
+        ending: The ending that is judged; empty: any.
+        false_alarms: Share of the steps without an ending that may alarm where its recall is told.
+        drive_steps: Most steps of a drive in closed loop.
+        drawings: Names of the hand-drawn routes (`closed_loop.hand_drawn_routes`) that its roads can be like.
+        attributes: Attributes of the scene read off pictures `[N, H, W, 3]`, values by name `[N]`; None: none are.
+        filmed: An attribute for each of whose values there is a film; empty: none.
+        others: What is asked where others are on the road; None: nobody is.
     """
 
     good: tuple[str, ...]
@@ -128,7 +189,15 @@ class Probes:
     hide_fixed: Callable[[np.ndarray], np.ndarray]
     turns: Callable[[np.ndarray], np.ndarray]
     gentle: np.ndarray
-    stock: Callable[[], Callable[[np.ndarray], Any]]
+    stock: Callable[[], Callable[[np.ndarray], Any]] | None = None
+    goals: Mapping[str, Goal] = field(default_factory=dict)
+    ending: str = ""
+    false_alarms: float = 0.01
+    drive_steps: int = 1000
+    drawings: tuple[str, ...] = ()
+    attributes: Callable[[np.ndarray], Mapping[str, np.ndarray]] | None = None
+    filmed: str = ""
+    others: OthersProbes | None = None
 
 
 def load_object(path: str) -> Any:

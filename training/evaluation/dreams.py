@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from drivedit.models import RowState, Sampling, Scene, StepOutput, World
 
+LAYOUT = "layout"  # the condition that tells who else is on the road
+
 
 @dataclass
 class Dream:
@@ -44,6 +46,7 @@ def dream(
     controls: np.ndarray,
     *,
     repeat: int = 1,
+    others: np.ndarray | None = None,
     sampling_steps: int | None = None,
     seed: int = 0,
     batch: int = 24,
@@ -57,6 +60,8 @@ def dream(
         scenes: N / repeat scenes.
         controls: `[N, T, A]`.
         repeat: Dreams from each scene, one after another; they share their noise, so only the controls differ.
+        others: Who is there at every step `[N, T, A, >= 7]`, boxes in the plane of the scenes' poses (a length of 0 is
+            nobody), for worlds that can be told; None: they are not told.
         sampling_steps: Network passes per frame; None: the world's own number.
         seed: Seed of the first scene; the others count on.
         batch: Dreams at a time.
@@ -70,14 +75,33 @@ def dream(
             rows = list(scenes[at : at + size])
             state = world.start(rows, list(range(seed + at, seed + at + len(rows))))
             state = state.select([row for row in range(len(rows)) for _ in range(repeat)])
-            steps = []
-            for control in controls[at * repeat : (at + size) * repeat].swapaxes(0, 1):
+            steps, chosen = [], slice(at * repeat, (at + size) * repeat)
+            for step, control in enumerate(controls[chosen].swapaxes(0, 1)):
+                state = state if others is None else with_others(world, state, others[chosen, step])
                 control = torch.from_numpy(control.copy()).to(world.device)
                 state, out = world.step(state, control, sampling=Sampling(sampling_steps))
                 steps.append([seen(world, state), *_readings(world, out), world.poses(state).cpu().numpy()])
                 bar.update()
             parts.append([np.stack(values, 1) for values in zip(*steps, strict=True)])
     return Dream(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+
+def with_others(world: World, state: RowState, others: np.ndarray) -> RowState:
+    """A state whose rows are told who will be where at the coming frame; as it is, if the world cannot be told.
+
+    Args:
+        world: The world.
+        state: Of B rows.
+        others: Their boxes `[B, A, >= 7]`; a length of 0 is nobody.
+    """
+    if LAYOUT not in world.spec.conditions:
+        return state
+    rows = []
+    for row, boxes in enumerate(others):
+        there = boxes[boxes[:, 3] > 0, :7]
+        standing = np.pad(there, ((0, 0), (0, 1)))  # without a speed, so that they stay where they will be
+        rows.append(world.condition(state.select([row]), {LAYOUT: standing}))
+    return world.State.cat(rows)
 
 
 def seen(world: World, state: RowState) -> np.ndarray:

@@ -21,6 +21,9 @@ class Sizes:
         drawn: Drives on each hand-drawn route.
         drawn_steps: Steps of each.
         rounds: Turns of the speed measurement.
+        ahead: Moments behind another.
+        empty: Empty roads that others are placed on.
+        hidden: Drives in which another is hidden for a while.
     """
 
     clips: int = 48
@@ -34,8 +37,11 @@ class Sizes:
     drawn: int = 4
     drawn_steps: int = 300
     rounds: int = 7
+    ahead: int = 24
+    empty: int = 24
+    hidden: int = 16
 
     @classmethod
     def quick(cls) -> Sizes:
         """Just enough to see that everything runs; the figures mean nothing."""
-        return cls(4, 20, 1, 2, 2, 10, 2, 40, 1, 20, 1)
+        return cls(4, 20, 1, 2, 2, 10, 2, 40, 1, 20, 1, 2, 2, 1)

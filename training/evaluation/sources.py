@@ -31,7 +31,9 @@ from drivedit.utils import (
 
 log = logging.getLogger(__name__)
 
-RECORDING = tuple(f"drivedit.evaluation.{name}" for name in ("twin_drives", "metrics.drift"))  # make all drives
+RECORDING = tuple(
+    f"drivedit.evaluation.{name}" for name in ("twin_drives", "twin_others", "metrics.drift", "metrics.others")
+)  # make all drives
 MADE_FROM = "made_from"  # name beside the arrays
 Arrays = dict[str, np.ndarray]
 
@@ -82,6 +84,10 @@ class Sources:
     def make_dream(self, world: Any, **options: Any) -> Any:
         """The environment of a world, without Gymnasium's wrappers."""
         return gym.make(self.dream, world=world, disable_env_checker=True, **options).unwrapped
+
+    def make_dreams(self, world: Any, count: int, **options: Any) -> Any:
+        """An environment of several dreams at once."""
+        return gym.make_vec(self.dream, num_envs=count, world=world, **options).unwrapped
 
     def find_driver(self) -> Callable[..., Any]:
         """What makes the driver: a policy of the domain from a seed, what stands at "module:name" from nothing.

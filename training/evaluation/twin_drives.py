@@ -5,6 +5,7 @@ Legend: N rows, c context controls (c + 1 context frames), T further steps, K br
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,20 @@ from typing import Any
 import numpy as np
 
 from drivedit.evaluation.metrics.drift import sampled
+from drivedit.evaluation.metrics.others import others_seen
 from drivedit.evaluation.sources import Arrays, Sources, restarted, unpad
 from drivedit.models import Scene, check_scene
-from drivedit.utils import UNBOUNDED, Driver, Simulator, Truth, load_object
+from drivedit.utils import UNBOUNDED, Driver, Simulator, Truth, from_origin, load_object, origin_of
 from drivedit.utils.episodes import Episode
 from drivedit.utils.shards import read_shard
 
 CONTEXT = 8  # controls of a context
 STEER_FRAMES, SPEED_FRAMES = 15, 20
-PLACE = ("route", "closed", "bounds")  # what stays as it is
+PLACE = ("route", "closed", "bounds", "attributes")  # what stays as it is
 KEPT = ("frames", "controls", "poses", *PLACE)  # of a context
-CLIPS, ENDINGS, BRANCHES, DRIVES = range(4)  # random streams
+MOST = 24  # others that are kept, the nearest
+BOX, ID, PIXELS = slice(0, 7), 7, 8  # columns of another: its box, its number, and how many pixels show it
+CLIPS, ENDINGS, BRANCHES, DRIVES, AHEAD, EMPTY, HIDDEN = range(7)  # random streams
 APART = 10_000  # seeds of the simulator from the first one of a stream to that of the next
 
 
@@ -52,21 +56,23 @@ def record_clip(job: Job) -> Arrays:
     rng, probes = job.sources.rng(CLIPS, job.index), job.sources.probes
     twin = job.sources.make_twin()
     while True:
-        driver, start = _draw(job.sources, rng, probes.good if job.good else probes.wild)
+        driver, start = draw(job.sources, rng, probes.good if job.good else probes.wild)
         before = int(rng.integers(0, 40))
-        drive = _drive(job.sources, twin, job.seed(CLIPS), start, driver, before + job.steps)
+        drive = run(job.sources, twin, job.seed(CLIPS), start, driver, before + job.steps, pixels=True)
         if len(drive["controls"]) == before + job.steps and not drive["ended"].any():
             return {**_last(drive, job.steps), "good": np.array(job.good)}
 
 
 def record_ending(job: Job) -> Arrays:
-    """The last `steps` steps of a drive to an ending."""
-    rng = job.sources.rng(ENDINGS, job.index)
+    """The last `steps` steps of a drive to an ending of the kind that is judged."""
+    rng, probes = job.sources.rng(ENDINGS, job.index), job.sources.probes
     twin = job.sources.make_twin()
     while True:
-        driver, start = _draw(job.sources, rng, job.sources.probes.leaving)
-        drive = _drive(job.sources, twin, job.seed(ENDINGS), start, driver, 500)
-        if len(drive["controls"]) >= job.steps and drive["ended"][-1]:
+        driver, start = draw(job.sources, rng, probes.leaving)
+        start = probes.others.peopled(start) if probes.others else start
+        drive = run(job.sources, twin, job.seed(ENDINGS), start, driver, 500)
+        wanted = drive["ended"][-1] and str(drive["ending"]).startswith(probes.ending)
+        if len(drive["controls"]) >= job.steps and wanted:
             return _last(drive, job.steps)
 
 
@@ -80,29 +86,39 @@ def record_branches(job: Job) -> Arrays:
     sources, probes = job.sources, job.sources.probes
     rng, twin = sources.rng(BRANCHES, job.index), sources.make_twin()
     while True:
-        driver, start = _draw(sources, rng, probes.good)
-        drive = _drive(sources, twin, job.seed(BRANCHES), probes.at_speed(start), driver, job.steps)
-        if probes.can_branch(twin.truth().telemetry):
-            break
-    state = twin.get_state()
-    fork = sources.make_twin()
-    frames, poses, speeds = [], [], []
+        driver, start = draw(sources, rng, probes.good)
+        drive = run(sources, twin, job.seed(BRANCHES), probes.at_speed(start), driver, job.steps)
+        if probes.can_branch(twin.truth().telemetry) and (branches := _branches(sources, twin, drive["frames"][-1])):
+            return {**last_context(drive), **branches}
+
+
+def _branches(sources: Sources, twin: Simulator, now: np.ndarray) -> Arrays:
+    """What comes of the held controls, see `record_branches`; nothing if one of them ends the episode."""
+    probes, state, fork = sources.probes, twin.get_state(), sources.make_twin()
+    frames, poses, speeds, ended = [], [], [], False
     for controls in probes.steers:
         fork.set_state(state)
-        seen, where = [drive["frames"][-1]], [fork.truth().pose]
+        seen, where = [now], [fork.truth().pose]
         for _ in range(STEER_FRAMES):
-            seen.append(_picture(sources, fork.step(controls)[0]))
+            observation, _, over, _, _ = fork.step(controls)
+            seen.append(picture(sources, observation))
             where.append(fork.truth().pose)
+            ended |= over
         frames.append(np.stack(seen))
         poses.append(np.array(where))
     for controls in probes.throttles:
         fork.set_state(state)
         for _ in range(SPEED_FRAMES):
-            fork.step(controls)
+            ended |= fork.step(controls)[2]
         speeds.append(fork.truth().telemetry[probes.speed])
-    context = _last(drive, CONTEXT)
     branches = {"steer_frames": np.stack(frames), "steer_poses": np.stack(poses), "speed_after": np.array(speeds)}
-    return {**{name: context[name] for name in KEPT}, **branches}
+    return {} if ended else branches
+
+
+def last_context(drive: Arrays) -> Arrays:
+    """The last moments of a drive, for a dream to go on from."""
+    context = _last(drive, CONTEXT)
+    return {name: context[name] for name in KEPT}
 
 
 def record_drive(job: Job) -> Arrays:
@@ -115,25 +131,30 @@ def record_drive(job: Job) -> Arrays:
     sources, probes, rng = job.sources, job.sources.probes, job.sources.rng(DRIVES, job.index)
     options = {name: float(rng.uniform(*limits)) for name, limits in sources.config.judging_starts.items()}
     twin, driver = sources.make_twin(), sources.make_driver()
-    frame = _picture(sources, twin.reset(seed=job.seed(DRIVES), options=options)[0])
+    frame = picture(sources, twin.reset(seed=job.seed(DRIVES), options=options)[0])
     for _ in range(CONTEXT + 4):
-        frame = _picture(sources, twin.step(driver(frame))[0])
-    context = check_scene(twin.scene(CONTEXT), sources.config.spec)
+        frame = picture(sources, twin.step(driver(frame))[0])
+    context, pose = check_scene(twin.scene(CONTEXT), sources.config.spec), twin.truth().pose
+    assert pose is not None
     restarted(driver)
-    kept: dict[str, list[Any]] = {name: [] for name in ("actions", "poses", "speed", "told_road", "road", "ended")}
+    kept: dict[str, list[Any]] = {
+        name: [] for name in ("actions", "poses", "speed", "told_road", "road", "ended", "others")
+    }
     over, truth, seen, wanted = False, twin.truth(), [], set(sampled(job.steps).tolist())
     for step in range(job.steps):
         action = np.asarray(driver(frame), np.float32)
         if not over:
             observation, _, over, _, _ = twin.step(action)
-            frame, truth = _picture(sources, observation), twin.truth()
+            frame, truth = picture(sources, observation), twin.truth()
         told = truth.telemetry
-        values = (action, truth.pose, told[probes.speed], told[probes.road], probes.road_share(frame), over)
+        values = (action, truth.pose, told[probes.speed], told[probes.road], probes.road_share(frame), over,
+                  others_seen(probes, frame[None])[0])  # fmt: skip
         for name, value in zip(kept, values, strict=True):
             kept[name].append(value)
         if step in wanted:
             seen.append(frame)
     drive = {f"drive_{name}": np.array(values) for name, values in kept.items()}
+    drive["drive_poses"] = from_origin(drive["drive_poses"], origin_of(pose[None]))
     drive["drive_seen"] = np.stack(seen) if seen else np.zeros((0, *frame.shape), np.uint8)
     run_up = {"frames": context.frames, "controls": context.controls, "poses": context.poses_or_start()}
     return {**run_up, **_place(context), **drive}
@@ -165,25 +186,28 @@ def read_recordings(folder: Path, clips: int, steps: int, sources: Sources) -> l
     return [clip for pair in zip(found[True], found[False], strict=False) for clip in pair] + found[True][clips // 2 :]
 
 
-def scene(arrays: Arrays, row: int, now: int = CONTEXT) -> dict[str, Any]:
-    """The scene of a recorded row at frame `now`, as a mapping that `check_scene` takes."""
+def scene(arrays: Arrays, row: int, now: int = CONTEXT, free: bool = False) -> dict[str, Any]:
+    """The scene of a recorded row at frame `now`, as a mapping that `check_scene` takes; `free` of what is told."""
     context, route = slice(now - CONTEXT, now + 1), unpad(arrays["route"][row])
-    return {
+    seen = {
         "frames": arrays["frames"][row, context],
         "controls": arrays["controls"][row, now - CONTEXT : now],
         "poses": arrays["poses"][row, context].astype(np.float32),
+    }
+    told = {
         "route": route if len(route) else None,
         "closed": bool(arrays["closed"][row]),
         "bounds": arrays["bounds"][row],
     }
+    return seen if free else seen | told
 
 
-def scenes(arrays: Arrays) -> list[dict[str, Any]]:
+def scenes(arrays: Arrays, free: bool = False) -> list[dict[str, Any]]:
     """The first scene of every recorded row."""
-    return [scene(arrays, row) for row in range(len(arrays["frames"]))]
+    return [scene(arrays, row, free=free) for row in range(len(arrays["frames"]))]
 
 
-def _draw(sources: Sources, rng: np.random.Generator, plans: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
+def draw(sources: Sources, rng: np.random.Generator, plans: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
     """Draws drivers until one has a plan that is wanted."""
     make = load_object(sources.config.drivers)
     for _ in range(5000):
@@ -193,46 +217,85 @@ def _draw(sources: Sources, rng: np.random.Generator, plans: tuple[str, ...]) ->
     raise ValueError(f"{sources.config.drivers} makes no driver whose plan is one of {plans}")
 
 
-def _drive(sources: Sources, twin: Simulator, seed: int, start: dict[str, Any], driver: Driver, steps: int) -> Arrays:
-    """Drives until the end or for `steps` steps."""
-    learned = sources.config.spec.learned()
+def run(
+    sources: Sources, twin: Simulator, seed: int, start: dict[str, Any], driver: Driver, steps: int,
+    enough: Callable[[Truth, int], bool] = lambda truth, step: False, pixels: bool = False,
+) -> Arrays:  # fmt: skip
+    """Drives to the end, for `steps` steps or until it is `enough`, of what is true and the step; see `others_of`."""
+    learned, endings = sources.config.spec.learned(), list(sources.config.spec.endings)
     observation, _ = twin.reset(seed=seed, options=start)
-    seen, true = [_picture(sources, observation)], [twin.truth()]
-    controls, rewards, ended = [], [], []
-    for _ in range(steps):
+    seen, true = [picture(sources, observation)], [twin.truth()]
+    others = [others_of(sources, twin, true[0], pixels)]
+    controls, rewards, ended, why = [], [], [], ""
+    for step in range(steps):
         action = driver.act(true[-1], observation)
         observation, _, terminated, _, info = twin.step(action)
-        seen.append(_picture(sources, observation))
+        seen.append(picture(sources, observation))
         true.append(twin.truth())
+        others.append(others_of(sources, twin, true[-1], pixels))
         controls.append(action)
         rewards.append(sum(info["reward_terms"][name] for name in learned))
         ended.append(terminated)
         if terminated:
+            why = next((name for name in endings if info["reward_terms"].get(name)), "")
+        if terminated or enough(true[-1], step):
             break
     names = sources.config.spec.names("telemetry")
-    return {
-        "frames": np.stack(seen), "poses": np.array([truth.pose for truth in true]),
+    drive = {
+        "frames": np.stack(seen), "poses": np.array([truth.pose for truth in true]), "others": np.stack(others),
         "telemetry": np.array([[truth.telemetry[name] for name in names] for truth in true], np.float32),
         "controls": np.stack(controls), "reward": np.array(rewards, np.float32), "ended": np.array(ended),
-        **_place(true[0]),
+        "ending": np.array(why), **_place(true[0]),
     }  # fmt: skip
+    return from_here(drive)
 
 
-def _picture(sources: Sources, observation: Any) -> np.ndarray:
+def from_here(drive: Arrays) -> Arrays:
+    """A drive with its places told from an origin near its end, as a world tells them."""
+    origin = origin_of(drive["poses"][::-1])
+    moved = {name: from_origin(drive[name], origin) for name in ("poses", "route", "bounds")}
+    others = drive["others"].copy()
+    others[..., :2] -= origin * (others[..., 3:4] > 0)
+    flat = {name: moved[name].astype(np.float32) for name in ("route", "bounds")}
+    return {**drive, **moved, **flat, "others": others.astype(np.float32)}
+
+
+def others_of(sources: Sources, twin: Simulator, truth: Truth, pixels: bool = False) -> np.ndarray:
+    """The `MOST` nearest others of this moment, float32 `[MOST, 9]` (see `BOX`); rows of zeros are nobody.
+
+    How many `pixels` show each one takes another look; without, there are none.
+    """
+    probes = sources.probes.others
+    if probes is None or truth.agents is None or truth.pose is None:
+        return np.zeros((0, PIXELS + 1), np.float32)
+    shown = probes.shown(twin) if pixels else {}
+    counts = [shown.get(int(number), 0) for number in truth.agents.ids]
+    return _nearest(truth.agents.boxes, truth.agents.ids, counts, truth.pose)
+
+
+def _nearest(boxes: np.ndarray, ids: np.ndarray, pixels: Sequence[int] | np.ndarray, pose: np.ndarray) -> np.ndarray:
+    """The nearest of some others, see `others_of`."""
+    rows = np.concatenate([boxes, ids[:, None], np.asarray(pixels, np.float32)[:, None]], 1)
+    near = np.argsort(np.hypot(*(boxes[:, :2] - pose[:2]).T))[:MOST]
+    return np.pad(rows[near], ((0, MOST - len(near)), (0, 0))).astype(np.float32)
+
+
+def picture(sources: Sources, observation: Any) -> np.ndarray:
     """What people see of an observation."""
     return observation[sources.config.spec.picture] if isinstance(observation, dict) else observation
 
 
 def _place(truth: Truth | Episode | Scene) -> Arrays:
-    """Route and field of a drive."""
+    """Route and field of a drive, and the values of its attributes in the order of their names."""
     route = np.zeros((0, 2), np.float32) if truth.route is None else truth.route
     bounds = UNBOUNDED if truth.bounds is None else truth.bounds
-    return dict(zip(PLACE, (route, np.array(truth.closed), bounds), strict=True))
+    attributes = np.array([value for _, value in sorted(truth.attributes.items())], "U24")
+    return dict(zip(PLACE, (route, np.array(truth.closed), bounds, attributes), strict=True))
 
 
 def _last(drive: Arrays, steps: int) -> Arrays:
     """The last steps of a drive."""
-    per_frame = {name: drive[name][-steps - 1 :] for name in ("frames", "poses", "telemetry")}
+    per_frame = {name: drive[name][-steps - 1 :] for name in ("frames", "poses", "telemetry", "others")}
     per_step = {name: drive[name][-steps:] for name in ("controls", "reward", "ended")}
     return {**per_frame, **per_step, **{name: drive[name] for name in PLACE}}
 
@@ -240,11 +303,16 @@ def _last(drive: Arrays, steps: int) -> Arrays:
 def _read(sources: Sources, episode: Episode, steps: int) -> Arrays:
     """The last `steps` steps of a stored episode that did not end there."""
     spec, stop = sources.config.spec, len(episode) - 1
-    frames, after = slice(stop - steps, stop + 1), slice(stop - steps, stop)
-    return {
-        "frames": episode.picture[frames], "poses": episode.poses[frames],
+    frames, after, agents = slice(stop - steps, stop + 1), slice(stop - steps, stop), episode.agents
+    others = np.zeros((steps + 1, 0, PIXELS + 1), np.float32)
+    if agents is not None:
+        rows = [(agents.at(state), episode.poses[state]) for state in range(frames.start, frames.stop)]
+        boxes, ids = agents.boxes, agents.ids
+        others = np.stack([_nearest(boxes[at], ids[at], np.zeros(len(ids[at])), pose) for at, pose in rows])
+    return from_here({
+        "frames": episode.picture[frames], "poses": episode.poses[frames], "others": others,
         "telemetry": np.stack([episode.told(name)[frames] for name in spec.names("telemetry")], 1),
         "controls": episode.controls[after],
         "reward": sum((episode.earned(name)[after] for name in spec.learned()), np.zeros(steps, np.float32)),
         "ended": episode.terminated[after], **_place(episode),
-    }  # fmt: skip
+    })  # fmt: skip

@@ -59,4 +59,5 @@ DOMAIN = DomainConfig(
     policies=f"{_HERE}.policies:POLICIES",
     on_road="wheels_on_road",
     run_up="cautious",
+    probes=f"{_HERE}.probes:PROBES",
 )

@@ -23,23 +23,25 @@ BACK, INK, FAINT = (24, 24, 24), (255, 255, 255), (160, 160, 160)
 Pair = tuple[np.ndarray, np.ndarray]
 
 
-def write_sheet(pairs: Sequence[Pair], path: Path, fps: float) -> None:
-    """Writes a PNG: for each clip a row of true frames above a row of dreamed ones.
+def write_sheet(
+    clips: Sequence[tuple[np.ndarray, ...]], path: Path, fps: float, labels: Sequence[str] = ("true", "dream")
+) -> None:
+    """Writes a PNG: for each clip a row of true frames above rows of dreamed ones.
 
     Args:
-        pairs: Of each clip true frames `[T + 1, H, W, 3]` from the present on, and dreamed ones `[T, H, W, 3]`.
+        clips: Of each clip true frames `[T + 1, H, W, 3]` from the present on, and dreamed ones `[T, H, W, 3]`.
         path: The file.
         fps: Frames per second.
+        labels: Of the rows of a clip.
     """
-    pairs = pairs[:SHEET_ROWS]
-    longest = max(len(dreamed) for _, dreamed in pairs)
+    clips = clips[:SHEET_ROWS]
+    longest = max(len(dreamed) for _, dreamed, *_ in clips)
     horizons = [h for h in SHEET_HORIZONS if h <= longest]
     rows: list[list[tuple[str, list[np.ndarray | None]]]] = []
-    for true, dreamed in pairs:
-        at = [h if h <= len(dreamed) else None for h in horizons]
-        above = [true[0], *(None if h is None else true[h] for h in at)]
-        below = [None, *(None if h is None else dreamed[h - 1] for h in at)]
-        rows.append([("true", above), ("dream", below)])
+    for true, *dreams in clips:
+        lines: list[list[np.ndarray | None]] = [[true[h] if h < len(true) else None for h in [0, *horizons]]]
+        lines += [[None, *(dream[h - 1] if h <= len(dream) else None for h in horizons)] for dream in dreams]
+        rows.append(list(zip(labels, lines, strict=True)))
     _write_grid(rows, ["now", *(f"+{h} ({h / fps:.2g} s)" for h in horizons)], path)
 
 
@@ -99,24 +101,28 @@ def write_film(frames: np.ndarray, path: Path, fps: float) -> None:
             video.write(rgb(frame).repeat(FILM_ZOOM, 0).repeat(FILM_ZOOM, 1))
 
 
-def write_beside(pairs: Sequence[Pair], path: Path, fps: float, text: str, columns: int = 4, frames: int = 60) -> None:
+def write_beside(
+    clips: Sequence[tuple[np.ndarray, ...]], path: Path, fps: float, text: str, columns: int = 4, frames: int = 60
+) -> None:
     """Writes a moving picture (WebP): clips beside each other, true above and dreamed below.
 
     Args:
-        pairs: Of each clip true frames `[T + 1, H, W, 3]` from the present on, and dreamed ones `[T, H, W, 3]`.
+        clips: Of each clip true frames `[T + 1, H, W, 3]` from the present on, and dreamed ones `[T, H, W, 3]`.
         path: The file.
         fps: Frames per second.
         text: The line on top.
         columns: Most clips.
         frames: Most frames.
     """
-    longest = max(len(dreamed) for _, dreamed in pairs)
-    pairs = [pair for pair in pairs if len(pair[1]) == longest][:columns]
-    zoom = max(1, round(FILM_TILE / pairs[0][0].shape[2]))
+    longest = max(len(dreamed) for _, dreamed, *_ in clips)
+    clips = [clip for clip in clips if len(clip[1]) == longest][:columns]
+    zoom = max(1, round(FILM_TILE / clips[0][0].shape[2]))
     with VideoWriter(path, fps) as video:
         for step in range(min(frames, longest)):
             lines = []
-            for line in ([true[step + 1] for true, _ in pairs], [dreamed[step] for _, dreamed in pairs]):
+            for line in zip(
+                *((true[step + 1], *(dream[step] for dream in dreams)) for true, *dreams in clips), strict=True
+            ):
                 large = [rgb(picture).repeat(zoom, 0).repeat(zoom, 1) for picture in line]
                 lines.append(np.concatenate([np.pad(part, ((0, 4), (0, 4), (0, 0))) for part in large], 1))
             label = np.zeros((HEAD, lines[0].shape[1], 3), np.uint8)

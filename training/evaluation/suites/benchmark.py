@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import torch
 
+from drivedit.evaluation.dreams import Dream
 from drivedit.evaluation.held_out import how_to_record, opened, simulator_lacking
 from drivedit.evaluation.metrics import drift
 from drivedit.evaluation.metrics.figures import road_threshold
@@ -21,7 +22,7 @@ from drivedit.evaluation.reports import pages
 from drivedit.evaluation.reports.report import as_text, write_json
 from drivedit.evaluation.sizes import Sizes
 from drivedit.evaluation.sources import Arrays, Sources, cached, stack, work
-from drivedit.evaluation.suites import closed_loop, control, open_loop, speed
+from drivedit.evaluation.suites import closed_loop, control, open_loop, others, speed
 from drivedit.evaluation.suites.recorded_benchmark import evaluate_recorded
 from drivedit.evaluation.twin_drives import (
     CONTEXT,
@@ -33,10 +34,14 @@ from drivedit.evaluation.twin_drives import (
     record_ending,
     scenes,
 )
+from drivedit.evaluation.twin_others import record_ahead, record_empty, record_hidden
 from drivedit.inference import compiled
 from drivedit.models import World
 from drivedit.utils import Route, extra
 
+PLACED_STEPS = 10  # of a drive on an empty road
+LATEST = 300  # steps after which attributes must be what they were
+SHOWN = ("true", "given", "free")  # lines of the contact sheet
 logger = logging.getLogger(__name__)
 
 
@@ -96,7 +101,8 @@ def evaluate_world(
             )
         if held is not None and why:
             return evaluate_recorded(world, held, why, out, **options)
-        options["sources"] = sources.of(world.spec)
+        options["sources"] = sources = sources.of(world.spec)
+        options["sizes"] = replace(sizes, drive_steps=min(sizes.drive_steps, sources.probes.drive_steps))
         return _against_simulator(world, out, held.folder if held else None, **options)
 
 
@@ -124,12 +130,14 @@ def _against_simulator(
         figures: dict[str, float] = {}
         with compiled(world, sampling_steps) if compile else nullcontext():
             with _timed("open loop", seconds):
-                curve, calibration = _open_loop(world, truth, sizes, out, figures, options)
+                curve, calibration = _open_loop(world, truth, sizes, sources, out, figures, options)
             with _timed("control", seconds):
                 true, probes = control.Branches.true(truth["branches"]), sources.probes
                 dreamed = control.dream_branches(world, truth["branches"], probes, **options)
                 figures |= control.steering_figures(true, dreamed, probes)
                 figures |= control.speed_figures(true, dreamed, probes.top_speed)
+            with _timed("others", seconds):
+                figures |= _others(world, truth, sources, options)
             with _timed("closed loop", seconds):
                 _closed_loop(world, truth, sizes, sources, out, figures, options)
         with _timed("speed", seconds):
@@ -147,6 +155,7 @@ def _against_simulator(
         "held_out": str(held_out or "driven on the fly"),
         "threads": threads,
         "figures": figures,
+        "goals": sources.probes.goals,
         "curves": asdict(curve),
         "calibration": calibration,
         "seconds": seconds,
@@ -184,7 +193,19 @@ def true_drives(
         clip_arrays = stack(read_recordings(held_out, sizes.clips, steps, sources))
     ending_sizes = {"endings": sizes.endings, "steps": sizes.ending_steps}
     drive_sizes = {"drives": sizes.drives, "steps": sizes.drive_steps}
-    return {
+
+    def others(record: Callable[[Job], Arrays], count: int, steps: int) -> Callable[[], Arrays]:
+        jobs = [Job(sources, index, steps) for index in range(count)]
+        return lambda: stack(work(record, jobs, sources.workers, record.__name__.partition("_")[2], quiet))
+
+    asked = {} if sources.probes.others is None else {
+        "ahead": (record_ahead, sizes.ahead, 0),
+        "empty": (record_empty, sizes.empty, CONTEXT + PLACED_STEPS),
+        "hidden": (record_hidden, sizes.hidden, 200),
+    }  # fmt: skip
+    more = {name: cached(folder, name, sources, {"count": call[1], "steps": call[2]}, others(*call))
+            for name, call in asked.items()}  # fmt: skip
+    return more | {
         "clips": clip_arrays,
         "endings": cached(folder, "endings", sources, ending_sizes, endings),
         "branches": cached(folder, "branches", sources, {"states": sizes.states}, branches),
@@ -196,6 +217,7 @@ def _open_loop(
     world: World,
     truth: dict[str, Arrays],
     sizes: Sizes,
+    sources: Sources,
     out: Path,
     figures: dict[str, float],
     options: dict[str, Any],
@@ -205,20 +227,67 @@ def _open_loop(
     dreamed = open_loop.dream_clips(world, clips, **options)
     curve = open_loop.curves(clips, dreamed, world)
     figures |= open_loop.picture_figures(clips, dreamed, curve)
+    free = open_loop.dream_clips(world, clips, free=True, **options)
+    figures |= open_loop.free_figures(clips, dreamed, free)
     starts = open_loop.short_starts(clips, sizes.short_dreams)
     short = open_loop.dream_short(world, clips, starts, **options)
     figures |= open_loop.short_figures(clips, starts, short)
     endings = open_loop.dream_endings(world, truth["endings"], **options)
     threshold = world.end_threshold
-    figures |= open_loop.ending_figures(truth["endings"], endings, dreamed.ended, threshold)
-    pairs = list(zip(clips["frames"][:, CONTEXT:], dreamed.frames, strict=True))
-    fps = world.spec.fps
-    pages.write_sheet(pairs, out / "sheet.png", fps)
-    pages.write_plot(curve, out / "horizon.png", fps, "Held-out drives")
-    pages.write_beside(
-        pairs[::2], out / "beside.webp", fps, "the simulator above, the dream below: same start, same controls"
+    figures |= open_loop.ending_figures(
+        truth["endings"], endings, dreamed.ended, threshold, sources.probes.false_alarms
     )
+    _show(clips, dreamed, free, sources, out, world.spec.fps)
+    pages.write_plot(curve, out / "horizon.png", world.spec.fps, "Held-out drives")
     return curve, open_loop.calibration_table(clips, starts, short)
+
+
+def _show(clips: Arrays, given: Dream, free: Dream, sources: Sources, out: Path, fps: float) -> None:
+    """The contact sheet, and the moving pictures: one of all, and one of each value of the attribute that is filmed."""
+    true, length = clips["frames"][:, CONTEXT:], free.frames.shape[1]
+    pages.write_sheet(list(zip(true, given.frames, free.frames, strict=True)), out / "sheet.png", fps, SHOWN)
+    text = "the simulator above, then the dream on its road, and told nothing: same start, same controls"
+    lines = list(zip(true[:, : length + 1], given.frames[:, :length], free.frames, strict=True))
+    pages.write_beside(lines[::2], out / "beside.webp", fps, text)
+    filmed, spec = sources.probes.filmed, sources.config.spec
+    if filmed:
+        told = clips["attributes"][:, sorted(spec.attributes).index(filmed)]
+        for value in np.unique(told):
+            rows = [lines[row] for row in np.flatnonzero(told == value)]
+            pages.write_beside(rows, out / f"beside-{value}.webp", fps, f"{value}: {text}", columns=2)
+
+
+def _others(world: World, truth: dict[str, Arrays], sources: Sources, options: dict[str, Any]) -> dict[str, float]:
+    """Figures of others on the road, where there are any."""
+    asked = sources.probes.others
+    if asked is None:
+        return {}
+    return (
+        others.ahead_figures(world, truth["ahead"], asked, **options)
+        | others.placed_figures(world, truth["empty"], asked, **options)
+        | others.hidden_figures(world, truth["hidden"], asked, **options)
+        | others.probe_figures(truth["clips"], asked)
+    )
+
+
+def _free_loop(
+    world: World, truth: dict[str, Arrays], sizes: Sizes, sources: Sources, threshold: float, options: dict[str, Any]
+) -> dict[str, float]:
+    """Figures of the same long drives with nothing told, and of what the pictures show then."""
+    arrays, probes, names = truth["drives"], sources.probes, sorted(sources.config.spec.attributes)
+    true = closed_loop.true_drives(arrays)
+    begin = closed_loop.scene_starts(world, scenes(arrays, free=True))
+    drives = closed_loop.drive_dream(world, begin, sources, sizes.drive_steps, label="closed loop, free", **options)
+    figures = closed_loop.driving_figures(drives, None, None, threshold, "free_")
+    told = [steps for horizon, steps in drift.windows(sizes.drive_steps).items() if horizon <= LATEST]
+    if names and probes.attributes and told:
+        seen = drives.seen[:, np.searchsorted(drift.sampled(sizes.drive_steps), told[-1])]
+        figures["attributes_kept"] = closed_loop.attributes_kept(probes, names, arrays["attributes"], seen)
+        clips = truth["clips"]
+        figures["attributes_told"] = closed_loop.attributes_kept(
+            probes, names, clips["attributes"], clips["frames"][:, CONTEXT:][:, ::10]
+        )
+    return figures | (others.count_figures(drives, true) if probes.others else {})
 
 
 def _closed_loop(
@@ -243,9 +312,12 @@ def _closed_loop(
     figures |= twin | dreamed | closed_loop.ratios(dreamed, twin)
     figures |= drift.drift_figures(world, true.seen, drives.seen, sizes.drive_steps)
     pages.write_film(drives.film, out / "dream.mp4", world.spec.fps)
+    figures |= _free_loop(world, truth, sizes, sources, threshold, options)
+    drawings = {name: line for name, line in closed_loop.hand_drawn_routes().items() if name in probes.drawings}
+    if not drawings:
+        return
     turned = np.abs(true.poses[:, : min(20, sizes.drive_steps), 2] - true.poses[:, :1, 2]).max(1)
     straight = [starts[row] for row in np.argsort(turned)[: sizes.drawn]]
-    drawings = closed_loop.hand_drawn_routes()
     begin = closed_loop.drawn_starts(world, straight, list(drawings.values()), sources)
     drives = closed_loop.drive_dream(world, begin, sources, sizes.drawn_steps, label="drawn routes", **options)
     for number, name in enumerate(drawings):

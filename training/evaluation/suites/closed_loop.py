@@ -17,9 +17,10 @@ from tqdm import tqdm
 from drivedit.evaluation.dreams import seen
 from drivedit.evaluation.metrics.drift import sampled
 from drivedit.evaluation.metrics.figures import correlation, life, turns
+from drivedit.evaluation.metrics.others import others_seen
 from drivedit.evaluation.sources import Arrays, Sources
 from drivedit.models import RowState, Sampling, World
-from drivedit.utils import Route
+from drivedit.utils import Probes, Route
 
 PATIENCE = 50  # steps off the road, or standing, after which a drive is over
 SLOWEST = 1.0  # m/s
@@ -41,6 +42,7 @@ class Drives:
         ended: bool `[N, T]`, true from the ending on.
         seen: uint8 `[N, S, H, W, 3]`, the pictures at `drift.sampled(T)`.
         film: uint8 `[T, H, W, 3]`, the pictures of the first dream; empty for the simulator's drives.
+        others: `[N, T]` how many others the pictures show; zeros in domains without.
     """
 
     actions: np.ndarray
@@ -51,11 +53,12 @@ class Drives:
     ended: np.ndarray
     seen: np.ndarray
     film: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
+    others: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
 
 def true_drives(arrays: Arrays) -> Drives:
     """The simulator's drives, of `twin_drives.record_drive`."""
-    names = ("actions", "poses", "speed", "told_road", "road", "ended", "seen")
+    names = ("actions", "poses", "speed", "told_road", "road", "ended", "seen", "others")
     return Drives(**{name: arrays[f"drive_{name}"] for name in names})
 
 
@@ -123,12 +126,13 @@ def drive_dream(
         frames, pose = seen(world, state), world.poses(state).cpu().numpy()
         speed, told = (out.telemetry[name].cpu().numpy() for name in (probes.speed, probes.road))
         over = over | out.ended.cpu().numpy()
-        kept.append((actions, pose, speed, told, probes.road_share(frames), over, frames[0].copy()))
+        kept.append((actions, pose, speed, told, probes.road_share(frames), over, others_seen(probes, frames),
+                     frames[0].copy()))  # fmt: skip
         if step in wanted:
             pictures.append(frames.copy())
-    *columns, film = (np.stack(values) for values in zip(*kept, strict=True))
+    *columns, others, film = (np.stack(values) for values in zip(*kept, strict=True))
     shown = np.stack(pictures, 1) if pictures else np.zeros((len(frames), 0, *frames.shape[1:]), np.uint8)
-    return Drives(*(column.swapaxes(0, 1) for column in columns), shown, film)  # type: ignore[call-arg]
+    return Drives(*(column.swapaxes(0, 1) for column in columns), shown, film, others.T)  # type: ignore[call-arg]
 
 
 def on_road(drives: Drives, threshold: float) -> np.ndarray:
@@ -168,13 +172,13 @@ def route_agreement(drives: Drives, route: Route, arc: torch.Tensor | None, unti
 
 
 def driving_figures(
-    drives: Drives, route: Route, arc: torch.Tensor | None, threshold: float, prefix: str = ""
+    drives: Drives, route: Route | None, arc: torch.Tensor | None, threshold: float, prefix: str = ""
 ) -> dict[str, float]:
-    """On the road, still driving, life, bends and route agreement of drives; names begin with `prefix`.
+    """On the road, still driving, alive, life, bends and route agreement of drives; names begin with `prefix`.
 
     Args:
         drives: The drives.
-        route: Their routes.
+        route: Their routes; None: they are on no known ones.
         arc: Where the cars begin on them, `[N]` in metres; None: at the nearest point.
         threshold: Road share in the picture from which on a car is on the road.
         prefix: Put before the names.
@@ -188,13 +192,32 @@ def driving_figures(
         "on_road": float(road.mean()),
         "on_road_telemetry": float(((drives.told_road >= 0.5) & ~drives.ended).mean()),
         "still_driving": float(still.mean()),
+        "alive": float((~drives.ended.any(1)).mean()),
         "median_life": float(np.median(lived)),
         "steer": _mean(steer),
         "bends": _mean(steer > BEND),
         "speed": _mean(drives.speed[~drives.ended]),
-        "route_agreement": route_agreement(drives, route, arc, lived),
     }
+    if route is not None:
+        figures["route_agreement"] = route_agreement(drives, route, arc, lived)
     return {prefix + name: value for name, value in figures.items()}
+
+
+def attributes_kept(probes: Probes, names: Sequence[str], true: np.ndarray, seen: np.ndarray) -> float:
+    """Share of the pictures that show the attributes that they should; NaN in domains where pictures show none.
+
+    Args:
+        probes: What reads them.
+        names: Of the attributes.
+        true: Their values `[N, K]`.
+        seen: uint8 `[N, S, H, W, 3]`, some pictures of each row.
+    """
+    if probes.attributes is None or not seen.size:
+        return float("nan")
+    told = probes.attributes(seen.reshape(-1, *seen.shape[2:]))
+    right = [told[name].reshape(seen.shape[:2]) == true[:, [column]] for column, name in enumerate(names)
+             if name in told]  # fmt: skip
+    return float(np.mean(right))
 
 
 def ratios(dreamed: dict[str, float], true: dict[str, float]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from drivedit.evaluation.sources import Sources
 from drivedit.models import Scene, World
 
 STEPS = 40  # per turn
+BATCH = 16  # dreams at once
 
 
 def speed_figures(
@@ -37,9 +38,11 @@ def speed_figures(
     probes = sources.probes
     runners: dict[str, Callable[[np.ndarray], Any]] = {
         "dream": _dreamer(world, scene, sources, sampling_steps, compile),
+        "dream_16": _dreamer(world, scene, sources, sampling_steps, compile, BATCH),
         "twin": _simulator(sources),
-        "stock": probes.stock(),
     }
+    if probes.stock is not None:
+        runners["stock"] = probes.stock()
     rng = np.random.default_rng(sources.seed)
     low, high = probes.gentle
     actions = rng.uniform(low, high, (STEPS, len(low))).astype(np.float32)
@@ -49,9 +52,13 @@ def speed_figures(
     for _ in range(rounds):
         for name, run in runners.items():
             rates[name].append(_rate(run, actions))
+    rates["dream_16"] = [BATCH * rate for rate in rates["dream_16"]]
     figures = {f"steps_per_second_{name}": float(np.median(values)) for name, values in rates.items()}
-    figures["steps_over_twin"] = float(np.median(np.divide(rates["dream"], rates["twin"])))
-    figures["steps_over_stock"] = float(np.median(np.divide(rates["dream"], rates["stock"])))
+    over = {"steps_over_twin": ("dream", "twin"), f"steps_over_twin_{BATCH}": ("dream_16", "twin"),
+            "steps_over_stock": ("dream", "stock")}  # fmt: skip
+    for name, (one, other) in over.items():
+        if other in rates:
+            figures[name] = float(np.median(np.divide(rates[one], rates[other])))
     return figures | {"threads": float(torch.get_num_threads())}
 
 
@@ -79,13 +86,17 @@ def _rate(run: Callable[[np.ndarray], Any], actions: Sequence[np.ndarray] | np.n
 
 
 def _dreamer(
-    world: World, scene: Scene | Mapping[str, Any], sources: Sources, sampling_steps: int | None, compile: bool = False
-) -> Callable[[np.ndarray], Any]:
-    env = sources.make_dream(world, sampling_steps=sampling_steps, compile=compile)
+    world: World, scene: Scene | Mapping[str, Any], sources: Sources, sampling_steps: int | None, compile: bool = False,
+    batch: int = 0,
+) -> Callable[[np.ndarray], Any]:  # fmt: skip
+    """Steps a dream, or a `batch` of them with the same action."""
+    settings: dict[str, Any] = {"sampling_steps": sampling_steps, "compile": compile}
+    env = sources.make_dreams(world, batch, **settings) if batch else sources.make_dream(world, **settings)
     env.reset(seed=0, options={"scene": scene})
 
     def run(action: np.ndarray) -> None:
-        if env.step(action)[2]:
+        ended = env.step(np.tile(action, (batch, 1)) if batch else action)[2]
+        if np.any(ended):
             env.reset(seed=0, options={"scene": scene})
 
     return run

@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 
 from drivedit.config.domains.carracing import DOMAIN
-from drivedit.utils import Probes
+from drivedit.utils import Goal, Probes
 
 DASHBOARD = 8  # rows
 BESIDE_CAR = (slice(44, 53), (28, 29, 30, 34, 35, 36))  # rows and columns of the ground around the car
@@ -108,6 +108,20 @@ def _register(
     return float(score), turned, moved
 
 
+GOALS = {
+    "psnr_1": Goal.over(32.5, 35.0), "psnr_10": Goal.over(26.5, 30.0), "psnr_20": Goal.over(24.0, 27.0),
+    "sharpness_1": Goal((0.80, 1.25), (0.95, 1.10)), "sharpness_50": Goal((0.70, 1.25), (0.90, 1.10)),
+    "steering_correlation": Goal.over(0.98, 0.995), "steering_slope": Goal((0.90, 1.10), (0.97, 1.03)),
+    "steering_picture_correlation": Goal.over(0.98, 0.995),
+    "steering_picture_slope": Goal((0.90, 1.10), (0.97, 1.03)),
+    "branch_5": Goal.over(1.0, 1.0), "branch_15": Goal.over(0.75, 0.95),
+    "speed_error": Goal((0, 0.20), (0, 0.05)), "reward_10": Goal.over(0.95, 0.99),
+    "ending_auc": Goal.over(0.99, 0.999), "ending_recall": Goal.over(0.80, 0.95),
+    "on_road": Goal.over(0.95, 0.98), "still_driving": Goal.over(0.90, 1.0),
+    "steer_ratio": Goal((0.7, 1.3), (0.9, 1.1)), "bends_ratio": Goal((0.7, 1.3), (0.9, 1.1)),
+    "confidence": Goal.over(0.5, 0.8), "steps_over_twin": Goal.over(1.0, 2.0),
+    "route_agreement": Goal.over(0.93, 0.97),
+}  # fmt: skip
 PROBES = Probes(
     good=("clean",),
     wild=("mixed", "wild"),
@@ -125,4 +139,6 @@ PROBES = Probes(
     turns=picture_turns,
     gentle=np.array([[-0.1, 0.0], [0.1, 0.2]]),
     stock=stock,
+    goals=GOALS,
+    drawings=("ellipse", "hairpins"),
 )

@@ -56,6 +56,8 @@ DOMAIN = DomainConfig(
     recording_starts=f"{_HERE}.drivers:draw_good_start",
     judging_starts={"track_position": (0.0, 1.0), "speed": (5.0, 12.0)},
     steady={"lateral_offset": (-1.0, 1.0), "heading_error": (-0.15, 0.15), "wheels_on_road": (1.0, 1.0)},
+    policies=f"{_HERE}.policies:POLICIES",
     on_road="wheels_on_road",
     probes=f"{_HERE}.probes:PROBES",
+    run_up="cautious",
 )

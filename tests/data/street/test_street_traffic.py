@@ -9,8 +9,9 @@ from helpers.streets import cars, round_road
 from drivedit.data.domains.street import cars as others
 from drivedit.data.domains.street import traffic
 from drivedit.data.domains.street.car import overlap
-from drivedit.data.domains.street.cars import CROSSING, ON_RAMP, SPEED_UP, STANDING, TICK
+from drivedit.data.domains.street.cars import CROSSING, ON_RAMP, TICK
 from drivedit.data.domains.street.drivers import LaneKeeper
+from drivedit.data.domains.street.driving import HARDEST, SLOW_DOWN, SPEED_UP, STANDING
 from drivedit.data.domains.street.roads import lane_middle
 from drivedit.data.domains.street.twin import StreetTwin
 from drivedit.utils.episodes import Agents
@@ -48,11 +49,11 @@ def test_the_gap_at_rest_is_that_of_the_model(highway):
 
 def test_idm_is_the_formula():
     gap, speed, closing, headway, wish = 25.0, 14.0, 2.0, 1.3, 20.0
-    keep = STANDING + speed * headway + speed * closing / (2 * math.sqrt(SPEED_UP * others.SLOW_DOWN))
+    keep = STANDING + speed * headway + speed * closing / (2 * math.sqrt(SPEED_UP * SLOW_DOWN))
     assert others.idm(speed, wish, gap, closing, headway) == pytest.approx(
         SPEED_UP * (1 - (speed / wish) ** 4 - (keep / gap) ** 2)
     )
-    assert others.idm(speed, wish, 0.5, closing, headway) == others.HARDEST
+    assert others.idm(speed, wish, 0.5, closing, headway) == HARDEST
 
 
 def test_who_is_held_up_overtakes_and_goes_back_to_the_right(highway):

@@ -12,18 +12,16 @@ import numpy as np
 
 from drivedit.data.domains.street.cars import DRIVEN, TICK
 from drivedit.data.domains.street.compiled import kernel
+from drivedit.data.domains.street.driving import AIR, BACK, BRAKES, FRONT, FULL_LOCK, GRAVITY, MASS, POWER, PULL, ROLL
 from drivedit.data.domains.street.roads import apart, locate, paved, place, ramp_at, ramp_edge
 from drivedit.data.domains.street.traffic import advance
 
 # A car's place, direction (rad), speed ahead and to the left, rate of turn, angle of the front wheels (> 0 left).
 DRIVEN_CAR = np.dtype([(name, "f8") for name in ("x", "y", "yaw", "ahead", "left", "rate", "steer")])
-GRAVITY = 9.81
 HALF_LONG, HALF_WIDE, HIGH = 2.2, 0.91, 1.5  # m
-FRONT, BACK = 1.25, 1.45  # m from the middle to the axles
-MASS, INERTIA, STIFFNESS = 1400.0, 2300.0, 65_000.0  # kg, kg m^2, N/rad of an axle
-FULL_LOCK, TURNING = 0.5, 0.9  # rad, rad/s
-POWER, PULL, BRAKES = 95_000.0, 4.0, 9.5  # W, m/s^2, m/s^2
-AIR, ROLL, VERGE_ROLL = 0.00035, 0.15, 1.2  # 1/m, m/s^2, m/s^2
+INERTIA, STIFFNESS = 2300.0, 65_000.0  # kg m^2, N/rad of an axle
+TURNING = 0.9  # rad/s
+VERGE_ROLL = 1.2  # m/s^2
 VERGE_GRIP = 0.55  # share of the grip that is left beside the road
 ROLLING, SLIPPING = 2.5, 5.0  # m/s: wheels roll below, slip above
 VERGE, TURNED = 5.0, 2.1  # m beyond the pavement, rad: beyond them an episode ends

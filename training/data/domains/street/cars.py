@@ -2,7 +2,7 @@
 
 Row 0 is the car that someone drives: the others see it as one of theirs. Kernels take the parts of a `roads.Road`
 (shape as `road`, and `line`), a `MANNER`, the table, the count of its rows that are in use, and the number of the next
-car; IDM is that of Treiber, Hennecke and Helbing (2000).
+car; `idm` is `driving.follow`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 from drivedit.data.domains.street.compiled import kernel
+from drivedit.data.domains.street.driving import follow
 from drivedit.data.domains.street.roads import along, apart, lane_middle
 
 # A car: its number, how it moves, its lane or crossing, its way along s (or along d), where it is, its speed and
@@ -26,10 +27,10 @@ ON_ROAD, ON_RAMP, CROSSING, DRIVEN = range(4)
 MOST = 72  # cars
 TICK = 0.02  # s
 AHEAD, BEHIND = 230.0, 130.0  # m of road around row 0 that others live on
-SPEED_UP, SLOW_DOWN, STANDING = 1.6, 2.2, 2.0  # IDM: m/s^2, m/s^2, m
-HARDEST = -8.0  # m/s^2
 IN_BENDS = 3.0  # m/s^2 sideways
 NOTHING = 1e9
+
+idm = kernel(follow)
 
 
 def make_manner(seed: int, spacing: float, pace: float, grip: float) -> np.record:
@@ -42,14 +43,6 @@ def make_manner(seed: int, spacing: float, pace: float, grip: float) -> np.recor
         grip: Share of gravity that tyres hold.
     """
     return np.array([(seed, spacing, pace, grip)], MANNER).view(np.recarray)[0]
-
-
-@kernel
-def idm(speed, wanted, gap, closing, headway):
-    """Acceleration (m/s^2) of a car that follows another one `gap` metres ahead, which it nears by `closing` m/s."""
-    free = max(1 - (speed / max(wanted, 0.1)) ** 4, -1.4)
-    keep = STANDING + max(0.0, speed * headway + speed * closing / (2 * math.sqrt(SPEED_UP * SLOW_DOWN)))
-    return max(HARDEST, SPEED_UP * (free - (keep / max(gap, 0.1)) ** 2))
 
 
 @kernel

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from drivedit.config.domains.street import SPEC
-from drivedit.data.domains.street.behaviours import BEHAVIOURS, Behaviour, Follow
+from drivedit.data.domains.street.behaviours import BEHAVIOURS
+from drivedit.data.domains.street.controllers import Behaviour, Follow
 from drivedit.data.domains.street.roads import STYLES
 from drivedit.data.domains.street.truth import StreetTruth
 
@@ -40,11 +41,11 @@ class Plan:
 
 
 PLANS = {
-    "clean": Plan(0.22, {"keep": 0.85, "slow": 0.15}),
+    "clean": Plan(0.28, {"keep": 0.85, "slow": 0.15}),
     "close": Plan(0.14, {"tailgate": 0.35, "overtake": 0.25, "brake": 0.2, "pedal": 0.2}),
-    "shaky": Plan(0.2, {"jerk": 0.55, "weave": 0.15, "leave": 0.15, "pedal": 0.1, "brake": 0.05}),
+    "shaky": Plan(0.18, {"jerk": 0.55, "weave": 0.15, "leave": 0.15, "pedal": 0.1, "brake": 0.05}),
     "mixed": Plan(
-        0.2,
+        0.17,
         {
             "slow": 0.03,
             "race": 0.08,
@@ -62,7 +63,7 @@ PLANS = {
         },
         (0, 60),
     ),
-    "wild": Plan(0.08, {"wander": 0.25, "hold": 0.2, "sweep": 0.15, "jerk": 0.2, "pedal": 0.1, "race": 0.1}, (0, 150)),
+    "wild": Plan(0.07, {"wander": 0.25, "hold": 0.2, "sweep": 0.15, "jerk": 0.2, "pedal": 0.1, "race": 0.1}, (0, 150)),
     "ram": Plan(0.06, {"ram": 1.0}, (5, 200)),
     "turn": Plan(0.07, {"turn": 1.0}, (5, 150)),
     "astray": Plan(0.03, {"go_astray": 1.0}, (5, 150)),

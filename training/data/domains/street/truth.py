@@ -118,12 +118,23 @@ def route(road: Road, lane: int) -> np.ndarray:
     return np.stack([few["x"] - few["n"] * d, few["y"] + few["c"] * d], 1).astype(np.float32)
 
 
+def speed_limit(road: Road, s: float, pace: float, grip: float) -> float:
+    """Speed of the traffic, as fast as the bends around s allow (m/s).
+
+    Args:
+        road: The road.
+        s: Metres along it.
+        pace: Share of their speed that cars drive with in this weather.
+        grip: Share of gravity that tyres hold.
+    """
+    bend = float(road.line["bend"][int(s / road.shape.step) % len(road.line)])
+    return min(float(road.shape.limit) * pace, math.sqrt(IN_BENDS * min(1.0, grip) / max(bend, 1e-5)))
+
+
 def tell(world: World, moment: Moment, attributes: dict[str, str]) -> StreetTruth:
     """What is true of a moment."""
     road, found, grip = world.road, measure(world, moment), float(world.manner.grip)
-    bend = float(road.line["bend"][int(found.s / road.shape.step) % len(road.line)])
-    allowed = math.sqrt(IN_BENDS * min(1.0, grip) / max(bend, 1e-5))
-    limit = min(float(road.shape.limit) * float(world.manner.pace), allowed)
+    limit = speed_limit(road, found.s, float(world.manner.pace), grip)
     return StreetTruth(
         found.telemetry, moment.pose, route(road, int(found.telemetry["lane"])), True, None,
         simulator.agents(world, moment), dict(attributes), road, found.s, found.d, found.lanes, limit, grip,

@@ -66,7 +66,7 @@ def fingerprint(*parts: Any) -> str:
 
 
 def code_fingerprint(*modules: str) -> str:
-    """A name for the source text of modules, given by their import names; a package counts with all that is in it.
+    """A name for the source text of modules, given by their import names; a package counts with its code and weights.
 
     Raises:
         ModuleNotFoundError: There is no such module, or it has no source file.
@@ -77,7 +77,8 @@ def code_fingerprint(*modules: str) -> str:
         if spec is None or not spec.has_location or spec.origin is None:
             raise ModuleNotFoundError(f"there is no module {name} with a source file", name=name)
         origin = Path(spec.origin)
-        sources += [origin] if spec.submodule_search_locations is None else sorted(origin.parent.rglob("*.py"))
+        inside = () if spec.submodule_search_locations is None else sorted(origin.parent.rglob("*"))
+        sources += [each for each in inside if each.suffix in (".py", ".safetensors")] or [origin]
     return fingerprint(*sources)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from drivedit.utils import OthersProbes, Probes, load_object
 
 PROBES: Probes = load_object(DOMAIN.probes)
 SIZE = (16, 32)  # of the drawn pictures
+NO_WORLD: Any = None  # where what is dreamed is drawn
 
 
 def cars(frames: np.ndarray) -> np.ndarray:
@@ -35,7 +37,8 @@ def outlines(boxes: np.ndarray, pose: np.ndarray) -> np.ndarray:
 
 ASKED = OthersProbes(
     empty=dict, peopled=dict, gap="gap", gap_range=(5.0, 40.0), gaps=lambda now, before: now[:, 0, 0, 1] * 1.0,
-    farthest=60.0, speed=3.0, cars=cars, outlines=outlines, shown=dict, size=(4.0, 2.0, 1.5), placed=(1.0, 10.0),
+    farthest=60.0, speed=3.0, cars=cars, outlines=outlines, shown=lambda twin: {}, size=(4.0, 2.0, 1.5),
+    placed=(1.0, 10.0),
 )  # fmt: skip
 
 
@@ -121,7 +124,7 @@ def test_the_gap_ahead_is_read_off_the_dream(monkeypatch):
         return dreamt(frames, np.zeros((6, 2, 3)))
 
     monkeypatch.setattr(others, "dream", fake)
-    figures = others.ahead_figures(None, ahead, ASKED)
+    figures = others.ahead_figures(NO_WORLD, ahead, ASKED)
     assert figures["ahead_given_correlation"] == figures["ahead_probe_correlation"] == pytest.approx(1)
     assert figures["ahead_correlation"] == pytest.approx(-1)
     assert figures["ahead_probe_error"] == 0 < figures["ahead_error"]
@@ -138,7 +141,7 @@ def test_one_that_is_placed_is_seen_there_or_not(monkeypatch, shift, expected):
         return dreamt(frames, np.zeros((12, 10, 3)))
 
     monkeypatch.setattr(others, "dream", fake)
-    assert others.placed_figures(None, empty, ASKED)["placed"] == expected
+    assert others.placed_figures(NO_WORLD, empty, ASKED)["placed"] == expected
 
 
 def test_one_is_placed_ahead_along_the_road():
@@ -188,9 +191,9 @@ def test_one_that_was_hidden_reappears_or_not(monkeypatch):
         )
 
     monkeypatch.setattr(others, "dream", fake)
-    figures = others.hidden_figures(None, hidden, ASKED)
+    figures = others.hidden_figures(NO_WORLD, hidden, ASKED)
     assert figures == {"reappears": 0.5, "reappears_probe": 1.0, "reappears_count": 2.0}
-    nobody = others.hidden_figures(None, {**hidden, "hidden_steps": np.zeros(3, int)}, ASKED)
+    nobody = others.hidden_figures(NO_WORLD, {**hidden, "hidden_steps": np.zeros(3, int)}, ASKED)
     assert math.isnan(nobody["reappears"]) and nobody["reappears_count"] == 0
 
 
@@ -234,6 +237,7 @@ def test_rows_are_told_who_will_be_where_each_on_its_own():
     )
     boxes[..., 7:] = 50  # its number, and how many pixels show it
     told = with_others(world, state, boxes)
+    assert isinstance(told, world.State)
     here, _ = world.drive_others(told)
     assert torch.allclose(here[..., :7], torch.from_numpy(boxes[..., :7]), atol=1e-3), "at the coming frame, not beyond"
     free = make_world()

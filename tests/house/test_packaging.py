@@ -29,6 +29,8 @@ def _shipped() -> dict[str, str]:
     files = [(package, file) for package, folder in FOLDERS.items() for file in (ROOT / folder).glob("*.py")]
     files += [(package, file) for package, folder in FOLDERS.items() for file in (ROOT / folder).glob("py.typed")]
     files += [("drivedit.inference", file) for file in (ROOT / "models" / "inference" / "cpp").iterdir()]
+    domains = [package for package in FOLDERS if package.startswith("drivedit.data.domains.")]
+    files += [(package, file) for package in domains for file in (ROOT / FOLDERS[package]).glob("*.safetensors")]
     files += [("drivedit.training", file) for file in (ROOT / "training" / "presets").rglob("*.*")]
     files += [("drivedit.agents", file) for file in (ROOT / "agents" / "weights").iterdir()]
     files += [("drivedit_env", file) for file in WORLDS.rglob("*") if file.is_file()]

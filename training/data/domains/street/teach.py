@@ -27,6 +27,7 @@ from drivedit.data.domains.street.reader import (
     WEIGHTS,
     Reader,
     as_input,
+    new_reader,
 )
 from drivedit.data.domains.street.truth import StreetTruth
 from drivedit.data.domains.street.twin import StreetTwin

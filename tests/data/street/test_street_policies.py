@@ -83,10 +83,10 @@ def test_a_careful_driver_stays_in_its_lane(env):
 
 
 def test_paces_and_lines_differ_as_their_names_say(env):
-    told = {name: run(env, POLICIES[name](0), 910_001, 70)[0] for name in ("ambling", "steady", "fast", "keeps_left")}
+    told = {name: run(env, POLICIES[name](0), 910_001, 70)[0] for name in ("ambling", "follower", "fast", "keeps_left")}
     speed = {name: each["speed"][30:].mean() for name, each in told.items()}
-    assert speed["ambling"] < 0.6 * speed["steady"] and speed["fast"] > 1.1 * speed["steady"]
-    assert told["keeps_left"]["lateral_offset"][30:].mean() < told["steady"]["lateral_offset"][30:].mean() - 0.4
+    assert speed["ambling"] < 0.6 * speed["follower"] and speed["fast"] > 1.1 * speed["follower"]
+    assert told["keeps_left"]["lateral_offset"][30:].mean() < told["follower"]["lateral_offset"][30:].mean() - 0.4
 
 
 @pytest.mark.parametrize("throttle", [1.0, 0.3, -0.5])
@@ -120,10 +120,10 @@ def test_who_heeds_the_car_ahead_brakes_for_it(monkeypatch):
 
 def test_the_wheel_turns_to_where_the_lane_goes(monkeypatch):
     seeing(monkeypatch, angle_8=0.2, angle_16=0.3, angle_30=0.4)
-    assert answer("steady")[0] > 0.1 and 0 < answer("loose_grip")[0] < 0.5 * answer("steady")[0]
+    assert answer("follower")[0] > 0.1 and 0 < answer("loose_grip")[0] < 0.5 * answer("follower")[0]
     assert answer("sleepy")[0] == 0 and answer("sleepy", 6)[0] > 0.1, "it sees what was"
     seeing(monkeypatch)
-    assert answer("steady")[0] == 0 and answer("keeps_right")[0] > 0 > answer("keeps_left")[0]
+    assert answer("follower")[0] == 0 and answer("keeps_right")[0] > 0 > answer("keeps_left")[0]
     assert answer("drifts_right")[0] == pytest.approx(SKILLS["drifts_right"].bias)
 
 

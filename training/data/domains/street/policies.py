@@ -153,7 +153,7 @@ class Fixed:
 
 
 SKILLS: dict[str, Skill] = {
-    "steady": Skill(),
+    "follower": Skill(),
     "cautious": Skill(pace=0.75, headway=2.0),
     "patient": Skill(pace=0.9, headway=3.0),
     "lively": Skill(pace=1.2, headway=1.0, gas=2.0),

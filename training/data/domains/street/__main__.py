@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from drivedit.data.domains.street.drivers import LaneKeeper
 from drivedit.data.domains.street.roads import KINDS
 from drivedit.data.domains.street.twin import StreetTwin
+from drivedit.utils.commands import run
 
 
 def _rate(call: Callable[[], Any], seconds: float) -> float:
@@ -24,11 +24,12 @@ def _rate(call: Callable[[], Any], seconds: float) -> float:
     return count / (time.process_time() - begin)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Prints the table; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m drivedit.data.domains.street", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of CPU time for each figure (default: 2)")
-    seconds = parser.parse_args(arguments).seconds
+def speed(seconds: float = 2.0) -> None:
+    """Prints how many steps and resets the street takes in a second of one core.
+
+    Args:
+        seconds: CPU time for each figure.
+    """
     kinds = {"camera": "camera", "range": "range", "both": ("camera", "range")}
     print("| road, dense traffic | " + " | ".join(f"{name}, steps/s" for name in kinds) + " | resets/s |")
     print("|---" * (len(kinds) + 2) + "|")
@@ -48,7 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
             begin()
             cells.append(f"{_rate(step, seconds):.0f}")
         print(f"| {road} | {' | '.join(cells)} | {_rate(begin, seconds):.1f} |", flush=True)
-    return 0
+
+
+def main(words: list[str] | None = None) -> int:
+    """Measures by the options of a command line; returns the exit status."""
+    return run(speed, words, program="python -m drivedit.data.domains.street")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, smooth_l1_loss
 from tqdm import trange
@@ -19,6 +19,7 @@ from drivedit.data.domains.street.light import WEATHERS
 from drivedit.data.domains.street.readout import AHEAD, NEAR, SCALES, WEIGHTS, Network, as_input
 from drivedit.data.domains.street.roads import draw_road, lane_middle
 from drivedit.data.domains.street.truth import route, speed_limit
+from drivedit.utils import write_atomically
 from drivedit.utils.commands import run
 
 FINE = 127  # steps of a unit that inputs are kept in
@@ -114,7 +115,8 @@ def fit_readout(recordings: str, steps: int = 4000, size: int = 64, rate: float 
         true = wanted[kept:, k].numpy() * scale
         wrong = np.abs(found[:, k].numpy() * scale - true)
         print(f"{name:15} median error {np.median(wrong):.3f}, spread of what is true {true.std():.3f}")
-    save_file({name: each.detach().contiguous() for name, each in network.state_dict().items()}, out)
+    weights = {name: each.detach().contiguous() for name, each in network.state_dict().items()}
+    write_atomically(out, lambda file: file.write(save(weights)))
 
 
 def main(words: list[str] | None = None) -> int:

@@ -5,13 +5,12 @@ It learns from true pictures of seeds that no judgement uses; half of them are b
 
 from __future__ import annotations
 
-import argparse
 import math
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import trange
@@ -31,6 +30,8 @@ from drivedit.data.domains.street.reader import (
 )
 from drivedit.data.domains.street.truth import StreetTruth
 from drivedit.data.domains.street.twin import StreetTwin
+from drivedit.utils import generator, seeded, write_atomically
+from drivedit.utils.commands import run
 
 Lessons = dict[str, np.ndarray]
 STEPS, EVERY = 28, 4
@@ -134,18 +135,25 @@ def _worse(now: Tensor, before: Tensor, rng: np.random.Generator) -> tuple[Tenso
     return tuple((pair + 0.01 * torch.randn_like(pair)).chunk(2))  # type: ignore[return-value]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Teaches a reader and writes it; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m drivedit.data.domains.street.teach", description=__doc__)
-    parser.add_argument("--episodes", type=int, default=2000, help="short drives to learn from (default: 2000)")
-    parser.add_argument("--steps", type=int, default=4000, help="of learning (default: 4000)")
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="the file (default: that of the package)")
-    asked = parser.parse_args(arguments)
-    torch.manual_seed(0)
-    reader = teach(lessons(asked.episodes, FIRST, 0), new_reader(), asked.steps)
-    save_file({name: value.half().contiguous() for name, value in reader.state_dict().items()}, asked.out)
-    print(f"{asked.out}: {sum(value.numel() for value in reader.parameters())} weights")
-    return 0
+def teach_reader(episodes: int = 2000, steps: int = 4000, out: Path = WEIGHTS) -> None:
+    """Teaches the reader of the street's pictures from true ones, and writes its weights.
+
+    Args:
+        episodes: Short drives to learn from.
+        steps: Steps of gradient descent.
+        out: The file to write.
+    """
+    taught = lessons(episodes, FIRST, 0)
+    with seeded(generator(0, "reader")):
+        reader = teach(taught, new_reader(), steps)
+    weights = {name: value.half().contiguous() for name, value in reader.state_dict().items()}
+    write_atomically(out, lambda file: file.write(save(weights)))
+    print(f"{out}: {sum(value.numel() for value in reader.parameters())} weights")
+
+
+def main(words: list[str] | None = None) -> int:
+    """Teaches it by the options of a command line; returns the exit status."""
+    return run(teach_reader, words, program="python -m drivedit.data.domains.street.teach")
 
 
 if __name__ == "__main__":

@@ -219,13 +219,14 @@ class DreamSettings:
             rewards += weight * out.reward_terms[name].cpu().numpy().astype(np.float64)
         return rewards
 
-    def _infos(self, out: StepOutput, state: RowState) -> dict[str, Any]:
-        """Info of all worlds: arrays float64 `[B]`, in dictionaries where info has dictionaries."""
+    def _infos(self, out: StepOutput, state: RowState, elapsed: np.ndarray) -> dict[str, Any]:
+        """Info of all worlds, so many steps after their starts: arrays `[B]`, in dictionaries where info has them."""
         return {
             "telemetry": {name: value.double().cpu().numpy() for name, value in out.telemetry.items()},
             "reward_terms": {name: value.double().cpu().numpy() for name, value in out.reward_terms.items()},
             "confidence": out.confidence.double().cpu().numpy(),
             "given": {name: value.cpu().numpy() for name, value in self.world.given(state).items()},
+            "time": elapsed * self.world.spec.dt,
         }
 
     def _follow(self, state: RowState, sources: Sequence[Source], elapsed: Sequence[int]) -> RowState:

@@ -76,6 +76,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
     - `confidence`: in [0, 1]; 1 where the world expects to be as right as it ever is.
     - `scene`: index of the start scene, -1 for one that was handed over.
     - `given`: for each of the world's conditions whether it is told (True) or dreamed (False).
+    - `time`: seconds since the start.
 
     After `reset`, telemetry and confidence are what the network reads off the last frame of the start scene.
 
@@ -175,7 +176,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         random, seeded = stream(check_seed(seed), self._np_random, self._np_random_seed)
         start = draw_start(self.world, options, random)
         state, out = enter(self.world, start)
-        info = {**self._info(out, state, start.index), "reward_terms": dict.fromkeys(self.reward_weights, 0.0)}
+        info = {**self._info(out, state, start.index, 0), "reward_terms": dict.fromkeys(self.reward_weights, 0.0)}
         self._change(
             _np_random=random, _np_random_seed=seeded, _state=state, _frame=self._look(state), _scene=start.index,
             _ended=False, _others=start.others, _elapsed=0,
@@ -200,7 +201,8 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         elapsed = self._elapsed + 1
         state, out = self._dream(state, action[None])
         state = self._follow(state, [self._others], [elapsed])
-        reward, info, ended = float(self._rewards(out)[0]), self._info(out, state, self._scene), bool(out.ended)
+        reward, ended = float(self._rewards(out)[0]), bool(out.ended)
+        info = self._info(out, state, self._scene, elapsed)
         self._change(_state=state, _frame=self._look(state), _ended=ended, _elapsed=elapsed)
         if self._window is not None:
             self._window.show(self._picture("step"), info, action, reward)
@@ -284,9 +286,9 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         frame = None if self._frame is None else self._frame[None]
         return rows_of(self._observations(self._need_state("step"), frame), 0)
 
-    def _info(self, out: StepOutput, state: RowState, scene: int) -> dict[str, Any]:
+    def _info(self, out: StepOutput, state: RowState, scene: int, elapsed: int) -> dict[str, Any]:
         """The info of a step, in Python's own numbers."""
-        infos = self._infos(out, state)
+        infos = self._infos(out, state, np.array([elapsed]))
         single = {
             name: {key: array[0].item() for key, array in value.items()} if isinstance(value, dict) else value[0].item()
             for name, value in infos.items()

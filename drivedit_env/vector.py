@@ -156,7 +156,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
         others = [None if begins else source for begins, source in zip(fresh, self._others, strict=True)]
         state = self._follow(state, others, elapsed.tolist())
         rewards, terminated = self._rewards(out), out.ended.cpu().numpy() & ~fresh
-        infos = {**self._infos(out, state), "scene": self._scenes.copy()}
+        infos = {**self._infos(out, state, elapsed), "scene": self._scenes.copy()}
         limit = np.inf if self.max_episode_steps is None else self.max_episode_steps
         truncated = (elapsed >= limit) & ~fresh
         done = terminated | truncated
@@ -258,7 +258,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
     def _enter(self, starts: dict[int, Start]) -> tuple[RowState, Infos]:
         """States of worlds at their starts and their info, in rows of just these worlds."""
         entered = [enter(self.world, start) for start in starts.values()]
-        infos = cat([self._infos(out, state) for state, out in entered])
+        infos = cat([self._infos(out, state, np.zeros(1, int)) for state, out in entered])
         terms = {name: np.zeros_like(value) for name, value in infos["reward_terms"].items()}
         scenes = np.array([start.index for start in starts.values()])
         return self.world.State.cat([state for state, _ in entered]), {**infos, "reward_terms": terms, "scene": scenes}

@@ -162,6 +162,16 @@ def test_the_first_observation_is_the_last_frame_of_the_scene(tiny_world, env):
     assert set(info["telemetry"]) == {"speed", "lateral_offset", "heading_error", "wheels_on_road"}
 
 
+def test_the_clock_counts_from_the_start_and_goes_back_with_a_snapshot(env):
+    assert env.reset(seed=0)[1]["time"] == 0.0
+    env.step(AHEAD)
+    state = env.get_state()
+    assert env.step(AHEAD)[4]["time"] == pytest.approx(0.12)
+    env.set_state(state)
+    assert env.step(AHEAD)[4]["time"] == pytest.approx(0.12)
+    assert env.reset()[1]["time"] == 0.0
+
+
 def test_every_scene_is_drawn_by_chance(env):
     drawn = {env.reset(seed=seed)[1]["scene"] for seed in range(40)}
     assert drawn == {0, 1, 2}  # missed by chance once in 4 million

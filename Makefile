@@ -25,7 +25,7 @@ drive: $(STAMP)
 
 test: $(STAMP)
 	+$(MAKE) -j 2 lint docs
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 	OMP_NUM_THREADS=2 $(BIN)/pytest -q -m threads
 
 lint: $(STAMP)

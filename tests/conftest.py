@@ -12,6 +12,7 @@ os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,17 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """The tests of a file run in one process, where nothing else is said: what they share is made once."""
+    """The tests of a file run in one process, where nothing else is said: what they share is made once.
+
+    Files of few tests, which tend to be long ones, come first: at the end no process waits long for another.
+    """
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.name))
+    groups = [item.get_closest_marker("xdist_group").args[0] for item in items]
+    sizes = Counter(groups)
+    order = sorted(range(len(items)), key=lambda place: (sizes[groups[place]], groups[place]))
+    items[:] = [items[place] for place in order]
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from drivedit.config import BaseConfig
 from drivedit.config.older import upgraded
+from drivedit.models.adapters import Adapter, Before
 from drivedit.models.finding import CARD, CONFIG, FILES, SCENES, WEIGHTS, find_world, lacks
 from drivedit.models.scene_files import pack_scenes, unpack_scenes
 from drivedit.models.scenes import Scene, check_scene
@@ -40,6 +41,7 @@ class WorldStorage(nn.Module):
         card: Text of its CARD.md.
         fingerprint: Names settings, weights and scenes, as they are on disk; empty before.
         tuned: Whether it has been made fast, for dreaming only (`drivedit.inference.tune`).
+        before: What it was before an adapter was merged (`drivedit.models.adapters`), or None.
     """
 
     kind: ClassVar[str] = ""
@@ -50,6 +52,7 @@ class WorldStorage(nn.Module):
     card: str
     fingerprint: str = ""
     tuned: bool = False
+    before: Before | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -125,26 +128,33 @@ class WorldStorage(nn.Module):
         return files
 
     @classmethod
-    def from_pretrained(cls, path_or_id: str | Path, *, device: str | torch.device = "auto") -> Self:
+    def from_pretrained(
+        cls, path_or_id: str | Path, *, device: str | torch.device = "auto", adapter: str | Path | None = None
+    ) -> Self:
         """Loads a world.
 
         Args:
             path_or_id: Name of a shipped world, a folder, or `hub:NAME/WORLD` of the Hugging Face hub; see
                 `drivedit.models.find_world`.
             device: Where to put it.
+            adapter: File of an adapter of this world, which is merged; None: none is.
 
         Raises:
-            FileNotFoundError: There is no such world, or a file in it is missing.
-            ValueError: The world is damaged, or of another format.
+            FileNotFoundError: There is no such world or adapter, or a file in it is missing.
+            ValueError: The world is damaged, or of another format, or the adapter is, or belongs to another world.
         """
         where, path = resolve_device(device), find_world(path_or_id)
         while True:
             told = _read(path, CONFIG)
             try:
-                return cls._built(path, told).to(where).eval()
+                world = cls._built(path, told)
+                break
             except (OSError, ValueError):
                 if _read(path, CONFIG) == told:
                     raise  # else the world was replaced while it was read
+        if adapter is not None:
+            Adapter.load(adapter).merge(world)
+        return world.to(where).eval()
 
     @classmethod
     def _built(cls, path: Path, told: bytes) -> Self:

@@ -87,7 +87,8 @@ class Method(nn.Module, ABC):
         name: str, parameters: Iterable[nn.Parameter], matrices: Iterable[nn.Parameter] = (), clip: float | None = None
     ) -> ParameterGroup:
         """A group of those parameters that want a gradient."""
-        return ParameterGroup(name, [p for p in parameters if p.requires_grad], list(matrices), clip)
+        free, orthogonal = ([p for p in each if p.requires_grad] for each in (parameters, matrices))
+        return ParameterGroup(name, free, orthogonal, clip)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         for value in vars(self).values():

@@ -1,0 +1,180 @@
+"""Adapters: small files that turn a trained world into a similar one (LoRA, Hu et al. 2021, arXiv 2106.09685).
+
+To a weight W `[out, in]` an adapter adds `scale * B A`, with A `[r, in]` and B `[out, r]`; a convolution's kernel counts
+as `[out, in * k * k]`. The sum is taken when the world is loaded, so an adapted world is as fast as any, compiled too.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
+from drivedit.models.scene_files import pack_scenes, unpack_scenes
+from drivedit.models.scenes import Scene, check_scene
+from drivedit.utils import fingerprint, write_atomically
+
+if TYPE_CHECKING:
+    from drivedit.models.storage import WorldStorage
+
+FORMAT = "1"
+LARGEST = 2**28  # bytes
+DOWN, UP, WHOLE, SCENES = "a/", "b/", "whole/", "scenes/"  # beginnings of the names of tensors
+
+
+@dataclass
+class Adapter:
+    """What is added to the weights of one world.
+
+    Attributes:
+        base: Fingerprint of the world.
+        scale: Factor of all products, alpha / rank.
+        factors: A `[r, in]` and B `[out, r]` by the name of the weight.
+        whole: Tensors that take the place of the world's, by name.
+        scenes: Start scenes that take the place of the world's; none: those stay.
+        card: What it was made from, in words.
+    """
+
+    base: str
+    scale: float
+    factors: dict[str, tuple[Tensor, Tensor]]
+    whole: dict[str, Tensor] = field(default_factory=dict)
+    scenes: list[Scene] = field(default_factory=list)
+    card: str = ""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names everything that it holds."""
+        return fingerprint(self._bytes())
+
+    def save(self, path: str | Path) -> None:
+        """Writes one safetensors file, in half precision, in one move.
+
+        Raises:
+            ValueError: A number is not finite in half precision.
+            OSError: The file cannot be written; an older one stays as it was.
+        """
+        data = self._bytes()
+        write_atomically(path, lambda file: file.write(data))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Adapter:
+        """Reads what `save` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is no adapter, or damaged.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no adapter {path}: python -m drivedit.training adapt makes one")
+        try:
+            if path.stat().st_size > LARGEST:
+                raise ValueError(f"it has more than {LARGEST} bytes")
+            with safe_open(path, "pt") as file:
+                told = file.metadata() or {}
+            if told.get("format") != FORMAT:
+                raise ValueError(f"its format is {told.get('format')!r}, this package reads {FORMAT!r}")
+            tensors = load(path.read_bytes())
+            down, up, whole, starts = (_part(tensors, beginning) for beginning in (DOWN, UP, WHOLE, SCENES))
+            if set(down) != set(up) or len(down) * 2 + len(whole) + len(starts) != len(tensors):
+                raise ValueError("its tensors do not belong together")
+            factors = {name: (down[name].float(), up[name].float()) for name in sorted(down)}
+            for name, (a, b) in factors.items():
+                if a.ndim != 2 or b.ndim != 2 or len(a) != b.shape[1]:
+                    raise ValueError(f"the factors of {name} are {list(a.shape)} and {list(b.shape)}")
+            scenes = unpack_scenes(save(starts)) if starts else []
+            scale = json.loads(told["scale"])
+            if type(scale) is not float or not all(t.isfinite().all() for t in tensors.values()):
+                raise ValueError("a number is not finite")
+            return cls(
+                told["base"], scale, factors, {k: v.float() for k, v in whole.items()},
+                scenes, told.get("card", ""),  # type: ignore[arg-type]
+            )  # fmt: skip
+        except (KeyError, ValueError, SafetensorError) as error:
+            raise ValueError(f"{path} is no adapter, or damaged ({error})") from error
+
+    def merge(self, world: WorldStorage) -> None:
+        """Adds it to the weights of a world; `unmerge` takes it off again, to the bit.
+
+        Raises:
+            ValueError: It is of another world, its tensors do not fit, or an adapter is merged already.
+            RuntimeError: The world has been tuned for dreaming.
+        """
+        if world.tuned:
+            raise RuntimeError("this world was made fast for dreaming: adapters are merged before that")
+        if world.before is not None:
+            raise ValueError("the world has an adapter already; unmerge it first")
+        found = world.fingerprint or world.digest()
+        if self.base != found:
+            raise ValueError(f"the adapter is of world {self.base}, this is world {found}: one fits one world only")
+        weights = world.state_dict()
+        new = {name: _sum(name, weights, self.scale, *pair) for name, pair in self.factors.items()}
+        for name, value in self.whole.items():
+            if name not in weights or weights[name].shape != value.shape:
+                raise ValueError(f"the world has no {name} {list(value.shape)}, which the adapter replaces")
+            new[name] = value
+        scenes = [check_scene(scene, world.config.spec) for scene in self.scenes] or world.scenes
+        world.before = Before({name: weights[name].clone() for name in new}, world.scenes, world.fingerprint)
+        world.load_state_dict(new, strict=False)
+        world.scenes, world.fingerprint = scenes, fingerprint(found, self.fingerprint)
+
+    def _bytes(self) -> bytes:
+        """The file."""
+        tensors = {f"{beginning}{name}": pair[place] for name, pair in self.factors.items()
+                   for place, beginning in enumerate((DOWN, UP))}  # fmt: skip
+        tensors = {name: value.detach().cpu().half().contiguous() for name, value in tensors.items()}
+        tensors |= {f"{WHOLE}{name}": value.detach().cpu().float().contiguous() for name, value in self.whole.items()}
+        for name, value in tensors.items():
+            if not value.isfinite().all():
+                raise ValueError(f"{name} of the adapter is not finite in half precision")
+        if self.scenes:
+            tensors |= {f"{SCENES}{name}": torch.from_numpy(array) for name, array in pack_scenes(self.scenes).items()}
+        told = {"format": FORMAT, "base": self.base, "scale": json.dumps(float(self.scale)), "card": self.card}
+        return save(tensors, told)
+
+
+@dataclass
+class Before:
+    """What a world was before an adapter was merged."""
+
+    weights: dict[str, Tensor]
+    scenes: list[Scene]
+    fingerprint: str
+
+
+def unmerge(world: WorldStorage) -> None:
+    """Takes the adapter off a world again, to the bit.
+
+    Raises:
+        ValueError: There is none.
+        RuntimeError: The world has been tuned for dreaming.
+    """
+    if world.before is None:
+        raise ValueError("no adapter is merged")
+    if world.tuned:
+        raise RuntimeError("this world was made fast for dreaming: load it anew, without the adapter")
+    world.load_state_dict(world.before.weights, strict=False)
+    world.scenes, world.fingerprint, world.before = world.before.scenes, world.before.fingerprint, None
+
+
+def _part(tensors: dict[str, Any], beginning: str) -> dict[str, Any]:
+    """The tensors whose names begin so, by the rest of the name."""
+    return {name.removeprefix(beginning): value for name, value in tensors.items() if name.startswith(beginning)}
+
+
+def _sum(name: str, weights: dict[str, Tensor], scale: float, a: Tensor, b: Tensor) -> Tensor:
+    """A weight with the product added, in single precision."""
+    weight = weights.get(name)
+    if weight is None or weight.ndim < 2 or (len(weight), weight[0].numel()) != (len(b), a.shape[1]):
+        there = "no such weight" if weight is None else list(weight.shape)
+        raise ValueError(f"the adapter has {name} [{len(b)}, {a.shape[1]}], the world has {there}")
+    a, b = a.to(weight), b.to(weight)
+    return weight + scale * (b @ a).view_as(weight)

@@ -1,16 +1,17 @@
 """Adapters: small files that turn a trained world into a similar one (LoRA, Hu et al. 2021, arXiv 2106.09685).
 
-To a weight W `[out, in]` an adapter adds `scale * B A`, with A `[r, in]` and B `[out, r]`; a convolution's kernel counts
-as `[out, in * k * k]`. The sum is taken when the world is loaded, so an adapted world is as fast as any, compiled too.
+To a weight W `[out, in]` an adapter adds `scale * B A`, with A `[r, in]` and B `[out, r]`; the kernel of a convolution
+counts as `[out, in * k * k]`. The sum is taken when the world is loaded: an adapted world is as fast as any.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,11 +19,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from drivedit.models.scene_files import pack_scenes, unpack_scenes
-from drivedit.models.scenes import Scene, check_scene
+from drivedit.models.scenes import Scene
 from drivedit.utils import fingerprint, write_atomically
-
-if TYPE_CHECKING:
-    from drivedit.models.storage import WorldStorage
 
 FORMAT = "1"
 LARGEST = 2**28  # bytes
@@ -101,30 +99,21 @@ class Adapter:
         except (KeyError, ValueError, SafetensorError) as error:
             raise ValueError(f"{path} is no adapter, or damaged ({error})") from error
 
-    def merge(self, world: WorldStorage) -> None:
-        """Adds it to the weights of a world; `unmerge` takes it off again, to the bit.
+    def added(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights that are others with it, by name, in the type of those that they replace.
+
+        Args:
+            weights: Those of its world.
 
         Raises:
-            ValueError: It is of another world, its tensors do not fit, or an adapter is merged already.
-            RuntimeError: The world has been tuned for dreaming.
+            ValueError: A tensor does not fit.
         """
-        if world.tuned:
-            raise RuntimeError("this world was made fast for dreaming: adapters are merged before that")
-        if world.before is not None:
-            raise ValueError("the world has an adapter already; unmerge it first")
-        found = world.fingerprint or world.digest()
-        if self.base != found:
-            raise ValueError(f"the adapter is of world {self.base}, this is world {found}: one fits one world only")
-        weights = world.state_dict()
         new = {name: _sum(name, weights, self.scale, *pair) for name, pair in self.factors.items()}
         for name, value in self.whole.items():
             if name not in weights or weights[name].shape != value.shape:
                 raise ValueError(f"the world has no {name} {list(value.shape)}, which the adapter replaces")
-            new[name] = value
-        scenes = [check_scene(scene, world.config.spec) for scene in self.scenes] or world.scenes
-        world.before = Before({name: weights[name].clone() for name in new}, world.scenes, world.fingerprint)
-        world.load_state_dict(new, strict=False)
-        world.scenes, world.fingerprint = scenes, fingerprint(found, self.fingerprint)
+            new[name] = value.to(weights[name])
+        return new
 
     def _bytes(self) -> bytes:
         """The file."""
@@ -150,27 +139,12 @@ class Before:
     fingerprint: str
 
 
-def unmerge(world: WorldStorage) -> None:
-    """Takes the adapter off a world again, to the bit.
-
-    Raises:
-        ValueError: There is none.
-        RuntimeError: The world has been tuned for dreaming.
-    """
-    if world.before is None:
-        raise ValueError("no adapter is merged")
-    if world.tuned:
-        raise RuntimeError("this world was made fast for dreaming: load it anew, without the adapter")
-    world.load_state_dict(world.before.weights, strict=False)
-    world.scenes, world.fingerprint, world.before = world.before.scenes, world.before.fingerprint, None
-
-
 def _part(tensors: dict[str, Any], beginning: str) -> dict[str, Any]:
     """The tensors whose names begin so, by the rest of the name."""
     return {name.removeprefix(beginning): value for name, value in tensors.items() if name.startswith(beginning)}
 
 
-def _sum(name: str, weights: dict[str, Tensor], scale: float, a: Tensor, b: Tensor) -> Tensor:
+def _sum(name: str, weights: Mapping[str, Tensor], scale: float, a: Tensor, b: Tensor) -> Tensor:
     """A weight with the product added, in single precision."""
     weight = weights.get(name)
     if weight is None or weight.ndim < 2 or (len(weight), weight[0].numel()) != (len(b), a.shape[1]):

@@ -153,8 +153,43 @@ class WorldStorage(nn.Module):
                 if _read(path, CONFIG) == told:
                     raise  # else the world was replaced while it was read
         if adapter is not None:
-            Adapter.load(adapter).merge(world)
+            world.adapt(Adapter.load(adapter))
         return world.to(where).eval()
+
+    def adapt(self, adapter: Adapter) -> None:
+        """Merges an adapter into the weights; `unadapt` takes it off again, to the bit.
+
+        Raises:
+            ValueError: It is of another world, its tensors do not fit, or an adapter is merged already.
+            RuntimeError: The world has been tuned for dreaming.
+        """
+        if self.tuned:
+            raise RuntimeError("this world was made fast for dreaming: adapters are merged before that")
+        if self.before is not None:
+            raise ValueError("an adapter is merged already: unadapt() takes it off")
+        found = self.fingerprint or self.digest()
+        if adapter.base != found:
+            raise ValueError(f"the adapter is of world {adapter.base}, this is world {found}: one fits one world only")
+        weights = self.state_dict()
+        new = adapter.added(weights)
+        scenes = [check_scene(scene, self.config.spec) for scene in adapter.scenes] or self.scenes
+        self.before = Before({name: weights[name].clone() for name in new}, self.scenes, self.fingerprint)
+        self.load_state_dict(new, strict=False)
+        self.scenes, self.fingerprint = scenes, fingerprint(found, adapter.fingerprint)
+
+    def unadapt(self) -> None:
+        """Takes the merged adapter off again, to the bit.
+
+        Raises:
+            ValueError: There is none.
+            RuntimeError: The world has been tuned for dreaming.
+        """
+        if self.before is None:
+            raise ValueError("no adapter is merged")
+        if self.tuned:
+            raise RuntimeError("this world was made fast for dreaming: load it anew, without the adapter")
+        self.load_state_dict(self.before.weights, strict=False)
+        self.scenes, self.fingerprint, self.before = self.before.scenes, self.before.fingerprint, None
 
     @classmethod
     def _built(cls, path: Path, told: bytes) -> Self:

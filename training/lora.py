@@ -1,10 +1,11 @@
-"""Low-rank adapters in training (LoRA, Hu et al. 2021), by peft: put into a network before it is averaged or sharded."""
+"""Low-rank factors in training (LoRA, Hu et al. 2021), by peft; put in before a network is averaged or sharded."""
 
 from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -62,7 +63,7 @@ def fold_in(network: nn.Module) -> None:
         setattr(network.get_submodule(owner), child, layer.get_base_layer())
 
 
-def _adapted(network: nn.Module) -> Mapping[str, nn.Module]:
+def _adapted(network: nn.Module) -> dict[str, Any]:
     """The layers with factors, by name."""
     from peft.tuners.lora import LoraLayer
 

@@ -27,6 +27,7 @@ def main(words: list[str] | None = None) -> int:
 def play(
     world: str = DEFAULT_WORLD, scene: int | None = None, seed: int = 0, agent: str | None = None,
     sampling_steps: int | None = None, drives: Path | None = None, video: Path | None = None, steps: int | None = None,
+    adapter: Path | None = None,
 ) -> int:  # fmt: skip
     """Drive the dream in a window, or let an agent drive it into a film without one.
 
@@ -40,6 +41,7 @@ def play(
         drives: Folder that recordings go to; with --video the film's drive is recorded there; None: drives.
         video: The agent drives, and this mp4 is written; None: a window is opened.
         steps: Length of the film; None: 300.
+        adapter: File of an adapter of the world; None: the world as it is.
 
     Returns:
         The exit status: 2: there is no display, 130: the film was interrupted.
@@ -50,7 +52,7 @@ def play(
     if video is None and steps is not None:
         raise argparse.ArgumentError(None, "--steps is the length of a film: give --video out.mp4 as well")
     try:
-        env = DriveDiTEnv(world, sampling_steps=sampling_steps)
+        env = DriveDiTEnv(world, sampling_steps=sampling_steps, adapter=adapter)
         session = Session(env, scene, seed, agent, Path("drives") if drives is None else drives, world=world)
         if video is not None:
             if drives is not None:
@@ -102,7 +104,7 @@ def film(session: Session, path: str | Path, steps: int) -> None:
         FileNotFoundError: There is no such file of an agent.
         OSError: The film could not be written.
     """
-    from drivedit_env.pictures import enlarged
+    from drivedit.utils.pictures import enlarged
     from drivedit_env.viewer.recorder import FILM_HEIGHT, film_writer
 
     if steps < 1:

@@ -7,7 +7,8 @@ unknown: a world of it learns from pictures, actions, rewards and endings, as fr
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -34,6 +35,7 @@ class AnyEnv:
         size: Height and width of its pictures, multiples of 8; None: about those that its observations have, or 64 for
             the shorter side of rendered frames, in multiples of 16.
         dt: Seconds of a step; None: 1 / `render_fps` of its metadata.
+        settings: More arguments of `gymnasium.make`.
 
     Attributes:
         env: The environment.
@@ -47,13 +49,16 @@ class AnyEnv:
         gymnasium.error.Error: There is no such environment, or it cannot be made.
     """
 
-    def __init__(self, env_id: str, size: tuple[int, int] | None = None, dt: float | None = None) -> None:
-        self.env, self._id = _make(env_id), env_id
+    def __init__(
+        self, env_id: str, size: tuple[int, int] | None = None, dt: float | None = None,
+        settings: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
+        self.env, self._id = _make(env_id, **settings), env_id
         try:
             controls = _controls(env_id, self.env.action_space)
             self._rendered = not _is_picture(self.env.observation_space)
             if self._rendered:
-                self.env = _rendering(env_id, self.env)
+                self.env = _rendering(env_id, self.env, settings)
             self._size: tuple[int, int] | None = None
             self.seen, _ = self.env.reset(seed=0)
             height, width, channels = self._look().shape
@@ -204,7 +209,7 @@ def _is_picture(space: spaces.Space) -> bool:
     )  # fmt: skip
 
 
-def _rendering(env_id: str, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+def _rendering(env_id: str, env: gym.Env[Any, Any], settings: Mapping[str, Any]) -> gym.Env[Any, Any]:
     """The environment anew, so that it renders frames; ValueError where it cannot."""
     modes = env.metadata.get("render_modes", [])
     if "rgb_array" not in modes:
@@ -213,7 +218,7 @@ def _rendering(env_id: str, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
             f"of its render modes {list(modes)} none is rgb_array"
         )
     env.close()
-    return _make(env_id, render_mode="rgb_array")
+    return _make(env_id, **{**settings, "render_mode": "rgb_array"})
 
 
 def _controls(env_id: str, space: spaces.Space) -> list[Quantity]:

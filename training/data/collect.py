@@ -12,7 +12,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ CODE = (__name__, "drivedit.data.agent_drivers", "drivedit.data.geometry")
 # What recipes of earlier versions meant and did not say.
 EARLIER: dict[str, Any] = {
     "policies": [], "domain": DEFAULT_WORLD, "observations": [], "env": "", "policy": "", "size": None, "dt": None,
+    "settings": {},
 }  # fmt: skip
 LOCK = ".collect.lock"  # in the folder of the recording
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Recipe:
         policy: who drives in it, see `drivedit.data.any_env.EnvDrivers`.
         size: height and width of its pictures, see `drivedit.data.any_env.AnyEnv`.
         dt: seconds of a step of it, likewise.
+        settings: arguments of the simulator, or of the environment for gymnasium.make.
     """
 
     seed: int = 0
@@ -69,6 +71,7 @@ class Recipe:
     policy: str = ""
     size: tuple[int, int] | None = None
     dt: float | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("episode_steps", "shard_steps"):
@@ -100,7 +103,7 @@ class Recipe:
         for policy in self.policies:
             AgentDriver(policy, find_domain(self.domain), 0.0, np.random.default_rng(0))
         if self.env:
-            with closing(AnyEnv(self.env, self.size, self.dt)) as env:
+            with closing(AnyEnv(self.env, self.size, self.dt, self.settings)) as env:
                 episode = record_episode(
                     env, np.random.default_rng(0), 1, False, EnvDrivers(env, self.policy), env.domain
                 )
@@ -207,7 +210,7 @@ def collect_shard(
 def _opened(recipe: Recipe) -> Iterator[tuple[Recordable, DomainConfig, Make, list[str]]]:
     """What is recorded, what it is, who drives, and the modules that they stand in."""
     if recipe.env:
-        with closing(AnyEnv(recipe.env, recipe.size, recipe.dt)) as env:
+        with closing(AnyEnv(recipe.env, recipe.size, recipe.dt, recipe.settings)) as env:
             driven = [recipe.policy.partition(":")[0]] if recipe.policy else []
             code = [AnyEnv.__module__, package_of(type(env.env.unwrapped).__module__), *driven]
             yield env, env.domain, EnvDrivers(env, recipe.policy), code
@@ -221,7 +224,7 @@ def _opened(recipe: Recipe) -> Iterator[tuple[Recordable, DomainConfig, Make, li
         raise ValueError(f"{domain.simulator} takes no obs_type, which says which of {[*shown['obs_type']]} it shows")
     make = AgentDrivers(recipe.policies, domain) if recipe.policies else scripted
     code = [package_of(part.__module__) for part in (simulator, scripted)]
-    yield simulator(**shown), domain, make, code
+    yield simulator(**recipe.settings, **shown), domain, make, code
 
 
 def collect_recordings(
@@ -240,6 +243,7 @@ def collect_recordings(
     policy: str = "",
     size: tuple[int, int] | None = None,
     dt: float | None = None,
+    settings: dict[str, Any] | None = None,
 ) -> list[Path]:
     """Records drives in a simulator, or in any Gymnasium environment; run it again to go on after a stop.
 
@@ -261,6 +265,7 @@ def collect_recordings(
             a class of such, made anew for every episode; empty: random with memory.
         size: Height and width of the pictures of env, multiples of 8; None: near its own, in multiples of 16.
         dt: Seconds of a step of env; None: 1 / its render_fps.
+        settings: Arguments of the simulator or of env, for instance '{"colors": 7}'; None: those that it has.
 
     Returns:
         The paths of all shards.
@@ -278,7 +283,18 @@ def collect_recordings(
         raise ValueError(f"steps and workers must be at least 1, got steps={steps}, workers={workers}")
     shard_steps = shard_steps or 20 * episode_steps
     recipe = Recipe(
-        seed, episode_steps, shard_steps, held_out, tuple(policies), domain, tuple(observations), env, policy, size, dt
+        seed,
+        episode_steps,
+        shard_steps,
+        held_out,
+        tuple(policies),
+        domain,
+        tuple(observations),
+        env,
+        policy,
+        size,
+        dt,
+        settings or {},
     )
     recipe.check()
     paths = [shard_path(out, index) for index in range(-(-steps // recipe.shard_steps))]

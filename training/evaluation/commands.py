@@ -16,6 +16,7 @@ def judge_world(
     world: str = DEFAULT_WORLD, out: Path = Path("runs/evaluation"), held_out: str | None = None,
     write_card: bool = False, clips: int | None = None, sampling_steps: int | None = None, driver: str = Sources.driver,
     seed: int = Sources.seed, workers: int = Sources.workers, compile: bool = False, quick: bool = False,
+    adapter: Path | None = None,
 ) -> None:  # fmt: skip
     """Judges a world on held-out drives.
 
@@ -35,6 +36,7 @@ def judge_world(
         workers: Processes that drive the simulator.
         compile: Whether to judge the world as it is stepped when compiled.
         quick: Whether the sizes are tiny, to see that everything runs; the figures mean nothing then.
+        adapter: File of an adapter of the world; None: the world as it is.
     """
     from drivedit.evaluation.reports import card as cards
     from drivedit.evaluation.reports.report import as_text
@@ -43,7 +45,7 @@ def judge_world(
 
     _check_counts(clips=clips, workers=workers, sampling_steps=sampling_steps)
     sources, sizes = Sources(driver=driver, seed=seed, workers=workers), _sizes(quick, clips=clips)
-    judged = load_world(world, sources)
+    judged = load_world(world, sources, adapter)
     card = cards.card_of(world, judged) if write_card else None
     report = evaluate_world(
         judged, out, name=world, held_out=held_out, sizes=sizes, sources=sources, sampling_steps=sampling_steps,

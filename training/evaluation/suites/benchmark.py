@@ -45,9 +45,9 @@ SHOWN = ("true", "given", "free")  # lines of the contact sheet
 logger = logging.getLogger(__name__)
 
 
-def load_world(name: str, sources: Sources) -> World:
+def load_world(name: str, sources: Sources, adapter: str | Path | None = None) -> World:
     """Loads the world that its environment would play under this name, and as fast as it is played there."""
-    return sources.make_dream(name).world
+    return sources.make_dream(name, adapter=adapter).world
 
 
 def evaluate_world(

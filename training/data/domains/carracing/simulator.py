@@ -65,10 +65,19 @@ def _tile_and_wheel(contact: Any) -> tuple[Any, Any]:
 
 
 class Simulator(car_racing.CarRacing):
-    """CarRacing's track, car and picture; `drivedit.data.CarRacingTwin` makes an environment of it."""
+    """CarRacing's track, car and picture; `drivedit.data.CarRacingTwin` makes an environment of it.
 
-    def __init__(self) -> None:
+    Args:
+        colors: Seed of the colours of road and ground, drawn as `domain_randomize` draws them; None: its own colours.
+    """
+
+    def __init__(self, colors: int | None = None) -> None:
         super().__init__(continuous=True)
+        if colors is not None:
+            rng = np.random.default_rng(colors)
+            self.road_color, self.bg_color = rng.uniform(0, 210, (2, 3))
+            self.grass_color = self.bg_color.copy()
+            self.grass_color[rng.integers(3)] += 20
         pygame.font.init()
         font = pygame.font.Font(pygame.font.get_default_font(), 42)
         self._score = font.render("0000", True, (255, 255, 255), (0, 0, 0))

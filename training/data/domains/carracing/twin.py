@@ -83,6 +83,7 @@ class CarRacingTwin(ReplayedEnv):
     ## Arguments
     - `render_mode`: `None` or `"rgb_array"` (600 x 480).
     - `reward_weights`: a dictionary with some of the keys `progress`, `time`, `left`.
+    - `colors`: seed of other colours of road and ground, drawn as CarRacing's `domain_randomize` draws them.
 
     ## Reset Arguments
     `seed` chooses the track; without it one below 1,000,000 is drawn (tracks from there on are held out for judging).
@@ -100,18 +101,21 @@ class CarRacingTwin(ReplayedEnv):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 1.0 / (TICKS_PER_STEP * TICK)}
 
-    def __init__(self, render_mode: str | None = None, reward_weights: dict[str, float] | None = None) -> None:
+    def __init__(
+        self, render_mode: str | None = None, reward_weights: dict[str, float] | None = None, colors: int | None = None
+    ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
         super().__init__()
         unknown = set(reward_weights or {}) - set(REWARD_TERMS)
         if unknown:
             raise ValueError(f"reward_weights knows the terms {list(REWARD_TERMS)}, got {sorted(unknown)}")
+        self.colors = check_seed(colors)
         self.render_mode = render_mode
         self.reward_weights = {name: float((reward_weights or {}).get(name, 1.0)) for name in REWARD_TERMS}
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.observation_space = spaces.Box(0, 255, (FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
-        self._simulator = Simulator()
+        self._simulator = Simulator(self.colors)
 
     # ------------------------------------------------------------------ Gymnasium
 
@@ -199,7 +203,7 @@ class CarRacingTwin(ReplayedEnv):
 
     def fork(self) -> CarRacingTwin:
         """A second environment in the same state; the two then live apart."""
-        twin = CarRacingTwin(self.render_mode, self.reward_weights)
+        twin = CarRacingTwin(self.render_mode, self.reward_weights, self.colors)
         twin.set_state(self.get_state())
         return twin
 
@@ -207,7 +211,7 @@ class CarRacingTwin(ReplayedEnv):
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         vars(self).update(kept)
-        self._simulator = Simulator()
+        self._simulator = Simulator(self.colors)
 
     def _start(self) -> None:
         self._simulator.start(self._seed, self._placement)

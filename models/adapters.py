@@ -7,19 +7,19 @@ counts as `[out, in * k * k]`. The sum is taken when the world is loaded: an ada
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from drivedit.models.scene_files import pack_scenes, unpack_scenes
-from drivedit.models.scenes import Scene
 from drivedit.utils import fingerprint, write_atomically
 
 FORMAT = "1"
@@ -36,7 +36,7 @@ class Adapter:
         scale: Factor of all products, alpha / rank.
         factors: A `[r, in]` and B `[out, r]` by the name of the weight.
         whole: Tensors that take the place of the world's, by name.
-        scenes: Start scenes that take the place of the world's; none: those stay.
+        scenes: Arrays of start scenes (`pack_scenes`) that take the place of the world's; none: those stay.
         card: What it was made from, in words.
     """
 
@@ -44,13 +44,16 @@ class Adapter:
     scale: float
     factors: dict[str, tuple[Tensor, Tensor]]
     whole: dict[str, Tensor] = field(default_factory=dict)
-    scenes: list[Scene] = field(default_factory=list)
+    scenes: dict[str, np.ndarray] = field(default_factory=dict)
     card: str = ""
 
     @cached_property
     def fingerprint(self) -> str:
         """Names everything that it holds."""
-        return fingerprint(self._bytes())
+        parts: list[Any] = [self._told()]
+        for name, value in sorted(self._tensors().items()):
+            parts += [[name, str(value.dtype), list(value.shape)], value.numpy().tobytes()]
+        return fingerprint(*parts)
 
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file, in half precision, in one move.
@@ -59,7 +62,11 @@ class Adapter:
             ValueError: A number is not finite in half precision.
             OSError: The file cannot be written; an older one stays as it was.
         """
-        data = self._bytes()
+        tensors = self._tensors()
+        for name, value in tensors.items():
+            if not value.isfinite().all():
+                raise ValueError(f"{name} of the adapter is not finite in half precision")
+        data = save(tensors, self._told())
         write_atomically(path, lambda file: file.write(data))
 
     @classmethod
@@ -88,15 +95,13 @@ class Adapter:
             for name, (a, b) in factors.items():
                 if a.ndim != 2 or b.ndim != 2 or len(a) != b.shape[1]:
                     raise ValueError(f"the factors of {name} are {list(a.shape)} and {list(b.shape)}")
-            scenes = unpack_scenes(save(starts)) if starts else []
             scale = json.loads(told["scale"])
-            if type(scale) is not float or not all(t.isfinite().all() for t in tensors.values()):
+            if not math.isfinite(scale) or not all(t.isfinite().all() for t in tensors.values()):
                 raise ValueError("a number is not finite")
-            return cls(
-                told["base"], scale, factors, {k: v.float() for k, v in whole.items()},
-                scenes, told.get("card", ""),  # type: ignore[arg-type]
-            )  # fmt: skip
-        except (KeyError, ValueError, SafetensorError) as error:
+            scenes = {name: value.numpy() for name, value in starts.items()}
+            whole = {name: value.float() for name, value in whole.items()}
+            return cls(told["base"], scale, factors, whole, scenes, told.get("card", ""))
+        except (KeyError, TypeError, ValueError, SafetensorError) as error:
             raise ValueError(f"{path} is no adapter, or damaged ({error})") from error
 
     def added(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -115,19 +120,18 @@ class Adapter:
             new[name] = value.to(weights[name])
         return new
 
-    def _bytes(self) -> bytes:
-        """The file."""
-        tensors = {f"{beginning}{name}": pair[place] for name, pair in self.factors.items()
-                   for place, beginning in enumerate((DOWN, UP))}  # fmt: skip
-        tensors = {name: value.detach().cpu().half().contiguous() for name, value in tensors.items()}
-        tensors |= {f"{WHOLE}{name}": value.detach().cpu().float().contiguous() for name, value in self.whole.items()}
-        for name, value in tensors.items():
-            if not value.isfinite().all():
-                raise ValueError(f"{name} of the adapter is not finite in half precision")
-        if self.scenes:
-            tensors |= {f"{SCENES}{name}": torch.from_numpy(array) for name, array in pack_scenes(self.scenes).items()}
-        told = {"format": FORMAT, "base": self.base, "scale": json.dumps(float(self.scale)), "card": self.card}
-        return save(tensors, told)
+    def _tensors(self) -> dict[str, Tensor]:
+        """What its file holds, by name."""
+        tensors = {}
+        for name, pair in sorted(self.factors.items()):
+            tensors |= {f"{part}{name}": value.half() for part, value in zip((DOWN, UP), pair, strict=True)}
+        tensors |= {f"{WHOLE}{name}": value.float() for name, value in self.whole.items()}
+        tensors |= {f"{SCENES}{name}": torch.from_numpy(np.array(array)) for name, array in self.scenes.items()}
+        return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+    def _told(self) -> dict[str, str]:
+        """What its file says."""
+        return {"format": FORMAT, "base": self.base, "scale": json.dumps(float(self.scale)), "card": self.card}
 
 
 @dataclass
@@ -135,7 +139,7 @@ class Before:
     """What a world was before an adapter was merged."""
 
     weights: dict[str, Tensor]
-    scenes: list[Scene]
+    scenes: list[Any]
     fingerprint: str
 
 
@@ -150,5 +154,5 @@ def _sum(name: str, weights: Mapping[str, Tensor], scale: float, a: Tensor, b: T
     if weight is None or weight.ndim < 2 or (len(weight), weight[0].numel()) != (len(b), a.shape[1]):
         there = "no such weight" if weight is None else list(weight.shape)
         raise ValueError(f"the adapter has {name} [{len(b)}, {a.shape[1]}], the world has {there}")
-    a, b = a.to(weight), b.to(weight)
+    a, b = (factor.half().to(weight) for factor in (a, b))  # as its file holds them
     return weight + scale * (b @ a).view_as(weight)

@@ -172,7 +172,8 @@ class WorldStorage(nn.Module):
             raise ValueError(f"the adapter is of world {adapter.base}, this is world {found}: one fits one world only")
         weights = self.state_dict()
         new = adapter.added(weights)
-        scenes = [check_scene(scene, self.config.spec) for scene in adapter.scenes] or self.scenes
+        scenes = unpack_scenes(save_arrays(adapter.scenes)) if adapter.scenes else []
+        scenes = [check_scene(scene, self.config.spec) for scene in scenes] or self.scenes
         self.before = Before({name: weights[name].clone() for name in new}, self.scenes, self.fingerprint)
         self.load_state_dict(new, strict=False)
         self.scenes, self.fingerprint = scenes, fingerprint(found, adapter.fingerprint)

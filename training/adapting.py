@@ -17,6 +17,7 @@ from drivedit.config import DEFAULT_WORLD, DataConfig, DistillConfig, LoopConfig
 from drivedit.data.clips import Drives
 from drivedit.models import DiTWorld
 from drivedit.models.adapters import Adapter
+from drivedit.models.scene_files import pack_scenes
 from drivedit.training.calibration import calibrate
 from drivedit.training.cards import write_card
 from drivedit.training.latents import Clips, batches, frames_of
@@ -96,7 +97,7 @@ def adapt(
             return folder / "world"
         whole = {} if torch.equal(before, result.error_range) else {"error_range": result.error_range}
         if _is_main(where):
-            Adapter(base, scale, found, whole, starts, result.card).save(folder / FILE)
+            Adapter(base, scale, found, whole, pack_scenes(starts), result.card).save(folder / FILE)
         return folder / FILE
 
 

@@ -29,7 +29,7 @@ from drivedit.training.methods.vae import VAEMethod, vae_figures
 from drivedit.training.runs import run_folder
 from drivedit.training.scenes import pick_scenes
 from drivedit.training.stages import _about, _is_main, _latents, _open, _pictures, _save, _told
-from drivedit.utils import load_object, resolve_device
+from drivedit.utils import generator, load_object, resolve_device, seeded
 
 log = logging.getLogger(__name__)
 PICTURES = LoopConfig(steps=300, batch_size=32, lr=2e-3, warmup=20, ema=0.99)
@@ -79,7 +79,8 @@ def adapt(
             "data": _about(data, drives),
         }
         if rank:
-            add_lora(result, rank, scale * rank, targets or PARTS)
+            with seeded(generator(train_.seed, "factors")):
+                add_lora(result, rank, scale * rank, targets or PARTS)
         if pictures.steps and any(weight.requires_grad for weight in result.vae.parameters()):
             _learn_pictures(result, drives, data, pictures, picture_loss or VAEStageConfig(), folder, about)
         found = _take_out(result, "vae") if rank else {}

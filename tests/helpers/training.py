@@ -51,3 +51,12 @@ def clips(rng: torch.Generator) -> dict[str, torch.Tensor]:
     }  # fmt: skip
     made = {name: torch.randn(2, *shape, generator=rng) for name, shape in shapes.items()}
     return {**made, "ended": (made["ended"] > 1).float()}
+
+
+def make_batch(frames: int, rows: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random clips of `make_world`, with route and reading of zeros."""
+    g = torch.Generator().manual_seed(seed)
+    shapes = {"control": (frames, 7), "route": (frames, 321), "motion": (frames, 3), "telemetry": (frames, 4)}
+    batch = {name: 0.1 * torch.randn(rows, *shape, generator=g) for name, shape in shapes.items()}
+    batch |= {"reward": torch.zeros(rows, frames, 1), "ended": torch.zeros(rows, frames)}
+    return batch | {"latents": torch.randn(rows, 2 + frames, 4, 8, 8, generator=g)}

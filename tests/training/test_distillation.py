@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.training import make_episode
+from helpers.training import make_batch, make_episode
 from helpers.worlds import make_world
 
 from drivedit.config import ClipConfig, DataConfig, DistillConfig, LoopConfig, StudentStageConfig, VAEStageConfig
@@ -239,14 +239,6 @@ def make_teacher(frames: int = 4) -> DiTTeacher:
     for weight in net.parameters():
         weight.data.add_(0.05 * torch.randn(weight.shape))
     return net
-
-
-def make_batch(frames: int, rows: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
-    g = torch.Generator().manual_seed(seed)
-    shapes = {"control": (frames, 7), "route": (frames, 321), "motion": (frames, 3), "telemetry": (frames, 4)}
-    batch = {name: 0.1 * torch.randn(rows, *shape, generator=g) for name, shape in shapes.items()}
-    batch |= {"reward": torch.zeros(rows, frames, 1), "ended": torch.zeros(rows, frames)}
-    return batch | {"latents": torch.randn(rows, 2 + frames, 4, 8, 8, generator=g)}
 
 
 def test_a_bidirectional_network_is_told_nothing_that_comes_later():

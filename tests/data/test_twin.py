@@ -9,6 +9,8 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 
 from drivedit.config.domains.carracing import SPEC
+from drivedit.data import iter_episodes
+from drivedit.data.collect import collect_recordings
 from drivedit.data.domains.carracing.twin import CarRacingTwin
 from drivedit.data.geometry import CentreLine
 
@@ -68,6 +70,25 @@ def test_the_picture_holds_at_the_edge_of_the_playfield(env):
     stock = pygame.surfarray.array3d(pygame.transform.smoothscale(env._simulator.surf, (64, 64))).transpose(1, 0, 2)
     assert np.abs(frame.astype(float) - stock).mean() < 0.5
     assert (frame[:20] == 0).all(-1).any(), "the black beyond the playfield is in view"
+
+
+def test_other_colours_are_painted_on_the_same_drive_and_recorded(env, tmp_path):
+    plain, painted, again = CarRacingTwin(), CarRacingTwin(colors=7), CarRacingTwin(colors=7)
+    first = [each.reset(seed=3, options={"speed": 20.0})[0] for each in (plain, painted, again)]
+    seen = [each.step(np.array([0.1, 0.5], np.float32))[0] for each in (plain, painted, again, painted.fork())]
+    assert np.array_equal(first[1], first[2]) and all(np.array_equal(seen[1], each) for each in seen[2:])
+    assert (first[0] != first[1])[:50].any(-1).mean() > 0.9 and np.array_equal(plain.pose, painted.pose)
+    settings = {"colors": 7}
+    small = {"steps": 20, "episode_steps": 20, "shard_steps": 20, "workers": 1, "progress": False}
+    other, usual = (
+        next(iter_episodes(collect_recordings(tmp_path / str(i), settings=each, **small)[0].parent))
+        for i, each in enumerate((settings, None))
+    )
+    assert np.array_equal(other.poses, usual.poses) and not np.array_equal(other.picture, usual.picture)
+    with pytest.raises(ValueError, match="was recorded with"):
+        collect_recordings(tmp_path / "0", **small)
+    with pytest.raises(ValueError, match="seed"):
+        CarRacingTwin(colors=-1)
 
 
 def test_the_physics_are_carracings(env):

@@ -183,6 +183,16 @@ def test_recordings_carry_kinds_agents_and_attributes(env):
     assert find_domain("street") is DOMAIN and episode.seed < DOMAIN.held_out_from
 
 
+def test_another_camera_sees_the_same_drive_from_elsewhere():
+    usual = {"fov": 75.0, "height": 1.5, "pitch": 2.8647889756541165, "ahead": 0.4}
+    cameras = (None, usual, {**usual, "fov": 40.0}, {**usual, "height": 3.0}, {**usual, "pitch": 8.0})
+    twins = [StreetTwin(camera=camera) for camera in cameras]
+    seen = [each.reset(seed=2, options={"attributes": {"road": "rural"}})[0].astype(int) for each in twins]
+    assert np.abs(seen[1] - seen[0]).mean() < 0.1
+    assert all(np.abs(other - seen[0]).mean() > 5 for other in seen[2:])
+    assert all(np.array_equal(each.truth().pose, twins[0].truth().pose) for each in twins[1:])
+
+
 def test_a_recording_of_one_observation_is_as_that_of_all(env, tmp_path):
     recipe = Recipe(episode_steps=4, shard_steps=4, domain="street", observations=("camera",))
     collect_shard(tmp_path, 0, recipe)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from drivedit.config import CameraConfig
 from drivedit.data.domains.street import car as own
 from drivedit.data.domains.street.arrivals import fill
 from drivedit.data.domains.street.bodies import gather, places_of
@@ -170,12 +171,13 @@ class Sensors:
     Args:
         size: Rows and columns of the camera's pictures.
         lidar: Rows and columns of range images; they divide `FINEST`.
+        camera: Another camera than the usual one; None: that.
 
     Raises:
         ValueError: They do not.
     """
 
-    def __init__(self, size: tuple[int, int], lidar: tuple[int, int]) -> None:
+    def __init__(self, size: tuple[int, int], lidar: tuple[int, int], camera: CameraConfig | None = None) -> None:
         if any(side < 1 or finest % side for finest, side in zip(FINEST, lidar, strict=True)):
             raise ValueError(f"rows and columns of a LiDAR divide {FINEST}, got {lidar}")
         self.size, self.lidar = size, lidar
@@ -183,7 +185,11 @@ class Sensors:
         self._rows = np.linspace(HIGHEST, LOWEST, FINEST[0])[:: self._every[0]].copy()
         self._columns = (np.arange(lidar[1]) / lidar[1] - 0.5) * 2 * math.pi
         fine = (2 * size[0], 2 * size[1])
-        self._cam = np.array([0.0, 0.0, EYE, 0.0, PITCH, math.tan(FIELD / 2)])
+        field, eye, pitch, self._forward = FIELD, EYE, PITCH, FORWARD
+        if camera is not None:
+            field, eye, self._forward = math.radians(camera.fov), camera.height, camera.ahead
+            pitch = -math.radians(camera.pitch)
+        self._cam = np.array([0.0, 0.0, eye, 0.0, pitch, math.tan(field / 2)])
         self._aimed, self._rays = np.empty((*fine, 3)), np.empty((*fine, 3))
         self._depth, self._index = np.empty(fine, np.float32), np.empty(fine, np.int32)
         self._shade, self._sky_rows, self._turns = np.empty(fine, np.uint8), np.empty(fine, np.int32), np.empty(fine)
@@ -202,7 +208,7 @@ class Sensors:
         """Picture, depth, instances and classes, see `Seen`."""
         x, y, yaw = moment.pose
         cam = self._cam.copy()
-        cam[[0, 1, 3]] = x + FORWARD * math.cos(yaw), y + FORWARD * math.sin(yaw), yaw
+        cam[[0, 1, 3]] = x + self._forward * math.cos(yaw), y + self._forward * math.sin(yaw), yaw
         bodies = self._near(world, moment) if bodies is None else bodies
         road, light = world.road, world.light
         picture, metres = np.empty((*self.size, 3), np.uint8), np.empty(self.size, np.float32)

@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from drivedit.config import CameraConfig
 from drivedit.config.domains.street import DOMAIN, SPEC
 from drivedit.data.domains.street import simulator
 from drivedit.data.domains.street.car import COLLISION, GOING, OFF_ROAD, WRONG_WAY
@@ -102,6 +103,8 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
     - `dt`: seconds of a step, a multiple of 0.02 up to 2; 0.1 unless given.
     - `render_mode`: `None` or `"rgb_array"` (576 x 288).
     - `reward_weights`: a dictionary with some of the terms.
+    - `camera`: another camera, some of `fov` (degrees), `height` (m), `pitch` (degrees down) and `ahead` (m); what is
+      left out is as `drivedit.config.CameraConfig` says.
 
     ## Reset Arguments
     `seed` chooses road, scenery and traffic; without it one below 1,000,000 is drawn (those from there on are held out
@@ -137,6 +140,7 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
         dt: float = SPEC.dt,
         render_mode: str | None = None,
         reward_weights: Mapping[str, float] | None = None,
+        camera: Mapping[str, float] | None = None,
     ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
@@ -150,7 +154,8 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
         self.reward_weights = {name: float((reward_weights or {}).get(name, 1.0)) for name in SPEC.rewards}
         self.dt = check_options({"dt": dt}, 0).dt
         rows, columns, _ = SPEC.observations[CAMERA].shape
-        self._sensors = Sensors((rows, columns), lidar)
+        self._camera = None if camera is None else CameraConfig.from_dict(dict(camera))
+        self._sensors = Sensors((rows, columns), lidar, self._camera)
         self._large: Sensors | None = None
         controls = SPEC.controls
         self.action_space = spaces.Box(
@@ -223,7 +228,7 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
             gym.logger.warn("render() needs a render mode: gym.make(..., render_mode='rgb_array')")
             return None
         moment = self._need_start("render").moments[-1]
-        self._large = self._large or Sensors(LARGE, (1, 1))
+        self._large = self._large or Sensors(LARGE, (1, 1), self._camera)
         return self._large.look(self._world, moment)[0]
 
     # ------------------------------------------------------------------ what a privileged observer may see

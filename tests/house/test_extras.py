@@ -24,7 +24,7 @@ for words in {commands!r}:
     print(words, "=>", said.getvalue().splitlines()[-1:])
 """
 ALL = ["Box2D", "minari", "accelerate", "matplotlib", "scipy", "tensorboard", "torchmetrics", "stable_baselines3"]
-ALL += ["sb3_contrib", "numba"]
+ALL += ["sb3_contrib", "numba", "peft"]
 TWIN = "drivedit_env:CarRacingTwin-v0"
 SMALL = "--num-envs 1 --rollout 2 --steps 2 --eval-env none"
 
@@ -52,6 +52,7 @@ SMALL = "--num-envs 1 --rollout 2 --steps 2 --eval-env none"
                 "drivedit.training.__main__ student --out FOLDER/v": "accelerate train",
                 "drivedit.training.__main__ memory --out FOLDER/v": "Box2D data",
                 "drivedit.evaluation.metrics.video:_torchmetrics": "torchmetrics train",
+                "drivedit.training.lora:add_lora 0 0 0": "peft train",
                 "drivedit.agents.judging.agreement:spearman 0 0": "scipy agents",
                 "drivedit.training.losses:_dissimilarity 0 0": "torchmetrics train",
             },

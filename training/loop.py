@@ -153,8 +153,7 @@ class _Run:
         Raises:
             FloatingPointError: Several steps in a row were left out.
         """
-        for group in (group for optimizer in self.steps.all() for group in optimizer.param_groups):
-            group["lr"] = self.config.lr * schedule(self.step, self.config)
+        self.steps.rates(self.config.lr, schedule(self.step, self.config))
         seen = [self._gradient(part) for part in range(self.config.accumulate)]
         norms = self.steps.norms(self.step)  # here an accelerator is waited for, once in a step
         losses = [float(logs["loss"]) for logs in seen]

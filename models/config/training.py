@@ -127,16 +127,41 @@ class DistillConfig(StudentStageConfig):
 
     Attributes:
         method: Name of what teaches the student (`METHODS`); an unknown one is answered by those that there are.
+        guidance: Weight of the teacher's controls, w of `u + w (c - u)`: at 1 it is not asked without them.
         grid: Noise levels between which the teacher steps.
+        shift: How far these levels are moved towards noise (1: evenly spaced).
         target_ema: Decay of the averaged student that consistency aims at.
+        phases: Phases under `phased` and `adversarial`: their number, or a schedule "2000-8,4000-4" of (last step,
+            number), the last one for all steps after it.
+        huber: Distance above which `phased` and `adversarial` count absolute errors, below it squares.
+        adversarial: Weight of the discriminator's score beside the distance.
+        layers: Layers of the teacher that the discriminator looks at, counted from 0; empty: all.
+        discriminator_lr: Peak learning rate of the discriminator.
+        discriminator_clip: Largest norm of its gradient.
+        saturating: Whether a student that passes for right gets no more gradient from the discriminator.
+        against_data: Whether the discriminator compares with recorded frames, not with the averaged student.
+        data_flow: Whether `continuous` follows the data in place of the teacher.
+        warmup_share: Share of the run in which the derivative comes in under `continuous`.
         exits: Sampling passes of the student under `matching`, one of which gets the gradient.
-        critic_steps: Steps of the critic for one of the student under `matching`.
+        critic_steps: Steps of the critic, or the discriminator, for one of the student.
         consistency: Weight of the consistency loss beside `matching`, against collapse.
     """
 
     method: str = "matching"
+    guidance: float = 1.0
     grid: int = 16
+    shift: float = 1.0
     target_ema: float = 0.99
+    phases: str = "1"
+    huber: float = 1e-3
+    adversarial: float = 0.1
+    layers: list[int] = field(default_factory=list)
+    discriminator_lr: float = 1e-5
+    discriminator_clip: float = 1.0
+    saturating: bool = False
+    against_data: bool = False
+    data_flow: bool = False
+    warmup_share: float = 0.3
     exits: int = 1
     critic_steps: int = 3
     consistency: float = 0.25

@@ -22,6 +22,7 @@ from drivedit.training.methods.method import Logs, Method, Progress
 from drivedit.utils import generator
 
 MOTION = slice(-3, None)  # of what a frame is told of the driving: the controls now and before come first
+Given = tuple[Tensor, Tensor, Tensor]  # controls, route, past
 
 
 class Rngs:
@@ -92,6 +93,10 @@ class ClipMethod(Method):
         control = self.blur_motion(batch["control"], rngs)
         return self.clip_loss(Clip(tokens, target, control, route, batch), progress, rngs)
 
+    def given(self, clip: Clip, rngs: Rngs) -> Given:
+        """What a pass over recorded frames is given: the past is theirs, with a little noise."""
+        return clip.control, clip.route, self.past(self.corrupted(clip.tokens, rngs))
+
     @abstractmethod
     def clip_loss(self, clip: Clip, progress: Progress, rngs: Rngs) -> tuple[Tensor, Logs]:
         """The loss of clips."""
@@ -122,3 +127,8 @@ class ClipMethod(Method):
         noise = rngs.normal(*tokens.shape)
         lost = rngs.uniform(*rows) < self.clips.drop_past
         return torch.where(lost, noise, tokens + scale.clamp(max=1) * noise)
+
+
+def without_controls(control: Tensor) -> Tensor:
+    """What frames are told of the driving where they are not told the controls: the ego-motion alone."""
+    return torch.cat([torch.zeros_like(control[..., : MOTION.start]), control[..., MOTION]], -1)

@@ -18,14 +18,12 @@ from drivedit.config import DistillConfig
 from drivedit.models import DiTWorld
 from drivedit.models.flow.path import add_noise, noise_levels, weighted
 from drivedit.models.flow.sampler import sample
-from drivedit.training.methods.clips import Clip, Rngs
+from drivedit.training.methods.clips import Clip, Given, Rngs
 from drivedit.training.methods.consistency import Consistency
 from drivedit.training.methods.dynamics import squared_error
 from drivedit.training.methods.method import Logs, ParameterGroup, Progress
 
 LEVELS = (0.02, 0.98)  # of the noise at which the scores are compared
-
-Given = tuple[Tensor, Tensor, Tensor]  # controls, route, past
 
 
 class DistributionMatching(Consistency):

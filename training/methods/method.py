@@ -36,12 +36,14 @@ class ParameterGroup:
         parameters: All of them.
         matrices: Those among them that Muon trains; AdamW trains the rest.
         clip: Largest norm of their gradient; None: the loop's.
+        lr: Peak learning rate; None: the loop's.
     """
 
     name: str
     parameters: list[nn.Parameter]
     matrices: list[nn.Parameter] = field(default_factory=list)
     clip: float | None = None
+    lr: float | None = None
 
 
 class Frozen(Generic[Network]):
@@ -84,10 +86,14 @@ class Method(nn.Module, ABC):
 
     @staticmethod
     def group(
-        name: str, parameters: Iterable[nn.Parameter], matrices: Iterable[nn.Parameter] = (), clip: float | None = None
+        name: str,
+        parameters: Iterable[nn.Parameter],
+        matrices: Iterable[nn.Parameter] = (),
+        clip: float | None = None,
+        lr: float | None = None,
     ) -> ParameterGroup:
         """A group of those parameters that want a gradient."""
-        return ParameterGroup(name, [p for p in parameters if p.requires_grad], list(matrices), clip)
+        return ParameterGroup(name, [p for p in parameters if p.requires_grad], list(matrices), clip, lr)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         for value in vars(self).values():

@@ -303,7 +303,7 @@ def _train_dynamics(
     )  # fmt: skip
     assert isinstance(best, DynamicsMethod)
     for part, module in best.trained().items():
-        getattr(world, part).load_state_dict(module.state_dict())
+        setattr(world, part, module)  # those that were trained are perhaps in shards
     log.info("calibrating the confidence on dreams of recorded drives")
     calibrate(world, drives, checked, stage.config.rollout + 1)
     if _is_main(world.device):

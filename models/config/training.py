@@ -41,6 +41,9 @@ class LoopConfig(BaseConfig):
         compile: Compile the stage's hot methods (a C++ compiler is needed; a minute at first, then a fifth faster).
         bf16: Autocast to bfloat16 where the hardware multiplies it (networks only; losses stay in float32).
         shard: Spread the weights over the processes (FSDP2) instead of copying them to each (DDP).
+        sequence_parallel: Processes that share each clip: they spread its frames, and for attention the heads.
+        checkpointing: Compute the activations of transformer blocks a second time instead of keeping them.
+        offload: Keep sharded weights and what the optimizers remember in the memory of the host.
         save_every_s: Seconds between two checkpoints.
         log_every: Steps between two log lines.
         seed: Of weights, data order and noise.
@@ -59,9 +62,16 @@ class LoopConfig(BaseConfig):
     compile: bool = False
     bf16: bool = True
     shard: bool = False
+    sequence_parallel: int = 1
+    checkpointing: bool = False
+    offload: bool = False
     save_every_s: float = 240.0
     log_every: int = 20
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.offload and not self.shard:
+            raise ValueError("train.offload moves weights that are sharded: it needs train.shard")
 
 
 @dataclass

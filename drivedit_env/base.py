@@ -16,9 +16,7 @@ from gymnasium import spaces
 from drivedit.inference import compile_decoder, compile_step
 from drivedit.models import RowState, Sampling, StepOutput, World, shipped_worlds
 from drivedit.models.finding import HUB
-from drivedit.models.scenes import OTHERS
 from drivedit.utils import real_numbers, whole_number
-from drivedit_env.layouts import Source
 from drivedit_env.shipped import load_world
 from drivedit_env.state import EnvState
 
@@ -53,6 +51,7 @@ class DreamSettings:
 
     _world: Any
     _passes: int | None
+    _guidance: float
     _compiled: Any
     _decoder: Any
 
@@ -65,6 +64,7 @@ class DreamSettings:
         reward_weights: dict[str, float] | None,
         device: str,
         compile: bool,
+        guidance: float,
     ) -> tuple[spaces.Space, spaces.Box]:
         """Checks and keeps the settings; returns the spaces of observations and actions of one."""
         if render_mode not in (None, *self.render_modes):
@@ -82,7 +82,7 @@ class DreamSettings:
         self.render_mode, self._compile = render_mode, bool(compile)
         self._obs_type = obs_type if isinstance(obs_type, str) else tuple(obs_type)
         self.reward_weights = {name: float((reward_weights or {}).get(name, 1.0)) for name in terms}
-        self._prepare(sampling_steps)
+        self._prepare(sampling_steps, self.world.check_guidance(guidance))
         self._fingerprint = self.world.fingerprint
         self._warned: set[str] = set()
         boxes: dict[str, spaces.Space] = {name: self._box(kind) for name, kind in self._kinds.items()}
@@ -128,14 +128,25 @@ class DreamSettings:
 
     @sampling_steps.setter
     def sampling_steps(self, passes: int | None) -> None:
-        self._prepare(_check_passes(passes))
+        self._prepare(_check_passes(passes), self._guidance)
 
-    def _prepare(self, passes: int | None) -> None:
-        """Makes what steps and decodes, for a number of passes."""
+    @property
+    def guidance(self) -> float:
+        """Scale of the guidance on the controls; 1: none. It can be set at any time."""
+        return self._guidance
+
+    @guidance.setter
+    def guidance(self, scale: float) -> None:
+        self._prepare(self._passes, self.world.check_guidance(scale))
+
+    def _prepare(self, passes: int | None, guidance: float) -> None:
+        """Makes what steps and decodes, for a number of passes and a guidance."""
+        if self.compile and guidance != 1:
+            raise ValueError(f"a compiled step has no guidance, got {guidance:g}: compile=False, or guidance=1")
         compiled = compile_step(self.world, passes) if self.compile else None
         pictures = compiled is not None and self.world.spec.picture in self._kinds.values()
         decoder = compile_decoder(self.world) if pictures else None
-        self._change(_passes=passes, _compiled=compiled, _decoder=decoder)
+        self._change(_passes=passes, _guidance=guidance, _compiled=compiled, _decoder=decoder)
 
     def _change(self, **values: Any) -> None:
         """Sets attributes at once: a signal such as Ctrl-C arrives before this one call into C or after it."""
@@ -159,7 +170,7 @@ class DreamSettings:
                     f"the environment was copied in world {name.fingerprint}, but {name.world!r} is now "
                     f"{self.world.fingerprint}: make a new environment"
                 )
-        self._prepare(self._passes)
+        self._prepare(self._passes, self._guidance)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         other = type(self).__new__(type(self))
@@ -192,7 +203,7 @@ class DreamSettings:
         controls = torch.from_numpy(actions).to(self.world.device)
         if self._compiled is not None:
             return self._compiled(state, controls)
-        return self.world.step(state, controls, sampling=Sampling(self.sampling_steps))
+        return self.world.step(state, controls, sampling=Sampling(self.sampling_steps, guidance=self.guidance))
 
     def _pictures(self, state: RowState) -> np.ndarray:
         """The pictures of a state, uint8 `[B, H, W, C]`."""
@@ -227,16 +238,6 @@ class DreamSettings:
             "confidence": out.confidence.double().cpu().numpy(),
             "given": {name: value.cpu().numpy() for name, value in self.world.given(state).items()},
         }
-
-    def _follow(self, state: RowState, sources: Sequence[Source], elapsed: Sequence[int]) -> RowState:
-        """The state with others where logs and functions have them so many steps after the start."""
-        told = [row for row, source in enumerate(sources) if source is not None]
-        poses = self.world.poses(state).double().cpu().numpy() if told else ()
-        for row in told:
-            boxes = sources[row].at(elapsed[row], elapsed[row] * self.world.spec.dt, poses[row])  # type: ignore[union-attr]
-            if boxes is not None:
-                state = self.world.condition(state, {OTHERS: boxes}, [row])
-        return state
 
     def _check_actions(self, actions: Any, *batch: int) -> np.ndarray:
         """Clean float32 actions `[*batch, A]` inside the box, or ValueError."""

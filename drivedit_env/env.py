@@ -10,12 +10,12 @@ import gymnasium as gym
 import numpy as np
 
 from drivedit.config import DEFAULT_WORLD, find_domain
+from drivedit.inference.layouts import Source, with_functions
+from drivedit.inference.starts import check_options, draw_start, enter, follow
 from drivedit.models import RowState, StepOutput, World
 from drivedit.utils import check_seed, restored, stream
+from drivedit.utils.pictures import enlarged
 from drivedit_env.base import RENDER_HEIGHT, DreamSettings, Observations, rows_of
-from drivedit_env.layouts import Source, with_functions
-from drivedit_env.pictures import enlarged
-from drivedit_env.starts import check_options, draw_start, enter
 from drivedit_env.state import EnvState
 from drivedit_env.vector import DriveDiTVectorEnv, fork
 from drivedit_env.window import Window
@@ -92,6 +92,8 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
     - `device`: `"auto"`, `"cpu"`, `"cuda"`, ...; a `World` object stays where it is.
     - `compile`: steps several times faster on a CPU; needs a C++ compiler, and some seconds the first time (see
       `compile_step`). Without a compiler there is a warning, and the world goes on uncompiled.
+    - `guidance`: scale of classifier-free guidance on the controls, for worlds that have learned to dream without them
+      (`loss.drop_control`); 1 is none, more obeys them more. It takes twice the passes, and no compiled step has it.
 
     ## Reset Arguments
     `seed` decides which scene is drawn and how the dream goes on: the same seed, options and actions give the same
@@ -127,8 +129,8 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
     A copy (`copy.deepcopy`, `pickle`) goes on exactly from where its original is; it shares the world, or finds it
     again by its name. In forked processes (`vectorization_mode="async"`) torch computes with one thread. What is no
     action, state, seed or option raises `ValueError`. A call that is refused has changed nothing; one that is broken
-    off (Ctrl-C) leaves the environment as it was before it or as it is after it. `sampling_steps` may be set at any
-    time.
+    off (Ctrl-C) leaves the environment as it was before it or as it is after it. `sampling_steps` and `guidance`
+    may be set at any time.
 
     ## Version History
     - v0: first version.
@@ -146,9 +148,10 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         reward_weights: dict[str, float] | None = None,
         device: str = "auto",
         compile: bool = False,
+        guidance: float = 1.0,
     ) -> None:
         self.observation_space, self.action_space = self._configure(
-            world, render_mode, obs_type, sampling_steps, reward_weights, device, compile
+            world, render_mode, obs_type, sampling_steps, reward_weights, device, compile, guidance
         )
         self.metadata = {**type(self).metadata, "render_fps": self.world.spec.fps}
         self._state: RowState | None = None
@@ -199,7 +202,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         action = self._check_actions(action)
         elapsed = self._elapsed + 1
         state, out = self._dream(state, action[None])
-        state = self._follow(state, [self._others], [elapsed])
+        state = follow(self.world, state, [self._others], [elapsed])
         reward, info, ended = float(self._rewards(out)[0]), self._info(out, state, self._scene), bool(out.ended)
         self._change(_state=state, _frame=self._look(state), _ended=ended, _elapsed=elapsed)
         if self._window is not None:

@@ -10,10 +10,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from drivedit.inference.layouts import Source, pack_sources, unpack_sources
 from drivedit.models import RowState, World
 from drivedit.models.state import seal, unseal
 from drivedit.utils import restored, whole_number
-from drivedit_env.layouts import Source, pack_sources, unpack_sources
 
 VERSION = 5
 LISTS = ("random", "scene", "ended", "elapsed")  # what there is beside the world's state, one per row

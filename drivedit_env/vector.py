@@ -14,13 +14,13 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from drivedit.config import DEFAULT_WORLD
+from drivedit.inference.layouts import Source, with_functions
+from drivedit.inference.starts import Start, check_options, draw_start, enter, follow
 from drivedit.models import RowState, World
 from drivedit.utils import check_seed, restored, stream, whole_number
+from drivedit.utils.pictures import enlarged
 from drivedit_env.base import PIXELS, RENDER_HEIGHT, DreamSettings, Observations, copied, rows_of
 from drivedit_env.infos import Infos, cat, masked, put, take, zeros
-from drivedit_env.layouts import Source, with_functions
-from drivedit_env.pictures import enlarged
-from drivedit_env.starts import Start, check_options, draw_start, enter
 from drivedit_env.state import EnvState
 
 
@@ -45,6 +45,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
         autoreset_mode: `"NextStep"` (a step after an ending resets), `"SameStep"` (the ending step resets; the last
             observation and info are `info["final_obs"]`, `info["final_info"]`) or `"Disabled"` (the caller resets
             ended worlds with `options={"reset_mask": ...}` before the next step).
+        guidance: As in `DriveDiTEnv`.
 
     Raises:
         ValueError: An argument has a value that is not allowed.
@@ -64,6 +65,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
         max_episode_steps: int | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         compile: bool = False,
+        guidance: float = 1.0,
     ) -> None:
         self.num_envs = whole_number(num_envs, "num_envs must be a whole number of at least 1", 1, sys.maxsize)
         if max_episode_steps is not None:
@@ -71,7 +73,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
         self.max_episode_steps = max_episode_steps
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.single_observation_space, self.single_action_space = self._configure(
-            world, render_mode, obs_type, sampling_steps, reward_weights, device, compile
+            world, render_mode, obs_type, sampling_steps, reward_weights, device, compile, guidance
         )
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
@@ -154,7 +156,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
         state, out = self._dream(state, actions)
         elapsed, rngs, everyone = self._elapsed + 1, self._rngs, np.ones(self.num_envs, bool)
         others = [None if begins else source for begins, source in zip(fresh, self._others, strict=True)]
-        state = self._follow(state, others, elapsed.tolist())
+        state = follow(self.world, state, others, elapsed.tolist())
         rewards, terminated = self._rewards(out), out.ended.cpu().numpy() & ~fresh
         infos = {**self._infos(out, state), "scene": self._scenes.copy()}
         limit = np.inf if self.max_episode_steps is None else self.max_episode_steps
@@ -346,6 +348,7 @@ def fork(env: DreamSettings, state: EnvState, n: int, seeds: Sequence[int] | Non
         n, env.world, render_mode, env.obs_type, env.sampling_steps, env.reward_weights,
         max_episode_steps=getattr(env, "max_episode_steps", None),
         autoreset_mode=getattr(env, "autoreset_mode", AutoresetMode.NEXT_STEP), compile=env.compile,
+        guidance=env.guidance,
     )  # fmt: skip
     state = state.select([0] * n)
     if futures:

@@ -21,6 +21,7 @@ from drivedit.models.storage import WorldStorage
 
 S = TypeVar("S", bound=RowState)
 Scenes = Sequence[Scene | Mapping[str, Any]]
+MOST_GUIDANCE = 100
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,14 @@ class Sampling:
         passes: Network passes for one frame, from 1 to 1,000.
         temperature: Scale of the noise that a frame is made from, above 0.
         top_p: Central mass of the normal distribution that the noise comes from, in (0, 1]; None: all of it.
+        guidance: Scale of classifier-free guidance on the controls (Ho and Salimans 2022): 1 is none, more obeys them
+            more. It takes twice the passes.
     """
 
     passes: int | None = None
     temperature: float | None = None
     top_p: float | None = None
+    guidance: float | None = None
 
 
 @dataclass
@@ -103,6 +107,27 @@ class World(WorldStorage, ABC, Generic[S]):
     def dtype(self) -> torch.dtype:
         """In which the dynamics compute."""
         return next(self.parameters()).dtype
+
+    @property
+    def guidable(self) -> bool:
+        """Whether it has learned to dream without being told its controls, which guidance on them needs."""
+        return False
+
+    def check_guidance(self, guidance: float | None) -> float:
+        """A scale of guidance that this world can dream under; None: 1.
+
+        Raises:
+            ValueError: It is no scale, or not 1 and the world has never learned what its controls leave open.
+        """
+        scale = 1.0 if guidance is None else guidance
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 <= scale <= MOST_GUIDANCE:
+            raise ValueError(f"guidance is a number from 0 to {MOST_GUIDANCE}, 1 is none, got {guidance!r}")
+        if scale != 1 and not self.guidable:
+            raise ValueError(
+                f"this world takes no guidance on its controls, got {guidance:g}: it has never learned to dream "
+                "without them (train it with loss.drop_control above 0)"
+            )
+        return float(scale)
 
     @abstractmethod
     def enter(self, scenes: Scenes, seeds: Sequence[int]) -> tuple[S, StepOutput]:

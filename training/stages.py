@@ -304,6 +304,7 @@ def _train_dynamics(
     assert isinstance(best, DynamicsMethod)
     for part, module in best.trained().items():
         setattr(world, part, module)  # those that were trained are perhaps in shards
+    world.config = replace(world.config, null_control=stage.config.drop_control > 0)
     log.info("calibrating the confidence on dreams of recorded drives")
     calibrate(world, drives, checked, stage.config.rollout + 1)
     if _is_main(world.device):

@@ -102,7 +102,7 @@ def film(session: Session, path: str | Path, steps: int) -> None:
         FileNotFoundError: There is no such file of an agent.
         OSError: The film could not be written.
     """
-    from drivedit_env.pictures import enlarged
+    from drivedit.utils.pictures import enlarged
     from drivedit_env.viewer.recorder import FILM_HEIGHT, film_writer
 
     if steps < 1:

@@ -21,8 +21,8 @@ from drivedit.models import World
 from drivedit.models.scenes import ROUTE
 from drivedit.utils import Route
 from drivedit.utils.episodes import Episode
+from drivedit.utils.pictures import enlarged
 from drivedit.utils.shards import write_shard
-from drivedit_env.pictures import enlarged
 from drivedit_env.state import EnvState
 
 PIECE = 256  # steps of a shard at most

@@ -3,7 +3,7 @@
 from drivedit.config.base import BaseConfig
 from drivedit.config.domain import DomainConfig, all_domains, domain_of, find_domain
 from drivedit.config.domains import DEFAULT_WORLD
-from drivedit.config.inference import InferenceConfig
+from drivedit.config.inference import InferenceArgs, InferenceConfig
 from drivedit.config.models import CameraConfig, StudentConfig, TeacherConfig, VAEConfig, WorldConfig
 from drivedit.config.presets import ModelConfig, get_large_config, get_small_config
 from drivedit.config.spec import Modality, Quantity, RewardTerm, WorldSpec
@@ -17,15 +17,18 @@ from drivedit.config.training import (
     TrainingConfig,
     VAEStageConfig,
 )
+from drivedit.config.video import MODEL_TYPES, VideoTransformerConfig
 
 __all__ = [
     "DEFAULT_WORLD",
+    "MODEL_TYPES",
     "BaseConfig",
     "CameraConfig",
     "ClipConfig",
     "DataConfig",
     "DistillConfig",
     "DomainConfig",
+    "InferenceArgs",
     "InferenceConfig",
     "LoopConfig",
     "MemoryStudyConfig",
@@ -39,6 +42,7 @@ __all__ = [
     "TrainingConfig",
     "VAEConfig",
     "VAEStageConfig",
+    "VideoTransformerConfig",
     "WorldConfig",
     "WorldSpec",
     "domain_of",

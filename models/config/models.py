@@ -168,6 +168,8 @@ class WorldConfig(BaseConfig):
         road_half_width: Metres from the centre line to the edge.
         bounds_reach: Metres from which on the nearest edge of the playfield is told; None: never.
         backbone: Name of the network of the dynamics (`BACKBONES`), whose sizes `student` has.
+        null_control: Whether it has learned to dream without being told its controls, which guidance on them needs
+            (`drop_control` of its training).
 
     Raises:
         ValueError: A number is out of its range, a list has another length than it must, or the spec is of another kind
@@ -195,6 +197,7 @@ class WorldConfig(BaseConfig):
     road_half_width: float = 6.67
     bounds_reach: float | None = None
     backbone: str = "transformer"
+    null_control: bool = False
 
     def __post_init__(self) -> None:
         self.check_ranges(

@@ -123,12 +123,15 @@ class StudentStageConfig(ClipConfig):
         few_step_from: Share of the run after which few-step training begins.
         rollout: Frames of a few-step rollout (the model's own frames are its context).
         head_weight: Weight of the heads' losses.
+        drop_control: Share of frames that are not told their controls, those before included; above 0 the world takes
+            guidance on its controls.
     """
 
     pure_noise: float = 0.4
     few_step_from: float = 0.55
     rollout: int = 6
     head_weight: float = 0.3
+    drop_control: float = 0.0
 
 
 @dataclass

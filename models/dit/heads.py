@@ -28,6 +28,16 @@ class HeadOutputs:
     ended: Tensor
     log_error: Tensor
 
+    def beyond(self, plain: HeadOutputs, scale: float) -> HeadOutputs:
+        """What guidance makes of motion, telemetry and reward, beside those of the unconditional pass: as of the frame.
+
+        Ending and expected error stay: they are no quantities to go further in.
+        """
+        motion, telemetry, reward = (
+            torch.lerp(getattr(plain, name), getattr(self, name), scale) for name in ("motion", "telemetry", "reward")
+        )
+        return HeadOutputs(motion, telemetry, reward, self.ended, self.log_error)
+
 
 class Heads(nn.Module):
     """Reads the trunk's tokens of a frame.

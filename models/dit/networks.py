@@ -30,6 +30,15 @@ OF_A_BACKBONE = (
 )  # fmt: skip
 
 
+def without_controls(driven: Tensor, null_control: Tensor, where: Tensor | None = None) -> Tensor:
+    """What is told of the driving `[..., 2 A + 3]` where the controls `[2 A]` are not; `where` `[..., 1]`, or all."""
+    width = len(null_control)
+    controls = null_control.expand(*driven.shape[:-1], width)
+    if where is not None:
+        controls = torch.where(where, controls, driven[..., :width])
+    return torch.cat([controls, driven[..., width:]], -1)
+
+
 class DiTNetworks(nn.Module):
     """Autoencoder, causal diffusion transformer, and heads.
 
@@ -47,6 +56,7 @@ class DiTNetworks(nn.Module):
     error_range: Tensor
     telemetry_scale: Tensor
     motion_scale: Tensor
+    null_control: Tensor  # stands for controls that are not told, now and before: beyond their ranges
 
     def __init__(self, config: WorldConfig) -> None:
         super().__init__()
@@ -80,6 +90,8 @@ class DiTNetworks(nn.Module):
             "telemetry_scale", torch.tensor([value.scale for value in spec.telemetry]), persistent=False
         )
         self.register_buffer("motion_scale", torch.tensor(config.motion_scale), persistent=False)
+        null = [1.5 * control.low - 0.5 * control.high for control in spec.controls]
+        self.register_buffer("null_control", torch.tensor(2 * null), persistent=False)
 
     @property
     def device(self) -> torch.device:

@@ -12,30 +12,29 @@ Legend: B clips, F frames, P tokens per frame, N = F * P, D token width, K diffu
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from drivedit.config import TeacherConfig
 from drivedit.models.dit.student import DiTStudent
 from drivedit.models.flow.parametrisations import alpha_products, level_of_ddpm, nearest_step, signal_and_spread
 from drivedit.models.flow.path import clean_estimate
 from drivedit.models.flow.sampler import guided, sample
-from drivedit.utils import Undrawn, check_tensors, read_tensors, write_tensors
+from drivedit.models.saved import SavedNetwork
 
-FORMAT = "drivedit-teacher-1"
 DROP_CONTROL = 0.1  # share of clips that train the prediction without controls
 
 
-class DiTTeacher(nn.Module):
+class DiTTeacher(SavedNetwork):
     """Denoiser of whole clips of latent tokens; `drivedit.config.TeacherConfig` tells its arguments.
 
     Raises:
         ValueError: The schedule is unknown, or the widths do not fit.
     """
 
+    file_format = "drivedit-teacher-1"
+    config_type = TeacherConfig
     alphas: Tensor
 
     def __init__(
@@ -59,7 +58,7 @@ class DiTTeacher(nn.Module):
         super().__init__()
         self.num_diffusion_steps, self.control_dim = num_diffusion_steps, control_dim
         self.register_buffer("alphas", alpha_products(beta_schedule, num_diffusion_steps), persistent=False)
-        self.trunk = _Bidirectional(
+        self.trunk = Bidirectional(
             latent_dim, d_model, n_layers, n_heads, d_ff, max_seq_len, dropout, tokens_per_frame=tokens_per_frame,
             control_dim=control_dim + 1 if control_dim else 0,  # the last one: whether the control is told
             history=history, route_dim=route_dim, map_dim=map_dim,
@@ -68,34 +67,6 @@ class DiTTeacher(nn.Module):
             latent_dim, d_model, n_layers, n_heads, d_ff, num_diffusion_steps, beta_schedule, max_seq_len, dropout,
             tokens_per_frame, control_dim, history, route_dim, map_dim,
         )  # fmt: skip
-
-    @classmethod
-    def from_config(cls, config: TeacherConfig) -> DiTTeacher:
-        """Builds the network that a configuration describes."""
-        return cls(**config.to_dict())
-
-    def save(self, path: str | Path) -> None:
-        """Writes the network to one safetensors file, whole or not at all."""
-        write_tensors(path, self.state_dict(), FORMAT, self.config.to_dict())
-
-    @classmethod
-    def load(cls, path: str | Path) -> DiTTeacher:
-        """Reads a network that `save` wrote, in evaluation mode.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: The file is damaged, or holds something else.
-        """
-        weights, spec = read_tensors(path, FORMAT)
-        try:
-            config = TeacherConfig.from_dict(spec)
-            check_tensors(lambda: cls.from_config(config), weights)
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"{path} is damaged ({error}); copy it again") from error
-        with Undrawn():
-            teacher = cls.from_config(config)
-        teacher.load_state_dict(weights)
-        return teacher.eval()
 
     # -- the chain -----------------------------------------------------------------------------------------------
 
@@ -255,7 +226,7 @@ class DiTTeacher(nn.Module):
             raise ValueError(f"timesteps must be from 0 to {self.num_diffusion_steps - 1}, got {timesteps.tolist()}")
 
 
-class _Bidirectional(DiTStudent):
+class Bidirectional(DiTStudent):
     """The student's trunk where every frame of a clip sees every other."""
 
     def _sees(self, time: Tensor) -> Tensor:

@@ -22,10 +22,10 @@ from drivedit.models.conditions.layout import LAYOUT, check_layout, nearest
 from drivedit.models.dit.entering import enter_row
 from drivedit.models.dit.generation import KVCache
 from drivedit.models.dit.heads import HeadOutputs
-from drivedit.models.dit.networks import DiTNetworks
+from drivedit.models.dit.networks import DiTNetworks, without_controls
 from drivedit.models.dit.state import DiTState
 from drivedit.models.flow.path import noise_levels
-from drivedit.models.flow.sampler import sample
+from drivedit.models.flow.sampler import guided, sample
 from drivedit.models.scenes import OTHERS, ROUTE, Scene, check_scene
 from drivedit.models.world import Sampling, Scenes, StepOutput, World
 from drivedit.utils import Route, advance_pose
@@ -66,6 +66,11 @@ class DiTWorld(DiTNetworks, World[DiTState]):
     def end_threshold(self) -> float:  # type: ignore[override]
         """Probability beyond which an episode ends; 1: never."""
         return self.config.end_threshold
+
+    @property
+    def guidable(self) -> bool:
+        """Whether guidance on the controls is possible; see `World.guidable`."""
+        return self.config.null_control
 
     def check_scene(self, scene: Scene | Mapping[str, Any]) -> Scene:
         """A scene of this world; see `World.check_scene`."""
@@ -145,38 +150,44 @@ class DiTWorld(DiTNetworks, World[DiTState]):
         """Dreams one frame of every world; see `World.step`.
 
         Raises:
-            ValueError: `dt` is given: this kind of world has frames of one length.
+            ValueError: `dt` is given: this kind of world has frames of one length. Or the guidance is none for it.
         """
         if dt is not None:
             raise ValueError(f"the frames of this world are {self.spec.dt:g} s long, it takes no dt")
         if state.k.is_inference():  # a ring made in inference mode cannot be written outside of it
             state = state.clone()
         sampling = sampling or Sampling()
-        return self.dream(state, controls, self.draw(state, sampling), sampling.passes or self.config.sampling_steps)
+        passes, scale = sampling.passes or self.config.sampling_steps, self.check_guidance(sampling.guidance)
+        return self.dream(state, controls, self.draw(state, sampling), passes, scale)
 
     def draw(self, state: DiTState, sampling: Sampling) -> Tensor:
         """The noise `[B, C, h, w]` that the next frames are made from."""
         return self.noise(state.seeds.tolist(), "frame", state.clock.tolist(), sampling)
 
-    def dream(self, state: DiTState, controls: Tensor, x: Tensor, steps: int) -> tuple[DiTState, StepOutput]:
+    def dream(
+        self, state: DiTState, controls: Tensor, x: Tensor, steps: int, guidance: float = 1.0
+    ) -> tuple[DiTState, StepOutput]:
         """`step` from the noise `x` on, in which nothing is drawn."""
         cache = KVCache(state.k, state.v, state.clock)
         route = state.route
         others, layout = self.drive_others(state)
         code = self.code(route, state.pose, state.arc, state.motion, (state.told, layout))
         driven = torch.cat([controls, state.control, state.motion], -1)
-        readings: HeadOutputs | None = None
+        read: list[HeadOutputs] = []
 
         def denoiser(x: Tensor, sigma: Tensor, given: tuple[Tensor, Tensor, Tensor, KVCache]) -> Tensor:
-            nonlocal readings
             clean, readings = self.denoise(x, sigma, *given)
+            read.append(readings)
             return clean
 
-        given = (driven, code, state.latents, cache)
-        x = sample(denoiser, x, noise_levels(steps, self.device), given)
+        given = plain = (driven, code, state.latents, cache)
+        if guidance != 1:  # the pass without controls goes first: that under controls stays in the ring
+            plain = (without_controls(driven, self.null_control), *given[1:])
+        x = sample(guided(denoiser, guidance, plain), x, noise_levels(steps, self.device), given)
+        readings = read[-1] if guidance == 1 else read[-1].beyond(read[-2], guidance)
         if self.config.clean_cache:
             denoiser(x, torch.zeros(len(state), device=self.device), given)
-        assert readings is not None
+            readings = read[-1]
         pose = advance_pose(state.pose, readings.motion * self.motion_scale)
         arc = route.foot(pose[:, :2], state.arc)
         telemetry = readings.telemetry * self.telemetry_scale

@@ -89,14 +89,16 @@ class CompiledStep:
         """Dreams one frame of every world; see `World.step`.
 
         Raises:
-            ValueError: It was made for another number of passes, a `dt` is given, the state is of another world, or the
-                controls have another shape.
+            ValueError: It was made for another number of passes, a `dt` or a guidance is given, the state is of another
+                world, or the controls have another shape.
         """
         sampling = sampling or Sampling()
         if sampling.passes not in (None, self.sampling_steps) or dt is not None:
             raise ValueError(
                 f"this step was made for {self.sampling_steps} sampling steps and no dt, got {sampling.passes} and {dt}"
             )
+        if sampling.guidance not in (None, 1):
+            raise ValueError(f"a compiled step has no guidance, got {sampling.guidance}")
         state.check_layout(self._layout, self._device)
         state.check_indices()
         worlds = len(state)

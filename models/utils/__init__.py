@@ -8,9 +8,12 @@ if TYPE_CHECKING:
     from drivedit.utils.archives import Undrawn, check_tensors, read_archive, read_tensors, write_tensors
     from drivedit.utils.checks import real_numbers, whole_number
     from drivedit.utils.device import fast_dtype, resolve_device
+    from drivedit.utils.envs import get_env_var
     from drivedit.utils.extras import extra
     from drivedit.utils.files import code_fingerprint, fingerprint, locked, package_of, work_folder, write_atomically
     from drivedit.utils.folders import check_replaceable, find_files, replaced_folder, restore_folder
+    from drivedit.utils.forward_context import ForwardContext, get_forward_context, set_forward_context
+    from drivedit.utils.logger import init_logger
     from drivedit.utils.math_utils import (
         cosine_similarity_matrix,
         finite_difference_gradient,
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
         set_seed,
     )
     from drivedit.utils.origin import from_origin, origin_of
-    from drivedit.utils.pictures import rgb
+    from drivedit.utils.pictures import enlarged, rgb
     from drivedit.utils.processes import begin_worker, one_thread
     from drivedit.utils.random import generator, global_state_kept, noise, seeded, truncate
     from drivedit.utils.route import UNBOUNDED, Route, advance_pose, motion_between
@@ -56,6 +59,7 @@ else:
 __all__ = [
     "UNBOUNDED",
     "Driver",
+    "ForwardContext",
     "Goal",
     "OthersProbes",
     "Probes",
@@ -74,6 +78,7 @@ __all__ = [
     "code_fingerprint",
     "cosine_similarity_matrix",
     "count_parameters",
+    "enlarged",
     "exponential_moving_average",
     "extra",
     "fast_dtype",
@@ -85,11 +90,14 @@ __all__ = [
     "gaussian_kernel",
     "generator",
     "get_device",
+    "get_env_var",
+    "get_forward_context",
     "get_gradient_norm",
     "get_model_size_mb",
     "global_state_kept",
     "gumbel_noise",
     "gumbel_softmax",
+    "init_logger",
     "initialize_weights",
     "laplacian",
     "load_checkpoint",
@@ -116,6 +124,7 @@ __all__ = [
     "safe_stack",
     "save_checkpoint",
     "seeded",
+    "set_forward_context",
     "set_seed",
     "stable_softmax",
     "stream",

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from drivedit.inference.routes import AHEAD, BEHIND, CLEAR, FELT, RADII, draw_route, random_route
 from drivedit.models import DiTWorld
 from drivedit.models.conditions.route import route_code
 from drivedit_env.env import DriveDiTEnv
-from drivedit_env.routes import AHEAD, BEHIND, CLEAR, FELT, RADII, draw_route, random_route
 
 
 def ellipse(count: int = 120) -> np.ndarray:

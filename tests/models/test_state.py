@@ -13,9 +13,9 @@ import torch
 from helpers.worlds import BOXES, make_world
 
 from drivedit.inference import compile_step
+from drivedit.inference.layouts import Log
 from drivedit.models import DiTState, DiTWorld
 from drivedit.models.state import seal, unseal
-from drivedit_env.layouts import Log
 from drivedit_env.state import EnvState, restored
 
 

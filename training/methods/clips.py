@@ -127,8 +127,3 @@ class ClipMethod(Method):
         noise = rngs.normal(*tokens.shape)
         lost = rngs.uniform(*rows) < self.clips.drop_past
         return torch.where(lost, noise, tokens + scale.clamp(max=1) * noise)
-
-
-def without_controls(control: Tensor) -> Tensor:
-    """What frames are told of the driving where they are not told the controls: the ego-motion alone."""
-    return torch.cat([torch.zeros_like(control[..., : MOTION.start]), control[..., MOTION]], -1)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from drivedit.config import StudentStageConfig
 from drivedit.models import DiTStudent, DiTWorld, HeadOutputs
+from drivedit.models.dit.networks import without_controls
 from drivedit.training.methods.clips import MOTION, Clip, ClipMethod, Rngs
 from drivedit.training.methods.method import Logs
 from drivedit.utils import generator
@@ -34,6 +35,7 @@ class DynamicsMethod(ClipMethod):
     """
 
     hot = ("run",)
+    null_control: Tensor
 
     def __init__(self, world: DiTWorld, config: StudentStageConfig) -> None:
         super().__init__(world, config)
@@ -44,6 +46,7 @@ class DynamicsMethod(ClipMethod):
             )
         self.config = config
         self.dynamics, self.heads = world.dynamics, world.heads
+        self.register_buffer("null_control", world.null_control, persistent=False)
 
     def trained(self) -> dict[str, nn.Module]:
         """The parts of the world that are trained."""
@@ -52,6 +55,13 @@ class DynamicsMethod(ClipMethod):
     def matrices(self) -> list[nn.Parameter]:
         """The weight matrices inside the blocks, which Muon trains."""
         return [p for p in self.dynamics.blocks.parameters() if p.ndim == 2]
+
+    def blur_motion(self, control: Tensor, rngs: Rngs) -> Tensor:
+        """Beside the noise on the ego-motion: `drop_control` of the frames are not told their controls."""
+        control, share = super().blur_motion(control, rngs), self.config.drop_control
+        if not share:
+            return control
+        return without_controls(control, self.null_control, rngs.uniform(*control.shape[:2], 1) < share)
 
     def run(
         self, noisy: Tensor, sigma: Tensor, control: Tensor, route: Tensor, past: Tensor

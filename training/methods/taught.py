@@ -9,8 +9,9 @@ from torch import Tensor
 
 from drivedit.config import DistillConfig
 from drivedit.models import DiTWorld
+from drivedit.models.dit.networks import without_controls
 from drivedit.models.flow.sampler import guided
-from drivedit.training.methods.clips import Given, without_controls
+from drivedit.training.methods.clips import Given
 from drivedit.training.methods.dynamics import DynamicsMethod, predict_clean
 from drivedit.training.methods.method import Frozen
 
@@ -21,12 +22,16 @@ class TaughtMethod(DynamicsMethod):
     Args:
         world: The student, and the teacher as it is now.
         config: The loss.
+
+    Raises:
+        ValueError: Guidance is asked of a teacher that never learned to dream without its controls.
     """
 
     hot = ("run", "predict_clean")
 
     def __init__(self, world: DiTWorld, config: DistillConfig) -> None:
         super().__init__(world, config)
+        world.check_guidance(config.guidance)
         self.distill = config
         self.predict_clean = predict_clean
         self.teacher = Frozen(self.dynamics)
@@ -34,7 +39,7 @@ class TaughtMethod(DynamicsMethod):
     def teach(self, noisy: Tensor, sigma: Tensor, given: Given) -> Tensor:
         """The teacher's clean estimate `[B, T, P, D]` of frames at levels `[B, T]`, under guidance."""
         scale = self.distill.guidance
-        plain = given if scale == 1 else (without_controls(given[0]), *given[1:])
+        plain = given if scale == 1 else (without_controls(given[0], self.null_control), *given[1:])
         return guided(self._estimate, scale, plain)(noisy, sigma, given)
 
     def _estimate(self, x: Tensor, sigma: Tensor, given: Given) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
@@ -10,11 +10,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from drivedit.inference.layouts import Source, find_layout
+from drivedit.inference.routes import draw_route, random_route
 from drivedit.models import RowState, Scene, StepOutput, World
 from drivedit.models.scenes import OTHERS, ROUTE, origin_of_scene
 from drivedit.utils.episodes import check_attributes
-from drivedit_env.layouts import Source, find_layout
-from drivedit_env.routes import draw_route, random_route
 
 OPTIONS = ("scene", "route", "closed", "layout", "attributes")
 
@@ -105,6 +105,17 @@ def enter(world: World, start: Start) -> tuple[RowState, StepOutput]:
     if told:
         state = world.condition(state, {OTHERS: start.layout})
     return state, out
+
+
+def follow(world: World, state: RowState, sources: Sequence[Source], elapsed: Sequence[int]) -> RowState:
+    """The state with others where logs and functions have them so many steps after the start."""
+    told = [(row, source) for row, source in enumerate(sources) if source is not None]
+    poses = world.poses(state).double().cpu().numpy() if told else ()
+    for row, source in told:
+        boxes = source.at(elapsed[row], elapsed[row] * world.spec.dt, poses[row])
+        if boxes is not None:
+            state = world.condition(state, {OTHERS: boxes}, [row])
+    return state
 
 
 def _scene_with(world: World, wanted: Mapping[str, Any], scene: Any, rng: np.random.Generator) -> int:

@@ -6,34 +6,64 @@ Legend: B clips, C channels, T latents in time, h w cells, L words, D width of a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from drivedit.config import MODEL_TYPES
 from drivedit.training.methods.text_video import Words
+from drivedit.training.sequence_parallel import Ulysses
 
+EMBEDDED_GUIDANCE = 6.0
 Batch = Sequence[Tensor]  # latents, text, and where words are masked last of all the mask
 
 
 def check_model_type(model_type: str) -> None:
-    """Raises ValueError for an unknown name."""
+    """Raises ValueError for a name that no transformer has."""
+    if model_type not in MODEL_TYPES:
+        raise ValueError(f"model_type must be one of {', '.join(MODEL_TYPES)}, got {model_type!r}")
 
 
-def rows_of(latents: Tensor, generator: torch.Generator, draw: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-    """Of every clip what `draw` draws, one number each, and noise; clip by clip, so that no draw depends on others.
+def told_guidance(model_type: str, disabled: bool) -> float | None:
+    """The scale of guidance that transformers of the hunyuan family are told as a number; None: none is told."""
+    return None if disabled or not model_type.startswith("hunyuan") else EMBEDDED_GUIDANCE
+
+
+def sharing(sp_size: int, device: torch.device) -> Ulysses:
+    """The processes that share clips with this one; they are found once.
+
+    Raises:
+        ValueError: The size does not divide the number of processes.
+    """
+    if sp_size == 1:
+        return Ulysses()
+    return _sharing(sp_size, device.type, torch.distributed.group.WORLD)
+
+
+@lru_cache(maxsize=1)
+def _sharing(sp_size: int, device: str, _processes: object) -> Ulysses:
+    return Ulysses(sp_size, device)
+
+
+def draws(
+    latents: Tensor, generator: torch.Generator, number: Callable[[], Tensor], shared: Ulysses
+) -> tuple[Tensor, Tensor]:
+    """Of every clip a number and noise, clip by clip: what a clip gets does not depend on how batches are split.
 
     Args:
         latents: `[B, C, T, h, w]`.
         generator: Of the noise.
-        draw: Draws `[1]`.
+        number: Draws `[1]`.
+        shared: Processes that get the same.
 
     Returns:
         The numbers `[B]`, and noise like the latents.
     """
-    drawn = [(draw(), torch.randn(row.shape, generator=generator, device=generator.device)) for row in latents]
+    drawn = [(number(), torch.randn(row.shape, generator=generator, device=generator.device)) for row in latents]
     numbers, noise = zip(*drawn, strict=True)
-    return torch.cat(numbers).to(latents.device), torch.stack(noise).to(latents)
+    return shared.share(torch.cat(numbers).to(latents.device)), shared.share(torch.stack(noise).to(latents))
 
 
 def taken(batch: Batch, network: nn.Module, guidance: float | None = None) -> tuple[Tensor, Words]:

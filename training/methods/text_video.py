@@ -215,9 +215,7 @@ class TextVideoPhases(TextVideoMethod):
         words = Words(batch["text"], batch.get("mask"), self.guidance)
         plain = None if self.plain is None else like_rows(self.plain, latents)
         networks = (self.transformer, self.teacher.network, self.target or self.transformer)
-        loss, end = phase_distance(
-            networks, latents, (words, plain), index, self.noise(latents, rng), solver, options
-        )
+        loss, end = phase_distance(networks, latents, (words, plain), index, self.noise(latents, rng), solver, options)
         return loss, {"size": end.detach().abs().mean()}
 
     def after_step(self) -> None:

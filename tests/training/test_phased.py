@@ -1,5 +1,7 @@
 """Consistency in phases: the flow's own map has next to no loss, and each phase ends where it should."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers.gaussian import MEAN, between, distill_config, gaussian_clip, make_rngs, posterior, transport, with_student
@@ -82,7 +84,9 @@ def test_guidance_pushes_the_teacher_away_from_what_it_says_without_controls():
     asked = []
 
     def teach(guidance: float) -> torch.Tensor:
-        method = phased(guidance=guidance)
+        world = make_world()
+        world.config = replace(world.config, null_control=True)
+        method = Phased(world, distill_config(guidance=guidance))
 
         def score(net, x, sigma, control, *_):
             asked.append(guidance)
@@ -93,7 +97,10 @@ def test_guidance_pushes_the_teacher_away_from_what_it_says_without_controls():
         return method.teach(clip.target, torch.ones(2, 4), method.given(clip, make_rngs()))
 
     plain, twice = teach(1.0), teach(2.0)
-    assert torch.allclose(twice, 2 * plain) and asked == [1.0, 2.0, 2.0]
+    null = make_world().null_control[0]
+    assert torch.allclose(twice, null + 2 * (plain - null)) and asked == [1.0, 2.0, 2.0]
+    with pytest.raises(ValueError, match="has never learned to dream without them"):
+        phased(guidance=1.5)
 
 
 def test_the_teacher_gets_no_gradient_and_neither_does_the_aim():

@@ -1,8 +1,8 @@
 """Clips of recordings and films as latents, with their words: what text-to-video transformers learn from.
 
-A list in JSON has one entry for each source: `{"recording": FOLDER, "prompt": TEXT}`; a film,
-`{"video": FILE, "controls": FILE, "prompt": TEXT}`, which is imported as by `python -m drivedit.data import`; or just the FOLDER of a recording. Paths are
-relative to the list. Without a prompt the words are the attributes of each drive ("night rain").
+A list in JSON has one entry for each source: `{"recording": FOLDER, "prompt": TEXT}`; or a film, which is imported as
+by `python -m drivedit.data import`, `{"video": FILE, "controls": FILE, "prompt": TEXT}`; or just the FOLDER of a
+recording. Paths are relative to the list. Without a prompt the words are the attributes of each drive ("night rain").
 
 Legend: B clips, T frames, C channels, k + 1 latents of 4 k + 1 frames, L words, D width of a word.
 """

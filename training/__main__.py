@@ -16,6 +16,7 @@ COMMANDS = {
     "student": (f"{STAGES}:student", "how latents go on, reward and ending: after vae, in the same --out"),
     "teacher": (f"{STAGES}:teacher", "a bidirectional teacher of whole clips, for `distill` with `matching`"),
     "distill": (f"{STAGES}:distill", "a student that is right in few network passes, out of a trained world"),
+    "methods": (f"{HERE}.equal_time:compare_methods", "every method of `distill`, in equal time, and what it brings"),
     "decoder": (f"{STAGES}:decoder", "a narrower, faster decoder for a trained world"),
     "memory": (f"{HERE}.memory_study:compare", "a student with memory and one without: what they dream"),
     "ship": (f"{HERE}.ship:ship", "writes a trained world together with its card"),

@@ -88,7 +88,7 @@ def test_the_teacher_is_shown_points_of_the_path_within_the_phase():
 
 def test_heads_look_at_the_layers_that_are_named():
     method, clip = adversarial(layers=[1]), gaussian_clip(2)
-    assert len(method.discriminator.heads) == 1 and len(adversarial().discriminator.heads) == 2
+    assert len(method.discriminator.bias) == 1 and len(adversarial().discriminator.bias) == 2
     given, level = method.given(clip, make_rngs()), torch.full((2, 4), 0.5)
     (seen,) = method.features(clip.target, level, given)
     with outputs_of(list(method.teacher.network.blocks)) as outputs:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -24,12 +25,12 @@ from drivedit.training.losses import discriminator_hinge, generator_hinge
 from drivedit.training.methods.clips import Clip, Given, Rngs
 from drivedit.training.methods.consistency import Jumps
 from drivedit.training.methods.dynamics import error_from_noise, squared_error
-from drivedit.training.methods.method import Logs, ParameterGroup, Progress
+from drivedit.training.methods.method import Logs, ParameterGroup, Progress, untouched
 from drivedit.training.methods.phased import Phased
 
 
 class FeatureHeads(nn.Module):
-    """Scores of tokens, one for each layer that is looked at.
+    """Scores of tokens, one for each layer that is looked at: two linear layers of its own.
 
     Args:
         width: Model width E.
@@ -38,13 +39,16 @@ class FeatureHeads(nn.Module):
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, width // 2), nn.SiLU(), nn.Linear(width // 2, 1)) for _ in range(layers)
-        )
+        hidden = width // 2
+        self.first = nn.Parameter(torch.empty(layers, width, hidden).normal_().mul_(width**-0.5))
+        self.second = nn.Parameter(torch.empty(layers, hidden).normal_().mul_(hidden**-0.5))
+        self.shift, self.bias = nn.Parameter(torch.zeros(layers, hidden)), nn.Parameter(torch.zeros(layers))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Scores `[B, T, P, L]` of what the layers see, each `[B, T, P, E]`."""
-        return torch.cat([head(norm(seen)) for head, seen in zip(self.heads, features, strict=True)], -1)
+        seen = norm(torch.stack(list(features), -2))
+        hidden = F.silu(torch.einsum("...le,leh->...lh", seen, self.first) + self.shift)
+        return (hidden * self.second).sum(-1) + self.bias
 
 
 class Adversarial(Phased):
@@ -93,8 +97,7 @@ class Adversarial(Phased):
         error = squared_error(jumps.clean, clip.target)
         told = {"discriminator": heads_loss.detach(), "mse": error_from_noise(error, jumps.sigma)}
         if alone:
-            untouched = torch.stack([weight.sum() for weight in self._students_weights()]).sum()
-            return heads_loss + 0 * untouched, told  # data-parallel training wants a gradient for every weight
+            return heads_loss + untouched(self._students_weights()), told
         judges = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
         scores = functional_call(self.discriminator, judges, (fake,))
         generator = generator_hinge(scores, self.distill.saturating)

@@ -10,6 +10,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 Logs = dict[str, Tensor]
 Network = TypeVar("Network", bound=nn.Module)
@@ -58,6 +59,12 @@ class Frozen(Generic[Network]):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
+
+
+def untouched(weights: Iterable[Tensor]) -> Tensor:
+    """Zero, whose gradient is zeros for weights that a loss leaves out: data-parallel training wants one for each."""
+    parts = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights]
+    return 0 * torch.stack([part.sum() for part in parts]).sum()
 
 
 class Method(nn.Module, ABC):

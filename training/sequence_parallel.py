@@ -90,22 +90,27 @@ class Ulysses:
             dist.broadcast(tensor, group=self.group, group_src=0)
         return tensor
 
+    @torch.compiler.disable
     def part(self, x: Tensor) -> Tensor:
         """This process's part of `[B, F, ...]`, which all have in whole: `[B, F / n, ...]`."""
         return _through(x, self._part, lambda grad: self._whole(grad) / self.size)
 
+    @torch.compiler.disable
     def alike(self, x: Tensor) -> Tensor:
         """A tensor that all have, for use by each on its own part."""
         return _through(x, lambda x: x.view_as(x), self._mean)
 
+    @torch.compiler.disable
     def whole(self, x: Tensor) -> Tensor:
         """All parts `[B, F / n, ...]` together, on every process: `[B, F, ...]`."""
         return _through(x, self._whole, lambda grad: self._part(grad) * self.size)
 
+    @torch.compiler.disable
     def by_heads(self, x: Tensor) -> Tensor:
         """Some frames, `[B, F / n, ..., H, E]`, to some heads of all frames, `[B, F, ..., H / n, E]`."""
         return _through(x, self._by_heads, self._by_frames)
 
+    @torch.compiler.disable
     def by_frames(self, x: Tensor) -> Tensor:
         """The reverse of `by_heads`."""
         return _through(x, self._by_frames, self._by_heads)
@@ -157,6 +162,5 @@ class _Through(torch.autograd.Function):
         return ctx.back(grad), None, None
 
 
-@torch.compiler.disable
 def _through(x: Tensor, there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> Tensor:
     return _Through.apply(x, there, back)  # type: ignore[return-value]

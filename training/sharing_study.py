@@ -55,7 +55,7 @@ def share(
         width: Of the student.
         layers: Its blocks.
         heads: Its attention heads.
-        steps: Of each measured training; the time is that of the last ones.
+        steps: Of each measured training, two at least; the time is that of all but the last.
         shard: Whether the processes share the weights as well.
         checkpointing: Whether both compute activations twice instead of keeping them.
         device: Where they train: auto, cpu, cuda, ...
@@ -78,6 +78,7 @@ def _measured(load: Load) -> tuple[float, float, float]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
+        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "1048576")  # what was freed is no longer counted
         torch.multiprocessing.spawn(_work, (port, load, folder), nprocs=load.processes)  # type: ignore[attr-defined]
         told = [json.loads(path.read_text()) for path in Path(folder).glob("*.json")]
     peak, base, seconds = (max(values) for values in zip(*told, strict=True))
@@ -104,7 +105,7 @@ def _work(rank: int, port: int, load: Load, folder: str) -> None:
     )  # fmt: skip
     method = DiffusionForcing(world, StudentStageConfig(clip_frames=load.frames))
     train(method, batch, config, Path(folder) / f"run{0 if load.processes > 1 else rank}", device=load.device)
-    seconds = (begun[-1][0] - begun[1][0]) / (len(begun) - 2)
+    seconds = (begun[-1][0] - begun[0][0]) / (len(begun) - 1)
     (Path(folder) / f"{rank}.json").write_text(json.dumps([_memory(load.device)[1], begun[0][1], seconds]))
     if torch.distributed.is_initialized():
         torch.distributed.barrier()

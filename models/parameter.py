@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+Loader = Callable[[Any, Tensor], None]  # of a parameter and what is loaded
+
 
 class _Numbers(Parameter):
     """A parameter that wants a gradient if its numbers can have one."""
@@ -28,12 +30,12 @@ class BasevLLMParameter(_Numbers):
         weight_loader: Called as `weight_loader(parameter, loaded)`, with a loaded tensor.
     """
 
-    def __init__(self, data: Tensor, weight_loader: Callable[[Parameter, Tensor], None]) -> None:
+    def __init__(self, data: Tensor, weight_loader: Loader) -> None:
         self.weight_loader = weight_loader
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         copied = type(self).__new__(type(self), self.data.clone())
-        copied.__dict__.update(self.__dict__)
+        vars(copied).update(vars(self))
         copied.requires_grad_(self.requires_grad)
         memo[id(self)] = copied
         return copied
@@ -65,7 +67,7 @@ class ModelWeightParameter(BasevLLMParameter):
     """
 
     def __init__(
-        self, data: Tensor, weight_loader: Callable[[Parameter, Tensor], None], *, output_dim: int = 0,
+        self, data: Tensor, weight_loader: Loader, *, output_dim: int = 0,
         input_dim: int = 1,
     ) -> None:  # fmt: skip
         super().__init__(data, weight_loader)
@@ -106,7 +108,7 @@ class PackedvLLMParameter(ModelWeightParameter):
     """
 
     def __init__(
-        self, data: Tensor, weight_loader: Callable[[Parameter, Tensor], None], *, packed_factor: int = 1,
+        self, data: Tensor, weight_loader: Loader, *, packed_factor: int = 1,
         packed_dim: int = 0, marlin_tile_size: int | None = None, output_dim: int = 0, input_dim: int = 1,
     ) -> None:  # fmt: skip
         super().__init__(data, weight_loader, output_dim=output_dim, input_dim=input_dim)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import socket
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -12,8 +14,16 @@ from pathlib import Path
 
 import torch
 
-from drivedit.config import LoopConfig, Modality, Quantity, StudentConfig, StudentStageConfig, VAEConfig
-from drivedit.config import WorldConfig, WorldSpec
+from drivedit.config import (
+    LoopConfig,
+    Modality,
+    Quantity,
+    StudentConfig,
+    StudentStageConfig,
+    VAEConfig,
+    WorldConfig,
+    WorldSpec,
+)
 from drivedit.models import DiTWorld
 from drivedit.training.loop import Batch, train
 from drivedit.training.methods.forcing import DiffusionForcing
@@ -24,6 +34,7 @@ SPEC = WorldSpec(
     observations={"camera": Modality((64, 64, 3))}, controls=[Quantity("steering"), Quantity("throttle")], dt=0.05
 )
 TOKENS, HISTORY = 16, 2
+M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
 @dataclass
@@ -43,8 +54,8 @@ class Load:
 
 
 def share(
-    processes: int = 2, frames: int = 64, rows: int = 8, width: int = 256, layers: int = 8, heads: int = 4,
-    steps: int = 3, shard: bool = False, checkpointing: bool = False, device: str = "auto",
+    processes: int = 2, frames: int = 64, rows: int = 16, width: int = 256, layers: int = 4, heads: int = 4,
+    steps: int = 2, shard: bool = False, checkpointing: bool = False, device: str = "auto",
 ) -> str:  # fmt: skip
     """Measures steps of a student on long clips: alone, and by processes that share them; returns a table.
 
@@ -78,7 +89,6 @@ def _measured(load: Load) -> tuple[float, float, float]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
-        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "1048576")  # what was freed is no longer counted
         torch.multiprocessing.spawn(_work, (port, load, folder), nprocs=load.processes)  # type: ignore[attr-defined]
         told = [json.loads(path.read_text()) for path in Path(folder).glob("*.json")]
     peak, base, seconds = (max(values) for values in zip(*told, strict=True))
@@ -88,6 +98,8 @@ def _measured(load: Load) -> tuple[float, float, float]:
 def _work(rank: int, port: int, load: Load, folder: str) -> None:
     """Trains in one of the processes, and notes what that took."""
     torch.set_num_threads(1)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)  # what was freed is no longer held
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank),
         WORLD_SIZE=str(load.processes),

@@ -45,9 +45,10 @@ def same_as_whole(rank: int, size: int) -> None:
     theirs.square().sum().backward()
     assert mine.grad is not None and given.grad is not None
     assert torch.allclose(mine.grad, given.grad, atol=1e-5) and given.grad.abs().max() > 0.01
-    parts = [weight.grad.chunk(size, axis)[rank] for weight, axis in zip(whole.parameters(), (0, 0, 1), strict=False)]
-    for weight, grad in zip(shared.parameters(), [*parts, whole[2].bias.grad], strict=True):
-        assert torch.allclose(weight.grad, grad, atol=1e-5)
+    for weight, other, axis in zip(shared.parameters(), whole.parameters(), (0, 0, 1, None), strict=True):
+        assert weight.grad is not None and other.grad is not None
+        part = other.grad if axis is None else other.grad.chunk(size, axis)[rank]
+        assert torch.allclose(weight.grad, part, atol=1e-5)
 
 
 def in_pairs(rank: int) -> None:

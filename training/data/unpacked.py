@@ -144,13 +144,16 @@ def _write(paths: Sequence[Path], work: Path, spec: WorldSpec, held_out: bool) -
                 "origin near the drive (drivedit.utils.origin_of), or import the film again",
                 os.path.commonpath(paths), index.coarse,
             )  # fmt: skip
-        np.savez(stack.enter_context(open(work / "index.npz", "wb")), **index.told(), held_out=np.array(held_out))
+        told: dict[str, Any] = {**index.told(), "held_out": np.array(held_out)}
+        np.savez(stack.enter_context(open(work / "index.npz", "wb")), **told)
 
 
 def in_memory(episodes: Iterable[Episode], spec: WorldSpec) -> tuple[Arrays, Arrays]:
     """Arrays and index of some episodes as `open_unpacked` gives them, without a file."""
     index, layout = Index(spec), _layout(spec) | _AGENTS
-    parts: dict[str, list[np.ndarray]] = {name: [np.zeros((0, *shape), dtype)] for name, (dtype, shape) in layout.items()}
+    parts: dict[str, list[np.ndarray]] = {
+        name: [np.zeros((0, *shape), dtype)] for name, (dtype, shape) in layout.items()
+    }
     for episode in episodes:
         for name, value in index.add(episode).items():
             parts[name].append(np.asarray(value, layout[name][0]))

@@ -1,7 +1,7 @@
 """Tensor parallelism: processes that share one network by the rows or columns of its weights (Shoeybi et al. 2019).
 
-The networks here are small: this is for loading checkpoints whose weights lie in shards, and for layers too wide for one
-process (`linear.py`). Who shares is the state of a process, as in the published interface: it is set once.
+The networks here are small: this is for loading checkpoints whose weights lie in shards, and for layers too wide for
+one process (`linear.py`). Who shares is the state of a process, as in the published interface: it is set once.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ def initialize_model_parallel(tensor_model_parallel_size: int = 1, pipeline_mode
     if pipeline_model_parallel_size != 1:
         raise ValueError(f"pipeline_model_parallel_size must be 1, got {pipeline_model_parallel_size}")
     groups = [list(range(first, first + size)) for first in range(0, processes, size)] if size > 1 else []
-    mine = [group for ranks in groups for group in [dist.new_group(ranks)] if place in ranks]
-    _shared = _Shared(place % size, size, mine[0] if mine else None)
+    made = [dist.new_group(ranks) for ranks in groups]
+    mine = made[place // size] if made else None
+    _shared = _Shared(place % size, size, mine if isinstance(mine, dist.ProcessGroup) else None)
 
 
 def destroy_model_parallel() -> None:

@@ -46,12 +46,10 @@ class ColumnParallelLinear(nn.Module):
         """This process's outputs."""
         return F.linear(_Entering.apply(x), self.weight, self.bias)  # type: ignore[arg-type]
 
-    def _load(self, weight: nn.Parameter, loaded: Tensor) -> None:
-        assert isinstance(weight, ModelWeightParameter)
+    def _load(self, weight: ModelWeightParameter, loaded: Tensor) -> None:
         weight.load_column_parallel_weight(loaded, self.rank)
 
-    def _load_bias(self, bias: nn.Parameter, loaded: Tensor) -> None:
-        assert isinstance(bias, BasevLLMParameter)
+    def _load_bias(self, bias: BasevLLMParameter, loaded: Tensor) -> None:
         bias.load_whole(loaded[self.rank * len(bias) : (self.rank + 1) * len(bias)])
 
 
@@ -79,8 +77,7 @@ class RowParallelLinear(nn.Module):
         out: Any = _Leaving.apply(F.linear(x, self.weight))
         return out if self.bias is None else out + self.bias
 
-    def _load(self, weight: nn.Parameter, loaded: Tensor) -> None:
-        assert isinstance(weight, ModelWeightParameter)
+    def _load(self, weight: ModelWeightParameter, loaded: Tensor) -> None:
         weight.load_row_parallel_weight(loaded, self.rank)
 
 

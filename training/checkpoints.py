@@ -46,7 +46,9 @@ def shard(*stages: nn.Module, offload: bool = False) -> None:
     mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
     if offload and device != "cpu":
         backends = f"cpu:gloo,{device}:{torch.distributed.get_default_backend_for_device(device)}"
-        mesh = DeviceMesh.from_group(torch.distributed.new_group(backend=backends), device)  # which steps on both
+        both = torch.distributed.new_group(backend=backends)
+        assert isinstance(both, torch.distributed.ProcessGroup)
+        mesh = DeviceMesh.from_group(both, device)
         policy = CPUOffloadPolicy()
     for stage in stages:
         lists = [module for module in stage.modules() if isinstance(module, nn.ModuleList)]

@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from operator import attrgetter
 from pathlib import Path
 from signal import SIGINT, SIGTERM
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -41,9 +41,18 @@ Batch = dict[str, Tensor]
 MOST_SKIPPED = 5  # steps in a row without a finite gradient
 
 
+@runtime_checkable
+class Stream(Protocol):
+    """Batches that follow one another: every part of a step (see `LoopConfig.accumulate`) has a stream of its own."""
+
+    def at(self, step: int, part: int, parts: int) -> Batch:
+        """The batch of one of the parts of a step."""
+        ...
+
+
 def train(
     method: Method,
-    make_batch: Callable[[torch.Generator], Batch],
+    make_batch: Callable[[torch.Generator], Batch] | Stream,
     config: LoopConfig,
     out: str | Path,
     *,
@@ -59,7 +68,7 @@ def train(
 
     Args:
         method: The method.
-        make_batch: Draws one batch with the generator that it is given.
+        make_batch: Draws one batch with the generator that it is given; or gives those that follow one another.
         config: The loop's configuration.
         out: Folder of the run: `last.pt`, `loop.json`, `curve.jsonl`, tensorboard events.
         validate: Figures of the averaged method, computed at every checkpoint; in the end also with the last weights.
@@ -114,7 +123,7 @@ class _Run:
     """What is trained, and how far it is; the arguments are those of `train`."""
 
     def __init__(
-        self, method: Method, make_batch: Callable[[torch.Generator], Batch], config: LoopConfig, out: Path,
+        self, method: Method, make_batch: Callable[[torch.Generator], Batch] | Stream, config: LoopConfig, out: Path,
         about: Mapping[str, Any], device: torch.device | str,
     ) -> None:  # fmt: skip
         with extra("train", "training"):
@@ -183,6 +192,8 @@ class _Run:
     def _draw(self, place: int) -> Batch:
         """The batch of a part of a step, counted over all steps."""
         step, part = divmod(place, self.config.accumulate)
+        if isinstance(self.make_batch, Stream):
+            return self.make_batch.at(step, self._number(part), self.ulysses.clips * self.config.accumulate)
         return self.make_batch(generator(self.config.seed, f"batch{self._number(part)}", step))
 
     def _number(self, part: int) -> int:

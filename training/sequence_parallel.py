@@ -11,15 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from drivedit.models import DiTStudent
 
 HEADS = -2  # axis
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _uncompiled(function: Function) -> Function:
+    """Leaves a function out of compiled graphs."""
+    return cast(Function, torch.compiler.disable(function))
 
 
 class Ulysses:
@@ -54,7 +61,7 @@ class Ulysses:
         if size > 1:
             sizes = (self.clips, size)
             names = ("clips", "frames")
-            mesh = dist.init_device_mesh(torch.device(device).type, sizes, mesh_dim_names=names)
+            mesh = init_device_mesh(torch.device(device).type, sizes, mesh_dim_names=names)
             self.group = mesh.get_group("frames")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ulysses:
@@ -90,22 +97,27 @@ class Ulysses:
             dist.broadcast(tensor, group=self.group, group_src=0)
         return tensor
 
+    @_uncompiled
     def part(self, x: Tensor) -> Tensor:
         """This process's part of `[B, F, ...]`, which all have in whole: `[B, F / n, ...]`."""
         return _through(x, self._part, lambda grad: self._whole(grad) / self.size)
 
+    @_uncompiled
     def alike(self, x: Tensor) -> Tensor:
         """A tensor that all have, for use by each on its own part."""
         return _through(x, lambda x: x.view_as(x), self._mean)
 
+    @_uncompiled
     def whole(self, x: Tensor) -> Tensor:
         """All parts `[B, F / n, ...]` together, on every process: `[B, F, ...]`."""
         return _through(x, self._whole, lambda grad: self._part(grad) * self.size)
 
+    @_uncompiled
     def by_heads(self, x: Tensor) -> Tensor:
         """Some frames, `[B, F / n, ..., H, E]`, to some heads of all frames, `[B, F, ..., H / n, E]`."""
         return _through(x, self._by_heads, self._by_frames)
 
+    @_uncompiled
     def by_frames(self, x: Tensor) -> Tensor:
         """The reverse of `by_heads`."""
         return _through(x, self._by_frames, self._by_heads)
@@ -161,6 +173,5 @@ class _Through(torch.autograd.Function):
         return ctx.there(tangent)
 
 
-@torch.compiler.disable
 def _through(x: Tensor, there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> Tensor:
     return _Through.apply(x, there, back)  # type: ignore[return-value]

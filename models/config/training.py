@@ -16,11 +16,19 @@ class DataConfig(BaseConfig):
         root: Folder of recording shards.
         validation_fraction: Share of the episodes (the last ones) that is only looked at.
         picture: Name of the picture that the autoencoder learns, where the recordings have several; None: the only one.
+        stream: Read the shards one after the other instead of unpacking them all: for more than a disk or memory holds.
+        buffer: Shards of a stream that are shuffled together.
     """
 
     root: str = "recordings"
     validation_fraction: float = 0.02
     picture: str | None = None
+    stream: bool = False
+    buffer: int = 4
+
+    def __post_init__(self) -> None:
+        if self.buffer < 1:
+            raise ValueError(f"data.buffer must be at least 1, got {self.buffer}")
 
 
 @dataclass

@@ -151,8 +151,8 @@ class DiTStudent(nn.Module):
         if spread is not None:
             if whole % spread.size:
                 raise ValueError(f"clips of {whole} frames do not divide over {spread.size} processes")
-            given = (x, past, sigma, control, route)
-            x, past, sigma, control, route = (None if told is None else spread.part(told) for told in given)
+            x, given = spread.part(x), (past, sigma, control, route)
+            past, sigma, control, route = (None if told is None else spread.part(told) for told in given)
             memory = None if memory is None else spread.alike(memory)
         frames = x.shape[1] // self.tokens_per_frame
         if sigma is None:

@@ -12,6 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
+import torch
 
 import drivedit.config as config
 from drivedit.config import BaseConfig, ModelConfig, StudentConfig, WorldConfig, get_large_config, get_small_config
@@ -46,6 +47,16 @@ API: dict[str, str] = {
     "drivedit.models.MemoryBank.update": "spatial_tokens, importance_scores, frame_idx=None",
     "drivedit.models.MemoryBank.retrieve": "query, top_k=32",
     "drivedit.models.MemoryBank.clear": "",
+    "drivedit.models.parameter.BasevLLMParameter": "data, weight_loader",
+    "drivedit.models.parameter.ModelWeightParameter": "data, weight_loader",
+    "drivedit.models.parameter.PackedvLLMParameter": "data, weight_loader",
+    "drivedit.models.parameter.PackedvLLMParameter.adjust_shard_indexes_for_packing": "shard_size, shard_offset",
+    "drivedit.training.distributed.initialize_model_parallel": (
+        "tensor_model_parallel_size=1, pipeline_model_parallel_size=1"
+    ),
+    "drivedit.training.distributed.get_tensor_model_parallel_rank": "",
+    "drivedit.training.distributed.get_tensor_model_parallel_world_size": "",
+    "drivedit.training.distributed.communication_op.all_reduce": "tensor, op=ReduceOp.SUM, group=None",
     "drivedit.training.SelfForcingTrainer": (
         "student_model, vae_model, optimizer, device='cuda', mixed_precision=True, use_wandb=False"
     ),
@@ -219,7 +230,7 @@ def parameters(path: str) -> dict[str, inspect.Parameter]:
 
 
 def documented(row: str) -> dict[str, inspect.Parameter]:
-    scope: dict[str, Any] = {}
+    scope: dict[str, Any] = {"ReduceOp": torch.distributed.ReduceOp}
     exec(compile(ast.parse(f"def f({row}): pass"), "row", "exec"), scope)
     return dict(inspect.signature(scope["f"]).parameters)
 

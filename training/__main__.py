@@ -17,8 +17,10 @@ COMMANDS = {
     "teacher": (f"{STAGES}:teacher", "a bidirectional teacher of whole clips, for `distill` with `matching`"),
     "distill": (f"{STAGES}:distill", "a student that is right in few network passes, out of a trained world"),
     "adapt": (f"{HERE}.adapting:adapt", "a small file that turns a trained world into one of other recordings"),
+    "methods": (f"{HERE}.equal_time:compare_methods", "every method of `distill`, in equal time, and what it brings"),
     "decoder": (f"{STAGES}:decoder", "a narrower, faster decoder for a trained world"),
     "memory": (f"{HERE}.memory_study:compare", "a student with memory and one without: what they dream"),
+    "share": (f"{HERE}.sharing_study:share", "memory and time of processes that share long clips, beside one alone"),
     "ship": (f"{HERE}.ship:ship", "writes a trained world together with its card"),
 }
 ABOUT = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -47,17 +47,6 @@ def better(judge: str, first: Figures, second: Figures) -> bool:
         raise KeyError(f"there is no figure {name!r} to choose by; known figures: {', '.join(first)}")
     one, other = (sign * figures[name] if math.isfinite(figures[name]) else -math.inf for figures in (first, second))
     return one >= other
-
-
-def measure_both(
-    mean: nn.Module, stage: nn.Module, validate: Callable[[nn.Module], Figures]
-) -> tuple[Figures, Figures]:
-    """Figures of a stage with averaged weights, and of the same stage with the weights of `stage`."""
-    figures = validate(mean)
-    swap(mean, stage)
-    raw = validate(mean)
-    swap(mean, stage)
-    return figures, raw
 
 
 @torch.no_grad()

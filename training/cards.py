@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from drivedit.config import DataConfig, LoopConfig
 from drivedit.data.clips import Drives
@@ -24,8 +24,34 @@ Licence: to be filled in by whoever has the rights to the recordings.
 """
 
 
+class Recorded(NamedTuple):
+    """How much was recorded.
+
+    Attributes:
+        drives: How many.
+        minutes: Of them all.
+        size: Height and width of the picture.
+        fps: Frames per second.
+        fingerprint: Name of them.
+        looked_at: Drives that are only looked at.
+    """
+
+    drives: int
+    minutes: float
+    size: tuple[int, ...]
+    fps: float
+    fingerprint: str
+    looked_at: int
+
+    @classmethod
+    def of(cls, drives: Drives, looked_at: int) -> Recorded:
+        """Of drives, so many of which are only looked at."""
+        minutes = (int(drives.first[-1]) - len(drives)) / drives.fps / 60
+        return cls(len(drives), minutes, drives.frames.shape[1:3], drives.fps, drives.fingerprint, looked_at)
+
+
 def write_card(
-    world: World, stage: str, about: Mapping[str, Any], loop: LoopConfig, data: DataConfig, drives: Drives,
+    world: World, stage: str, about: Mapping[str, Any], loop: LoopConfig, data: DataConfig, recorded: Recorded,
     figures: Mapping[str, float],
 ) -> None:  # fmt: skip
     """Tells in a world's card how a stage made it; what the card told of that stage before is replaced.
@@ -38,20 +64,19 @@ def write_card(
         about: The stage's options, in plain values, by group.
         loop: Options of the loop.
         data: Where the recordings are.
-        drives: The recordings.
+        recorded: The recordings.
         figures: What was measured on the drives that were only looked at.
     """
-    minutes = (int(drives.first[-1]) - len(drives)) / drives.fps / 60
-    height, width = drives.frames.shape[1:3]
+    height, width = recorded.size
     options = {"train": loop.to_dict(), **about}
     told = "\n".join(f"    {group}: {json.dumps(values)}" for group, values in options.items())
     measured = "\n".join(f"| {name} | {value:.4g} |" for name, value in figures.items())
-    looked_at = len(drives.split(data.validation_fraction)[1])
     section = f"""
 ## Stage `{stage}`
 
-- Recordings: `{data.root}`, {len(drives)} drives, {minutes:.1f} minutes, {height} x {width} pixels at {drives.fps:.4g}
-  frames per second, fingerprint `{drives.fingerprint}`. The last {looked_at} of the drives were only looked at.
+- Recordings: `{data.root}`, {recorded.drives} drives, {recorded.minutes:.1f} minutes, {height} x {width} pixels at
+  {recorded.fps:.4g} frames per second, fingerprint `{recorded.fingerprint}`. The last {recorded.looked_at} of the
+  drives were only looked at.
 - Recipe: `python -m drivedit.training {stage}`, seed {loop.seed}, drivedit {version("drivedit")}, commit {commit()},
   with the options
 

@@ -1,9 +1,14 @@
-"""Checkpoints of a training run: atomic, exact, and the same whether the networks are sharded over processes or not."""
+"""Checkpoints of a training run: atomic, exact, and the same whether the networks are sharded over processes or not.
+
+Beside them what makes networks fit: shards of their weights, and blocks that compute twice instead of remembering.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +22,9 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
 
+from drivedit.models.layers.blocks import Block
 from drivedit.utils import read_archive, write_atomically
 
 log = logging.getLogger(__name__)
@@ -25,17 +32,44 @@ Restored = TypeVar("Restored")
 WHOLE = StateDictOptions(full_state_dict=True)
 
 
-def shard(stage: nn.Module) -> None:
-    """Spreads the weights of a stage over all processes (FSDP2): each block by itself, then the rest."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+def shard(*stages: nn.Module, offload: bool = False) -> None:
+    """Spreads the weights of stages over all processes (FSDP2): each block by itself, then the rest.
 
-    device = next(stage.parameters()).device.type
+    Args:
+        *stages: The stages, on one device.
+        offload: Whether weights lie in the memory of the host while nothing is computed with them.
+    """
+    from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+    from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+
+    device, policy = next(stages[0].parameters()).device.type, OffloadPolicy()
     mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
-    for module in list(stage.modules()):
-        for block in module if isinstance(module, nn.ModuleList) else ():
-            fully_shard(block, mesh=mesh)
-    fully_shard(stage, mesh=mesh)
+    if offload and device != "cpu":
+        backends = f"cpu:gloo,{device}:{torch.distributed.get_default_backend_for_device(device)}"
+        both = torch.distributed.new_group(backend=backends)
+        assert isinstance(both, torch.distributed.ProcessGroup)
+        mesh = DeviceMesh.from_group(both, device)
+        policy = CPUOffloadPolicy()
+    for stage in stages:
+        lists = [module for module in stage.modules() if isinstance(module, nn.ModuleList)]
+        for module in (*(block for blocks in lists for block in blocks), stage):
+            fully_shard(module, mesh=mesh, offload_policy=policy)
+
+
+@contextmanager
+def computed_twice(stage: nn.Module, wanted: bool = True) -> Iterator[None]:
+    """Lets transformer blocks keep their inputs alone for the backward pass as long as it is open, if that is wanted.
+
+    All else is computed a second time, with the same dropout (Chen et al. 2016).
+    """
+    blocks = [module for module in stage.modules() if isinstance(module, Block)] if wanted else []
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
 
 
 def whole_state(module: nn.Module) -> dict[str, Any]:

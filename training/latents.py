@@ -66,11 +66,19 @@ def _encode(world: DiTWorld, drives: Drives, shape: tuple[int, ...], file: IO[by
     """Writes all latents as an array of numpy's, without a memory map: a full disk is an error, not a crash."""
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
-    half = fast_dtype(world.device) == torch.bfloat16
     for at in tqdm(range(0, shape[0], AT_ONCE), desc="encoding", mininterval=5):
+        file.write(encode(world, drives.frames[at : at + AT_ONCE]).tobytes())
+
+
+@torch.no_grad()
+def encode(world: DiTWorld, frames: np.ndarray) -> np.ndarray:
+    """Latents of frames `[N, H, W, C]` uint8, float16 `[N, C, h, w]`."""
+    half, parts = fast_dtype(world.device) == torch.bfloat16, []
+    for at in range(0, len(frames), AT_ONCE):
         with torch.autocast(world.device.type, torch.bfloat16, enabled=half):
-            latents = world.encode(np.array(drives.frames[at : at + AT_ONCE])[None])[0]
-        file.write(latents.half().cpu().numpy().tobytes())
+            latents = world.encode(np.array(frames[at : at + AT_ONCE])[None])[0]
+        parts.append(latents.half().cpu().numpy())
+    return np.concatenate(parts)
 
 
 class Clips:
@@ -169,7 +177,7 @@ def route_codes(drives: Drives, world: WorldConfig, device: torch.device | str =
     lengths = np.diff(drives.first)
     codes = np.zeros((int(drives.first[-1]), coder.width), np.float16)
     arc = None
-    for step in tqdm(range(int(lengths.max())), desc="routes", mininterval=5):
+    for step in tqdm(range(int(lengths.max())), desc="routes", delay=5, mininterval=5):
         state = torch.from_numpy(drives.first[:-1] + np.minimum(step, lengths - 1))
         pose = poses[state]
         arc = route.foot(pose[:, :2], arc)
@@ -207,24 +215,38 @@ def batches(
     """
     chosen, checked = drives.split(data.validation_fraction)
     starts, ends = clip_starts(drives, chosen, clips.frames, clips.history)
-    held, _ = clip_starts(drives, checked, clips.frames, clips.history)
 
     def batch(rng: torch.Generator) -> dict[str, Tensor]:
-        index = starts[torch.randint(len(starts), (rows,), generator=rng).numpy()]
-        if len(ends):
-            rare = torch.rand(rows, generator=rng).numpy() < 0.05
-            index = np.where(rare, ends[torch.randint(len(ends), (len(index),), generator=rng).numpy()], index)
-        return clips.batch(index)
+        return clips.batch(drawn_starts(starts[torch.randint(len(starts), (rows,), generator=rng).numpy()], ends, rng))
 
-    return batch, clips.batch(held[np.linspace(0, len(held) - 1, 24).astype(int)])
+    return batch, held_clips(clips, drives, checked)
+
+
+def drawn_starts(starts: np.ndarray, ends: np.ndarray, rng: torch.Generator) -> np.ndarray:
+    """Starts of a batch, one in twenty replaced by that of a clip that ends with an ending, if there are any."""
+    if not len(ends):
+        return starts
+    rare = torch.rand(len(starts), generator=rng).numpy() < 0.05
+    return np.where(rare, ends[torch.randint(len(ends), (len(starts),), generator=rng).numpy()], starts)
+
+
+def held_clips(clips: Clips, drives: Drives, checked: np.ndarray) -> dict[str, Tensor]:
+    """A batch of clips that are only looked at, spread evenly over some drives; errors as `batches`."""
+    held, _ = clip_starts(drives, checked, clips.frames, clips.history)
+    return clips.batch(held[np.linspace(0, len(held) - 1, 24).astype(int)])
 
 
 @torch.no_grad()
-def moments(world: DiTWorld, drives: Drives, sample: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and standard deviation per latent channel, the encoder's own uncertainty included, and the latter alone."""
+def moments(world: DiTWorld, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and standard deviation per latent channel, the encoder's own uncertainty included, and the latter alone.
+
+    Args:
+        world: Whose latents they are.
+        frames: `[N, C, H, W]` uint8.
+    """
     means, variances = [], []
-    for part in np.array_split(sample, max(1, len(sample) // 256)):
-        x = frames_of(drives, part).to(world.device).float()[:, :, None] / 127.5 - 1
+    for part in frames.tensor_split(max(1, len(frames) // 256)):
+        x = part.to(world.device).float()[:, :, None] / 127.5 - 1
         mean, logvar = world.vae.encode(x)
         means.append(mean[:, :, 0])
         variances.append(logvar.exp().mean((0, 2, 3, 4)))

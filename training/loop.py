@@ -2,7 +2,8 @@
 
 What is trained, and by which loss, is a `Method`. Batches, noise and dropout are functions of (seed, step, process), so
 a run that was stopped and resumed equals one that was not. Several processes (torchrun, accelerate launch) train the
-same method data-parallel: n processes, or one that accumulates n batches, take the same steps.
+same method data-parallel: n processes, or one that accumulates n batches, take the same steps. Processes may also share
+clips (`sequence_parallel`), and take the steps that one takes for each group of them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from contextlib import nullcontext
 from operator import attrgetter
 from pathlib import Path
 from signal import SIGINT, SIGTERM
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +26,12 @@ from tqdm import tqdm
 
 from drivedit.config import LoopConfig
 from drivedit.training.ahead import Ahead
-from drivedit.training.averaging import averaged, better, measure_both, swap
-from drivedit.training.checkpoints import load_run, save_run, shard, whole_state
+from drivedit.training.averaging import averaged, better, swap
+from drivedit.training.checkpoints import computed_twice, load_run, save_run, shard, whole_state
 from drivedit.training.methods.method import Logs, Method, Progress
 from drivedit.training.optimizers import make_optimizers, schedule
 from drivedit.training.runs import RunNotes
+from drivedit.training.sequence_parallel import Ulysses
 from drivedit.training.steps import Figures, Steps, finite, norm_figures
 from drivedit.utils import extra, generator, write_atomically
 from drivedit.utils.interrupts import Interrupts
@@ -39,9 +41,18 @@ Batch = dict[str, Tensor]
 MOST_SKIPPED = 5  # steps in a row without a finite gradient
 
 
+@runtime_checkable
+class Stream(Protocol):
+    """Batches that follow one another: every part of a step (see `LoopConfig.accumulate`) has a stream of its own."""
+
+    def at(self, step: int, part: int, parts: int) -> Batch:
+        """The batch of one of the parts of a step."""
+        ...
+
+
 def train(
     method: Method,
-    make_batch: Callable[[torch.Generator], Batch],
+    make_batch: Callable[[torch.Generator], Batch] | Stream,
     config: LoopConfig,
     out: str | Path,
     *,
@@ -57,7 +68,7 @@ def train(
 
     Args:
         method: The method.
-        make_batch: Draws one batch with the generator that it is given.
+        make_batch: Draws one batch with the generator that it is given; or gives those that follow one another.
         config: The loop's configuration.
         out: Folder of the run: `last.pt`, `loop.json`, `curve.jsonl`, tensorboard events.
         validate: Figures of the averaged method, computed at every checkpoint; in the end also with the last weights.
@@ -72,11 +83,18 @@ def train(
 
     Raises:
         FloatingPointError: The gradients of several steps in a row are not finite, or weights are not.
-        ValueError: The run in `out` was begun with other options that cannot be changed on the way.
+        ValueError: The run in `out` was begun with other options that cannot be changed on the way, or clips, heads or
+            processes do not divide as `sequence_parallel` wants.
         KeyboardInterrupt, SystemExit: After Ctrl-C and SIGTERM.
     """
     run = _Run(method, make_batch, config, Path(out), about or {}, device)
-    with Interrupts() as interrupts, warnings.catch_warnings(), Curve(run.out, run.step, run.main) as curve:
+    with (
+        Interrupts() as interrupts,
+        warnings.catch_warnings(),
+        Curve(run.out, run.step, run.main) as curve,
+        computed_twice(method, config.checkpointing),
+        run.ulysses.spreading(method),
+    ):
         warnings.filterwarnings("ignore", "Torchinductor does not support code generation for complex")  # rotations
         run.notes.begin(run.step, run.main)
         started, saved, late = time.monotonic(), 0.0, False
@@ -105,7 +123,7 @@ class _Run:
     """What is trained, and how far it is; the arguments are those of `train`."""
 
     def __init__(
-        self, method: Method, make_batch: Callable[[torch.Generator], Batch], config: LoopConfig, out: Path,
+        self, method: Method, make_batch: Callable[[torch.Generator], Batch] | Stream, config: LoopConfig, out: Path,
         about: Mapping[str, Any], device: torch.device | str,
     ) -> None:  # fmt: skip
         with extra("train", "training"):
@@ -116,16 +134,15 @@ class _Run:
         self.accelerator = Accelerator(cpu=on_cpu, step_scheduler_with_optimizer=False)
         self.device: torch.device = self.accelerator.device
         self.main: bool = self.accelerator.is_main_process
-        self.measures = self.main or config.shard  # sharded weights are put together by all
-        self.notes = RunNotes(out, config, about, self.accelerator.num_processes)
+        self.ulysses = Ulysses(config.sequence_parallel, self.device)
+        self.notes = RunNotes(out, config, about, self.ulysses.clips)
         self.batches = Ahead(self._draw, ahead=self.device.type != "cpu")
         self.make_batch = make_batch
         method.to(self.device)
         self.ema = averaged(method, config.ema)
         self.whole = copy.deepcopy(method) if config.shard else None
         if config.shard:
-            shard(method)
-            shard(self.ema.module)
+            shard(method, self.ema.module, offload=config.offload)
         optimizers = make_optimizers(method.groups(0), config)
         self.steps = Steps(method, optimizers, config.clip, config.seed, config.bf16, self.device)
         self.step = load_run(out / "last.pt", method, self.ema, self.steps.all())
@@ -153,8 +170,7 @@ class _Run:
         Raises:
             FloatingPointError: Several steps in a row were left out.
         """
-        for group in (group for optimizer in self.steps.all() for group in optimizer.param_groups):
-            group["lr"] = self.config.lr * schedule(self.step, self.config)
+        self.steps.rates(self.config.lr, schedule(self.step, self.config))
         seen = [self._gradient(part) for part in range(self.config.accumulate)]
         norms = self.steps.norms(self.step)  # here an accelerator is waited for, once in a step
         losses = [float(logs["loss"]) for logs in seen]
@@ -176,11 +192,13 @@ class _Run:
     def _draw(self, place: int) -> Batch:
         """The batch of a part of a step, counted over all steps."""
         step, part = divmod(place, self.config.accumulate)
+        if isinstance(self.make_batch, Stream):
+            return self.make_batch.at(step, self._number(part), self.ulysses.clips * self.config.accumulate)
         return self.make_batch(generator(self.config.seed, f"batch{self._number(part)}", step))
 
     def _number(self, part: int) -> int:
-        """Of a part of this process among those of all."""
-        return self.accelerator.process_index * self.config.accumulate + part
+        """Of a part of this process among those of all; processes that share clips have the same."""
+        return self.ulysses.number * self.config.accumulate + part
 
     def _gradient(self, part: int) -> Logs:
         """Adds the gradient of one part of the step's whole batch; returns what is logged."""
@@ -238,20 +256,21 @@ class _Run:
 
     def measure(self, validate: Callable[[nn.Module], Figures], curve: Curve) -> None:
         """Tells the figures of the averaged method."""
-        if self.measures:
-            figures = validate(self.ema.module)
+        figures = self._figures(validate)
+        if self.main:
             curve.add(self.step, {f"val/{k}": v for k, v in figures.items()})
             self.bar.write(f"step {self.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
 
     def choose(self, validate: Callable[[nn.Module], Figures], judge: str | None, curve: Curve) -> None:
         """Leaves the better ones of averaged and last weights in the averaged method, and says which and why."""
-        keep = True
-        if self.measures:
-            if self.main:
-                log.info("measuring the averaged and the last weights")
-            figures, raw = measure_both(self.ema.module, self.method, validate)
-            keep = judge is None or better(judge, figures, raw)
+        keep = False
         if self.main:
+            log.info("measuring the averaged and the last weights")
+        figures = self._figures(validate)
+        swap(self.ema.module, self.method)
+        raw = self._figures(validate)
+        if self.main:
+            keep = judge is None or better(judge, figures, raw)
             both = {f"val/{k}": v for k, v in figures.items()} | {f"raw/{k}": v for k, v in raw.items()}
             curve.add(self.step, {**both, "kept_averaged": float(keep)})
             kept = "averaged" if keep else "last"
@@ -260,17 +279,27 @@ class _Run:
             told = "; ".join(f"{name} {figures[name]:.4g} averaged, {raw[name]:.4g} last" for name in shown)
             why = "which are better" if judge else "as always here"
             log.info("step %d: kept the %s weights, %s (%s)", self.step, kept, why, told)
-        if not self._any(keep and self.main)[0]:
+        if self._any(keep)[0]:
             swap(self.ema.module, self.method)
+
+    def _figures(self, validate: Callable[[nn.Module], Figures]) -> Figures:
+        """Figures of the averaged method, measured by the first process; every process has to ask for them."""
+        method = self._whole()
+        return validate(method) if self.main else {}
+
+    def _whole(self) -> Method:
+        """The averaged method, in whole; every process has to ask for it."""
+        method = self.ema.module
+        if self.whole is not None:
+            self.whole.load_state_dict(whole_state(method))
+            method = self.whole
+        assert isinstance(method, Method)
+        return method
 
     def result(self) -> Method:
         """The averaged method, on every process in whole."""
         self.accelerator.wait_for_everyone()
-        if self.whole is None:
-            assert isinstance(self.ema.module, Method)
-            return self.ema.module
-        self.whole.load_state_dict(whole_state(self.ema.module))
-        return self.whole
+        return self._whole()
 
 
 class Curve:

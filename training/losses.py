@@ -1,6 +1,7 @@
-"""Losses of the published API: reconstruction, flow matching, and their weighted sum.
+"""Losses of the published API: reconstruction, flow matching, and their weighted sum; distances and hinges.
 
-Each returns a dictionary of named scalars with the sum under "total", except flow matching, which is one number.
+Each of the modules returns a dictionary of named scalars with the sum under "total", except flow matching, which is
+one number, as those of the functions are.
 
 Legend: B clips, T frames, C channels, H W pixels.
 """
@@ -156,3 +157,30 @@ class CompositeLoss(nn.Module):
                 term = torch.exp(-self.log_variances[index]) * term + self.log_variances[index]
             total = total + weight * term
         return {**losses, "total": torch.as_tensor(total)}
+
+
+def pseudo_huber(difference: Tensor, c: float = 1e-3) -> Tensor:
+    """Mean of `sqrt(d^2 + c^2) - c` (Song and Dhariwal 2024): squares below c, absolute values above."""
+    squares = difference.square()
+    return (squares / ((squares + c**2).sqrt() + c)).mean()
+
+
+def prediction_decay(prediction: Tensor, kind: str) -> Tensor:
+    """How large a prediction is: mean of its absolute values ("l1") or of their squares ("l2").
+
+    Raises:
+        ValueError: The kind is another.
+    """
+    if kind not in ("l1", "l2"):
+        raise ValueError(f"pred_decay_type must be 'l1' or 'l2', got {kind!r}")
+    return prediction.abs().mean() if kind == "l1" else prediction.square().mean()
+
+
+def discriminator_hinge(real: Tensor, fake: Tensor) -> Tensor:
+    """The hinge loss of a discriminator (Lim and Ye 2017): scores of 1 and more are real, of -1 and less are not."""
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def generator_hinge(fake: Tensor, saturating: bool = False) -> Tensor:
+    """The loss of what is scored: minus the mean score; `saturating`: no gradient any more where the score is 1."""
+    return F.relu(1 - fake).mean() if saturating else -fake.mean()

@@ -17,7 +17,7 @@ from drivedit.utils import extra, find_files, locked, write_atomically
 log = logging.getLogger(__name__)
 FREE = {  # what a resumed run may have otherwise: it goes on from the same weights, batches and noise
     "lr", "warmup", "cooldown", "steps", "minutes", "weight_decay", "clip", "ema", "compile", "bf16", "shard",
-    "save_every_s", "log_every",
+    "sequence_parallel", "checkpointing", "offload", "save_every_s", "log_every",
 }  # fmt: skip
 FREE |= {"data.fingerprint", "data.drives"}  # it learns on with other recordings
 FREE |= {"world.temperature", "world.sampling_steps", "world.end_threshold"}  # no training depends on them
@@ -53,7 +53,7 @@ class RunNotes:
         out: Folder of the run.
         config: The loop's options as they are now.
         about: What else the run is made of, in plain values.
-        processes: Processes that train together.
+        processes: Processes that train together, those that share clips counted once.
 
     Raises:
         ValueError: The run was begun with other options, which cannot be changed on the way.

@@ -25,12 +25,11 @@ from drivedit.config import (
     VAEStageConfig,
     WorldConfig,
 )
-from drivedit.data.clips import Drives, fit_config, the_picture
-from drivedit.data.recordings import joint_spec, read_folder_attrs
+from drivedit.data.clips import fit_config
 from drivedit.models import DiTTeacher, DiTWorld
 from drivedit.training.calibration import calibrate
 from drivedit.training.cards import write_card
-from drivedit.training.latents import Clips, batches, encode_drives, encoder_fingerprint, frames_of, moments
+from drivedit.training.latents import encoder_fingerprint, frames_of, moments
 from drivedit.training.loop import train
 from drivedit.training.methods import METHODS
 from drivedit.training.methods.clip_matching import ClipDistributionMatching
@@ -41,6 +40,7 @@ from drivedit.training.methods.teacher import TeacherMethod, teacher_figures
 from drivedit.training.methods.vae import VAEMethod, vae_figures
 from drivedit.training.runs import run_folder
 from drivedit.training.scenes import pick_scenes
+from drivedit.training.sources import Source, Unpacked, check_recordings, open_source
 from drivedit.utils import extra, fingerprint, generator, load_object, resolve_device, seeded
 
 with extra("train", "training"):
@@ -68,30 +68,24 @@ def vae(
         device: Where it trains: auto, cpu, cuda, ...
     """
     where = resolve_device(device)
-    read_folder_attrs(data.root, held_out=False)
+    check_recordings(data)
     with run_folder(out, where) as folder:
         DiTWorld.check_place(folder / "vae" / "world")
-        drives = _open(data, where, world.spec.picture if world.spec.observations else data.picture)
-        world = fit_config(world, drives)
-        states, held = _pictures(drives, data, where)
-
-        def batch(rng: torch.Generator) -> dict[str, Tensor]:
-            index = torch.randint(states, (train_.batch_size,), generator=rng).numpy()
-            return {"frames": frames_of(drives, np.sort(index))[:, None]}
-
+        source = open_source(data, where, world.spec.picture if world.spec.observations else data.picture)
+        world = fit_config(world, source.facts)
+        held = source.held_pictures().to(where)
         with seeded(generator(train_.seed, "weights")):
             result = DiTWorld(world).to(where)
-        about = {"world": world.to_dict(), "loss": loss.to_dict(), "data": _about(data, drives)}
+        about = {"world": world.to_dict(), "loss": loss.to_dict(), "data": source.about(data)}
         best = train(
-            VAEMethod(result.vae, loss), batch, train_, folder / "vae", device=where, about=about,
+            VAEMethod(result.vae, loss), source.pictures(train_), train_, folder / "vae", device=where, about=about,
             validate=lambda s: vae_figures(s.vae, held), judge="psnr",  # type: ignore[arg-type]
         )  # fmt: skip
         assert isinstance(best, VAEMethod)
         result.vae.load_state_dict(best.vae.state_dict())
         result.eval()
         log.info("measuring mean and spread of the latents")
-        sample = np.sort(np.random.default_rng(0).choice(states, min(4096, states), replace=False))
-        mean, spread, _ = moments(result, drives, sample)
+        mean, spread, _ = moments(result, source.sample(4096))
         result.latent_mean.copy_(mean)
         result.latent_std.copy_(spread)
         figures = vae_figures(result.vae, held)
@@ -101,7 +95,7 @@ def vae(
                 "picture): train it longer before the student learns from it", figures["sharpness"],
             )  # fmt: skip
         log.info("autoencoder: %s", _told(figures))
-        write_card(result, "vae", about, train_, data, drives, figures)
+        write_card(result, "vae", about, train_, data, source.recorded, figures)
         _save(result, folder / "vae" / "world")
     return result
 
@@ -122,28 +116,29 @@ def decoder(
         device: Where it trains: auto, cpu, cuda, ...
     """
     where = resolve_device(device)
-    read_folder_attrs(data.root, held_out=False)
+    check_recordings(data)
     with run_folder(out, where) as place:
         DiTWorld.check_place(place / "decoder" / "world")
         trained = DiTWorld.from_pretrained(world, device=where)
-        drives = _open(data, where, trained.spec.picture)
-        latents = _latents(trained, drives, place)
-        states, held = _pictures(drives, data, where)
-        sample = np.sort(np.random.default_rng(0).choice(states, min(1024, states), replace=False))
-        uncertain = moments(trained, drives, sample)[2]
+        source = open_source(data, where, trained.spec.picture)
+        if not isinstance(source, Unpacked):
+            raise ValueError("the decoder learns from unpacked recordings: leave out data.stream")
+        drives, latents, held = source.drives, source.latents(trained, place), source.held_pictures().to(where)
+        sample = source.picked(1024)
+        uncertain = moments(trained, frames_of(drives, sample))[2]
         known = torch.from_numpy(latents[sample].astype(np.float32)).to(where)
         with seeded(generator(train_.seed, "weights")):
             small = prune_decoder(trained.vae, inner, known * trained.latent_std + trained.latent_mean)
             result = DiTWorld(replace(trained.config, vae=small.config), trained.scenes, trained.card)
 
         def batch(rng: torch.Generator) -> dict[str, Tensor]:
-            index = np.sort(torch.randint(states, (train_.batch_size,), generator=rng).numpy())
+            index = np.sort(torch.randint(source.states, (train_.batch_size,), generator=rng).numpy())
             return {"latents": torch.from_numpy(latents[index].astype(np.float32)), "frames": frames_of(drives, index)}
 
         about = {
             "world": {"folder": world, "fingerprint": trained.fingerprint, "inner": inner},
             "loss": loss.to_dict(),
-            "data": _about(data, drives),
+            "data": source.about(data),
         }
         best = train(
             DecoderMethod(small, loss, (trained.latent_mean, trained.latent_std, uncertain)), batch, train_,
@@ -155,7 +150,7 @@ def decoder(
         log.info("decoder: %s; before: %s", _told(figures), _told(vae_figures(trained.vae, held)))
         rest = {name: value for name, value in trained.state_dict().items() if not name.startswith("vae.")}
         result.load_state_dict(rest | {f"vae.{name}": value for name, value in best.vae.state_dict().items()})
-        write_card(result, "decoder", about, train_, data, drives, figures)
+        write_card(result, "decoder", about, train_, data, source.recorded, figures)
         _save(result, place / "decoder" / "world")
     return result
 
@@ -177,12 +172,12 @@ def student(
         device: Where it trains: auto, cpu, cuda, ...
     """
     where = resolve_device(device)
-    read_folder_attrs(data.root, held_out=False)
+    check_recordings(data)
     _need_autoencoder(out)
     with run_folder(out, where) as folder:
         coder = DiTWorld.from_pretrained(folder / "vae" / "world", device=where)
-        drives = _open(data, where, coder.spec.picture)
-        world = fit_config(world, drives, loss.clip_frames)
+        source = open_source(data, where, coder.spec.picture)
+        world = fit_config(world, source.facts, loss.clip_frames)
         if coder.config.vae != world.vae:
             raise ValueError(
                 f"{out}/vae/world was trained with {coder.config.vae}, the student's preset says {world.vae}"
@@ -193,7 +188,7 @@ def student(
         result.latent_mean.copy_(coder.latent_mean)
         result.latent_std.copy_(coder.latent_std)
         about = {"world": world.to_dict()}
-        return _train_dynamics(result, ForcingThenEnergy(result, loss), drives, train_, data, folder, "student", about)
+        return _train_dynamics(result, ForcingThenEnergy(result, loss), source, train_, data, folder, "student", about)
 
 
 def distill(
@@ -217,7 +212,7 @@ def distill(
     where = resolve_device(device)
     if loss.method not in METHODS:
         raise ValueError(f"loss.method must be one of {', '.join(METHODS)}, got {loss.method!r}")
-    read_folder_attrs(data.root, held_out=False)
+    check_recordings(data)
     _need_autoencoder(out)
     with run_folder(out, where) as folder:
         result = DiTWorld.from_pretrained(teacher, device=where)
@@ -228,13 +223,13 @@ def distill(
         if result.dynamics.window is not None:  # its length bounds clips only, and long rollouts need long clips
             needed = loss.clip_frames * result.dynamics.tokens_per_frame
             result.dynamics.max_seq_len = max(result.dynamics.max_seq_len, needed)
-        drives = _open(data, where, result.spec.picture)
+        source = open_source(data, where, result.spec.picture)
         if real_score is None:
             stage = load_object(METHODS[loss.method])(result, loss)
         else:
             stage = ClipDistributionMatching(result, loss, DiTTeacher.load(real_score).to(where))
             about["real_score"] = {"file": real_score, "fingerprint": fingerprint(Path(real_score))}
-        return _train_dynamics(result, stage, drives, train_, data, folder, loss.method, about)
+        return _train_dynamics(result, stage, source, train_, data, folder, loss.method, about)
 
 
 def teacher(
@@ -253,10 +248,10 @@ def teacher(
         device: Where it trains: auto, cpu, cuda, ...
     """
     where = resolve_device(device)
-    read_folder_attrs(data.root, held_out=False)
+    check_recordings(data)
     with run_folder(out, where) as place:
         trained = DiTWorld.from_pretrained(world, device=where)
-        drives = _open(data, where, trained.spec.picture)
+        source = open_source(data, where, trained.spec.picture)
         sizes = trained.config.student
         with seeded(generator(train_.seed, "weights")):
             network = DiTTeacher(
@@ -265,10 +260,9 @@ def teacher(
                 control_dim=sizes.control_dim, history=sizes.history, route_dim=sizes.route_dim,
                 map_dim=sizes.map_dim,
             ).to(where)  # fmt: skip
-        about = {"world": trained.config.to_dict(), "loss": loss.to_dict(), "data": _about(data, drives)}
+        about = {"world": trained.config.to_dict(), "loss": loss.to_dict(), "data": source.about(data)}
         about["encoder"] = {"fingerprint": encoder_fingerprint(trained)}
-        clips = Clips(drives, _latents(trained, drives, place), trained.config, loss.clip_frames, where)
-        batch, held = batches(clips, drives, data, train_.batch_size)
+        batch, held = source.clips(trained, loss.clip_frames, train_, place)
         held = {name: value.to(where) for name, value in held.items()}
         best = train(
             TeacherMethod(trained, network, loss), batch, train_, place / "teacher", device=where, about=about,
@@ -281,21 +275,20 @@ def teacher(
 
 
 def _train_dynamics(
-    world: DiTWorld, stage: DynamicsMethod, drives: Drives, train_: LoopConfig, data: DataConfig, run: Path, name: str,
+    world: DiTWorld, stage: DynamicsMethod, source: Source, train_: LoopConfig, data: DataConfig, run: Path, name: str,
     about: dict[str, Any],
 ) -> DiTWorld:  # fmt: skip
     """Trains a stage on clips of latents; writes `run/NAME/world`."""
     DiTWorld.check_place(run / name / "world")
-    checked = drives.split(data.validation_fraction)[1]
+    drives, checked = source.looked_at
     log.info("picking start scenes")
     world.scenes = pick_scenes(drives, checked, world.config)
     about |= {
         "encoder": {"fingerprint": encoder_fingerprint(world)},
         "loss": stage.config.to_dict(),
-        "data": _about(data, drives),
+        "data": source.about(data),
     }
-    clips = Clips(drives, _latents(world, drives, run), world.config, stage.config.clip_frames, world.device)
-    batch, held = batches(clips, drives, data, train_.batch_size)
+    batch, held = source.clips(world, stage.config.clip_frames, train_, run)
     held = {name: value.to(world.device) for name, value in held.items()}
     best = train(
         stage, batch, train_, run / name, device=world.device, about=about,
@@ -303,12 +296,12 @@ def _train_dynamics(
     )  # fmt: skip
     assert isinstance(best, DynamicsMethod)
     for part, module in best.trained().items():
-        getattr(world, part).load_state_dict(module.state_dict())
+        setattr(world, part, module)  # those that were trained are perhaps in shards
     world.config = replace(world.config, null_control=stage.config.drop_control > 0)
     log.info("calibrating the confidence on dreams of recorded drives")
     calibrate(world, drives, checked, stage.config.rollout + 1)
     if _is_main(world.device):
-        write_card(world, name, about, train_, data, drives, dynamics_figures(best, held))
+        write_card(world, name, about, train_, data, source.recorded, dynamics_figures(best, held))
     _save(world.eval(), run / name / "world")
     return world
 
@@ -325,36 +318,6 @@ def _need_autoencoder(run: str) -> None:
 def _told(figures: Mapping[str, float]) -> str:
     """Figures for a line of the log."""
     return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-
-
-def _open(data: DataConfig, device: torch.device, picture: str | None) -> Drives:
-    """Opens one picture of recordings, which unpacks them where that was not done before: one process at a time."""
-    spec = joint_spec([attrs["spec"] for attrs in read_folder_attrs(data.root, held_out=False)])
-    kinds = [the_picture(spec, picture)] if len(spec.observations) > 1 else None
-    with PartialState(cpu=device.type == "cpu").main_process_first():
-        return Drives.open(data.root, kinds=kinds)
-
-
-def _latents(world: DiTWorld, drives: Drives, run: Path) -> np.ndarray:
-    """Latents of all states, made by one process while the others wait."""
-    with PartialState(cpu=world.device.type == "cpu").main_process_first():
-        return encode_drives(world, drives, run)
-
-
-def _pictures(drives: Drives, data: DataConfig, device: torch.device) -> tuple[int, Tensor]:
-    """How many states, from the first on, there are to learn from; and frames that are only looked at."""
-    chosen, checked = drives.split(data.validation_fraction)
-    held = frames_of(drives, np.linspace(drives.first[checked[0]], drives.first[-1] - 1, 256).astype(int))
-    return int(drives.first[chosen[-1] + 1]), held.to(device)
-
-
-def _about(data: DataConfig, drives: Drives) -> Mapping[str, Any]:
-    """What a run notes of its recordings."""
-    return {
-        "fingerprint": drives.fingerprint,
-        "drives": len(drives),
-        "validation_fraction": data.validation_fraction,
-    }
 
 
 def _is_main(device: torch.device) -> bool:

@@ -56,6 +56,13 @@ class Steps:
             loss, logs = (call or self.method)(there, progress, noise)
         return loss, {"loss": loss.detach(), **logs}
 
+    def rates(self, lr: float, factor: float) -> None:
+        """Sets the learning rates: `factor` times a group's own peak, or where it has none times `lr`."""
+        for group in self.method.groups(0):
+            for optimizer in self.optimizers[group.name]:
+                for part in optimizer.param_groups:
+                    part["lr"] = (lr if group.lr is None else group.lr) * factor
+
     def norms(self, step: int) -> Figures:
         """Clips the gradients of the groups of a step, each by itself; their norms before that, by name."""
         norms = {}

@@ -16,11 +16,19 @@ class DataConfig(BaseConfig):
         root: Folder of recording shards.
         validation_fraction: Share of the episodes (the last ones) that is only looked at.
         picture: Name of the picture that the autoencoder learns, where the recordings have several; None: the only one.
+        stream: Read the shards one after the other instead of unpacking them all: for more than a disk or memory holds.
+        buffer: Shards of a stream that are shuffled together.
     """
 
     root: str = "recordings"
     validation_fraction: float = 0.02
     picture: str | None = None
+    stream: bool = False
+    buffer: int = 4
+
+    def __post_init__(self) -> None:
+        if self.buffer < 1:
+            raise ValueError(f"data.buffer must be at least 1, got {self.buffer}")
 
 
 @dataclass
@@ -41,6 +49,9 @@ class LoopConfig(BaseConfig):
         compile: Compile the stage's hot methods (a C++ compiler is needed; a minute at first, then a fifth faster).
         bf16: Autocast to bfloat16 where the hardware multiplies it (networks only; losses stay in float32).
         shard: Spread the weights over the processes (FSDP2) instead of copying them to each (DDP).
+        sequence_parallel: Processes that share each clip: they spread its frames, and for attention the heads.
+        checkpointing: Compute the activations of transformer blocks a second time instead of keeping them.
+        offload: Keep sharded weights and what the optimizers remember in the memory of the host.
         save_every_s: Seconds between two checkpoints.
         log_every: Steps between two log lines.
         seed: Of weights, data order and noise.
@@ -59,9 +70,16 @@ class LoopConfig(BaseConfig):
     compile: bool = False
     bf16: bool = True
     shard: bool = False
+    sequence_parallel: int = 1
+    checkpointing: bool = False
+    offload: bool = False
     save_every_s: float = 240.0
     log_every: int = 20
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.offload and not self.shard:
+            raise ValueError("train.offload moves weights that are sharded: it needs train.shard")
 
 
 @dataclass
@@ -130,16 +148,41 @@ class DistillConfig(StudentStageConfig):
 
     Attributes:
         method: Name of what teaches the student (`METHODS`); an unknown one is answered by those that there are.
+        guidance: Weight of the teacher's controls, w of `u + w (c - u)`: at 1 it is not asked without them.
         grid: Noise levels between which the teacher steps.
+        shift: How far these levels are moved towards noise (1: evenly spaced).
         target_ema: Decay of the averaged student that consistency aims at.
+        phases: Phases under `phased` and `adversarial`: their number, or a schedule "2000-8,4000-4" of (last step,
+            number), the last one for all steps after it.
+        huber: Distance above which `phased` and `adversarial` count absolute errors, below it squares.
+        adversarial: Weight of the discriminator's score beside the distance.
+        layers: Layers of the teacher that the discriminator looks at, counted from 0; empty: all.
+        discriminator_lr: Peak learning rate of the discriminator.
+        discriminator_clip: Largest norm of its gradient.
+        saturating: Whether a student that passes for right gets no more gradient from the discriminator.
+        against_data: Whether the discriminator compares with recorded frames, not with the averaged student.
+        data_flow: Whether `continuous` follows the data in place of the teacher.
+        warmup_share: Share of the run in which the derivative comes in under `continuous`.
         exits: Sampling passes of the student under `matching`, one of which gets the gradient.
-        critic_steps: Steps of the critic for one of the student under `matching`.
+        critic_steps: Steps of the critic, or the discriminator, for one of the student.
         consistency: Weight of the consistency loss beside `matching`, against collapse.
     """
 
     method: str = "matching"
+    guidance: float = 1.0
     grid: int = 16
+    shift: float = 1.0
     target_ema: float = 0.99
+    phases: str = "1"
+    huber: float = 1e-3
+    adversarial: float = 0.1
+    layers: list[int] = field(default_factory=list)
+    discriminator_lr: float = 1e-5
+    discriminator_clip: float = 1.0
+    saturating: bool = False
+    against_data: bool = False
+    data_flow: bool = False
+    warmup_share: float = 0.3
     exits: int = 1
     critic_steps: int = 3
     consistency: float = 0.25

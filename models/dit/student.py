@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from drivedit.config import StudentConfig
 from drivedit.models.dit.generation import Generators, KVCache, generate
-from drivedit.models.layers.attention import Recall, attention
+from drivedit.models.layers.attention import Recall, Spread, attention
 from drivedit.models.layers.blocks import Block, adaptive_norm, fourier_features, mlp
 from drivedit.models.layers.rotary import rotate, rotations
 
@@ -78,6 +78,7 @@ class DiTStudent(nn.Module):
             latent_dim, d_model, n_layers, n_heads, d_ff, max_seq_len, dropout, use_rope, rope_base,
             tokens_per_frame, window, history, control_dim, route_dim, map_dim,
         )  # fmt: skip
+        self.spread: Spread | None = None  # over the processes that share clips in training
 
     @classmethod
     def from_config(cls, config: StudentConfig) -> DiTStudent:
@@ -145,8 +146,15 @@ class DiTStudent(nn.Module):
         Returns:
             Hidden tokens `[B, F, P, E]`, scale and shift of the output `[2, B, F, 1, E]`, and the cache or None.
         """
-        frames = self._check(x, kv_cache, use_cache, memory, frame_ids)
-        rows = x.shape[0]
+        rows, whole = x.shape[0], self._check(x, kv_cache, use_cache, memory, frame_ids)
+        spread = self.spread if kv_cache is None and not use_cache else None
+        if spread is not None:
+            if whole % spread.size:
+                raise ValueError(f"clips of {whole} frames do not divide over {spread.size} processes")
+            x, given = spread.part(x), (past, sigma, control, route)
+            past, sigma, control, route = (None if told is None else spread.part(told) for told in given)
+            memory = None if memory is None else spread.alike(memory)
+        frames = x.shape[1] // self.tokens_per_frame
         if sigma is None:
             sigma = x.new_zeros(rows, frames)
         if past is None:
@@ -164,13 +172,15 @@ class DiTStudent(nn.Module):
         modulation = self.modulation(F.silu(condition))[:, :, None]
         parts = modulation.unflatten(-1, (-1, self.d_model)).unbind(-2)
         if kv_cache is None:
-            attend, cache = self._attend_clip(rows, frames, y, use_cache, frame_ids)
+            attend, cache = self._attend_clip(rows, whole, y, use_cache, frame_ids, spread)
         else:
             attend, cache = self._attend_cache(kv_cache)
         for layer, block in enumerate(self.blocks):
-            y = block(y, parts[6 * layer : 6 * layer + 6], attend(layer), memory)
+            y = block(y, parts[6 * layer : 6 * layer + 6], attend(layer), memory, spread)
         if kv_cache is not None and use_cache:
             kv_cache.clock = kv_cache.clock + 1
+        if spread is not None:
+            return spread.whole(y), [spread.whole(part) for part in parts[-2:]], cache
         return y, parts[-2:], cache
 
     def generate(
@@ -246,9 +256,9 @@ class DiTStudent(nn.Module):
         return (lag > 0) & (lag < self.capacity) & first | (order[:, None] == order)
 
     def _attend_clip(
-        self, rows: int, frames: int, y: Tensor, keep: bool, frame_ids: Tensor | None
+        self, rows: int, frames: int, y: Tensor, keep: bool, frame_ids: Tensor | None, spread: Spread | None
     ) -> tuple[Any, KVCache | None]:
-        """Attention within a clip, and the cache of its last frames."""
+        """Attention within a clip of so many frames, perhaps spread, and the cache of its last ones."""
         time = torch.arange(frames, device=y.device) if frame_ids is None else frame_ids.to(y.device)
         mask = self._sees(time)
         mask = mask.repeat_interleave(self.tokens_per_frame, 0).repeat_interleave(self.tokens_per_frame, 1)
@@ -260,14 +270,20 @@ class DiTStudent(nn.Module):
 
         def attend(layer: int) -> Any:
             def run(qk: Tensor, v: Tensor, recall: Recall | None) -> Tensor:
+                if spread is not None:
+                    qk, v = spread.by_heads(qk), spread.by_heads(v)
+                    if recall is not None:
+                        recall = recall._replace(
+                            keys=spread.own_heads(recall.keys), values=spread.own_heads(recall.values)
+                        )
                 q, k = rotate(qk, turn).unbind(-3)
                 if cache is not None:
                     for kept, value in ((cache.k, k), (cache.v, v)):
                         kept[layer, :, :, last % self.capacity] = value[:, last].permute(0, 3, 1, 2, 4).to(kept)
                 plain = q if recall is None else qk[..., 0, :, :]
                 q, plain, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, plain, k, v))
-                out = attention(q, plain, k.to(q), v.to(q), mask, recall)
-                return out.transpose(1, 2).flatten(2).unflatten(1, (frames, -1))
+                out = attention(q, plain, k.to(q), v.to(q), mask, recall).transpose(1, 2).unflatten(1, (frames, -1))
+                return (out if spread is None else spread.by_frames(out)).flatten(3)
 
             return run
 

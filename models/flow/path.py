@@ -44,6 +44,30 @@ def euler_step(x: Tensor, clean: Tensor, sigma: Tensor, lower: Tensor) -> Tensor
     return clean + over(lower / sigma, x) * (x - clean)
 
 
+def along(x: Tensor, velocity: Tensor, sigma: Tensor, lower: Tensor) -> Tensor:
+    """The point at level `lower` of the straight line through `x` at `sigma` with a velocity; `x` where both are one.
+
+    It is a step of Euler's method, as `euler_step`, which is told the clean estimate instead.
+    """
+    return x + over(lower - sigma, x) * velocity
+
+
+def jump(x: Tensor, clean: Tensor, sigma: Tensor, lower: Tensor) -> Tensor:
+    """`euler_step`, and bit for bit `x` where both levels are one, be it 0."""
+    still = lower == sigma
+    return torch.where(over(still, x), x, euler_step(x, clean, sigma.masked_fill(still, 1.0), lower))
+
+
+def renoise(x: Tensor, noise: Tensor, sigma: Tensor, higher: Tensor) -> Tensor:
+    """The point at level `higher` that has the data of `x` at `sigma`, which is below 1, and its noise in part.
+
+    Signal and variance are the path's: `a x + sqrt(higher^2 - (a sigma)^2) noise` with a = (1 - higher) / (1 - sigma).
+    """
+    kept = (1 - higher) / (1 - sigma)
+    spread = (higher.square() - (kept * sigma).square()).clamp(min=0).sqrt()
+    return over(kept, x) * x + over(spread, x) * noise
+
+
 def noise_levels(steps: int, device: torch.device | str = "cpu") -> Tensor:
     """The levels `[steps + 1]` between which a sampler steps, evenly from noise to data.
 

@@ -1,11 +1,11 @@
-"""Attention of queries to keys, and to memory beside them.
+"""Attention of queries to keys, and to memory beside them; and what it asks where clips lie on several processes.
 
 Legend: B clips, H heads, N queries, K keys, M memories, E width of a head.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,43 @@ class Recall(NamedTuple):
     keys: Tensor
     values: Tensor
     present: Tensor
+
+
+class Spread(Protocol):
+    """The frames of clips, spread over processes (DeepSpeed-Ulysses, Jacobs et al. 2023).
+
+    Each has some that follow one another, and for attention some heads of all frames. Gradients go back as values came.
+    Outside, all processes compute the same on whole clips; `part` and `alike` lead in, `whole` leads out.
+
+    Attributes:
+        size: Processes that share a clip.
+    """
+
+    size: int
+
+    def part(self, x: Tensor) -> Tensor:
+        """This process's part of `[B, F, ...]`, which all have in whole: `[B, F / size, ...]`."""
+        ...
+
+    def alike(self, x: Tensor) -> Tensor:
+        """A tensor that all have, for use by each on its own part."""
+        ...
+
+    def whole(self, x: Tensor) -> Tensor:
+        """All parts `[B, F / size, ...]` together, on every process: `[B, F, ...]`."""
+        ...
+
+    def by_heads(self, x: Tensor) -> Tensor:
+        """Some frames, `[B, F / size, ..., H, E]`, to some heads of all frames, `[B, F, ..., H / size, E]`."""
+        ...
+
+    def by_frames(self, x: Tensor) -> Tensor:
+        """The reverse of `by_heads`."""
+        ...
+
+    def own_heads(self, x: Tensor) -> Tensor:
+        """Of all heads `[B, H, ...]` those that `by_heads` gives to this process."""
+        ...
 
 
 def attention(

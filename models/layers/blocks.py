@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drivedit.models.layers.attention import Recall
+from drivedit.models.layers.attention import Recall, Spread
 
 
 class Block(nn.Module):
@@ -32,18 +32,28 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.activate: Callable[[Tensor], Tensor] = squared_relu
 
-    def forward(self, x: Tensor, modulation: Sequence[Tensor], attend: Any, memory: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, modulation: Sequence[Tensor], attend: Any, memory: Tensor | None = None,
+        spread: Spread | None = None,
+    ) -> Tensor:  # fmt: skip
         """Transforms tokens `[B, F, P, E]` under six modulations `[B, F, 1, E]`.
 
-        `attend(qk, v, recall)` does the attention, also to the tokens of a memory `[B, M, E]`.
+        `attend(qk, v, recall)` does the attention, also to the tokens of a memory `[B, M, E]`. Where clips are `spread`
+        the tokens are those of this process's frames.
         """
         scale1, shift1, gate1, scale2, shift2, gate2 = modulation
         y = adaptive_norm(x, scale1, shift1)
         qkv = self.qkv(y).unflatten(-1, (3, self.heads, -1))  # [B, F, P, 3, H, E/H]
         y = self.out(attend(norm(qkv[..., :2, :, :]), qkv[..., 2, :, :], self.recall(memory)))
-        x = torch.addcmul(x, gate1, self.dropout(y))
+        x = torch.addcmul(x, gate1, self.drop(y, spread))
         y = adaptive_norm(x, scale2, shift2)
-        return torch.addcmul(x, gate2, self.dropout(self.down(self.activate(self.up(y)))))
+        return torch.addcmul(x, gate2, self.drop(self.down(self.activate(self.up(y))), spread))
+
+    def drop(self, y: Tensor, spread: Spread | None) -> Tensor:
+        """Dropout; processes that share a clip leave out what one alone would."""
+        if spread is None or not self.training or not self.dropout.p:
+            return self.dropout(y)
+        return y * spread.part(self.dropout(y.new_ones(len(y), spread.size * y.shape[1], *y.shape[2:])))
 
     def recall(self, memory: Tensor | None) -> Recall | None:
         """Keys and values of memory tokens `[B, M, E]`; a token of zeros is an absent one."""

@@ -56,6 +56,13 @@ def check_bytes(path: Path) -> bool:
         return True
 
 
+def seal_of(path: Path) -> bytes | None:
+    """The block in front of a file, which a seal is; None: it has none. Whether it fits is not asked."""
+    with open(path, "rb") as file:
+        block = file.read(BLOCK)
+    return None if block.startswith(_HDF5) else block
+
+
 def check_texts(path: Path) -> None:
     """Reads the attributes of a file without a seal, in another process.
 

@@ -1,11 +1,19 @@
 """What trainings in tests learn from, and the smallest method there is."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
 
+from drivedit.config import LoopConfig, StudentStageConfig
 from drivedit.config.domains.carracing import SPEC
 from drivedit.data.recordings import Episode
+from drivedit.training.loop import train
+from drivedit.training.methods.energy import ForcingThenEnergy
 from drivedit.training.methods.method import Method
 from helpers.worlds import make_world
 
@@ -60,3 +68,35 @@ def make_batch(frames: int, rows: int = 2, seed: int = 0) -> dict[str, torch.Ten
     batch = {name: 0.1 * torch.randn(rows, *shape, generator=g) for name, shape in shapes.items()}
     batch |= {"reward": torch.zeros(rows, frames, 1), "ended": torch.zeros(rows, frames)}
     return batch | {"latents": torch.randn(rows, 2 + frames, 4, 8, 8, generator=g)}
+
+
+def learn(
+    folder: str,
+    adam_only: bool = False,
+    batch: Callable[[torch.Generator], dict[str, torch.Tensor]] = clips,
+    **options: Any,
+) -> None:
+    """Six steps of a student on random clips; two runs that learn the same are compared by `assert_same_runs`."""
+    torch.manual_seed(0)
+    told = {"steps": 6, "lr": 3e-3, "warmup": 2, "cooldown": 0.0, "bf16": False, "log_every": 1, "ema": 0.5, **options}
+    stage = ForcingThenEnergy(make_world(), StudentStageConfig(clip_frames=4, rollout=1, few_step_from=0.0))
+    if adam_only:
+        stage.matrices = list
+    train(stage, batch, LoopConfig(**told), folder)
+
+
+def assert_same_runs(first: Path, second: Path) -> None:
+    """Asserts that two runs of `learn` are at an end, learned something, and the same."""
+    one, two = (torch.load(folder / "last.pt", weights_only=True) for folder in (first, second))
+    assert one["step"] == two["step"] == 6
+    names = list(one["stage"])
+    start = ForcingThenEnergy(make_world(), StudentStageConfig()).state_dict()
+    apart = {name: (one["stage"][name] - two["stage"][name]).abs().max().item() for name in names}
+    assert max(apart.values()) < 1e-5, apart
+    assert any(not torch.allclose(one["stage"][name], start[name], atol=1e-3) for name in names)
+    assert torch.allclose(_losses(first), _losses(second), atol=1e-5)
+
+
+def _losses(folder: Path) -> torch.Tensor:
+    rows = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+    return torch.tensor([row["loss"] for row in rows])

@@ -12,6 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
+import torch
 
 import drivedit.config as config
 from drivedit.config import BaseConfig, ModelConfig, StudentConfig, WorldConfig, get_large_config, get_small_config
@@ -46,6 +47,16 @@ API: dict[str, str] = {
     "drivedit.models.MemoryBank.update": "spatial_tokens, importance_scores, frame_idx=None",
     "drivedit.models.MemoryBank.retrieve": "query, top_k=32",
     "drivedit.models.MemoryBank.clear": "",
+    "drivedit.models.parameter.BasevLLMParameter": "data, weight_loader",
+    "drivedit.models.parameter.ModelWeightParameter": "data, weight_loader",
+    "drivedit.models.parameter.PackedvLLMParameter": "data, weight_loader",
+    "drivedit.models.parameter.PackedvLLMParameter.adjust_shard_indexes_for_packing": "shard_size, shard_offset",
+    "drivedit.training.distributed.initialize_model_parallel": (
+        "tensor_model_parallel_size=1, pipeline_model_parallel_size=1"
+    ),
+    "drivedit.training.distributed.get_tensor_model_parallel_rank": "",
+    "drivedit.training.distributed.get_tensor_model_parallel_world_size": "",
+    "drivedit.training.distributed.communication_op.all_reduce": "tensor, op=ReduceOp.SUM, group=None",
     "drivedit.training.SelfForcingTrainer": (
         "student_model, vae_model, optimizer, device='cuda', mixed_precision=True, use_wandb=False"
     ),
@@ -60,6 +71,31 @@ API: dict[str, str] = {
     "drivedit.training.losses.ReconstructionLoss": "pixel_weight=1.0, perceptual_weight=0.1, ssim_weight=0.1",
     "drivedit.training.losses.FlowMatchingLoss": "sigma_min=0.002, sigma_max=80.0",
     "drivedit.training.losses.CompositeLoss": "loss_weights, uncertainty_weighting=False",
+    "drivedit.training.api.train.main": "args",
+    "drivedit.training.api.train.train_one_step": (
+        "transformer, model_type, optimizer, lr_scheduler, loader, noise_scheduler, noise_random_generator, "
+        "gradient_accumulation_steps, sp_size, precondition_outputs, max_grad_norm, weighting_scheme, logit_mean, "
+        "logit_std, mode_scale"
+    ),
+    "drivedit.training.api.train.compute_density_for_timestep_sampling": (
+        "weighting_scheme, batch_size, generator, logit_mean=None, logit_std=None, mode_scale=None"
+    ),
+    "drivedit.training.api.distill.main": "args",
+    "drivedit.training.api.distill.distill_one_step": (
+        "transformer, model_type, teacher_transformer, ema_transformer, optimizer, lr_scheduler, loader, "
+        "noise_scheduler, solver, noise_random_generator, gradient_accumulation_steps, sp_size, max_grad_norm, "
+        "uncond_prompt_embed, uncond_prompt_mask, num_euler_timesteps, multiphase, not_apply_cfg_solver, distill_cfg, "
+        "ema_decay, pred_decay_weight, pred_decay_type, hunyuan_teacher_disable_cfg"
+    ),
+    "drivedit.training.api.distill.EulerSolver": "sigmas, timesteps=1000, euler_timesteps=50",
+    "drivedit.training.api.distill.PCMFMScheduler": (
+        "num_train_timesteps=1000, shift=1.0, pcm_timesteps=50, linear_quadratic=False, "
+        "linear_quadratic_threshold=0.025, linear_range=0.5"
+    ),
+    "drivedit.training.api.distill_adv.gan_g_loss": "fake_output, discriminator_weight, fake_output_32",
+    "drivedit.training.api.distill_adv.gan_d_loss": (
+        "real_output, fake_output, discriminator_weight, real_output_32, fake_output_32, discriminator_weight_32"
+    ),
     "drivedit.config.BaseConfig.to_dict": "",
     "drivedit.config.BaseConfig.to_json": "",
     "drivedit.config.BaseConfig.save_json": "filepath",
@@ -194,7 +230,7 @@ def parameters(path: str) -> dict[str, inspect.Parameter]:
 
 
 def documented(row: str) -> dict[str, inspect.Parameter]:
-    scope: dict[str, Any] = {}
+    scope: dict[str, Any] = {"ReduceOp": torch.distributed.ReduceOp}
     exec(compile(ast.parse(f"def f({row}): pass"), "row", "exec"), scope)
     return dict(inspect.signature(scope["f"]).parameters)
 

@@ -1,5 +1,6 @@
 """Low-rank adapters in training: what they change and what they leave, and the stage that makes a file of them."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from drivedit.data.recordings import write_shard
 from drivedit.models import DiTWorld
 from drivedit.models.adapters import Adapter
 from drivedit.training.adapting import adapt
-from drivedit.training.lora import add_lora, factors, fold_in
+from drivedit.training.lora import add_lora, factors, fold_in, patterns_of
 from drivedit.training.methods.energy import EnergyScore
 from drivedit.training.methods.method import Progress
 
@@ -72,6 +73,29 @@ def test_patterns_choose_layers_and_those_that_match_none_are_named():
         add_lora(make_world(), 2, 2.0, ["*.qkv", "*.to_q"])
     with pytest.raises(ValueError, match="rank must be at least 1"):
         add_lora(make_world(), 0, 2.0)
+
+
+def test_names_that_are_usual_elsewhere_are_understood():
+    published = ["to_k", "to_q", "to_v", "to_out.0"]
+    assert patterns_of(published) == ["*qkv", "*out"]
+    assert add_lora(make_world().dynamics, 2, 2.0, patterns_of(published)) == [
+        "blocks.0.qkv", "blocks.0.out", "blocks.1.qkv", "blocks.1.out",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-5), (torch.float64, 1e-13)])
+def test_merged_weights_tell_the_same_to_rounding(dtype, apart):
+    net = make_world().dynamics.to(dtype)
+    add_lora(net, 2, 4.0, ["*qkv", "*out"])
+    for name, weight in net.named_parameters():
+        if "lora_B" in name:
+            weight.data = 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    told = [net(torch.ones(1, 32, 16, dtype=dtype), sigma=torch.zeros(1, 2, dtype=dtype))[0]]
+    copied = copy.deepcopy(net)
+    for each in (net, copied):
+        fold_in(each)
+        told.append(each(torch.ones(1, 32, 16, dtype=dtype), sigma=torch.zeros(1, 2, dtype=dtype))[0])
+    assert (told[1] - told[0]).abs().max() <= apart and torch.equal(told[1], told[2])
 
 
 @pytest.fixture(scope="module")

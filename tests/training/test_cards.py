@@ -14,7 +14,7 @@ from drivedit.data.clips import Drives
 from drivedit.data.recordings import write_shard
 from drivedit.evaluation.reports.card import HEADING
 from drivedit.training.calibration import calibrate
-from drivedit.training.cards import write_card
+from drivedit.training.cards import Recorded, write_card
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,10 @@ def test_a_card_says_data_recipe_and_figures_of_every_stage_once(drives):
     world = make_world()
     world.card = f"{HEADING}\n\nfigures of the world before\n"
     loop, data = LoopConfig(seed=7), DataConfig("films/mine", validation_fraction=0.34)
-    write_card(world, "vae", {"loss": {"l1": 0.3}}, loop, data, drives, {"psnr": 31.25})
-    write_card(world, "student", {"loss": {"rollout": 6}}, loop, data, drives, {"mse_8": 0.5})
-    write_card(world, "vae", {"loss": {"l1": 0.4}}, loop, data, drives, {"psnr": 33.5})
+    recorded = Recorded.of(drives, looked_at=1)
+    write_card(world, "vae", {"loss": {"l1": 0.3}}, loop, data, recorded, {"psnr": 31.25})
+    write_card(world, "student", {"loss": {"rollout": 6}}, loop, data, recorded, {"mse_8": 0.5})
+    write_card(world, "vae", {"loss": {"l1": 0.4}}, loop, data, recorded, {"psnr": 33.5})
     for word in ("Licence: to be filled in", "`films/mine`, 3 drives, 0.1 minutes", drives.fingerprint, "The last 1 of",
                  "seed 7", "| psnr | 33.5 |", "| mse_8 | 0.5 |", '"rollout": 6', '"l1": 0.4'):  # fmt: skip
         assert word in world.card, word

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.gaussian import MEAN, SPREAD, make_rngs, posterior, transport
 from helpers.training import make_batch, make_episode
 from helpers.worlds import make_world
 
@@ -19,7 +20,7 @@ from drivedit.models.flow.sampler import sample
 from drivedit.training.calibration import calibrate
 from drivedit.training.methods import METHODS
 from drivedit.training.methods.clip_matching import ClipDistributionMatching
-from drivedit.training.methods.clips import MOTION, Clip, Rngs
+from drivedit.training.methods.clips import MOTION, Clip
 from drivedit.training.methods.consistency import Consistency
 from drivedit.training.methods.matching import DistributionMatching, dmd_gradient
 from drivedit.training.methods.method import Progress
@@ -28,28 +29,9 @@ from drivedit.training.optimizers import make_optimizers
 from drivedit.training.stages import decoder, distill, student, teacher, vae
 from drivedit.training.steps import Steps
 
-MEAN, SPREAD = 0.7, 0.5  # of the teacher's Gaussian
-
-
-def posterior(x: torch.Tensor, sigma: torch.Tensor, mean: float, spread: float) -> torch.Tensor:
-    """The best estimate of data from N(mean, spread^2) seen at level sigma: what a perfect teacher says."""
-    level = sigma[..., None, None]
-    gain = (1 - level) * spread**2 / ((1 - level) ** 2 * spread**2 + level**2)
-    return mean + gain * (x - (1 - level) * mean)
-
-
-def transport(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Where the teacher's flow ends: the map that keeps quantiles."""
-    level = sigma[..., None, None]
-    return MEAN + SPREAD * (x - (1 - level) * MEAN) / ((1 - level) ** 2 * SPREAD**2 + level**2).sqrt()
-
 
 def matching(**changes) -> DistributionMatching:
     return DistributionMatching(make_world(), DistillConfig(clip_frames=4, rollout=0, **changes)).eval()
-
-
-def make_rngs(seed: int = 0) -> Rngs:
-    return Rngs(torch.Generator().manual_seed(seed), torch.device("cpu"), torch.Generator().manual_seed(seed))
 
 
 def test_small_steps_along_a_perfect_teacher_carry_noise_to_data():
@@ -151,7 +133,9 @@ def run(tmp_path_factory):
     return folder, loop, data
 
 
-@pytest.mark.parametrize("method", ["forcing", "consistency", "matching", "energy"])
+@pytest.mark.parametrize(
+    "method", ["forcing", "consistency", "phased", "adversarial", "continuous", "matching", "energy"]
+)
 def test_every_method_makes_a_world(run, method):
     folder, loop, data = run
     loss = DistillConfig(clip_frames=6, rollout=2, method=method, exits=2)
@@ -180,7 +164,10 @@ def test_a_method_is_a_line_of_the_registry_and_an_unknown_one_is_answered_by_th
     )
     distill(trained, loss=DistillConfig(clip_frames=6, method="mine"), **rest)
     assert "## Stage `mine`" in DiTWorld.from_pretrained(folder / "mine" / "world", device="cpu").card
-    with pytest.raises(ValueError, match="must be one of forcing, consistency, matching, energy, mine, got 'moon'"):
+    with pytest.raises(
+        ValueError,
+        match="one of forcing, consistency, phased, adversarial, continuous, matching, energy, mine, got 'moon'",
+    ):
         distill(trained, loss=DistillConfig(method="moon"), **rest)
     assert not (folder / "moon").exists()
 

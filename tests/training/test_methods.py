@@ -11,10 +11,11 @@ from torch import nn
 
 from drivedit.config import DistillConfig, LoopConfig
 from drivedit.training.loop import train
-from drivedit.training.methods.matching import DistributionMatching
+from drivedit.training.methods import METHODS
 from drivedit.training.methods.method import Frozen, Method, ParameterGroup, Progress
 from drivedit.training.optimizers import make_optimizers
 from drivedit.training.steps import Steps
+from drivedit.utils import load_object
 
 
 class Duel(Method):
@@ -80,15 +81,30 @@ def test_a_run_keeps_what_is_trained_and_logs_each_norm(tmp_path):
     assert {"grad_norm", "grad_norm_steep", "grad_norm_flat"} <= set(rows[0]) and "grad_norm_steep" not in rows[1]
 
 
-def test_matching_resumed_in_the_critics_turn_equals_going_through(tmp_path):
+@pytest.mark.parametrize("name", ["matching", "phased", "adversarial", "continuous"])
+def test_a_method_resumed_in_the_critics_turn_equals_going_through(tmp_path, name):
+    loss = DistillConfig(clip_frames=4, rollout=1, critic_steps=3, phases="3-4,4-2", warmup_share=0.0)
+
     def run(folder: str, *stops: int) -> dict[str, torch.Tensor]:
         for stop in stops:
             torch.manual_seed(0)
             config = LoopConfig(steps=stop, lr=1e-3, warmup=1, cooldown=0.0, bf16=False, log_every=1)
-            method = DistributionMatching(make_world(), DistillConfig(clip_frames=4, rollout=1, critic_steps=3))
+            method = load_object(METHODS[name])(make_world(), loss)
             train(method, clips, config, tmp_path / folder)
         return torch.load(tmp_path / folder / "last.pt", weights_only=True)["stage"]
 
     whole, parts = run("whole", 5), run("parts", 2, 5)
     assert list(whole) == list(parts) and all(torch.equal(whole[name], parts[name]) for name in whole)
     assert not [name for name in whole if name.startswith("teacher")]
+
+
+def test_a_group_has_a_rate_of_its_own_and_the_others_the_loops():
+    method = Duel()
+    method.groups = lambda step: [  # type: ignore[method-assign]
+        method.group("steep", [method.steep], lr=1e-5),
+        method.group("flat", [method.flat]),
+    ]
+    steps = Steps(method, make_optimizers(method.groups(0), LoopConfig()), 10.0, 0, False, torch.device("cpu"))
+    steps.rates(1e-3, 0.5)
+    rates = {name: {part["lr"] for part in steps.optimizers[name][0].param_groups} for name in ("steep", "flat")}
+    assert rates == {"steep": {5e-6}, "flat": {5e-4}}

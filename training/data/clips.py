@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,8 @@ import numpy as np
 import torch
 
 from drivedit.config import RewardTerm, StudentConfig, WorldConfig, WorldSpec
-from drivedit.data.unpacked import open_unpacked
+from drivedit.data.recordings import Episode, joint_spec
+from drivedit.data.unpacked import in_memory, open_unpacked
 from drivedit.utils import motion_between
 from drivedit.utils.episodes import Agents
 
@@ -80,7 +82,21 @@ class Drives:
                 has other observations, controls or `dt` than the others.
             OSError: There is no room to unpack them.
         """
-        arrays, index, source = open_unpacked(root, held_out, kinds)
+        return cls._of(*open_unpacked(root, held_out, kinds))
+
+    @classmethod
+    def of(cls, episodes: Iterable[Episode], spec: WorldSpec, fingerprint: str = "") -> Drives:
+        """Drives in memory, of episodes.
+
+        Args:
+            episodes: At least one.
+            spec: Of all of them together, with the kinds of observation that are wanted.
+            fingerprint: Name of what they were made from.
+        """
+        return cls._of(*in_memory(episodes, spec), fingerprint)
+
+    @classmethod
+    def _of(cls, arrays: dict[str, np.ndarray], index: dict[str, np.ndarray], source: str) -> Drives:
         spec = WorldSpec.from_dict(json.loads(str(index["spec"])))
         return cls(
             spec=spec,
@@ -169,6 +185,22 @@ class Drives:
         kept = min(max(1, round(len(self) * (1 - fraction))), len(self) - 1)
         return np.arange(kept), np.arange(kept, len(self))
 
+    def facts(self) -> Facts:
+        """What is known throughout."""
+        ended = np.asarray(self.ended)
+        earned = {name: np.asarray(values, np.float64) for name, values in self.rewards.items()}
+        return Facts(
+            spec=self.spec,
+            states=len(ended),
+            drives=len(self),
+            telemetry={name: bool(np.isfinite(values).all()) for name, values in self.telemetry.items()},
+            squares={name: float(np.square(values).sum()) for name, values in earned.items()},
+            paid={name: float(values[ended].sum()) for name, values in earned.items()},
+            ended=int(ended.sum()),
+            routed=any(len(line) for line in self.routes),
+            peopled=bool(self.agents_known.any()),
+        )
+
     def motion(self) -> np.ndarray:
         """Ego-motion that led to each state, float32 `[S, 3]`; zero at the start of a drive and where not known."""
         pose = torch.from_numpy(np.array(self.pose))
@@ -176,6 +208,51 @@ class Drives:
         motion[1:] = motion_between(pose[:-1], pose[1:])
         motion[self.first[:-1]] = 0
         return motion.float().nan_to_num().numpy()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What recordings know, as far as a world's configuration depends on it.
+
+    Attributes:
+        spec: What they are about.
+        states: How many there are.
+        drives: How many there are.
+        telemetry: Names, and whether it is finite in every state.
+        squares: Sums of the squares of rewards over all states, by name; not finite where one is not known.
+        paid: Sums of rewards over the states that end, by name.
+        ended: States that end.
+        routed: Whether a drive has a route.
+        peopled: Whether the others on the road are known in a drive.
+    """
+
+    spec: WorldSpec
+    states: int
+    drives: int
+    telemetry: dict[str, bool]
+    squares: dict[str, float]
+    paid: dict[str, float]
+    ended: int
+    routed: bool
+    peopled: bool
+
+    @classmethod
+    def together(cls, parts: Sequence[Facts]) -> Facts:
+        """Those of several recordings, one at least, as one."""
+        rewards, told = ({name for part in parts for name in getattr(part, of)} for of in ("squares", "telemetry"))
+
+        def sums(of: str) -> dict[str, float]:
+            return {name: sum(getattr(part, of).get(name, math.nan) for part in parts) for name in rewards}
+
+        return cls(
+            spec=joint_spec(list({id(part.spec): part.spec for part in parts}.values())),
+            telemetry={name: all(part.telemetry.get(name, False) for part in parts) for name in told},
+            squares=sums("squares"),
+            paid=sums("paid"),
+            routed=any(part.routed for part in parts),
+            peopled=any(part.peopled for part in parts),
+            **{name: sum(getattr(part, name) for part in parts) for name in ("states", "drives", "ended")},
+        )
 
 
 def the_picture(spec: WorldSpec, name: str | None = None) -> str:
@@ -209,7 +286,7 @@ def the_picture(spec: WorldSpec, name: str | None = None) -> str:
     return name
 
 
-def fit_config(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> WorldConfig:
+def fit_config(world: WorldConfig, drives: Drives | Facts, clip_frames: int = 1) -> WorldConfig:
     """The world that these recordings can teach: their spec with one picture, without what they do not know.
 
     Without recorded rewards all reward is zero, without recorded endings nothing ends, without routes the world is told
@@ -218,35 +295,34 @@ def fit_config(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> Worl
 
     Args:
         world: The world that is wanted; a spec of its own goes before that of the recordings, and must fit them.
-        drives: The recordings.
+        drives: The recordings, or what they know.
         clip_frames: Frames of a clip that the dynamics shall take at once.
 
     Raises:
         ValueError: The pictures do not divide into tokens, the spec that is wanted is not that of the recordings, or
             they have several pictures (see `the_picture`).
     """
-    drives = drives.only([the_picture(drives.spec, world.spec.picture if world.spec.observations else None)])
-    spec = drives.spec
+    facts = drives.facts() if isinstance(drives, Drives) else drives
+    seen = facts.spec.only([the_picture(facts.spec, world.spec.picture if world.spec.observations else None)])
+    spec = seen
     if world.spec.observations:
         spec = world.spec
-        spec.check_same(drives.spec, "the world", "the recordings", ("observations", "controls", "learned"))
+        spec.check_same(seen, "the world", "the recordings", ("observations", "controls", "learned"))
     height, width, channels = spec.observations[spec.picture].shape
     side = 8 * world.patch
     if height % side or width % side:
         raise ValueError(
             f"pictures must have sides that are multiples of {side} (8 * world.patch), got {height} x {width}"
         )
-    unknown = set(spec.names("telemetry")) - set(drives.telemetry)
+    unknown = set(spec.names("telemetry")) - set(facts.telemetry)
     if unknown:
         raise ValueError(
-            f"the recordings have the telemetry {list(drives.telemetry)}, the world wants {sorted(unknown)}"
+            f"the recordings have the telemetry {list(facts.telemetry)}, the world wants {sorted(unknown)}"
         )
-    known = {name for name, values in drives.telemetry.items() if np.isfinite(values).all()}
-    rewards = _rewards(spec, drives)
-    ending, roads = bool(np.asarray(drives.ended).any()), any(len(line) for line in drives.routes)
+    rewards, ending, roads = _rewards(spec, facts), facts.ended > 0, facts.routed
     routed = roads and world.student.route_dim > 0
-    others = world.others if drives.agents_known.any() else 0
-    lacking = [value.name for value in spec.telemetry if value.name not in known]
+    others = world.others if facts.peopled else 0
+    lacking = [value.name for value in spec.telemetry if not facts.telemetry.get(value.name)]
     told = (
         ("reward", any(term.value for term in rewards.values())),
         ("endings", ending),
@@ -259,10 +335,10 @@ def fit_config(world: WorldConfig, drives: Drives, clip_frames: int = 1) -> Worl
     student = _student(world, height * width // side**2, len(spec.controls), clip_frames)
     spec = replace(
         spec,
-        telemetry=[value for value in spec.telemetry if value.name in known],
+        telemetry=[value for value in spec.telemetry if facts.telemetry.get(value.name)],
         rewards=rewards,
         conditions=["route"] * routed + ["layout"] * bool(others),
-        dt=drives.spec.dt,
+        dt=seen.dt,
         any_dt=False,
         endings=spec.endings if ending else {},
     )
@@ -286,21 +362,20 @@ def _student(world: WorldConfig, tokens: int, controls: int, clip_frames: int) -
     )
 
 
-def _rewards(spec: WorldSpec, drives: Drives) -> dict[str, RewardTerm]:
+def _rewards(spec: WorldSpec, facts: Facts) -> dict[str, RewardTerm]:
     """The reward terms, learned ones in the units of the recordings; only these, of value 0, where none is known.
 
     A world tells that it ends, and not why: of several terms that are paid at an end, each is paid as on average.
     """
     units = {}
     for name in spec.learned():
-        values = np.asarray(drives.earned(name), np.float64)
-        unit = spec.rewards[name].value or float(np.sqrt(np.square(values).mean()))
-        units[name] = unit if np.isfinite(values).all() else 0.0
+        mean = facts.squares.get(name, math.nan) / facts.states
+        units[name] = (spec.rewards[name].value or math.sqrt(mean)) if math.isfinite(mean) else 0.0
     learned = {name: RewardTerm("learned", unit) for name, unit in units.items()}
-    ends, over = [name for name, term in spec.rewards.items() if term.kind == "on_end"], np.asarray(drives.ended)
-    if len(ends) > 1 and over.any():
-        paid = {name: float(np.asarray(drives.earned(name), np.float64)[over].mean()) for name in ends}
-        learned |= {name: RewardTerm("on_end", value) for name, value in paid.items() if np.isfinite(value)}
+    ends = [name for name, term in spec.rewards.items() if term.kind == "on_end"]
+    if len(ends) > 1 and facts.ended:
+        paid = {name: facts.paid.get(name, math.nan) / facts.ended for name in ends}
+        learned |= {name: RewardTerm("on_end", value) for name, value in paid.items() if math.isfinite(value)}
     return spec.rewards | learned if any(units.values()) else {name: learned[name] for name in units}
 
 

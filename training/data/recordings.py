@@ -56,7 +56,7 @@ def iter_episodes(folder: str | Path, held_out: bool = False) -> Iterator[Episod
         held_out: whether held-out recordings are wanted; the other kind is refused, so that none is trained on.
     """
     for path in shard_paths(folder):
-        _check_kind(path, read_attrs(path), held_out)
+        check_kind(path, bool(read_attrs(path).get("held_out", False)), held_out)
         yield from read_shard(path)
 
 
@@ -85,7 +85,7 @@ def read_folder_attrs(folder: str | Path, held_out: bool | None = None) -> list[
     found = [read_attrs(path) for path in paths]
     wanted = bool(found[0].get("held_out", False)) if held_out is None else held_out
     for path, attrs in zip(paths, found, strict=True):
-        _check_kind(path, attrs, wanted)
+        check_kind(path, bool(attrs.get("held_out", False)), wanted)
         found[0]["spec"].check_same(attrs["spec"], str(paths[0]), str(path), ("observations", "controls", "dt"))
     return found
 
@@ -107,9 +107,8 @@ def joint_spec(specs: Sequence[WorldSpec]) -> WorldSpec:
     return replace(specs[0], **{**found, "telemetry": list(found["telemetry"].values())})
 
 
-def _check_kind(path: Path, attrs: dict[str, Any], held_out: bool) -> None:
+def check_kind(path: Path, is_held_out: bool, held_out: bool) -> None:
     """Raises ValueError if a shard is held out and should not be, or the reverse."""
-    is_held_out = bool(attrs.get("held_out", False))
     if is_held_out != held_out:
         if is_held_out:
             raise ValueError(

@@ -15,9 +15,10 @@ import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -41,6 +42,8 @@ _AGENTS: dict[str, tuple[str, tuple[int, ...]]] = {
     "agents_kinds": ("int64", ()),
 }
 
+_OF_DRIVES = ("routes", "closed", "seeds", "bounds", "attributes", "agents_known")
+
 log = logging.getLogger(__name__)
 
 
@@ -54,7 +57,7 @@ def open_unpacked(root: str | Path, held_out: bool, kinds: Sequence[str] | None 
 
     Returns:
         The memory-mapped arrays of S states and of A agents that `_layout` and `_AGENTS` name; what is neither, as
-        `_write` says; and the fingerprint of what both were made from.
+        `Index.told` says; and the fingerprint of what both were made from.
 
     Raises:
         FileNotFoundError: There is no shard.
@@ -127,48 +130,90 @@ def _clear(folder: Path) -> None:
 
 
 def _write(paths: Sequence[Path], work: Path, spec: WorldSpec, held_out: bool) -> None:
-    """Writes the arrays, and `index.npz`.
-
-    The index holds first `[E + 1]`, routes `[M, 2]` and route_first `[E + 1]`; closed, seeds, bounds, agents_known and,
-    as JSON, the attributes of E drives; agents_first `[S + 1]` and agents_names, as JSON; the joint spec, as JSON, and
-    held_out.
-    """
-    lengths, routes, closed, seeds, bounds, attributes = [0], [], [], [], [], []
-    agents_known, agents_first, agents_names = [], [np.zeros(1, np.int64)], dict[str, int]()
-    layout, coarse = _layout(spec) | _AGENTS, 0.0
+    """Writes the arrays, and `index.npz`."""
+    index, layout = Index(spec), _layout(spec) | _AGENTS
     with ExitStack() as stack:
         files = {name: stack.enter_context(open(work / f"{name}.raw", "wb")) for name in layout}
         read = (episode for path in paths for episode in read_shard(path, list(spec.observations)))
         for episode in tqdm(read, desc="unpacking", unit=" drive", mininterval=5):
-            origin = origin_of(episode.poses, episode.route)
-            if origin.any() and len(episode.route):
-                coarse = max(coarse, 0.5 * float(np.spacing(np.abs(episode.route).max())))
-            counts, others = _of_agents(episode, origin, agents_names)
-            for name, value in (_of_states(episode, spec, origin) | others).items():
+            for name, value in index.add(episode).items():
                 files[name].write(np.ascontiguousarray(value, layout[name][0]).data)
-            agents_first.append(counts)
-            agents_known.append(episode.agents is not None)
-            attributes.append(episode.attributes)
-            lengths.append(len(episode) + 1)
-            routes.append(from_origin(episode.route, origin).astype(np.float32))
-            closed.append(episode.closed)
-            seeds.append(episode.seed)
-            bounds.append(UNBOUNDED if episode.bounds is None else from_origin(episode.bounds, origin))
-        if coarse > COARSE:
+        if index.coarse > COARSE:
             log.warning(
                 "routes in %s were written far from zero, where float32 is off by up to %.2g m; write them from an "
                 "origin near the drive (drivedit.utils.origin_of), or import the film again",
-                os.path.commonpath(paths), coarse,
+                os.path.commonpath(paths), index.coarse,
             )  # fmt: skip
-        np.savez(
-            stack.enter_context(open(work / "index.npz", "wb")),
-            first=np.cumsum(lengths), routes=np.concatenate(routes),
-            route_first=np.cumsum([0, *map(len, routes)]), closed=np.array(closed), seeds=np.array(seeds),
-            bounds=np.array(bounds, np.float32), spec=np.array(json.dumps(spec.to_dict())),
-            held_out=np.array(held_out), attributes=np.array(json.dumps(attributes)),
-            agents_known=np.array(agents_known), agents_first=np.cumsum(np.concatenate(agents_first)),
-            agents_names=np.array(json.dumps(list(agents_names))),
-        )  # fmt: skip
+        told: dict[str, Any] = {**index.told(), "held_out": np.array(held_out)}
+        np.savez(stack.enter_context(open(work / "index.npz", "wb")), **told)
+
+
+def in_memory(episodes: Iterable[Episode], spec: WorldSpec) -> tuple[Arrays, Arrays]:
+    """Arrays and index of some episodes as `open_unpacked` gives them, without a file."""
+    index, layout = Index(spec), _layout(spec) | _AGENTS
+    parts: dict[str, list[np.ndarray]] = {
+        name: [np.zeros((0, *shape), dtype)] for name, (dtype, shape) in layout.items()
+    }
+    for episode in episodes:
+        for name, value in index.add(episode).items():
+            parts[name].append(np.asarray(value, layout[name][0]))
+    return {name: np.concatenate(found) for name, found in parts.items()}, index.told()
+
+
+class Index:
+    """What is known of episodes beside the arrays of their states, which `add` gives one episode after the other.
+
+    Args:
+        spec: Of all of them together.
+
+    Attributes:
+        coarse: Metres that float32 was off where a route was written.
+    """
+
+    def __init__(self, spec: WorldSpec) -> None:
+        self.spec, self.coarse = spec, 0.0
+        self._lengths: list[int] = [0]
+        self._drives: dict[str, list[Any]] = {name: [] for name in _OF_DRIVES}
+        self._agents_first, self._agents_names = [np.zeros(1, np.int64)], dict[str, int]()
+
+    def add(self, episode: Episode) -> Arrays:
+        """Notes an episode; returns its rows of the arrays."""
+        origin = origin_of(episode.poses, episode.route)
+        if origin.any() and len(episode.route):
+            self.coarse = max(self.coarse, 0.5 * float(np.spacing(np.abs(episode.route).max())))
+        counts, others = _of_agents(episode, origin, self._agents_names)
+        self._agents_first.append(counts)
+        self._lengths.append(len(episode) + 1)
+        told = {
+            "agents_known": episode.agents is not None,
+            "attributes": episode.attributes,
+            "routes": from_origin(episode.route, origin).astype(np.float32),
+            "closed": episode.closed,
+            "seeds": episode.seed,
+            "bounds": UNBOUNDED if episode.bounds is None else from_origin(episode.bounds, origin),
+        }
+        for name, value in told.items():
+            self._drives[name].append(value)
+        return _of_states(episode, self.spec, origin) | others
+
+    def told(self) -> Arrays:
+        """The index of E drives.
+
+        It holds first `[E + 1]`, routes `[M, 2]` and route_first `[E + 1]`; closed, seeds, bounds, agents_known and, as
+        JSON, the attributes; agents_first `[S + 1]` and agents_names, as JSON; the joint spec, as JSON.
+        """
+        drives = self._drives
+        return {
+            "first": np.cumsum(self._lengths),
+            "routes": np.concatenate(drives["routes"]),
+            "route_first": np.cumsum([0, *map(len, drives["routes"])]),
+            "bounds": np.array(drives["bounds"], np.float32),
+            **{name: np.array(drives[name]) for name in ("closed", "seeds", "agents_known")},
+            "attributes": np.array(json.dumps(drives["attributes"])),
+            "agents_first": np.cumsum(np.concatenate(self._agents_first)),
+            "agents_names": np.array(json.dumps(list(self._agents_names))),
+            "spec": np.array(json.dumps(self.spec.to_dict())),
+        }
 
 
 def _of_states(episode: Episode, spec: WorldSpec, origin: np.ndarray) -> Arrays:

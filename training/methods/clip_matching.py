@@ -15,8 +15,8 @@ from torch import Tensor
 from drivedit.config import DistillConfig
 from drivedit.models import DiTTeacher, DiTWorld
 from drivedit.models.flow.path import add_noise, clean_estimate
-from drivedit.training.methods.clips import Clip, Rngs
-from drivedit.training.methods.matching import LEVELS, DistributionMatching, Given
+from drivedit.training.methods.clips import Clip, Given, Rngs
+from drivedit.training.methods.matching import LEVELS, DistributionMatching
 from drivedit.training.methods.method import Frozen
 from drivedit.training.methods.teacher import before_clip
 

@@ -22,6 +22,7 @@ from drivedit.training.methods.method import Logs, Method, Progress
 from drivedit.utils import generator
 
 MOTION = slice(-3, None)  # of what a frame is told of the driving: the controls now and before come first
+Given = tuple[Tensor, Tensor, Tensor]  # controls, route, past
 
 
 class Rngs:
@@ -91,6 +92,10 @@ class ClipMethod(Method):
         route = self.told(batch["route"], rngs)
         control = self.blur_motion(batch["control"], rngs)
         return self.clip_loss(Clip(tokens, target, control, route, batch), progress, rngs)
+
+    def given(self, clip: Clip, rngs: Rngs) -> Given:
+        """What a pass over recorded frames is given: the past is theirs, with a little noise."""
+        return clip.control, clip.route, self.past(self.corrupted(clip.tokens, rngs))
 
     @abstractmethod
     def clip_loss(self, clip: Clip, progress: Progress, rngs: Rngs) -> tuple[Tensor, Logs]:

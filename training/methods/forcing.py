@@ -22,11 +22,16 @@ class DiffusionForcing(DynamicsMethod):
         return forcing_loss(self, clip, rngs)
 
 
+def draw_levels(target: Tensor, pure_noise: float, rngs: Rngs) -> Tensor:
+    """Levels `[B, T]` for frames `[B, T, P, D]`: logit-normal, and 1 in a share `pure_noise` of the frames."""
+    shape = target.shape[:2]
+    sigma = rngs.normal(*shape).sigmoid()
+    return torch.where(rngs.uniform(*shape) < pure_noise, torch.ones_like(sigma), sigma)
+
+
 def forcing_loss(method: DynamicsMethod, clip: Clip, rngs: Rngs) -> tuple[Tensor, Logs]:
     """The loss at levels of a logit-normal distribution, and of noise alone in `pure_noise` of the frames."""
-    shape = clip.target.shape[:2]
-    sigma = rngs.normal(*shape).sigmoid()
-    sigma = torch.where(rngs.uniform(*shape) < method.config.pure_noise, torch.ones_like(sigma), sigma)
+    sigma = draw_levels(clip.target, method.config.pure_noise, rngs)
     noisy = add_noise(clip.target, rngs.normal(*clip.target.shape), sigma)
     past = method.past(method.corrupted(clip.tokens, rngs))
     clean, read = method.run(noisy, sigma, clip.control, clip.route, past)

@@ -18,14 +18,12 @@ from drivedit.config import DistillConfig
 from drivedit.models import DiTWorld
 from drivedit.models.flow.path import add_noise, noise_levels, weighted
 from drivedit.models.flow.sampler import sample
-from drivedit.training.methods.clips import Clip, Rngs
+from drivedit.training.methods.clips import Clip, Given, Rngs
 from drivedit.training.methods.consistency import Consistency
 from drivedit.training.methods.dynamics import squared_error
-from drivedit.training.methods.method import Logs, ParameterGroup, Progress
+from drivedit.training.methods.method import Logs, ParameterGroup, Progress, untouched
 
 LEVELS = (0.02, 0.98)  # of the noise at which the scores are compared
-
-Given = tuple[Tensor, Tensor, Tensor]  # controls, route, past
 
 
 class DistributionMatching(Consistency):
@@ -65,8 +63,7 @@ class DistributionMatching(Consistency):
         error = squared_error(made, clip.target)
         logs = {"critic": critic.detach(), "mse": error.detach().mean()}
         if alone:
-            untouched = torch.stack([weight.sum() for weight in self._students_weights()]).sum()
-            return critic + 0 * untouched, logs  # data-parallel training wants a gradient for every weight
+            return critic + untouched(self._students_weights()), logs
         gradient = dmd_gradient(made.detach(), *self.scores(made.detach(), given, rngs))
         matching = 0.5 * (made - (made - gradient).detach()).square().mean()
         heads, head_logs = self.head_losses(read, error, clip)

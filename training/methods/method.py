@@ -10,6 +10,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 Logs = dict[str, Tensor]
 Network = TypeVar("Network", bound=nn.Module)
@@ -36,12 +37,14 @@ class ParameterGroup:
         parameters: All of them.
         matrices: Those among them that Muon trains; AdamW trains the rest.
         clip: Largest norm of their gradient; None: the loop's.
+        lr: Peak learning rate; None: the loop's.
     """
 
     name: str
     parameters: list[nn.Parameter]
     matrices: list[nn.Parameter] = field(default_factory=list)
     clip: float | None = None
+    lr: float | None = None
 
 
 class Frozen(Generic[Network]):
@@ -56,6 +59,12 @@ class Frozen(Generic[Network]):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
+
+
+def untouched(weights: Iterable[Tensor]) -> Tensor:
+    """Zero, whose gradient is zeros for weights that a loss leaves out: data-parallel training wants one for each."""
+    parts = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights]
+    return 0 * torch.stack([part.sum() for part in parts]).sum()
 
 
 class Method(nn.Module, ABC):
@@ -84,11 +93,15 @@ class Method(nn.Module, ABC):
 
     @staticmethod
     def group(
-        name: str, parameters: Iterable[nn.Parameter], matrices: Iterable[nn.Parameter] = (), clip: float | None = None
+        name: str,
+        parameters: Iterable[nn.Parameter],
+        matrices: Iterable[nn.Parameter] = (),
+        clip: float | None = None,
+        lr: float | None = None,
     ) -> ParameterGroup:
         """A group of those parameters that want a gradient."""
         free, orthogonal = ([p for p in each if p.requires_grad] for each in (parameters, matrices))
-        return ParameterGroup(name, free, orthogonal, clip)
+        return ParameterGroup(name, free, orthogonal, clip, lr)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         for value in vars(self).values():

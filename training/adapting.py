@@ -9,26 +9,24 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from drivedit.config import DEFAULT_WORLD, DataConfig, DistillConfig, LoopConfig, VAEStageConfig
-from drivedit.data.clips import Drives
 from drivedit.models import DiTWorld
 from drivedit.models.adapters import Adapter
 from drivedit.models.scene_files import pack_scenes
 from drivedit.training.calibration import calibrate
 from drivedit.training.cards import write_card
-from drivedit.training.latents import Clips, batches, frames_of
 from drivedit.training.loop import train
 from drivedit.training.lora import add_lora, factors, fold_in
 from drivedit.training.methods import METHODS
-from drivedit.training.methods.dynamics import DynamicsMethod, dynamics_figures
+from drivedit.training.methods.dynamics import DynamicsMethod
 from drivedit.training.methods.vae import VAEMethod, vae_figures
 from drivedit.training.runs import run_folder
 from drivedit.training.scenes import pick_scenes
-from drivedit.training.stages import _about, _is_main, _latents, _open, _pictures, _save, _told
+from drivedit.training.sources import Source, check_recordings, open_source
+from drivedit.training.stages import is_main, learn_dynamics, save_world, told
 from drivedit.utils import generator, load_object, resolve_device, seeded
 
 log = logging.getLogger(__name__)
@@ -68,79 +66,57 @@ def adapt(
         ValueError: The recordings are of another kind than the world's, or a pattern matches no layer.
     """
     where = resolve_device(device)
+    check_recordings(data)
     with run_folder(out, where) as folder:
         result = DiTWorld.from_pretrained(world, device=where)
-        drives = _open(data, where, result.spec.picture)
-        same = "observations", "controls", "learned"
-        result.spec.check_same(drives.spec, "the world", "the recordings", same)
+        source = open_source(data, where, result.spec.picture)
+        result.spec.check_same(
+            source.facts.spec, "the world", "the recordings", ("observations", "controls", "learned")
+        )
         base, before, scale = result.fingerprint, result.error_range.clone(), (alpha or rank) / max(rank, 1)
         about: dict[str, Any] = {
             "world": {"folder": world, "fingerprint": base, "rank": rank, "scale": scale, "targets": targets},
-            "data": _about(data, drives),
+            "loss": loss.to_dict(),
+            "data": source.about(data),
         }
         if rank:
             with seeded(generator(train_.seed, "factors")):
                 add_lora(result, rank, scale * rank, targets or PARTS)
         if pictures.steps and any(weight.requires_grad for weight in result.vae.parameters()):
-            _learn_pictures(result, drives, data, pictures, picture_loss or VAEStageConfig(), folder, about)
+            _learn_pictures(result, source, pictures, picture_loss or VAEStageConfig(), folder, about)
         found = _take_out(result, "vae") if rank else {}
-        figures = _learn_dynamics(result, drives, data, train_, loss, folder, about)
+        stage: DynamicsMethod = load_object(METHODS[loss.method])(result, loss)
+        figures = learn_dynamics(result, stage, source, train_, folder, folder / "dynamics", about)
         if rank:
             found |= _take_out(result, "dynamics") | _take_out(result, "heads")
-        checked = drives.split(data.validation_fraction)[1]
-        starts = pick_scenes(drives, checked, result.config, scenes) if scenes else []
+        starts = pick_scenes(*source.looked_at, result.config, scenes) if scenes else []
         result.scenes = starts or result.scenes
         log.info("calibrating the confidence on dreams of recorded drives")
-        calibrate(result, drives, checked, loss.rollout + 1)
-        write_card(result, "adapt", about | {"loss": loss.to_dict()}, train_, data, drives, figures)
+        calibrate(result, *source.looked_at, loss.rollout + 1)
+        write_card(result, "adapt", about, train_, data, source.recorded, figures)
         if not rank:
-            _save(result.eval(), folder / "world")
+            save_world(result.eval(), folder / "world")
             return folder / "world"
         whole = {} if torch.equal(before, result.error_range) else {"error_range": result.error_range}
-        if _is_main(where):
+        if is_main(where):
             Adapter(base, scale, found, whole, pack_scenes(starts), result.card).save(folder / FILE)
         return folder / FILE
 
 
 def _learn_pictures(
-    world: DiTWorld, drives: Drives, data: DataConfig, loop: LoopConfig, loss: VAEStageConfig, folder: Path,
-    about: dict[str, Any],
-) -> None:  # fmt: skip
+    world: DiTWorld, source: Source, loop: LoopConfig, loss: VAEStageConfig, folder: Path, about: dict[str, Any]
+) -> None:
     """Trains what is free of the autoencoder."""
-    states, held = _pictures(drives, data, world.device)
-
-    def batch(rng: torch.Generator) -> dict[str, Tensor]:
-        index = torch.randint(states, (loop.batch_size,), generator=rng).numpy()
-        return {"frames": frames_of(drives, np.sort(index))[:, None]}
-
-    log.info("autoencoder before: %s", _told(vae_figures(world.vae, held)))
+    held = source.held_pictures().to(world.device)
+    log.info("autoencoder before: %s", told(vae_figures(world.vae, held)))
     best = train(
-        VAEMethod(world.vae, loss), batch, loop, folder / "pictures", device=world.device,
+        VAEMethod(world.vae, loss), source.pictures(loop), loop, folder / "pictures", device=world.device,
         about=about | {"loss": loss.to_dict()},
         validate=lambda s: vae_figures(s.vae, held), judge="psnr",  # type: ignore[arg-type]
     )  # fmt: skip
     assert isinstance(best, VAEMethod)
-    log.info("autoencoder: %s", _told(vae_figures(best.vae, held)))
-    world.vae.load_state_dict(best.vae.state_dict())
-
-
-def _learn_dynamics(
-    world: DiTWorld, drives: Drives, data: DataConfig, loop: LoopConfig, loss: DistillConfig, folder: Path,
-    about: dict[str, Any],
-) -> dict[str, float]:  # fmt: skip
-    """Trains what is free of dynamics and heads; figures on drives that are only looked at."""
-    stage: DynamicsMethod = load_object(METHODS[loss.method])(world, loss)
-    clips = Clips(drives, _latents(world, drives, folder), world.config, loss.clip_frames, world.device)
-    batch, held = batches(clips, drives, data, loop.batch_size)
-    held = {name: value.to(world.device) for name, value in held.items()}
-    best = train(
-        stage, batch, loop, folder / "dynamics", device=world.device, about=about | {"loss": loss.to_dict()},
-        validate=lambda s: dynamics_figures(s, held),
-    )  # fmt: skip
-    assert isinstance(best, DynamicsMethod)
-    for part, module in best.trained().items():
-        getattr(world, part).load_state_dict(module.state_dict())
-    return dynamics_figures(best, held)
+    log.info("autoencoder: %s", told(vae_figures(best.vae, held)))
+    world.vae = best.vae
 
 
 def _take_out(world: DiTWorld, part: str) -> dict[str, tuple[Tensor, Tensor]]:

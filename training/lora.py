@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from drivedit.utils import extra
 
-
 PUBLISHED = {"to_q": "qkv", "to_k": "qkv", "to_v": "qkv", "to_out.0": "out"}  # names of layers elsewhere, and ours
 
 
 def patterns_of(names: Sequence[str]) -> list[str]:
     """Patterns for `add_lora` of the last names of layers; those that are usual elsewhere are understood."""
-    return [f"*{PUBLISHED.get(name, name)}" for name in dict.fromkeys(names)]
+    return list(dict.fromkeys(f"*{PUBLISHED.get(name, name)}" for name in names))
 
 
 def add_lora(network: nn.Module, rank: int, alpha: float, targets: Sequence[str] = ("*",)) -> list[str]:

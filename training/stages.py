@@ -94,9 +94,9 @@ def vae(
                 "the autoencoder shows washed-out pictures (%.2g of the true ones' sharpness; it may rest at the mean "
                 "picture): train it longer before the student learns from it", figures["sharpness"],
             )  # fmt: skip
-        log.info("autoencoder: %s", _told(figures))
+        log.info("autoencoder: %s", told(figures))
         write_card(result, "vae", about, train_, data, source.recorded, figures)
-        _save(result, folder / "vae" / "world")
+        save_world(result, folder / "vae" / "world")
     return result
 
 
@@ -147,11 +147,11 @@ def decoder(
         )  # fmt: skip
         assert isinstance(best, DecoderMethod)
         figures = vae_figures(best.vae, held)
-        log.info("decoder: %s; before: %s", _told(figures), _told(vae_figures(trained.vae, held)))
+        log.info("decoder: %s; before: %s", told(figures), told(vae_figures(trained.vae, held)))
         rest = {name: value for name, value in trained.state_dict().items() if not name.startswith("vae.")}
         result.load_state_dict(rest | {f"vae.{name}": value for name, value in best.vae.state_dict().items()})
         write_card(result, "decoder", about, train_, data, source.recorded, figures)
-        _save(result, place / "decoder" / "world")
+        save_world(result, place / "decoder" / "world")
     return result
 
 
@@ -269,7 +269,7 @@ def teacher(
             validate=lambda s: teacher_figures(s, held), judge="-mse_0.5",
         )  # fmt: skip
         assert isinstance(best, TeacherMethod)
-        if _is_main(where):
+        if is_main(where):
             best.teacher.save(place / "teacher" / "teacher.safetensors")
     return best.teacher
 
@@ -288,22 +288,34 @@ def _train_dynamics(
         "loss": stage.config.to_dict(),
         "data": source.about(data),
     }
-    batch, held = source.clips(world, stage.config.clip_frames, train_, run)
-    held = {name: value.to(world.device) for name, value in held.items()}
-    best = train(
-        stage, batch, train_, run / name, device=world.device, about=about,
-        validate=lambda s: dynamics_figures(s, held),
-    )  # fmt: skip
-    assert isinstance(best, DynamicsMethod)
-    for part, module in best.trained().items():
-        setattr(world, part, module)  # those that were trained are perhaps in shards
+    figures = learn_dynamics(world, stage, source, train_, run, run / name, about)
     world.config = replace(world.config, null_control=stage.config.drop_control > 0)
     log.info("calibrating the confidence on dreams of recorded drives")
     calibrate(world, drives, checked, stage.config.rollout + 1)
-    if _is_main(world.device):
-        write_card(world, name, about, train_, data, source.recorded, dynamics_figures(best, held))
-    _save(world.eval(), run / name / "world")
+    if is_main(world.device):
+        write_card(world, name, about, train_, data, source.recorded, figures)
+    save_world(world.eval(), run / name / "world")
     return world
+
+
+def learn_dynamics(
+    world: DiTWorld, stage: DynamicsMethod, source: Source, loop: LoopConfig, run: Path, out: Path,
+    about: Mapping[str, Any],
+) -> dict[str, float]:  # fmt: skip
+    """Trains the dynamics and heads of a world by a method, in a folder of a run.
+
+    Returns:
+        Figures of clips that are only looked at.
+    """
+    batch, held = source.clips(world, stage.config.clip_frames, loop, run)
+    held = {name: value.to(world.device) for name, value in held.items()}
+    best = train(
+        stage, batch, loop, out, device=world.device, about=about, validate=lambda s: dynamics_figures(s, held)
+    )
+    assert isinstance(best, DynamicsMethod)
+    for part, module in best.trained().items():
+        setattr(world, part, module)  # those that were trained are perhaps in shards
+    return dynamics_figures(best, held)
 
 
 def _need_autoencoder(run: str) -> None:
@@ -315,16 +327,17 @@ def _need_autoencoder(run: str) -> None:
         )
 
 
-def _told(figures: Mapping[str, float]) -> str:
+def told(figures: Mapping[str, float]) -> str:
     """Figures for a line of the log."""
     return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
 
-def _is_main(device: torch.device) -> bool:
+def is_main(device: torch.device) -> bool:
+    """Whether this is the process that writes."""
     return PartialState(cpu=device.type == "cpu").is_main_process
 
 
-def _save(world: DiTWorld, path: Path) -> None:
+def save_world(world: DiTWorld, path: Path) -> None:
     """Writes a world, once for all processes."""
-    if _is_main(world.device):
+    if is_main(world.device):
         world.save_pretrained(path)

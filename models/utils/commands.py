@@ -16,7 +16,7 @@ import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 from types import NoneType, UnionType
@@ -140,6 +140,8 @@ def _parser(
             if is_dataclass(kind):
                 if dotted:
                     parser.add_class_arguments(kind, name)  # type: ignore[arg-type]
+                    if is_dataclass(default) and not isinstance(default, type):
+                        parser.set_defaults({f"{name}.{field}": value for field, value in asdict(default).items()})
                 else:
                     yield from add(kind)
                 continue

@@ -207,6 +207,16 @@ def test_fields_of_dataclasses_have_dots_where_that_is_asked(capsys):
     assert called[0]["recipe"] == Recipe(3.0, (1, 2)) and called[0]["first_seed"] == 8
 
 
+def test_a_dataclass_that_is_a_default_gives_the_fields_theirs(capsys):
+    found = []
+
+    def bake(recipe: Recipe = Recipe(7.0, (3, 4))) -> None:  # noqa: B008 (frozen)
+        found.append(recipe)
+
+    assert run(bake, [], dotted=True) == run(bake, ["--recipe.heat", "2"], dotted=True) == 0
+    assert found == [Recipe(7.0, (3, 4)), Recipe(2.0, (3, 4))]
+
+
 @pytest.mark.parametrize("room", ["data", "evaluation", "training", "agents"])
 def test_the_commands_of_a_room_are_listed_without_torch(room):
     code = (

@@ -120,7 +120,7 @@ def _driven(paths: tuple[Path, ...], frames: int | None, spec: WorldSpec) -> np.
     count = min(map(len, tables), default=FRAMES - 1) if frames is None else frames - 1
     if count < 1:
         raise ValueError(f"a clip has its start and at least 1 more frame, got {count + 1}")
-    tables = tables or [np.tile(np.float32(spec.rest), (count, 1))]
+    tables = tables or [np.tile(np.array(spec.rest, np.float32), (count, 1))]
     for path, table in zip(paths, tables, strict=False):
         if len(table) < count:
             raise ValueError(f"{count + 1} frames need {count} steps of controls, {path} has {len(table)}")

@@ -14,9 +14,8 @@ import torch
 from helpers.worlds import BOXES, make_peopled_world, spec_of
 
 from drivedit.config import InferenceArgs, WorldSpec
-from drivedit.inference import DreamPipeline, InferenceEngine, films
-from drivedit.inference.__main__ import main as command
-from drivedit.inference.generate import main as published
+from drivedit.inference import DreamPipeline, InferenceEngine, films, generate
+from drivedit.inference import __main__ as dispatcher
 from drivedit.inference.pipelines.dreams import attributes_of
 from drivedit.models import DiTWorld
 
@@ -34,6 +33,10 @@ def engine_of(world: DiTWorld, **settings: Any) -> InferenceEngine:
 
 def swinging(steps: int) -> np.ndarray:
     return np.stack([0.5 * np.sin(np.arange(steps)), np.full(steps, 0.3)], 1).astype(np.float32)
+
+
+def command(words: str, *more: str) -> int:
+    return dispatcher.main([*words.split(), *more])
 
 
 # -- the same dream as the environment's -------------------------------------------------------------------------
@@ -204,17 +207,17 @@ def frames_of(path: str | Path) -> int:
 
 
 def test_the_command_films_a_clip(folder, capsys):
-    assert command("generate --world ./world --scene random --controls drive.csv --out clip.mp4".split()) == 0
+    assert command("generate --world ./world --scene random --controls drive.csv --out clip.mp4") == 0
     assert capsys.readouterr().out.strip() == "clip.mp4" and frames_of("clip.mp4") == 6
-    assert command("generate --world ./world --frames 4 --height 128 --out large.webp".split()) == 0
-    assert command("generate --world ./world --prompt rain".split()) == 1
+    assert command("generate --world ./world --frames 4 --height 128 --out large.webp") == 0
+    assert command("generate --world ./world --prompt rain") == 1
     assert "has no attributes" in capsys.readouterr().err
 
 
 def test_a_batch_goes_on_where_it_was(folder, monkeypatch, capsys):
     """What is there stays, what is missing is made as if nothing had been interrupted; other settings are refused."""
-    words = "generate --world ./world --scene 0 1 random --controls drive.csv --clips 5 --together 2".split()
-    assert command([*words, "--out", "whole"]) == 0
+    words = "generate --world ./world --scene 0 1 random --controls drive.csv --together 2 --clips"
+    assert command(words, "5", "--out", "whole") == 0
     whole = {path.name: path.read_bytes() for path in Path("whole").glob("*.mp4")}
     assert sorted(whole) == [f"clip-{number:05d}.mp4" for number in range(5)] and len(set(whole.values())) == 5
     written, write = [], films.write_film
@@ -226,27 +229,26 @@ def test_a_batch_goes_on_where_it_was(folder, monkeypatch, capsys):
         write(path, *arguments, **options)
 
     monkeypatch.setattr("drivedit.inference.generate.write_film", stopped)
-    assert command([*words, "--out", "broken"]) == 130
+    assert command(words, "5", "--out", "broken") == 130
     assert sorted(path.name for path in Path("broken").glob("*.mp4")) == sorted(whole)[:3]
-    assert command([*words, "--out", "broken"]) == 0
+    assert command(words, "5", "--out", "broken") == 0
     assert written[4:] == ["clip-00003.mp4", "clip-00004.mp4"]
     assert {path.name: path.read_bytes() for path in Path("broken").glob("*.mp4")} == whole
-    assert command([*words, "--out", "broken", "--seed", "1", "--height", "128"]) == 1
+    assert command(words, "5", "--out", "broken", "--seed", "1", "--height", "128") == 1
     assert "broken has clips with another height, seed: choose another folder" in capsys.readouterr().err
     assert json.loads(Path("broken/clips.json").read_text())["seed"] == 0
-    longer = [*words[:-3], "7", *words[-2:]]
-    assert command([*longer, "--out", "broken"]) == 0 and len(list(Path("broken").glob("*.mp4"))) == 7
+    assert command(words, "7", "--out", "broken") == 0 and len(list(Path("broken").glob("*.mp4"))) == 7
 
 
 def test_routes_and_others_are_tables(folder, capsys):
     angle = np.linspace(0, 2 * np.pi, 80)
     ellipse = np.stack([90 * np.cos(angle), 60 * np.sin(angle)], 1)
     np.savetxt("road.csv", ellipse, delimiter=",", header="x,y", comments="")
-    words = "generate --world ./world --frames 3 --out clip.mp4".split()
-    assert command([*words, "--route", "road.csv", "--closed"]) == 0
-    assert command([*words, "--route", "random"]) == 0
-    assert command([*words, "--route", "winding"]) == 1
-    assert command([*words, "--layout", "scene"]) == 1
+    words = "generate --world ./world --frames 3 --out clip.mp4"
+    assert command(words, "--route", "road.csv", "--closed") == 0
+    assert command(words, "--route", "random") == 0
+    assert command(words, "--route", "winding") == 1
+    assert command(words, "--layout", "scene") == 1
     told = capsys.readouterr().err
     assert "option route is 'random' or an array" in told and "layout" in told
 
@@ -280,10 +282,10 @@ def test_tables_with_times_are_read_at_the_world_s_steps(tmp_path):
 
 
 def test_the_published_command_films_worlds_and_refuses_what_is_not_shipped(folder, capsys):
-    words = "--model_type world --model_path ./world --num_frames 3 --output_path film.mp4".split()
-    assert published(words) == 0 and frames_of("film.mp4") == 3
-    words = "--model_type mochi --model_path nothing --prompt sunset --output_path no.mp4".split()
-    assert published(words) == 1 and command(["video", *(w.replace("_", "-") for w in words)]) == 1
+    words = "--model_type world --model_path ./world --num_frames 3 --output_path film.mp4"
+    assert generate.main([*words.split()]) == 0 and frames_of("film.mp4") == 3
+    words = "--model_type mochi --model_path nothing --prompt sunset --output_path no.mp4"
+    assert generate.main([*words.split()]) == 1 and command("video " + words.replace("_", "-")) == 1
     assert capsys.readouterr().err.count("no pretrained text-to-video weights") == 2 and not Path("no.mp4").exists()
     with pytest.raises(SystemExit):
-        published(["--prompt", "sunset"])
+        generate.main(["--prompt", "sunset"])

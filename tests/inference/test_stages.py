@@ -299,7 +299,7 @@ def test_a_stage_of_one_s_own_stands_between_the_others(parts):
             assert batch.latents is not None
             return replace(batch, latents=2 * batch.latents)
 
-    pipeline = TextToVideoPipeline(*parts, "cpu")
+    pipeline = TextToVideoPipeline(parts[0], parts[1], parts[2], "cpu")
     plain = pipeline(batch("a"), ARGS).latents
     pipeline.stages.insert(-1, Doubled())
     assert torch.equal(pipeline(batch("a"), ARGS).latents, 2 * plain)  # type: ignore[arg-type, operator]

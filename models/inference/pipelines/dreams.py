@@ -55,6 +55,12 @@ class DreamBatch(ForwardBatch):
     state: Any = None
     told: list[StepOutput] = field(default_factory=list)
 
+    def options_by_row(self) -> list[dict[str, Any]]:
+        """The reset options of each clip."""
+        if isinstance(self.options, Mapping):
+            return [dict(self.options)] * len(self)
+        return [dict(each) for each in self.options]
+
 
 class DreamPipeline(ComposedPipelineBase):
     """Makes clips of a world.
@@ -118,10 +124,9 @@ class DreamValidationStage(InputValidationStage):
             raise ValueError("guidance of a world is on its controls: it takes no negative_prompt")
         if not len(batch) or len(batch.prompt) != len(batch):
             raise ValueError(f"one seed and one prompt for each clip are needed, got {batch.seeds} and {batch.prompt}")
-        options = [batch.options] if isinstance(batch.options, Mapping) else list(batch.options)
-        if len(options) not in (1, len(batch)):
-            raise ValueError(f"options are those of all clips or of each of {len(batch)}, got {len(options)}")
-        return replace(batch, controls=self._controls(batch, args), options=options * (len(batch) // len(options)))
+        if len(batch.options_by_row()) != len(batch):
+            raise ValueError(f"options are those of all clips or of each of {len(batch)}, got {len(batch.options)}")
+        return replace(batch, controls=self._controls(batch, args))
 
     def _controls(self, batch: DreamBatch, args: InferenceArgs) -> Tensor:
         """The controls `[B, T - 1, A]` of the frames that are asked for."""
@@ -167,7 +172,7 @@ class SceneStage(ConditioningStage):
         """
         assert isinstance(batch, DreamBatch)
         starts = []
-        for prompt, seed, options in zip(batch.prompt, batch.seeds, batch.options, strict=True):
+        for prompt, seed, options in zip(batch.prompt, batch.seeds, batch.options_by_row(), strict=True):
             attributes = attributes_of(prompt, self.world.spec)
             if attributes:
                 options = {**options, "attributes": {**(options.get("attributes") or {}), **attributes}}

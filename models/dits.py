@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -50,7 +49,7 @@ class VideoTransformer3DModel(SavedNetwork):
     ) -> None:
         super().__init__()
         self.config: VideoTransformerConfig = VideoTransformerConfig(
-            in_channels, patch, d_model, n_layers, n_heads, text_dim, tuple(grid), guidance_embeds, max_tokens
+            in_channels, patch, d_model, n_layers, n_heads, text_dim, (grid[0], grid[1]), guidance_embeds, max_tokens
         )
         self.tokenizer = FrameTokenizer(in_channels, patch)
         self.trunk = Bidirectional(

@@ -2,6 +2,7 @@
 
 import copy
 from itertools import repeat
+from typing import Any
 
 import pytest
 import torch
@@ -145,7 +146,7 @@ def test_words_that_are_masked_are_not_told():
 
     class Masked(Tiny):
         def forward(self, latents, text, t, encoder_attention_mask=None, guidance=None):
-            self.seen = encoder_attention_mask, guidance
+            self.seen: Any = encoder_attention_mask, guidance
             return super().forward(latents, text, t)
 
     network = Masked()
@@ -202,7 +203,8 @@ def test_on_straight_paths_the_exact_field_has_no_loss(points, phases):
 
 def test_without_guidance_the_teacher_is_asked_once_and_a_scale_of_none_is_none():
     outcomes, asked = [], []
-    for changes in ({"not_apply_cfg_solver": True, "distill_cfg": 3.0}, {}, {"distill_cfg": 3.0}):
+    ways: list[dict[str, Any]] = [{"not_apply_cfg_solver": True, "distill_cfg": 3.0}, {}, {"distill_cfg": 3.0}]
+    for changes in ways:
         teacher = Tiny(1)
         outcomes.append(distil(Tiny(), teacher, Tiny(2), [batch()], **changes)[0])
         asked.append(len(teacher.calls))
@@ -293,7 +295,7 @@ def test_accumulated_distillation_is_that_of_one_batch():
 def test_told_guidance_is_for_the_hunyuan_family_and_can_be_left_out():
     class Told(Tiny):
         def forward(self, latents, text, t, guidance=None):
-            self.guidance = guidance
+            self.guidance: Any = guidance
             return super().forward(latents, text, t)
 
     for kind, disabled, wanted in (("hunyuan", False, [6, 6]), ("hunyuan", True, None), ("mochi", False, None)):

@@ -9,34 +9,40 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from drivedit.utils import read_tensors, write_tensors
+from drivedit.utils import Undrawn, read_tensors, write_tensors
 
 FORMAT = "drivedit-lora-1"
 PUBLISHED = {"to_q": "qkv", "to_k": "qkv", "to_v": "qkv", "to_out.0": "out"}  # names of layers elsewhere, and ours
 
 
-class LowRank(nn.Module):
-    """What is added to a weight.
+class AdaptedLinear(nn.Linear):
+    """A linear layer with an adapter; its weight and bias are those of the layer whose place it takes.
 
     Args:
-        weight: `[M, N]`.
+        layer: That layer.
         rank: r, at least 1.
         alpha: The product is scaled by alpha / r.
     """
 
-    def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
-        super().__init__()
-        rows, columns = weight.shape
+    def __init__(self, layer: nn.Linear, rank: int, alpha: float) -> None:
+        with Undrawn():
+            super().__init__(layer.in_features, layer.out_features, layer.bias is not None)
+        self.weight, self.bias = layer.weight, layer.bias
         self.scale = alpha / rank
-        self.a = nn.Parameter(weight.new_empty(rank, columns).normal_().mul_(columns**-0.5))
-        self.b = nn.Parameter(weight.new_zeros(rows, rank))
+        self.a = nn.Parameter(layer.weight.new_empty(rank, layer.in_features).normal_().mul_(layer.in_features**-0.5))
+        self.b = nn.Parameter(layer.weight.new_zeros(layer.out_features, rank))
 
-    def forward(self, weight: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer with the sum of both weights."""
+        return F.linear(x, self.whole(), self.bias)
+
+    def whole(self) -> Tensor:
         """The weight with what is added."""
-        return weight + self.scale * (self.b @ self.a)
+        return self.weight + self.scale * (self.b @ self.a)
 
 
 def add_lora(network: nn.Module, rank: int, alpha: float, targets: Iterable[str] = ("qkv", "out")) -> list[str]:
@@ -65,23 +71,25 @@ def add_lora(network: nn.Module, rank: int, alpha: float, targets: Iterable[str]
     if not layers:
         raise ValueError(f"no linear layer is called {' or '.join(sorted(wanted))}")
     network.requires_grad_(False)
-    for layer in layers.values():
-        parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank, alpha))
+    for name, layer in layers.items():
+        _put(network, name, AdaptedLinear(layer, rank, alpha))
     return list(layers)
 
 
 def merge_lora(network: nn.Module) -> None:
-    """Makes plain weights of weights with adapters."""
-    for layer in list(network.modules()):
-        if parametrize.is_parametrized(layer, "weight"):
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+    """Makes plain layers of layers with adapters."""
+    for name, layer in _adapted(network).items():
+        with Undrawn():
+            plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
+        plain.weight, plain.bias = nn.Parameter(layer.whole().detach()), layer.bias
+        _put(network, name, plain)
 
 
 def save_lora(network: nn.Module, path: str | Path) -> None:
     """Writes the adapters of a network, and their scales, to one safetensors file, whole or not at all."""
-    adapters = _adapters(network)
-    weights = {f"{name}.{part}": getattr(each, part).detach() for name, each in adapters.items() for part in ("a", "b")}
-    write_tensors(path, weights, FORMAT, {name: each.scale for name, each in adapters.items()})
+    layers = _adapted(network)
+    weights = {f"{name}.{part}": getattr(layer, part).detach() for name, layer in layers.items() for part in ("a", "b")}
+    write_tensors(path, weights, FORMAT, {name: layer.scale for name, layer in layers.items()})
 
 
 def load_lora(network: nn.Module, path: str | Path) -> None:
@@ -98,16 +106,18 @@ def load_lora(network: nn.Module, path: str | Path) -> None:
         a, b, layer = weights[f"{name}.a"], weights[f"{name}.b"], layers.get(name)
         if not isinstance(layer, nn.Linear) or [len(b), a.shape[1]] != list(layer.weight.shape):
             raise ValueError(f"{path} has an adapter of {len(b)} x {a.shape[1]} for {name!r}, which does not fit")
-        adapter = LowRank(layer.weight, len(a), scale * len(a))
-        adapter.a.data.copy_(a)
-        adapter.b.data.copy_(b)
-        parametrize.register_parametrization(layer, "weight", adapter)
+        adapted = AdaptedLinear(layer, len(a), scale * len(a))
+        with torch.no_grad():
+            adapted.a.copy_(a)
+            adapted.b.copy_(b)
+        _put(network, name, adapted)
 
 
-def _adapters(network: nn.Module) -> dict[str, LowRank]:
-    """The adapters of a network by the names of their layers."""
-    return {
-        name.removesuffix(".parametrizations.weight.0"): part
-        for name, part in network.named_modules()
-        if isinstance(part, LowRank)
-    }
+def _put(network: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(network.get_submodule(parent), last, layer)
+
+
+def _adapted(network: nn.Module) -> dict[str, AdaptedLinear]:
+    """The layers with adapters, by their names."""
+    return {name: layer for name, layer in network.named_modules() if isinstance(layer, AdaptedLinear)}

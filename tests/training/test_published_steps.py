@@ -1,6 +1,7 @@
 """The published training steps: what they compute, step by step, and each way in which others got it wrong."""
 
 import copy
+from dataclasses import replace
 from itertools import repeat
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from helpers.processes import run_processes
 from torch import Tensor, nn
 
+from drivedit.config import MODEL_TYPES
+from drivedit.models.dits import TRANSFORMERS
 from drivedit.models.flow.phases import EulerSolver, PCMFMScheduler
 from drivedit.models.flow.schedules import training_levels
 from drivedit.training.api import distill, train
@@ -153,6 +156,19 @@ def test_words_that_are_masked_are_not_told():
     velocity_of(network, latents, torch.ones(2), Words(text, mask, 6.0))
     assert torch.equal(network.seen[0], mask) and network.seen[1].tolist() == [6, 6]
     assert fine_tune(network, [(latents, text, mask)])[0] > 0
+
+
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+def test_our_transformers_are_trained_by_the_steps(kind):
+    sizes = replace(MODEL_TYPES[kind], d_model=8, n_layers=1, n_heads=1, text_dim=6, grid=(2, 2))
+    torch.manual_seed(0)
+    student, teacher = (TRANSFORMERS[kind].from_config(sizes) for _ in range(2))
+    latents, text = torch.randn(2, sizes.in_channels, 2, 4, 4), torch.randn(2, *TEXT)
+    given = latents, text, torch.tensor([[1, 1, 1, 0, 0]]).expand(2, -1)
+    before = student.trunk.head.bias.detach().clone()
+    assert fine_tune(student, [given], lr=0.1, model_type=kind)[0] > 0
+    loss, norm, _ = distil(student, teacher, None, [given], model_type=kind, distill_cfg=1.0)
+    assert loss > 0 and norm > 0 and not torch.equal(student.trunk.head.bias, before)
 
 
 # -- in several processes --------------------------------------------------------------------------------------------

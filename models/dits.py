@@ -49,7 +49,7 @@ class VideoTransformer3DModel(SavedNetwork):
     ) -> None:
         super().__init__()
         self.config: VideoTransformerConfig = VideoTransformerConfig(
-            in_channels, patch, d_model, n_layers, n_heads, text_dim, tuple(grid), guidance_embeds, max_tokens
+            in_channels, patch, d_model, n_layers, n_heads, text_dim, (grid[0], grid[1]), guidance_embeds, max_tokens
         )
         self.tokenizer = FrameTokenizer(in_channels, patch)
         self.trunk = Bidirectional(

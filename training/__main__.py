@@ -21,6 +21,7 @@ COMMANDS = {
     "decoder": (f"{STAGES}:decoder", "a narrower, faster decoder for a trained world"),
     "memory": (f"{HERE}.memory_study:compare", "a student with memory and one without: what they dream"),
     "share": (f"{HERE}.sharing_study:share", "memory and time of processes that share long clips, beside one alone"),
+    "stream": (f"{HERE}.stream_study:stream", "memory and speed of recordings that are read as a stream"),
     "ship": (f"{HERE}.ship:ship", "writes a trained world together with its card"),
 }
 ABOUT = (

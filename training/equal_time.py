@@ -1,7 +1,7 @@
 """Which way to distil is best, for one's time: every method from one teacher, in the time that one of them takes.
 
-A step of one method costs many of another. So the seconds of a step are measured first, for all of them on this machine
-and one after the other, and each gets as many steps as fit into the time of the yardstick.
+A step of one method costs many of another. So the seconds of a step are measured first, for all of them on this
+machine, and each gets as many steps as fit into the time of the yardstick.
 """
 
 from __future__ import annotations
@@ -90,21 +90,25 @@ def _steps(
 
 
 def seconds_of_a_step(method: DynamicsMethod, batch: dict[str, Tensor], train_: LoopConfig) -> float:
-    """Seconds of a step of a method, the least of some rounds: others that work on the machine only add to it."""
+    """Seconds of a step of a method, the least of some rounds.
+
+    On a CPU it is this process's time on all cores, which others that work on the machine hardly change.
+    """
     assert isinstance(method.config, DistillConfig)
     place = next(method.parameters()).device
     steps = Steps(method, make_optimizers(method.groups(0), train_), train_.clip, 0, train_.bf16, place)
     steps.rates(0.0, 0.0)
+    clock = time.process_time if place.type == "cpu" else time.perf_counter
     turns, taken = method.config.critic_steps, []
     method.train()
     for _ in range(ROUNDS + 1):  # the first one warms up
-        started = time.perf_counter()
+        started = clock()
         for step in range(turns):
             steps.loss(batch, Progress(step, 0.5), "timing")[0].backward()
             steps.norms(step)
             steps.take(step)
             steps.clear()
-        taken.append((time.perf_counter() - started) / turns)
+        taken.append((clock() - started) / turns)
     return min(taken[1:])
 
 

@@ -29,7 +29,7 @@ from drivedit.training.loop import Batch, train
 from drivedit.training.methods.forcing import DiffusionForcing
 from drivedit.utils import generator, resolve_device, seeded
 
-VAE = VAEConfig(3, 24, [8, 8, 8, 8], 1, False, 0.002, 1)
+VAE = VAEConfig(3, 24, [16, 48, 96, 128], 1, False, 0.002, 1)
 SPEC = WorldSpec(
     observations={"camera": Modality((64, 64, 3))}, controls=[Quantity("steering"), Quantity("throttle")], dt=0.05
 )
@@ -104,11 +104,11 @@ def _work(rank: int, port: int, load: Load, folder: str) -> None:
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank),
         WORLD_SIZE=str(load.processes),
     )  # fmt: skip
-    world = _world(load)
+    world = make_world(load.frames, load.width, load.layers, load.heads)
     begun: list[tuple[float, float]] = []
 
     def batch(rng: torch.Generator) -> Batch:
-        begun.append((time.perf_counter(), _memory(load.device)[0]))
+        begun.append((time.perf_counter(), memory(load.device)[0]))
         return _clips(world, load, rng)
 
     config = LoopConfig(
@@ -118,17 +118,17 @@ def _work(rank: int, port: int, load: Load, folder: str) -> None:
     method = DiffusionForcing(world, StudentStageConfig(clip_frames=load.frames))
     train(method, batch, config, Path(folder) / f"run{0 if load.processes > 1 else rank}", device=load.device)
     seconds = (begun[-1][0] - begun[0][0]) / (len(begun) - 1)
-    (Path(folder) / f"{rank}.json").write_text(json.dumps([_memory(load.device)[1], begun[0][1], seconds]))
+    (Path(folder) / f"{rank}.json").write_text(json.dumps([memory(load.device)[1], begun[0][1], seconds]))
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
-def _world(load: Load) -> DiTWorld:
-    """A world of the size of the load."""
+def make_world(frames: int, width: int, layers: int, heads: int) -> DiTWorld:
+    """A fresh world of the shipped size but for its student's, of 64 x 64 pictures and clips of so many frames."""
     student = StudentConfig(
-        4 * VAE.latent_dim, load.width, load.layers, load.heads, max_seq_len=load.frames * TOKENS, dropout=0.0,
-        tokens_per_frame=TOKENS, window=8, history=HISTORY, control_dim=7,
+        4 * VAE.latent_dim, width, layers, heads, max_seq_len=frames * TOKENS, dropout=0.0, tokens_per_frame=TOKENS,
+        window=8, history=HISTORY, control_dim=7,
     )  # fmt: skip
     with seeded(generator(0, "weights")):
         return DiTWorld(WorldConfig(SPEC, VAE, student))
@@ -143,7 +143,7 @@ def _clips(world: DiTWorld, load: Load, rng: torch.Generator) -> Batch:
     return {**made, "latents": latents, "ended": torch.zeros(told)}
 
 
-def _memory(device: str) -> tuple[float, float]:
+def memory(device: str) -> tuple[float, float]:
     """Bytes that a process holds now, and the most that it ever held."""
     if device != "cpu":
         module = torch.get_device_module(device)

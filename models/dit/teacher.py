@@ -35,6 +35,7 @@ class DiTTeacher(SavedNetwork):
 
     file_format = "drivedit-teacher-1"
     config_type = TeacherConfig
+    config: TeacherConfig
     alphas: Tensor
 
     def __init__(

@@ -10,9 +10,10 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
-from drivedit.models.flow.path import euler_step
+from drivedit.models.flow.path import euler_step, over
 
 
 class Denoiser(Protocol):
@@ -40,17 +41,23 @@ def sample(denoiser: Denoiser, x: Tensor, levels: Tensor, given: Any = None) -> 
     return x
 
 
-def guided(denoiser: Denoiser, scale: float, plain: Any) -> Denoiser:
+def guided(denoiser: Denoiser, scale: float, plain: Any, rescale: float = 0.0) -> Denoiser:
     """A denoiser under classifier-free guidance (Ho and Salimans 2022): `u + scale (c - u)`.
 
     Args:
         denoiser: The network, called twice for an estimate unless the scale is 1.
         scale: 1 is plain conditional, 0 unconditional.
-        plain: What the denoiser is given for the unconditional estimate u.
+        plain: What the denoiser is given for the unconditional estimate u, which is asked first.
+        rescale: Share in which the estimate is brought back to the spread of c, row by row (Lin et al. 2024).
     """
 
     def estimate(x: Tensor, sigma: Tensor, given: Any) -> Tensor:
         unconditional = denoiser(x, sigma, plain)
-        return unconditional + scale * (denoiser(x, sigma, given) - unconditional)
+        conditional = denoiser(x, sigma, given)
+        out = unconditional + scale * (conditional - unconditional)
+        if not rescale:
+            return out
+        wanted, got = (over(each.flatten(1).std(1), out) for each in (conditional, out))
+        return torch.lerp(out, out * wanted / got.clamp(min=1e-12), rescale)
 
     return denoiser if scale == 1 else estimate

@@ -1,15 +1,32 @@
-"""The streaming rollout, and what makes worlds fast."""
+"""Engine and pipelines of clips, the streaming rollout, where dreams begin, and what makes worlds fast."""
 
-from drivedit.config import InferenceConfig
+from drivedit.config import InferenceArgs, InferenceConfig
 from drivedit.inference.compile import CompiledDecoder, CompiledStep, compile_decoder, compile_step, compiled
+from drivedit.inference.engine import InferenceEngine
+from drivedit.inference.pipelines import (
+    ComposedPipelineBase,
+    DreamBatch,
+    DreamPipeline,
+    ForwardBatch,
+    PipelineOutput,
+    TextToVideoPipeline,
+)
 from drivedit.inference.rollout import StreamingRollout
 from drivedit.inference.tune import tune
 
 __all__ = [
     "CompiledDecoder",
     "CompiledStep",
+    "ComposedPipelineBase",
+    "DreamBatch",
+    "DreamPipeline",
+    "ForwardBatch",
+    "InferenceArgs",
     "InferenceConfig",
+    "InferenceEngine",
+    "PipelineOutput",
     "StreamingRollout",
+    "TextToVideoPipeline",
     "compile_decoder",
     "compile_step",
     "compiled",

@@ -8,7 +8,7 @@ FORMAT = "%(levelname)s %(asctime)s %(name)s: %(message)s"
 
 
 def init_logger(name: str, level: int = logging.INFO) -> logging.Logger:
-    """A logger that writes to the standard error from a level on; loggers above it, if they have handlers, write instead.
+    """A logger that writes to the standard error, unless loggers above it have handlers: then these write.
 
     Args:
         name: Of the logger; no other one is changed.

@@ -1,5 +1,7 @@
 """A Gaussian whose flow is known in closed form: what a perfect teacher says of it, and where its flow ends."""
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,7 @@ from drivedit.config import DistillConfig
 from drivedit.training.methods.clips import Clip, Rngs
 from drivedit.training.methods.taught import TaughtMethod
 
+Taught = TypeVar("Taught", bound=TaughtMethod)
 MEAN, SPREAD = 0.7, 0.5  # of the teacher's Gaussian
 
 
@@ -46,7 +49,7 @@ def distill_config(**changes) -> DistillConfig:
     return DistillConfig(**{"clip_frames": 4, "rollout": 0, "head_weight": 0.0, **changes})
 
 
-def with_student(method: TaughtMethod, student, teacher=posterior) -> TaughtMethod:
+def with_student(method: Taught, student, teacher=posterior) -> Taught:
     """A method whose networks are functions of the noisy frames and their levels."""
 
     def score(net, x, sigma, *_):

@@ -25,7 +25,8 @@ def world() -> DiTWorld:
     """A world that has learned a null control."""
     made = make_world()
     made.config = replace(made.config, null_control=True)
-    made.heads.mlp[2].weight.data *= 30  # else motion hardly depends on what is dreamed
+    for weight in made.heads.mlp[2].parameters():  # else motion hardly depends on what is dreamed
+        weight.data.mul_(30)
     return made
 
 

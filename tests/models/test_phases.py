@@ -1,6 +1,7 @@
 """Densities of levels, the grid and its phases: what the papers say, and what published code gets wrong."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -23,10 +24,14 @@ from drivedit.models.flow.schedules import (
     training_levels,
 )
 
-SCHEMES = {"uniform": {}, "logit_normal": {"logit_mean": 0.0, "logit_std": 1.0}, "mode": {"mode_scale": 1.29}}
+SCHEMES: dict[str, dict[str, Any]] = {
+    "uniform": {},
+    "logit_normal": {"logit_mean": 0.0, "logit_std": 1.0},
+    "mode": {"mode_scale": 1.29},
+}
 
 
-def draw(scheme: str, count: int = 10_000, seed: int = 0, **options: float) -> Tensor:
+def draw(scheme: str, count: int = 10_000, seed: int = 0, **options: Any) -> Tensor:
     return compute_density_for_timestep_sampling(scheme, count, torch.Generator().manual_seed(seed), **options)
 
 
@@ -59,9 +64,11 @@ def test_densities_have_the_form_that_they_are_named_by():
 def test_what_a_density_needs_is_asked_for():
     with pytest.raises(ValueError, match="one of uniform, logit_normal, mode, got 'cosmap'"):
         draw("cosmap")
+    lacking: dict[str, Any]
     for lacking in ({}, {"logit_mean": 0.0}, {"logit_std": 1.0}, {"logit_mean": 0.0, "logit_std": -1.0}):
         with pytest.raises(ValueError, match="logit_normal needs"):
             draw("logit_normal", **lacking)
+    scale: dict[str, Any]
     for scale in ({}, {"mode_scale": 1.8}, {"mode_scale": -1.1}):  # where the map would fold back
         with pytest.raises(ValueError, match=r"mode_scale from -1 to 1\.75"):
             draw("mode", **scale)

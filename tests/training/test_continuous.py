@@ -72,7 +72,7 @@ def test_at_the_beginning_the_teachers_own_estimates_are_learned(monkeypatch):
 def test_the_derivative_is_that_of_small_steps():
     """Through all of the network, attention and adaptive norms, in double precision."""
     method, clip = method_of().double(), gaussian_clip(2)
-    given = tuple(part.double() for part in (clip.control, clip.route, method.past(clip.tokens)))
+    given = (clip.control.double(), clip.route.double(), method.past(clip.tokens).double())
     target, g = clip.target.double(), torch.Generator().manual_seed(0)
     sigma = torch.tensor([[0.05, 0.3, 0.6, 1.0], [0.95, 0.08, 0.2, 0.5]], dtype=torch.float64)
     noisy = add_noise(target, torch.randn(target.shape, generator=g, dtype=torch.float64), sigma)

@@ -2,9 +2,11 @@
 
 import copy
 import json
+from importlib import resources
 
 import pytest
 import torch
+import yaml
 from helpers.training import clips
 from helpers.worlds import make_world
 from torch import nn
@@ -108,3 +110,12 @@ def test_a_group_has_a_rate_of_its_own_and_the_others_the_loops():
     steps.rates(1e-3, 0.5)
     rates = {name: {part["lr"] for part in steps.optimizers[name][0].param_groups} for name in ("steep", "flat")}
     assert rates == {"steep": {5e-6}, "flat": {5e-4}}
+
+
+@pytest.mark.parametrize("name", ["phased", "adversarial", "continuous"])
+def test_a_preset_of_a_method_builds_it(name):
+    preset = resources.files("drivedit.training") / "presets" / "distill" / f"{name}.yaml"
+    told = yaml.safe_load(preset.read_text())
+    loop, loss = LoopConfig.from_dict(told["train"]), DistillConfig.from_dict(told["loss"])
+    assert loss.method == name and loop.steps == 1000
+    load_object(METHODS[name])(make_world(), loss)

@@ -119,14 +119,14 @@ def test_pseudo_huber_counts_large_distances_once_and_small_ones_squared():
     assert abs(pseudo_huber(torch.tensor([1e-5])).item() / (0.5 * 1e-10 / 1e-3) - 1) < 1e-3
     still = torch.zeros(3, requires_grad=True)
     pseudo_huber(still).backward()
-    assert torch.equal(still.grad, torch.zeros(3))
+    assert still.grad is not None and torch.equal(still.grad, torch.zeros(3))
 
 
 def test_the_decay_of_predictions_has_a_gradient_at_zero():
     for kind, size in (("l1", 1.5), ("l2", 2.5)):
         value = torch.tensor([0.0, 0.0], requires_grad=True)
         prediction_decay(value, kind).backward()
-        assert torch.equal(value.grad, torch.zeros(2))
+        assert value.grad is not None and torch.equal(value.grad, torch.zeros(2))
         assert prediction_decay(torch.tensor([1.0, -2.0]), kind).item() == size
     with pytest.raises(ValueError, match="must be 'l1' or 'l2', got 'l3'"):
         prediction_decay(torch.zeros(2), "l3")

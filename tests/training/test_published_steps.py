@@ -1,13 +1,17 @@
 """The published training steps: what they compute, step by step, and each way in which others got it wrong."""
 
 import copy
+from dataclasses import replace
 from itertools import repeat
+from typing import Any
 
 import pytest
 import torch
 from helpers.processes import run_processes
 from torch import Tensor, nn
 
+from drivedit.config import MODEL_TYPES
+from drivedit.models.dits import TRANSFORMERS
 from drivedit.models.flow.phases import EulerSolver, PCMFMScheduler
 from drivedit.models.flow.schedules import training_levels
 from drivedit.training.api import distill, train
@@ -145,13 +149,26 @@ def test_words_that_are_masked_are_not_told():
 
     class Masked(Tiny):
         def forward(self, latents, text, t, encoder_attention_mask=None, guidance=None):
-            self.seen = encoder_attention_mask, guidance
+            self.seen: Any = encoder_attention_mask, guidance
             return super().forward(latents, text, t)
 
     network = Masked()
     velocity_of(network, latents, torch.ones(2), Words(text, mask, 6.0))
     assert torch.equal(network.seen[0], mask) and network.seen[1].tolist() == [6, 6]
     assert fine_tune(network, [(latents, text, mask)])[0] > 0
+
+
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+def test_our_transformers_are_trained_by_the_steps(kind):
+    sizes = replace(MODEL_TYPES[kind], d_model=8, n_layers=1, n_heads=1, text_dim=6, grid=(2, 2))
+    torch.manual_seed(0)
+    student, teacher = (TRANSFORMERS[kind].from_config(sizes) for _ in range(2))
+    latents, text = torch.randn(2, sizes.in_channels, 2, 4, 4), torch.randn(2, *TEXT)
+    given = latents, text, torch.tensor([[1, 1, 1, 0, 0]]).expand(2, -1)
+    before = student.trunk.head.bias.detach().clone()
+    assert fine_tune(student, [given], lr=0.1, model_type=kind)[0] > 0
+    loss, norm, _ = distil(student, teacher, None, [given], model_type=kind, distill_cfg=1.0)
+    assert loss > 0 and norm > 0 and not torch.equal(student.trunk.head.bias, before)
 
 
 # -- in several processes --------------------------------------------------------------------------------------------
@@ -202,7 +219,8 @@ def test_on_straight_paths_the_exact_field_has_no_loss(points, phases):
 
 def test_without_guidance_the_teacher_is_asked_once_and_a_scale_of_none_is_none():
     outcomes, asked = [], []
-    for changes in ({"not_apply_cfg_solver": True, "distill_cfg": 3.0}, {}, {"distill_cfg": 3.0}):
+    ways: list[dict[str, Any]] = [{"not_apply_cfg_solver": True, "distill_cfg": 3.0}, {}, {"distill_cfg": 3.0}]
+    for changes in ways:
         teacher = Tiny(1)
         outcomes.append(distil(Tiny(), teacher, Tiny(2), [batch()], **changes)[0])
         asked.append(len(teacher.calls))
@@ -293,7 +311,7 @@ def test_accumulated_distillation_is_that_of_one_batch():
 def test_told_guidance_is_for_the_hunyuan_family_and_can_be_left_out():
     class Told(Tiny):
         def forward(self, latents, text, t, guidance=None):
-            self.guidance = guidance
+            self.guidance: Any = guidance
             return super().forward(latents, text, t)
 
     for kind, disabled, wanted in (("hunyuan", False, [6, 6]), ("hunyuan", True, None), ("mochi", False, None)):

@@ -65,8 +65,13 @@ def outcome(case: dict[str, Any], spread: Ulysses | None) -> tuple[dict[str, Ten
     return found, seen
 
 
-def shared_equals_alone(_rank: int) -> None:
+def in_pairs(rank: int) -> None:
     torch.distributed.init_process_group("gloo")
+    shared_equals_alone()
+    what_does_not_divide_is_refused(rank)
+
+
+def shared_equals_alone() -> None:
     spread = Ulysses(2)
     for case in CASES:
         alone, saw = outcome(case, None)
@@ -78,13 +83,7 @@ def shared_equals_alone(_rank: int) -> None:
             assert apart < 1e-5, (case, name, apart)
 
 
-def test_two_processes_equal_one():
-    """Windows, the past of frames, memory, rotations and dropout are right at the edge between two processes."""
-    run_processes(2, shared_equals_alone)
-
-
-def odd_clips_are_refused(_rank: int) -> None:
-    torch.distributed.init_process_group("gloo")
+def what_does_not_divide_is_refused(rank: int) -> None:
     student = DiTStudent(WIDTH, 16, 1, 2)
     with Ulysses(2).spreading(student), pytest.raises(ValueError, match="3 frames do not divide over 2"):
         student(torch.zeros(1, 3, WIDTH))
@@ -93,11 +92,12 @@ def odd_clips_are_refused(_rank: int) -> None:
         pass
     with pytest.raises(ValueError, match="transformers"), Ulysses(2).spreading(nn.Linear(2, 2)):
         pass
-    assert Ulysses(2).share(torch.tensor([float(_rank)])) == 0
+    assert Ulysses(2).share(torch.tensor([float(rank)])) == 0
 
 
-def test_what_does_not_divide_is_refused():
-    run_processes(2, odd_clips_are_refused)
+def test_two_processes_equal_one():
+    """Windows, the past of frames, memory, rotations and dropout are right at the edge; odd sizes are refused."""
+    run_processes(2, in_pairs)
 
 
 def test_one_process_shares_with_none(tmp_path):

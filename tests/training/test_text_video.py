@@ -2,11 +2,14 @@
 
 import json
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
 from helpers.films import write_table, write_video
+from helpers.processes import run_processes
 from helpers.training import make_episode
+from safetensors.torch import load_file
 
 from drivedit.config import MODEL_TYPES, VAEConfig
 from drivedit.data.recordings import write_shard
@@ -84,6 +87,22 @@ def test_adapters_alone_are_trained_and_merged_at_the_end(data, tmp_path):
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"trunk.blocks.0.qkv.weight", "trunk.blocks.0.out.weight"}
     assert (out / "lora.safetensors").is_file()
+
+
+def adapted_in_shards(_rank: int, data: Path, out: Path) -> None:
+    train.main(arguments(data, out, use_lora=True, lora_rank=2, use_cpu_offload=True, learning_rate=1e-2))
+
+
+def test_adapters_in_shards_learn_what_one_process_learns(data, tmp_path):
+    """Adapters that are added after the network is spread are never synchronised elsewhere: here they come before."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    train.main(arguments(data, one, use_lora=True, lora_rank=2, gradient_accumulation_steps=2, learning_rate=1e-2))
+    run_processes(2, adapted_in_shards, data, two)
+    first, second = (load_file(out / "lora.safetensors") for out in (one, two))
+    assert first.keys() == second.keys() and any(
+        value.abs().max() > 1e-3 for name, value in first.items() if ".b" in name
+    )
+    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
 
 
 def test_what_is_missing_or_wrong_is_told(data, tmp_path):

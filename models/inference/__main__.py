@@ -1,0 +1,31 @@
+"""Command line of clips: `python -m drivedit.inference COMMAND`, which `--help` lists."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from drivedit.utils.commands import run
+
+HERE = "drivedit.inference.generate"
+COMMANDS = {
+    "generate": (f"{HERE}:generate", "film clips of a driving world; run again to go on after a stop"),
+    "video": (f"{HERE}:generate_video", "film a clip of a text, of a model of your own"),
+}
+
+
+def _worlds() -> list[str]:
+    from drivedit.models import shipped_worlds
+
+    return [*shipped_worlds()]
+
+
+def main(words: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    about = "Film clips that a network makes."
+    return run(COMMANDS, words, program="python -m drivedit.inference", about=about, known={"world": _worlds})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

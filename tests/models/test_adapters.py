@@ -1,6 +1,7 @@
 """Adapters: what they add to a world, that they come off again, and what is no adapter of a world."""
 
 from dataclasses import replace
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -78,7 +79,11 @@ def test_environments_dream_with_it_copies_and_forks_too(folder, tmp_path, compi
     merged.before = None
     merged.save_pretrained(tmp_path / "merged")
     action, seen = np.array([0.3, 0.2], np.float32), []
-    for options in ({"world": str(folder)}, {"world": str(folder), "adapter": tmp_path / "a.safetensors"}):
+    cases: list[dict[str, Any]] = [
+        {"world": str(folder)},
+        {"world": str(folder), "adapter": tmp_path / "a.safetensors"},
+    ]
+    for options in cases:
         env = gym.make("drivedit_env:DriveDiT-v0", **options, compile=compiled)
         env.reset(seed=0)
         seen.append(env.step(action)[0])

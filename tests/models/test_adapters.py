@@ -79,11 +79,8 @@ def test_environments_dream_with_it_copies_and_forks_too(folder, tmp_path, compi
     merged.before = None
     merged.save_pretrained(tmp_path / "merged")
     action, seen = np.array([0.3, 0.2], np.float32), []
-    cases: list[dict[str, Any]] = [
-        {"world": str(folder)},
-        {"world": str(folder), "adapter": tmp_path / "a.safetensors"},
-    ]
-    for options in cases:
+    plain: dict[str, Any] = {"world": str(folder)}
+    for options in (plain, plain | {"adapter": tmp_path / "a.safetensors"}):
         env = gym.make("drivedit_env:DriveDiT-v0", **options, compile=compiled)
         env.reset(seed=0)
         seen.append(env.step(action)[0])

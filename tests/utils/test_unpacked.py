@@ -15,8 +15,8 @@ from drivedit.config import Quantity, StudentConfig, VAEConfig, WorldConfig
 from drivedit.data import clips, unpacked
 from drivedit.data.clips import Drives, fit_config
 from drivedit.data.recordings import iter_episodes, shard_paths, write_shard
+from drivedit.training.latents import Clips
 from drivedit.training.scenes import pick_scenes, scene_at
-from drivedit.training.stages import Clips
 from drivedit.utils.episodes import check_agents
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.session import Session

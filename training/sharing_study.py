@@ -30,8 +30,9 @@ from drivedit.training.methods.forcing import DiffusionForcing
 from drivedit.utils import generator, resolve_device, seeded
 
 VAE = VAEConfig(3, 24, [16, 48, 96, 128], 1, False, 0.002, 1)
+SIDE = 64  # of a picture
 SPEC = WorldSpec(
-    observations={"camera": Modality((64, 64, 3))}, controls=[Quantity("steering"), Quantity("throttle")], dt=0.05
+    observations={"camera": Modality((SIDE, SIDE, 3))}, controls=[Quantity("steering"), Quantity("throttle")], dt=0.05
 )
 TOKENS, HISTORY = 16, 2
 M_MMAP_THRESHOLD = -3  # of malloc.h

@@ -19,7 +19,7 @@ from drivedit.training.latents import Clips, batches
 from drivedit.training.loop import Batch, Stream
 from drivedit.training.methods.forcing import DiffusionForcing
 from drivedit.training.methods.method import Progress
-from drivedit.training.sharing_study import SPEC, make_world, memory
+from drivedit.training.sharing_study import SIDE, SPEC, make_world, memory
 from drivedit.training.sources import Draw, Unpacked, open_source
 from drivedit.utils import generator
 
@@ -75,10 +75,10 @@ def _record(root: Path, shards: int, shard_frames: int) -> None:
 def _episode(seed: int) -> Episode:
     """A drive past smooth shapes with a little noise, which packs about as a true one."""
     rng = np.random.default_rng(seed)
-    row, column, now = np.ogrid[:64, :64, : DRIVE + 1]
+    row, column, now = np.ogrid[:SIDE, :SIDE, : DRIVE + 1]
     wave = np.sin(row / rng.uniform(4, 9) + now / 7) + np.cos(column / rng.uniform(4, 9) - now / 9)
     grey = ((128 + 45 * wave) // 8 * 8).transpose(2, 0, 1)[..., None]
-    frames = (grey + rng.integers(0, 2, (DRIVE + 1, 64, 64, 3))).astype(np.uint8)
+    frames = (grey + rng.integers(0, 2, (DRIVE + 1, SIDE, SIDE, 3))).astype(np.uint8)
     return Episode(
         SPEC, {"camera": frames}, rng.uniform(-1, 1, (DRIVE, 2)).astype(np.float32), np.zeros(DRIVE, np.float32), {},
         np.zeros(DRIVE, bool), {}, np.full((DRIVE + 1, 3), np.nan), seed=seed, driver="made",

@@ -3,6 +3,7 @@
 from drivedit.config import InferenceArgs, InferenceConfig
 from drivedit.inference.compile import CompiledDecoder, CompiledStep, compile_decoder, compile_step, compiled
 from drivedit.inference.engine import InferenceEngine
+from drivedit.inference.guidance import under_guidance
 from drivedit.inference.pipelines import (
     ComposedPipelineBase,
     DreamBatch,
@@ -31,4 +32,5 @@ __all__ = [
     "compile_step",
     "compiled",
     "tune",
+    "under_guidance",
 ]

@@ -105,6 +105,7 @@ def generate(
         "world": loaded.fingerprint, "scene": scenes, "prompt": prompt, "controls": driven.tolist(), "closed": closed,
         **{name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in options.items()},
         "together": together, "seed": seed, "sampling_steps": sampling_steps, "guidance": guidance, "height": height,
+        "compile": compile,
     }  # fmt: skip
     with compiled(loaded, sampling_steps) if compile else nullcontext():
         if clips == 1:

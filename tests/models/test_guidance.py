@@ -11,7 +11,8 @@ import torch
 from helpers.worlds import make_world
 
 from drivedit.config import StudentStageConfig
-from drivedit.inference import compile_step
+from drivedit.evaluation.commands import judge_world
+from drivedit.inference import compile_step, under_guidance
 from drivedit.models import DiTWorld, Sampling
 from drivedit.models.dit.networks import without_controls
 from drivedit.training.methods.clips import Rngs
@@ -106,6 +107,28 @@ def test_a_compiled_step_refuses(world):
         with pytest.raises(ValueError, match="compiled step has no guidance, got 1.1"):
             step(state, CONTROLS, sampling=Sampling(guidance=1.1))
         assert torch.isfinite(step(state, CONTROLS, sampling=Sampling(guidance=1))[0].latents).all()
+
+
+def test_a_world_may_be_stepped_under_guidance_by_those_who_ask_for_none(world):
+    guided, plain = stepped(world, 1.5)[0].latents, stepped(world, None)[0].latents
+    with under_guidance(world, 1.5):
+        assert torch.equal(stepped(world, None)[0].latents, guided)
+        env: Any = gym.make("drivedit_env:DriveDiT-v0", world=world, obs_type="latent").unwrapped
+        env.reset(seed=0)
+        seen = env.step(CONTROLS[0].numpy())[0]
+    assert torch.equal(stepped(world, None)[0].latents, plain) and "step" not in vars(world)
+    env.reset(seed=0)
+    assert not np.allclose(env.step(CONTROLS[0].numpy())[0], seen, atol=1e-4)
+    with under_guidance(world, 1.0):
+        assert torch.equal(stepped(world, None)[0].latents, plain)
+    with pytest.raises(ValueError, match="takes no guidance"), under_guidance(make_world(), 2.0):
+        pass
+
+
+@pytest.mark.parametrize("other", [{"compile": True}, {"write_card": True}])
+def test_a_judged_world_under_guidance_is_neither_compiled_nor_given_a_card(other):
+    with pytest.raises(ValueError, match="under guidance 2 a world is neither compiled nor given a card"):
+        judge_world(guidance=2.0, **other)
 
 
 def test_the_null_control_is_beyond_every_range_and_the_motion_stays(world):

@@ -208,6 +208,16 @@ def test_a_world_may_have_got_another_decoder_since(run, tmp_path):
     assert made.config.vae.decoder_inner == [4, 4, 8, 8]
 
 
+def test_a_world_that_learned_without_its_controls_takes_guidance(run, tmp_path):
+    folder, loop, data = run
+    shutil.copytree(folder / "vae", tmp_path / "vae")
+    start, once = str(folder / "student" / "world"), replace(loop, steps=1)
+    loss = DistillConfig(clip_frames=6, method="forcing", drop_control=0.5)
+    taught = distill(start, train_=once, data=data, loss=loss, out=str(tmp_path), device="cpu")
+    assert taught.guidable and not DiTWorld.from_pretrained(start, device="cpu").guidable
+    assert DiTWorld.from_pretrained(tmp_path / "forcing" / "world", device="cpu").check_guidance(1.5) == 1.5
+
+
 def test_a_world_of_another_encoder_is_refused(run, tmp_path):
     folder, loop, data = run
     make_world().save_pretrained(tmp_path / "other")

@@ -16,7 +16,7 @@ def judge_world(
     world: str = DEFAULT_WORLD, out: Path = Path("runs/evaluation"), held_out: str | None = None,
     write_card: bool = False, clips: int | None = None, sampling_steps: int | None = None, driver: str = Sources.driver,
     seed: int = Sources.seed, workers: int = Sources.workers, compile: bool = False, quick: bool = False,
-    adapter: Path | None = None,
+    adapter: Path | None = None, guidance: float = 1.0,
 ) -> None:  # fmt: skip
     """Judges a world on held-out drives.
 
@@ -37,20 +37,27 @@ def judge_world(
         compile: Whether to judge the world as it is stepped when compiled.
         quick: Whether the sizes are tiny, to see that everything runs; the figures mean nothing then.
         adapter: File of an adapter of the world; None: the world as it is.
+        guidance: Scale of the guidance on the controls, for worlds that have learned it; 1: none.
     """
     from drivedit.evaluation.reports import card as cards
     from drivedit.evaluation.reports.report import as_text
     from drivedit.evaluation.suites.benchmark import evaluate_world, load_world
     from drivedit.evaluation.suites.recorded_benchmark import as_markdown
+    from drivedit.inference import under_guidance
 
     _check_counts(clips=clips, workers=workers, sampling_steps=sampling_steps)
+    if adapter is not None and write_card:
+        raise ValueError("the card belongs to the world as it is: leave out --adapter or --write-card")
+    if guidance != 1 and (compile or write_card):
+        raise ValueError(f"under guidance {guidance:g} a world is neither compiled nor given a card: leave that out")
     sources, sizes = Sources(driver=driver, seed=seed, workers=workers), _sizes(quick, clips=clips)
     judged = load_world(world, sources, adapter)
     card = cards.card_of(world, judged) if write_card else None
-    report = evaluate_world(
-        judged, out, name=world, held_out=held_out, sizes=sizes, sources=sources, sampling_steps=sampling_steps,
-        compile=compile,
-    )  # fmt: skip
+    with under_guidance(judged, guidance):
+        report = evaluate_world(
+            judged, out, name=world if guidance == 1 else f"{world}, guidance {guidance:g}", held_out=held_out,
+            sizes=sizes, sources=sources, sampling_steps=sampling_steps, compile=compile,
+        )  # fmt: skip
     recorded = "left_out" in report
     table = as_markdown(report) if recorded else as_text(report)
     names = "report.md, sheet.png, horizon.png, steering.png and beside.webp" if recorded else (

@@ -99,8 +99,7 @@ def _measured(load: Load) -> tuple[float, float, float]:
 def _work(rank: int, port: int, load: Load, folder: str) -> None:
     """Trains in one of the processes, and notes what that took."""
     torch.set_num_threads(1)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)  # what was freed is no longer held
+    give_back_memory()
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank),
         WORLD_SIZE=str(load.processes),
@@ -142,6 +141,12 @@ def _clips(world: DiTWorld, load: Load, rng: torch.Generator) -> Batch:
     made = {name: torch.randn(*told, width, generator=rng) for name, width in widths.items()}
     latents = torch.randn(load.rows, HISTORY + load.frames, *world.latent_shape(), generator=rng)
     return {**made, "latents": latents, "ended": torch.zeros(told)}
+
+
+def give_back_memory() -> None:
+    """Lets a process hold no memory that it freed, so that its peak is what it needed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
 
 
 def memory(device: str) -> tuple[float, float]:

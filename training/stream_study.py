@@ -19,7 +19,7 @@ from drivedit.training.latents import Clips, batches
 from drivedit.training.loop import Batch, Stream
 from drivedit.training.methods.forcing import DiffusionForcing
 from drivedit.training.methods.method import Progress
-from drivedit.training.sharing_study import SIDE, SPEC, make_world, memory
+from drivedit.training.sharing_study import SIDE, SPEC, give_back_memory, make_world, memory
 from drivedit.training.sources import Draw, Unpacked, open_source
 from drivedit.utils import generator
 
@@ -32,7 +32,7 @@ def stream(frames: tuple[int, ...] = (10_000, 100_000, 10_000_000), shard_frames
     """Measures both readers on made recordings of 64 x 64 pictures, on the CPU; returns a table.
 
     A large recording is a small one many times over, by hard links. Each line is a process of its own, whose reader
-    fills the stream's buffer three times. Seconds are those of one core, whatever else runs. The rate in training adds
+    fills the stream's buffer twice. Seconds are those of one core, whatever else runs. The rate in training adds
     the time of a clip's gradient, in a student of the shipped size, to that of reading it.
 
     Args:
@@ -50,7 +50,7 @@ def stream(frames: tuple[int, ...] = (10_000, 100_000, 10_000_000), shard_frames
             root = Path(folder) / str(count)
             _record(root, count // shard_frames, shard_frames)
             for streams in (True,) if first else (False, True):
-                peak, pictures, clips, gradient = _measured(root, streams, 3 * buffer * shard_frames, buffer)
+                peak, pictures, clips, gradient = _measured(root, streams, 2 * buffer * shard_frames, buffer)
                 first = first or [gradient, 1 / (gradient + 1 / clips)]
                 trained = 1 / (first[0] + 1 / clips)
                 name = "stream" if streams else "unpacked"
@@ -98,6 +98,7 @@ def _measured(root: Path, streams: bool, samples: int, buffer: int) -> list[floa
 
 def _work(root: Path, streams: bool, samples: int, buffer: int, told: Path) -> None:
     torch.set_num_threads(1)
+    give_back_memory()
     world, loop = make_world(CLIP, 256, 4, 4), LoopConfig(batch_size=ROWS)
     source = open_source(DataConfig(str(root), stream=streams, buffer=buffer), world.device, None)
     pictures, _ = _rate(source.pictures(loop), samples)

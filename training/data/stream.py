@@ -27,7 +27,7 @@ from drivedit.utils import code_fingerprint, fingerprint, generator, locked, wri
 from drivedit.utils.hdf5 import seal_of
 
 INDEX, LOCK = "stream.json", ".stream.lock"
-LOOKED_AT = 20_000  # states at most: what is only looked at is kept in memory
+LOOKED_AT = 4_000  # states at most, or one shard: what is only looked at is kept in memory
 
 
 class Shard(NamedTuple):
@@ -137,7 +137,7 @@ class Shards:
         """Shards to learn from, and those to look at only: the last ones, one at least.
 
         Args:
-            fraction: Share of the drives that is looked at, but no more shards than hold 20,000 states.
+            fraction: Share of the drives that is looked at, but no more shards than hold 4,000 states.
 
         Raises:
             ValueError: There is a single shard.

@@ -1,11 +1,15 @@
 """Several processes that talk by gloo, for tests."""
 
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.multiprocessing.spawn import start_processes
+
+PRELOADED = ["drivedit.training.stages"]  # once for all processes that a test process begins
 
 
 def run_processes(count: int, work: Callable[..., None], *args: Any) -> None:
@@ -13,7 +17,8 @@ def run_processes(count: int, work: Callable[..., None], *args: Any) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_in_a_process, (port, count, work, args), nprocs=count)  # type: ignore[attr-defined]
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    start_processes(_in_a_process, (port, count, work, args), nprocs=count, start_method="forkserver")
 
 
 def _in_a_process(rank: int, port: int, count: int, work: Callable[..., None], args: tuple[Any, ...]) -> None:

@@ -31,7 +31,7 @@ from drivedit.utils import generator, load_object, resolve_device, seeded
 
 log = logging.getLogger(__name__)
 PICTURES = LoopConfig(steps=300, batch_size=32, lr=2e-3, warmup=20, ema=0.99)
-DYNAMICS = LoopConfig(steps=400, batch_size=8, lr=1e-3, warmup=20, ema=0.99)
+DYNAMICS = LoopConfig(steps=240, batch_size=8, lr=1e-3, warmup=20, ema=0.99)
 LOSS = DistillConfig(method="energy", head_weight=0.6)
 PARTS = ("vae.*", "dynamics.*", "heads.*")
 FILE = "adapter.safetensors"
@@ -39,7 +39,7 @@ FILE = "adapter.safetensors"
 
 def adapt(
     world: str = DEFAULT_WORLD, *, data: DataConfig, rank: int = 16, alpha: float | None = None,
-    targets: list[str] | None = None, scenes: int = 4, pictures: LoopConfig = PICTURES,
+    targets: list[str] | None = None, scenes: int = 3, pictures: LoopConfig = PICTURES,
     picture_loss: VAEStageConfig | None = None, train_: LoopConfig = DYNAMICS, loss: DistillConfig = LOSS,
     out: str = "runs/adapted", device: str = "auto",
 ) -> Path:  # fmt: skip

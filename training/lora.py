@@ -26,7 +26,7 @@ def add_lora(network: nn.Module, rank: int, alpha: float, targets: Sequence[str]
 
     Args:
         network: Changed in place.
-        rank: Of the factors; a layer has at most as many as its smaller side.
+        rank: Of the factors, the same for every layer.
         alpha: The product is scaled by `alpha / rank`.
         targets: Patterns of the layers' names, `*` for anything: "blocks.*".
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from helpers.worlds import make_scene, make_world
-from safetensors.torch import load_file, save_file
 
 from drivedit.config.domains.carracing import SPEC
 from drivedit.models import DiTWorld, check_scene
-from drivedit.models.adapters import Adapter
+from drivedit.models.adapters import FORMAT, Adapter
 from drivedit.models.scene_files import pack_scenes
+from drivedit.utils import read_tensors, write_tensors
 from drivedit_env.env import DriveDiTEnv
 
 SCENES = pack_scenes([check_scene(make_scene(3), SPEC)])
@@ -123,21 +123,21 @@ def test_files_that_are_none_are_refused(folder, tmp_path):
     path, world = tmp_path / "a.safetensors", DiTWorld.from_pretrained(folder, device="cpu")
     adapter_of(world).save(path)
     whole = path.read_bytes()
-    for damaged in (b"", whole[: len(whole) // 2], b"\xff" * 100):
+    flipped = whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]
+    for damaged in (b"", whole[: len(whole) // 2], b"\xff" * 100, flipped):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="is no adapter, or damaged"):
             Adapter.load(path)
     path.write_bytes(whole)
-    tensors = load_file(path)
-    told = {"format": "1", "base": world.fingerprint, "scale": "0.5"}
-    for changed, told_ in (
-        ({name: value for name, value in tensors.items() if not name.startswith("a/")}, told),
-        ({**tensors, "what": torch.zeros(1)}, told),
-        (tensors, {**told, "format": "2"}),
-        (tensors, {**told, "scale": "NaN"}),
-        (tensors, {"format": "1", "scale": "0.5"}),
-        ({name: value[:1] for name, value in tensors.items()}, told),
+    tensors, told = read_tensors(path, FORMAT)
+    for changed, spec, format in (
+        ({name: value for name, value in tensors.items() if not name.startswith("a/")}, told, FORMAT),
+        ({**tensors, "what": torch.zeros(1)}, told, FORMAT),
+        (tensors, told, "another"),
+        (tensors, {**told, "scale": float("nan")}, FORMAT),
+        (tensors, {"scale": 0.5, "card": ""}, FORMAT),
+        ({name: value[:1] for name, value in tensors.items()}, told, FORMAT),
     ):
-        save_file(changed, path, told_)
+        write_tensors(path, changed, format, spec)
         with pytest.raises(ValueError, match="is no adapter, or damaged"):
             Adapter.load(path)

@@ -130,6 +130,7 @@ class StudentStageConfig(ClipConfig):
         pure_noise: Share of frames whose noise level is 1.
         few_step_from: Share of the run after which few-step training begins.
         rollout: Frames of a few-step rollout (the model's own frames are its context).
+        exits: Most sampling passes of the student in few-step training, one of which gets the gradient.
         head_weight: Weight of the heads' losses.
         drop_control: Share of frames that are not told their controls, those before included; above 0 the world takes
             guidance on its controls.
@@ -138,6 +139,7 @@ class StudentStageConfig(ClipConfig):
     pure_noise: float = 0.4
     few_step_from: float = 0.55
     rollout: int = 6
+    exits: int = 1
     head_weight: float = 0.3
     drop_control: float = 0.0
 
@@ -163,7 +165,6 @@ class DistillConfig(StudentStageConfig):
         against_data: Whether the discriminator compares with recorded frames, not with the averaged student.
         data_flow: Whether `continuous` follows the data in place of the teacher.
         warmup_share: Share of the run in which the derivative comes in under `continuous`.
-        exits: Sampling passes of the student under `matching`, one of which gets the gradient.
         critic_steps: Steps of the critic, or the discriminator, for one of the student.
         consistency: Weight of the consistency loss beside `matching`, against collapse.
     """
@@ -183,7 +184,6 @@ class DistillConfig(StudentStageConfig):
     against_data: bool = False
     data_flow: bool = False
     warmup_share: float = 0.3
-    exits: int = 1
     critic_steps: int = 3
     consistency: float = 0.25
 

@@ -13,14 +13,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from drivedit.models.flow.path import euler_step, over
+from drivedit.models.flow.path import euler_step, jump, over
 
 
 class Denoiser(Protocol):
     """A network as samplers see it."""
 
     def __call__(self, x: Tensor, sigma: Tensor, given: Any) -> Tensor:
-        """The clean estimate `[B, ...]` for `x` `[B, ...]` at level `sigma` `[B]`, under what is given."""
+        """The clean estimate `[B, ...]` for `x` `[B, ...]` at level `sigma` `[B]` or `[B, F]`, under what is given."""
         ...
 
 
@@ -31,13 +31,16 @@ def sample(denoiser: Denoiser, x: Tensor, levels: Tensor, given: Any = None) -> 
         denoiser: The network.
         x: `[B, ...]` at the first level; at level 1 it is noise.
         levels: `[S + 1]`, falling (`noise_levels`); all but the last are above 0. A single one leaves `x` as it is.
+            Or `[S + 1, B, ...]`: own ones of each row or frame, which wait where two that follow are one.
         given: What the denoiser is given beside them.
 
     Returns:
         `[B, ...]` at the last level; at level 0 it is the clean estimate of the last step.
     """
+    own = levels.ndim > 1
     for sigma, lower in pairwise(levels):
-        x = euler_step(x, denoiser(x, sigma.expand(len(x)), given), sigma, lower)
+        clean = denoiser(x, sigma if own else sigma.expand(len(x)), given)
+        x = (jump if own else euler_step)(x, clean, sigma, lower)
     return x
 
 

@@ -121,6 +121,15 @@ def test_a_sampler_asks_once_for_each_step_at_falling_levels():
     assert asked == [([level] * 2, "what is given") for level in (1.0, 0.75, 0.5, 0.25)]
 
 
+def test_rows_go_down_levels_of_their_own_and_wait_where_these_stay():
+    x, even = normal(3, 4), noise_levels(4).double()
+    levels = torch.stack([even, even.clamp(min=0.5), torch.ones(5, dtype=torch.float64)], 1)
+    out = sample(posterior, x, levels)
+    for row, alone in enumerate((even, even[:3], even[:1])):
+        assert torch.allclose(out[row], sample(posterior, x[row : row + 1], alone)[0])
+    assert torch.equal(out[2], x[2])
+
+
 def test_guidance_goes_beyond_the_condition_by_its_scale():
     x, sigma = normal(4, 3), torch.full((4,), 0.6)
     plain, conditional = posterior(x, sigma, 0.0), posterior(x, sigma, 2.0)

@@ -1,12 +1,14 @@
 """The loop and the stages: resuming is exact, losses do what they say, presets train a world end to end."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.gaussian import make_rngs
 from helpers.training import Line, line_batch, make_episode
 from helpers.worlds import make_world
 
@@ -17,7 +19,7 @@ from drivedit.models import DiTWorld
 from drivedit.training import steps
 from drivedit.training.latents import Clips, encode_drives, route_codes
 from drivedit.training.loop import train
-from drivedit.training.methods.energy import ForcingThenEnergy, energy_score
+from drivedit.training.methods.energy import EnergyScore, ForcingThenEnergy, energy_score
 from drivedit.training.methods.vae import laplacian_energy
 from drivedit.training.optimizers import schedule
 from drivedit.training.stages import student, vae
@@ -186,6 +188,43 @@ def test_a_dream_over_a_clip_equals_the_world_stepping(recordings):
     with torch.no_grad():
         dreamed, _ = method.roll_out(world.tokens(clip), control, route, 3, world.tokens(drawn))
     assert torch.allclose(world.untokens(dreamed)[:, 2:], torch.stack(frames, 1), atol=1e-4)
+
+
+def test_passes_before_an_exit_are_those_of_a_sampler_and_get_no_gradient():
+    world = make_world()
+    method = EnergyScore(world, StudentStageConfig(clip_frames=4, exits=3)).eval()
+    rng = torch.Generator().manual_seed(0)
+    noise, past = (torch.randn(2, 4, 16, width, generator=rng) for width in (16, 32))
+    given = torch.randn(2, 4, 7, generator=rng), torch.randn(2, 4, world.config.student.route_dim, generator=rng), past
+    levels = torch.tensor([1.0, 2 / 3, 1 / 3])[:, None, None].repeat(1, 2, 4)
+    levels[:, 1] = 1.0  # the second clip stays at its noise
+    made, _ = method.run_to_exit(noise, levels, given)
+    weights = list(method.dynamics.parameters())
+    got = torch.autograd.grad(made.square().sum(), weights, allow_unused=True)
+    x = noise
+    with torch.no_grad():
+        for sigma, lower in zip(levels[:-1], levels[1:], strict=True):
+            clean, _ = method.run(x, sigma, *given)
+            x = clean + (lower / sigma)[..., None, None] * (x - clean)
+    assert x[1].allclose(noise[1], atol=1e-6) and not x[0].allclose(noise[0], atol=1e-2)
+    wanted, _ = method.run(x, levels[-1], *given)
+    assert made.allclose(wanted, atol=1e-5)
+    for a, b in zip(got, torch.autograd.grad(wanted.square().sum(), weights, allow_unused=True), strict=True):
+        assert (a is None and b is None) or a.allclose(b, rtol=1e-3, atol=1e-3)
+
+
+def test_every_exit_of_every_number_of_passes_is_scored_and_the_last_ones_most():
+    method = EnergyScore(make_world(), StudentStageConfig(clip_frames=4, exits=3))
+    target, counts = torch.zeros(64, 4, 16, 16), Counter()
+    for seed in range(60):
+        levels = method.levels_to_exit(target, make_rngs(seed))
+        steps = len(levels)
+        assert (levels[0] == 1).all() and (levels.diff(dim=0) <= 0).all()
+        counts.update((steps, round(float(level), 3)) for level in levels[-1].flatten())
+    assert counts.keys() == {(1, 1.0), (2, 1.0), (2, 0.5), (3, 1.0), (3, 0.667), (3, 0.333)}
+    shares = {steps: counts[steps, round(1 / steps, 3)] / sum(n for (s, _), n in counts.items() if s == steps)
+              for steps in (1, 2, 3)}  # fmt: skip
+    assert shares[1] == 1 and abs(shares[2] - 3 / 4) < 0.02 and abs(shares[3] - 2 / 3) < 0.02
 
 
 def test_energy_score_prefers_the_true_spread():

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from drivedit.config import StudentStageConfig
 from drivedit.models import DiTStudent, DiTWorld, HeadOutputs
 from drivedit.models.dit.networks import without_controls
-from drivedit.training.methods.clips import MOTION, Clip, ClipMethod, Rngs
+from drivedit.models.flow.path import noise_levels
+from drivedit.models.flow.sampler import sample
+from drivedit.training.methods.clips import MOTION, Clip, ClipMethod, Given, Rngs
 from drivedit.training.methods.method import Logs
 from drivedit.utils import generator
 
@@ -69,6 +71,26 @@ class DynamicsMethod(ClipMethod):
         """One pass over clips: clean estimate `[B, T, P, D]` and what the heads read."""
         clean, hidden = predict_clean(self.dynamics, noisy, sigma, control, route, past)
         return clean, self.heads(hidden)
+
+    def levels_to_exit(self, target: Tensor, rngs: Rngs) -> Tensor:
+        """Levels `[N, B, T]` from noise down to the pass that is scored, one of N for each frame; N is 1 to `exits`.
+
+        A student that is scored there is good in any number of passes, on what its own passes before have left (exits
+        of Self-Forcing, Huang et al. 2025). The last pass is scored in more than half of the frames, for it is the last
+        one of the frames before that a sampler remembers.
+        """
+        shape = target.shape[:2]
+        levels = noise_levels(1 + rngs.shared_integer(self.config.exits), target.device)[:-1]
+        last = len(levels) - 1
+        ends = torch.where(rngs.uniform(*shape) < 0.5, last, (rngs.uniform(*shape) * len(levels)).long())
+        passes = torch.arange(len(levels), device=target.device)[:, None, None]
+        return levels[torch.minimum(passes, ends)]
+
+    def run_to_exit(self, noise: Tensor, levels: Tensor, given: Given) -> tuple[Tensor, HeadOutputs]:
+        """`run` at the last of these levels, on what passes without gradient at those before it make of noise."""
+        with torch.no_grad():
+            noisy = sample(lambda x, sigma, given: self.run(x, sigma, *given)[0], noise, levels, given)
+        return self.run(noisy, levels[-1], *given)
 
     def roll_out(
         self, tokens: Tensor, control: Tensor, route: Tensor, passes: int, noise: Tensor

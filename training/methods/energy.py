@@ -1,4 +1,4 @@
-"""The energy score (Gneiting and Raftery 2007) of frames that a network makes in one pass on its own rollouts.
+"""The energy score (Gneiting and Raftery 2007) of frames that a network makes in a few passes on its own rollouts.
 
 Two samples are drawn for each frame. Their score is least for samples of the true distribution: neither blur nor
 invention pays.
@@ -17,13 +17,14 @@ from drivedit.training.methods.method import Logs, Progress
 
 
 class EnergyScore(DynamicsMethod):
-    """Learns to be right in one pass, on a past that the network made itself."""
+    """Learns to be right in one pass, or in any number up to `exits`, on a past that the network made itself."""
 
     def clip_loss(self, clip: Clip, progress: Progress, rngs: Rngs) -> tuple[Tensor, Logs]:
         """The score of two samples, and the heads' losses."""
         past, control = self.own_past(clip, rngs)
-        sigma = clip.target.new_ones(clip.target.shape[:2])
-        samples = [self.run(rngs.normal(*clip.target.shape), sigma, control, clip.route, past) for _ in range(2)]
+        levels = self.levels_to_exit(clip.target, rngs)
+        given = control, clip.route, past
+        samples = [self.run_to_exit(rngs.normal(*clip.target.shape), levels, given) for _ in range(2)]
         (first, read), (second, _) = samples
         error = squared_error(first, clip.target)
         heads, logs = self.head_losses(read, error, clip)

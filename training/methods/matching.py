@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from drivedit.config import DistillConfig
 from drivedit.models import DiTWorld
-from drivedit.models.flow.path import add_noise, noise_levels, weighted
-from drivedit.models.flow.sampler import sample
+from drivedit.models.flow.path import add_noise, weighted
 from drivedit.training.methods.clips import Clip, Given, Rngs
 from drivedit.training.methods.consistency import Consistency
 from drivedit.training.methods.dynamics import squared_error
@@ -54,11 +53,9 @@ class DistributionMatching(Consistency):
         """The losses of critic and student."""
         alone = self.critic_alone(progress.step)
         given, noise = self.own_rollout(clip, rngs)
-        levels = noise_levels(self.distill.exits, noise.device)[: rngs.shared_integer(self.distill.exits) + 1]
-        with torch.no_grad():
-            noisy = sample(self._denoise, noise, levels, given)
+        levels = self.levels_to_exit(noise, rngs)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not alone):
-            made, read = self.run(noisy, levels[-1].expand(noise.shape[:2]), *given)
+            made, read = self.run_to_exit(noise, levels, given)
         critic = self.critic_loss(made.detach(), given, rngs)
         error = squared_error(made, clip.target)
         logs = {"critic": critic.detach(), "mse": error.detach().mean()}
@@ -91,9 +88,6 @@ class DistributionMatching(Consistency):
         noisy, sigma = self._renoised(made, rngs)
         clean, _ = self.predict_clean(self.critic, noisy, sigma, *given)
         return weighted(squared_error(clean, made), sigma).mean()
-
-    def _denoise(self, x: Tensor, sigma: Tensor, given: Given) -> Tensor:
-        return self.run(x, sigma[:, None].expand(x.shape[:2]), *given)[0]
 
     def _renoised(self, made: Tensor, rngs: Rngs) -> tuple[Tensor, Tensor]:
         low, high = LEVELS

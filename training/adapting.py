@@ -63,8 +63,14 @@ def adapt(
         The adapter, or the folder of the world.
 
     Raises:
-        ValueError: The recordings are of another kind than the world's, or a pattern matches no layer.
+        ValueError: The recordings are of another kind than the world's, a pattern matches no layer, or an adapter is to
+            teach what guidance needs.
     """
+    if rank and loss.drop_control:
+        raise ValueError(
+            f"an adapter brings no null control: loss.drop_control needs --rank 0 here, or the distill stage; got "
+            f"{loss.drop_control} and rank {rank}"
+        )
     where = resolve_device(device)
     check_recordings(data)
     with run_folder(out, where) as folder:

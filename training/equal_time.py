@@ -48,7 +48,7 @@ def compare_methods(
         train_: The loop.
         data: The recordings.
         loss: The loss of all methods, but for `loss.method`.
-        out: Folder of the runs, with OUT/vae/world; interrupted runs go on.
+        out: Folder of the runs; interrupted runs go on.
         device: Where they train: auto, cpu, cuda, ...
         drives: Long drives of each; None: 16, with --quick 2.
         quick: Whether the figures' sizes are tiny, to see that everything runs; they mean nothing then.

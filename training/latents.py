@@ -21,7 +21,7 @@ from drivedit.utils import Route, advance_pose, code_fingerprint, fast_dtype, fi
 from drivedit.utils.episodes import BOX
 
 log = logging.getLogger(__name__)
-AT_ONCE = 256  # frames
+AT_ONCE = 32  # frames: on a CPU their activations stay in the cache
 
 
 def encoder_fingerprint(world: DiTWorld) -> str:

@@ -133,10 +133,11 @@ def test_a_stopped_run_goes_on_to_the_same_adapter_which_is_of_its_world(here, t
 
 
 def test_of_rank_zero_all_weights_learn_and_a_world_is_written(here, tmp_path):
-    folder = run(here, tmp_path, rank=0, pictures=replace(LOOP, steps=0))
+    folder = run(here, tmp_path, rank=0, pictures=replace(LOOP, steps=0), loss=replace(LOSS, drop_control=0.5))
     base, world = (DiTWorld.from_pretrained(place, device="cpu") for place in (here / "base", folder))
     assert not torch.equal(world.dynamics.position, base.dynamics.position)
     assert torch.equal(world.vae.to_moments.weight, base.vae.to_moments.weight), "pictures stay with 0 steps"
+    assert world.guidable and not base.guidable
 
 
 def test_recordings_of_another_kind_and_patterns_without_a_layer_are_refused_before_the_first_step(here, tmp_path):
@@ -149,4 +150,6 @@ def test_recordings_of_another_kind_and_patterns_without_a_layer_are_refused_bef
         adapt(str(here / "base"), data=DataConfig(str(tmp_path / "recordings")), out=str(tmp_path / "run"))
     with pytest.raises(ValueError, match="match none of the layers"):
         run(here, tmp_path / "run", targets=["blocks.*.nothing"])
+    with pytest.raises(ValueError, match="no null control: loss.drop_control needs --rank 0 .* got 0.5 and rank 2"):
+        run(here, tmp_path / "run", loss=replace(LOSS, drop_control=0.5))
     assert not list((tmp_path / "run").rglob("*.pt"))

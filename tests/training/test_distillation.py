@@ -1,7 +1,6 @@
 """Few-step students: the losses have the known optimum where there is one, and the stage makes a world."""
 
 import copy
-import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -178,7 +177,6 @@ def test_rollouts_may_be_longer_than_what_the_world_was_trained_on(run):
     limit = DiTWorld.from_pretrained(start, device="cpu").dynamics
     frames = limit.max_seq_len // limit.tokens_per_frame + 4
     loss = DistillConfig(clip_frames=frames, rollout=frames, method="energy")
-    shutil.copytree(folder / "vae", folder / "long" / "vae")
     distill(str(start), train_=replace(loop, steps=1), data=data, loss=loss, out=str(folder / "long"), device="cpu")
     made = DiTWorld.from_pretrained(folder / "long" / "energy" / "world", device="cpu")
     assert made.config.student.max_seq_len == limit.max_seq_len
@@ -186,7 +184,6 @@ def test_rollouts_may_be_longer_than_what_the_world_was_trained_on(run):
 
 def test_a_world_may_have_got_another_decoder_since(run, tmp_path):
     folder, loop, data = run
-    shutil.copytree(folder / "vae", tmp_path / "vae")
     decoder(
         str(folder / "student" / "world"),
         inner=[4, 4, 8, 8],
@@ -210,19 +207,11 @@ def test_a_world_may_have_got_another_decoder_since(run, tmp_path):
 
 def test_a_world_that_learned_without_its_controls_takes_guidance(run, tmp_path):
     folder, loop, data = run
-    shutil.copytree(folder / "vae", tmp_path / "vae")
     start, once = str(folder / "student" / "world"), replace(loop, steps=1)
     loss = DistillConfig(clip_frames=6, method="forcing", drop_control=0.5)
     taught = distill(start, train_=once, data=data, loss=loss, out=str(tmp_path), device="cpu")
     assert taught.guidable and not DiTWorld.from_pretrained(start, device="cpu").guidable
     assert DiTWorld.from_pretrained(tmp_path / "forcing" / "world", device="cpu").check_guidance(1.5) == 1.5
-
-
-def test_a_world_of_another_encoder_is_refused(run, tmp_path):
-    folder, loop, data = run
-    make_world().save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="another encoder"):
-        distill(str(tmp_path / "other"), train_=loop, data=data, loss=DistillConfig(), out=str(folder), device="cpu")
 
 
 # -- a bidirectional teacher -----------------------------------------------------------------------------------------
@@ -312,7 +301,6 @@ def test_a_teacher_of_clips_learns_what_is_before_them():
 
 def test_a_student_is_distilled_from_whole_clips(run, tmp_path):
     folder, loop, data = run
-    shutil.copytree(folder / "vae", tmp_path / "vae")
     start, path = folder / "student" / "world", tmp_path / "teacher" / "teacher.safetensors"
     made = teacher(str(start), train_=loop, data=data, loss=ClipConfig(clip_frames=6), out=str(tmp_path), device="cpu")
     assert made.config == DiTTeacher.load(path).config and made.config.route_dim == 321

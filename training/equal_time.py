@@ -37,7 +37,8 @@ ROUNDS = 3  # of timing, each of so many steps that student and critic have had 
 def compare_methods(
     teacher: str = "runs/base/student/world", methods: Sequence[str] = tuple(METHODS),
     sampling_steps: Sequence[int] = (1, 2, 4), *, train_: LoopConfig, data: DataConfig, loss: DistillConfig,
-    out: str = "runs/methods", device: str = "auto", drives: int | None = None, quick: bool = False,
+    out: str = "runs/methods", device: str = "auto", drives: int | None = None, clips: int | None = None,
+    quick: bool = False,
 ) -> str:  # fmt: skip
     """Distils by every method in equal time, judges the worlds beside the simulator, and prints one table.
 
@@ -51,6 +52,7 @@ def compare_methods(
         out: Folder of the runs; interrupted runs go on.
         device: Where they train: auto, cpu, cuda, ...
         drives: Long drives of each; None: 16, with --quick 2.
+        clips: Held-out clips; None: 48, with --quick 4.
         quick: Whether the figures' sizes are tiny, to see that everything runs; they mean nothing then.
 
     Raises:
@@ -59,6 +61,7 @@ def compare_methods(
     wanted = list(dict.fromkeys([YARDSTICK, *methods]))
     if unknown := set(wanted) - METHODS.keys():
         raise ValueError(f"methods must be among {', '.join(METHODS)}, got {', '.join(sorted(unknown))}")
+    sizes = Sizes.of(quick, drives=drives, clips=clips)
     steps = _steps(wanted, teacher, train_, loss, Path(out), resolve_device(device))
     worlds = {"teacher": teacher}
     for name, count in steps.items():
@@ -66,8 +69,6 @@ def compare_methods(
         worlds[name] = f"{out}/{name}/world"
         if not Path(worlds[name]).is_dir():
             distill(teacher, train_=own, data=data, loss=replace(loss, method=name), out=out, device=device)
-    sizes = Sizes.quick() if quick else Sizes()
-    sizes = sizes if drives is None else replace(sizes, drives=drives)
     return as_table(ablate(worlds, sampling_steps, Path(out) / "ablation", sizes))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,12 +44,12 @@ def judge_world(
     from drivedit.evaluation.suites.recorded_benchmark import as_markdown
     from drivedit.inference import under_guidance
 
-    _check_counts(clips=clips, workers=workers, sampling_steps=sampling_steps)
+    _check_counts(workers=workers, sampling_steps=sampling_steps)
     if adapter is not None and write_card:
         raise ValueError("the card belongs to the world as it is: leave out --adapter or --write-card")
     if guidance != 1 and (compile or write_card):
         raise ValueError(f"under guidance {guidance:g} a world is neither compiled nor given a card: leave that out")
-    sources, sizes = Sources(driver=driver, seed=seed, workers=workers), _sizes(quick, clips=clips)
+    sources, sizes = Sources(driver=driver, seed=seed, workers=workers), Sizes.of(quick, clips=clips)
     judged = load_world(world, sources, adapter)
     card = cards.card_of(world, judged) if write_card else None
     with under_guidance(judged, guidance):
@@ -71,31 +70,27 @@ def judge_world(
 
 def compare_worlds(
     worlds: Sequence[str], sampling_steps: Sequence[int] = (1, 2, 4), out: Path = Path("runs/ablation"),
-    drives: int | None = None, quick: bool = False,
+    drives: int | None = None, clips: int | None = None, quick: bool = False,
 ) -> str:  # fmt: skip
     """Judges several worlds at several numbers of sampling steps, beside the simulator, and prints one table.
 
     Args:
         worlds: NAME=WORLD of each: its name in the table; its shipped name, folder or hub:NAME/WORLD.
         sampling_steps: Network passes per frame.
-        out: Folder of the report.
+        out: Folder of the report; what is measured there already stays.
         drives: Long drives of each; None: 16, with --quick 2.
+        clips: Held-out clips; None: 48, with --quick 4.
         quick: Whether the sizes are tiny, to see that everything runs; the figures mean nothing then.
     """
     from drivedit.evaluation.suites.ablation import ablate, as_table
 
-    _check_counts(drives=drives, sampling_steps=min(sampling_steps))
+    _check_counts(sampling_steps=min(sampling_steps))
+    sizes = Sizes.of(quick, drives=drives, clips=clips)
     pairs = [pair.partition("=") for pair in worlds]
     if not all(name and folder for name, _, folder in pairs):
         raise ValueError(f"--worlds takes NAME=WORLD ..., got {' '.join(worlds)}")
     named = {name: folder for name, _, folder in pairs}
-    return as_table(ablate(named, sampling_steps, out, _sizes(quick, drives=drives)))
-
-
-def _sizes(quick: bool, **given: int | None) -> Sizes:
-    """How much is measured, with what was given."""
-    known = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(Sizes.quick() if quick else Sizes(), **known)
+    return as_table(ablate(named, sampling_steps, out, sizes))
 
 
 def _check_counts(**counts: int | None) -> None:

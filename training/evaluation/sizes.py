@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -45,3 +45,16 @@ class Sizes:
     def quick(cls) -> Sizes:
         """Just enough to see that everything runs; the figures mean nothing."""
         return cls(4, 20, 1, 2, 2, 10, 2, 40, 1, 20, 1, 2, 2, 1)
+
+    @classmethod
+    def of(cls, quick: bool = False, **given: int | None) -> Sizes:
+        """The usual sizes, or the quick ones, with those that are given; None is not.
+
+        Raises:
+            ValueError: One is less than 1.
+        """
+        known = {name: value for name, value in given.items() if value is not None}
+        for name, value in known.items():
+            if value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        return replace(cls.quick() if quick else cls(), **known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from drivedit.evaluation.suites.benchmark import load_world, true_drives
 from drivedit.evaluation.suites.speed import dream_rate
 from drivedit.evaluation.twin_drives import scenes
 from drivedit.models import World
+from drivedit.utils import fingerprint
 
 COLUMNS = {
     "psnr_1": "PSNR 1", "psnr_10": "10", "psnr_50": "50 frames", "sharpness_1": "sharpness 1", "sharpness_50": "50",
@@ -32,7 +34,7 @@ def ablate(
     Args:
         worlds: Names for the table, and the folders (or names) of the worlds.
         sampling_steps: Network passes per frame.
-        out: Folder of the report; true drives are kept there for the next time.
+        out: Folder of the report; true drives are kept there for the next time, and rows are not measured twice.
         sizes: How much is measured.
         quiet: Show no progress.
 
@@ -44,7 +46,8 @@ def ablate(
     """
     sizes = sizes or Sizes()
     out.mkdir(parents=True, exist_ok=True)
-    rows = []
+    note, rows = out / "ablation.json", []
+    known = {row.get("made_from"): row for row in json.loads(note.read_text())} if note.exists() else {}
     for name, folder in worlds.items():
         world = load_world(folder, Sources())
         if why := simulator_lacking(world, None, Sources()):
@@ -52,9 +55,10 @@ def ablate(
         sources = Sources().of(world.spec)
         truth = true_drives(out / "true", sizes, sources, quiet=quiet)
         for count in sampling_steps:
-            figures = figures_of(world, truth, sources, sizes, count, quiet)
-            rows.append({"world": name, "sampling_steps": count, **figures})
-            (out / "ablation.json").write_text(json.dumps(rows, indent=1) + "\n")
+            made_from = fingerprint(world.fingerprint, asdict(sizes), count)
+            figures = known.get(made_from) or figures_of(world, truth, sources, sizes, count, quiet)
+            rows.append({**figures, "world": name, "sampling_steps": count, "made_from": made_from})
+            note.write_text(json.dumps(rows, indent=1) + "\n")
             (out / "ablation.md").write_text(as_table(rows) + "\n")
     return rows
 

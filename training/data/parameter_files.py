@@ -32,10 +32,10 @@ def write_parameters(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None
         arrays: Arrays of equal length, by name.
 
     Raises:
-        ValueError: Their lengths differ.
+        ValueError: Their lengths differ, or are 0.
     """
-    if len({len(array) for array in arrays.values()}) != 1:
-        raise ValueError(f"arrays must have equal lengths, got { {name: len(a) for name, a in arrays.items()} }")
+    if len({len(array) for array in arrays.values()}) != 1 or not all(map(len, arrays.values())):
+        raise ValueError(f"arrays must have equal lengths above 0, got { {name: len(a) for name, a in arrays.items()} }")
 
     def write(file: object) -> None:
         with h5py.File(file, "w") as store:

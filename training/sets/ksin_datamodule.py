@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from drivedit.data.ksin import SPREAD, ksin_params, make_sin
 from drivedit.models.sets.tokens import check_coupling
-from drivedit.training.sets.loading import Batches, Coupled, loader
+from drivedit.training.sets.loading import Batches, Coupled, loader, share_of
 from drivedit.utils import extra
 
 with extra("sets", "data modules of sets"):
@@ -97,7 +97,7 @@ class KSinDataModule(LightningDataModule):
         if split not in self.params:
             raise RuntimeError("call setup() first")
         seed, read = self.seeds[split], partial(_read, self.params[split], self.synth)
-        keys = Batches(self.sizes[split], self.batch_size, split == "train", seed)
+        keys = Batches(self.sizes[split], self.batch_size, split == "train", seed, share=share_of(self.trainer))
         return loader(Coupled(read, seed, ot, 2), keys, self.num_workers)
 
 

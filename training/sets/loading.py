@@ -24,32 +24,42 @@ class Batches(Sampler[Key]):
         shuffle: Begin each epoch at another row and take its whole batches in another order.
         seed: Of that order.
         repeat_first: Give the first batch every time.
+        share: Number of this process, and how many there are: each takes every so manieth batch.
     """
 
-    def __init__(self, count: int, size: int, shuffle: bool, seed: int = 0, repeat_first: bool = False) -> None:
+    def __init__(
+        self, count: int, size: int, shuffle: bool, seed: int = 0, repeat_first: bool = False,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:  # fmt: skip
         if count < 1 or size < 1:
             raise ValueError(f"there must be at least 1 row and 1 row in a batch, got {count} and {size}")
         self.count, self.size, self.shuffle, self.seed, self.repeat_first = count, size, shuffle, seed, repeat_first
-        self.epoch = 0
+        self.share, self.epoch = share, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Says which epoch is next; without it epochs are counted."""
         self.epoch = epoch
 
+    def _whole(self) -> int:
+        """Batches of an epoch, over all processes, which take equally many of those that are shuffled."""
+        if not self.shuffle:
+            return -(-self.count // self.size)
+        world, there = self.share[1], max(1, self.count // self.size)
+        return there - there % world or world
+
     def __len__(self) -> int:
-        whole = self.count // self.size
-        return max(1, whole) if self.shuffle else -(-self.count // self.size)
+        return len(range(self.share[0], self._whole(), self.share[1]))
 
     def __iter__(self) -> Iterator[Key]:
-        rng, epoch = generator(self.seed, "order", self.epoch), self.epoch
+        rng, epoch, whole = generator(self.seed, "order", self.epoch), self.epoch, self._whole()
         self.epoch += 1
         starts = range(0, self.count, self.size)
         if self.shuffle and self.count > self.size:
             first = int(torch.randint(self.count % self.size + 1, (), generator=rng))
-            order = torch.randperm(len(self), generator=rng).tolist()
+            order = torch.randperm(self.count // self.size, generator=rng).tolist()
             starts = [first + self.size * place for place in order]
-        for place, start in enumerate(starts):
-            number = epoch * len(self) + place if self.shuffle else place
+        for place in range(self.share[0], whole, self.share[1]):
+            number, start = epoch * whole + place if self.shuffle else place, starts[place % len(starts)]
             number, start = (0, 0) if self.repeat_first else (number, start)
             yield number, start, min(start + self.size, self.count)
 
@@ -85,6 +95,11 @@ class Coupled(Dataset[Any]):
 def as_it_is(batch: Any) -> Any:
     """A batch is made already."""
     return batch
+
+
+def share_of(trainer: Any) -> tuple[int, int]:
+    """The number of this process and how many there are, of a Lightning trainer; None: it is alone."""
+    return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
 def loader(batches: Dataset[Any], keys: Batches, num_workers: int) -> DataLoader[Any]:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from drivedit.data.parameter_files import AUDIO, M2L, MEL, PARAMS, ParameterFile, read_statistics
 from drivedit.models.sets.tokens import check_coupling
-from drivedit.training.sets.loading import Batches, Coupled, loader
+from drivedit.training.sets.loading import Batches, Coupled, loader, share_of
 from drivedit.utils import extra, generator
 
 with extra("sets", "data modules of sets"):
@@ -128,7 +128,9 @@ class SurgeDataModule(LightningDataModule):
         if split not in self.sources:
             raise RuntimeError("call setup() first")
         source, first = self.sources[split], split == "train" and self.repeat_first_batch
-        keys = Batches(len(source), self.batch_size, split == "train", repeat_first=first)
+        keys = Batches(
+            len(source), self.batch_size, split == "train", repeat_first=first, share=share_of(self.trainer)
+        )
         return loader(Coupled(partial(_read, source, self.statistics), 0, ot, None), keys, self.num_workers)
 
 

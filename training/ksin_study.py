@@ -66,8 +66,8 @@ class Size:
 
 def ksin(
     ks: Sequence[int] = (2, 4, 8), symmetries: Sequence[str] = SYMMETRIES, equivariances: Sequence[str] = EQUIVARIANCES,
-    couplings: Sequence[str] = (REGRESSION, *COUPLINGS), seeds: int = 3, steps: int = 2500, batch: int = 128,
-    items: int = 1024, width: int = 64, layers: int = 3, out: str = "runs/ksin", quick: bool = False,
+    couplings: Sequence[str] = (REGRESSION, *COUPLINGS), seeds: int = 3, steps: int = 1500, batch: int = 128,
+    items: int = 1024, width: int = 64, layers: int = 2, out: str = "runs/ksin", quick: bool = False,
 ) -> str:  # fmt: skip
     """Compares couplings and equivariances on sums of sines, and says what that shows.
 

@@ -1,6 +1,6 @@
 """Training modules for Lightning: thin around `SetFlow`, whose loss and samples they ask for, with metrics and schedule.
 
-All that is drawn comes from generators of (seed, step), so a run that goes on equals one that was not stopped.
+All that is drawn comes from generators of (seed, step).
 
 Legend: B rows, P parameters, k sines.
 """

@@ -59,10 +59,10 @@ class SetFlow(nn.Module):
         penalty = self.vector_field.penalty()
         return flow + penalty, {"flow": flow.detach(), "penalty": penalty.detach()}
 
-    def velocity(self, x: Tensor, sigma: Tensor, condition: Tensor | None, mask: Tensor | None = None) -> Tensor:
+    def velocity(self, x: Tensor, sigma: Tensor, given: Tensor | None, mask: Tensor | None = None) -> Tensor:
         """The velocity `[B, P]` at points of the path, of levels of noise `[B]`."""
         told = {} if mask is None else {"mask": mask}
-        return -self.vector_field(x, 1 - sigma[:, None], condition, **told)
+        return -self.vector_field(x, 1 - sigma[:, None], given, **told)
 
     @torch.no_grad()
     def sample(

@@ -12,7 +12,8 @@ EQUIVARIANCES = ("exact", "learnt", "none")
 
 def ksin_flow(
     k: int, signal_length: int = 1024, equivariance: str = "exact", *, d_model: int = 128, num_layers: int = 5,
-    num_heads: int = 4, d_ff: int = 256, conditioning_dim: int = 128, channels: tuple[int, ...] = (32, 48, 48), projection_penalty: float = 0.01,
+    num_heads: int = 4, d_ff: int = 256, conditioning_dim: int = 128,
+    channels: tuple[int, ...] = (32, 48, 48), projection_penalty: float = 0.01,
     cfg_dropout_rate: float = 0.1, rectified_sigma_min: float = 0.0,
 ) -> SetFlow:  # fmt: skip
     """An encoder of spectra and a field on k units of two numbers.

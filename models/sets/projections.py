@@ -50,8 +50,8 @@ class KSinParamToTokenProjection(nn.Module):
 class LearntProjection(nn.Module):
     """Param2Tok (Hayes et al. 2025, arXiv 2506.07199): which parameters make up which token is learnt.
 
-    A parameter's code, times its value, goes through a network; one matrix of assignment sums such codes into tokens, and
-    takes tokens apart into parameters again. At the beginning all parameters are alike, and so are all tokens.
+    A parameter's code, times its value, goes through a network; one matrix of assignment sums such codes into tokens,
+    and takes tokens apart into parameters again. At the beginning all parameters are alike, and so are all tokens.
 
     Args:
         d_model: Width E of a token.

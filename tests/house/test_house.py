@@ -26,6 +26,7 @@ IMPORT_NAME = {
     "pyyaml": "yaml",
     "pygame-ce": "pygame",
     "stable-baselines3": "stable_baselines3",
+    "hydra-core": "hydra",
 }
 
 
@@ -235,6 +236,9 @@ def test_the_world_and_the_environment_need_only_the_core():
         "torchmetrics",
         "stable_baselines3",
         "sb3_contrib",
+        "lightning",
+        "hydra",
+        "omegaconf",
     ]
     rooms = WORLD | {"drivedit_env", "drivedit.agents"}
     modules = [

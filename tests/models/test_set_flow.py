@@ -1,4 +1,4 @@
-"""The set flow's loss and samples: against a Gaussian whose flow is known, oracles, guidance, and what it is conditioned on."""
+"""The set flow's loss and samples: a Gaussian whose flow is known, oracles, guidance, and what it is conditioned on."""
 
 from typing import Any
 

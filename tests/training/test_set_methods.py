@@ -106,7 +106,11 @@ def test_flow_beats_regression_where_there_is_symmetry_and_not_where_there_is_no
     torch.manual_seed(0)
     flow = make_flow(d_model=32, d_ff=64, num_layers=2)
     flow.encoder = encoder(16)
-    found = cost(SetFlowMethod(flow), False), cost(SetRegression(encoder(4)), False), cost(SetRegression(encoder(4)), True)
+    found = (
+        cost(SetFlowMethod(flow), False),
+        cost(SetRegression(encoder(4)), False),
+        cost(SetRegression(encoder(4)), True),
+    )
     assert found[0] < 0.8 * found[1] and found[2] < 0.1 * found[0], found
 
 

@@ -26,8 +26,11 @@ from drivedit.training.sets.modules import KSinFlowMatchingModule, SurgeFlowMatc
 from drivedit.training.sets.surge_datamodule import SurgeDataModule
 from drivedit.training.sets.train import CONFIGS, train
 
-pytestmark = [pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-              pytest.mark.filterwarnings("ignore:.*GPU"), pytest.mark.filterwarnings("ignore:.*epoch parameter in")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*GPU"),
+    pytest.mark.filterwarnings("ignore:.*epoch parameter in"),
+]
 
 
 def make_ksin(**options: Any) -> KSinDataModule:

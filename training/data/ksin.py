@@ -39,9 +39,7 @@ def make_sin(params: Tensor, length: int, break_symmetry: bool = False) -> Tenso
     return (amplitude[..., None, :] @ angle.sin()).squeeze(-2)
 
 
-def ksin_params(
-    seed: int, count: int, k: int, sort_frequencies: bool = False, shift: float | None = None
-) -> Tensor:
+def ksin_params(seed: int, count: int, k: int, sort_frequencies: bool = False, shift: float | None = None) -> Tensor:
     """The first parameters of a split, `[count, 2k]`.
 
     Args:
@@ -49,7 +47,7 @@ def ksin_params(
         count: How many.
         k: Sines of an item.
         sort_frequencies: Sort each item's frequencies; amplitudes are alike, so they stay.
-        shift: The frequencies are normal numbers of this mean and of deviation 1/3, truncated to [-1, 1]; None: uniform.
+        shift: The frequencies are normal numbers of this mean and deviation 1/3, truncated to [-1, 1]; None: uniform.
 
     Raises:
         ValueError: There are no sines.

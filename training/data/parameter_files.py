@@ -35,7 +35,9 @@ def write_parameters(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None
         ValueError: Their lengths differ, or are 0.
     """
     if len({len(array) for array in arrays.values()}) != 1 or not all(map(len, arrays.values())):
-        raise ValueError(f"arrays must have equal lengths above 0, got { {name: len(a) for name, a in arrays.items()} }")
+        raise ValueError(
+            f"arrays must have equal lengths above 0, got { {name: len(a) for name, a in arrays.items()} }"
+        )
 
     def write(file: object) -> None:
         with h5py.File(file, "w") as store:
@@ -114,7 +116,7 @@ class ParameterFile:
             self._opened = os.getpid(), h5py.File(self.path, "r")
         file = self._opened[1]
         try:
-            return {name: torch.from_numpy(file[name][rows.start : rows.stop]).float() for name in self.kinds}
+            return {name: torch.from_numpy(dataset(file, name)[rows.start : rows.stop]).float() for name in self.kinds}
         except (OSError, RuntimeError) as error:
             raise ValueError(f"{self.path} is damaged: rows {rows.start} to {rows.stop - 1}: {error}") from error
 

@@ -38,7 +38,7 @@ def render(params: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """
     if np.shape(params) != (len(NAMES),):
         raise ValueError(f"the synthesizer has {len(NAMES)} parameters, got shape {list(np.shape(params))}")
-    p = dict(zip(NAMES, (np.asarray(params, np.float64) + 1) / 2, strict=True))
+    p: dict[str, float] = dict(zip(NAMES, (np.asarray(params, np.float64) + 1) / 2, strict=True))
     time = np.arange(SAMPLES) / RATE
     pitch = 55 * 2 ** (4 * p["pitch"])
     first = _oscillator(pitch * time, p["wave_1"])

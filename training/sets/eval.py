@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import hydra
-from omegaconf import DictConfig
-
-from drivedit.training.sets.train import CONFIGS, instantiate, seeding
+from drivedit.training.sets.train import DictConfig, command, instantiate, seeding
 
 MODES = ("test", "val", "predict")
 
@@ -41,13 +38,9 @@ def evaluate(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     return dict(trainer.callback_metrics), objects
 
 
-def main() -> None:
-    """The command line."""
-
-    def task(cfg: DictConfig) -> None:
-        evaluate(cfg)
-
-    hydra.main(version_base="1.3", config_path=CONFIGS, config_name="eval")(task)()
+def main(words: list[str] | None = None) -> None:
+    """The command line; words are Hydra's overrides, None: those of this process."""
+    command(evaluate, "eval", words)
 
 
 if __name__ == "__main__":

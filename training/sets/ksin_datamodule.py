@@ -63,8 +63,8 @@ class KSinDataModule(LightningDataModule):
             raise ValueError(f"train_val_test_seeds must differ, got {tuple(train_val_test_seeds)}")
         check_coupling(ot, 2)
         self.k, self.sort, self.shift = k, sort_frequencies, shift_test_distribution
-        self.sizes = dict(zip(SPLITS, train_val_test_sizes, strict=True))
-        self.seeds = dict(zip(SPLITS, train_val_test_seeds, strict=True))
+        self.sizes: dict[str, int] = dict(zip(SPLITS, train_val_test_sizes, strict=True))
+        self.seeds: dict[str, int] = dict(zip(SPLITS, train_val_test_seeds, strict=True))
         self.batch_size, self.ot, self.num_workers = batch_size, ot, num_workers
         self.synth = partial(make_sin, length=signal_length, break_symmetry=break_symmetry)
         self.params: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""Training modules for Lightning: thin around `SetFlow`, whose loss and samples they ask for, with metrics and schedule.
+"""Training modules for Lightning: thin around `SetFlow`, with metrics and a schedule.
 
 All that is drawn comes from generators of (seed, step).
 
@@ -33,8 +33,8 @@ class SetFlowModule(LightningModule):
     Args:
         flow: The networks.
         optimizer: Makes the optimizer of parameters.
-        scheduler: Makes the schedule after the warm-up, of the optimizer; None: a constant rate. Where it takes a `T_max`
-            that is not given, that is all steps but the warm-up.
+        scheduler: Makes the schedule after the warm-up, of the optimizer; None: a constant rate. Where it takes a
+            `T_max` that is not given, that is all steps but the warm-up.
         warmup_steps: Steps over which the rate rises linearly.
         validation_sample_steps: Steps of RK4 to validate.
         validation_cfg_strength: Scale of guidance then (1: none).

@@ -128,9 +128,7 @@ class SurgeDataModule(LightningDataModule):
         if split not in self.sources:
             raise RuntimeError("call setup() first")
         source, first = self.sources[split], split == "train" and self.repeat_first_batch
-        keys = Batches(
-            len(source), self.batch_size, split == "train", repeat_first=first, share=share_of(self.trainer)
-        )
+        keys = Batches(len(source), self.batch_size, split == "train", repeat_first=first, share=share_of(self.trainer))
         return loader(Coupled(partial(_read, source, self.statistics), 0, ot, None), keys, self.num_workers)
 
 

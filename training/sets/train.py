@@ -1,10 +1,12 @@
-"""Trains with Lightning as a Hydra configuration says: `python -m drivedit.training.sets.train experiment=ksin/baseline`.
+"""Lightning as Hydra configures it: `python -m drivedit.training.sets.train experiment=ksin/baseline`.
 
-The configurations lie in `drivedit/training/presets/sets`. Our own loop trains the same networks without either package.
+The configurations lie in `drivedit/training/presets/sets`. Our own loop trains the same networks without both.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from importlib import resources
 from math import prod
@@ -76,13 +78,23 @@ def seeding(cfg: DictConfig) -> Any:
     return nullcontext() if cfg.get("seed") is None else seeded(generator(cfg.seed, "lightning"))
 
 
-def main() -> None:
-    """The command line."""
+def main(words: list[str] | None = None) -> None:
+    """The command line; words are Hydra's overrides, None: those of this process."""
+    command(train, "train", words)
+
+
+def command(function: Callable[[DictConfig], Any], name: str, words: list[str] | None) -> None:
+    """Runs a function of a configuration as Hydra's command line does, which reads the process's arguments alone."""
 
     def task(cfg: DictConfig) -> None:
-        train(cfg)
+        function(cfg)
 
-    hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train")(task)()
+    kept = sys.argv
+    try:
+        sys.argv = kept if words is None else [kept[0], *words]
+        hydra.main(version_base="1.3", config_path=CONFIGS, config_name=name)(task)()
+    finally:
+        sys.argv = kept
 
 
 if __name__ == "__main__":

@@ -1,12 +1,20 @@
 """Files of parameters and features, and the synthesizer that fills them."""
 
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
 import torch
 
+from drivedit.data import parameter_files
 from drivedit.data.parameter_files import ParameterFile, read_statistics, write_parameters, write_statistics
 from drivedit.data.synth import NAMES, mel_spectrogram, render, write_synth_files
+
+
+def write(path: Path, **arrays: np.ndarray) -> None:
+    count = len(next(iter(arrays.values())))
+    write_parameters(path, count, ({name: each[row] for name, each in arrays.items()} for row in range(count)))
 
 
 def note(**changed: float) -> np.ndarray:
@@ -17,7 +25,7 @@ def note(**changed: float) -> np.ndarray:
 def test_a_file_gives_back_what_was_written(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {"params": rng.normal(size=(7, 5)).astype(np.float32), "m2l": rng.normal(size=(7, 4, 3))}
-    write_parameters(tmp_path / "train.h5", arrays)
+    write(tmp_path / "train.h5", **arrays)
     file = ParameterFile(tmp_path / "train.h5", ["params", "m2l"], ["audio"])
     assert len(file) == 7
     found = file.read(range(2, 5))
@@ -26,14 +34,21 @@ def test_a_file_gives_back_what_was_written(tmp_path):
     file.close()
     file.close()
     assert file.read(range(1))["params"].shape == (1, 5)
-    with pytest.raises(ValueError, match="equal lengths above 0"):
-        write_parameters(tmp_path / "odd.h5", {"params": np.zeros((2, 1)), "m2l": np.zeros((3, 1))})
+
+
+@pytest.mark.parametrize(
+    ("count", "shapes"), [(3, [(2,), (2,)]), (1, [(2,), (2,)]), (2, [(2,), (1,)]), (0, [])], ids=str
+)
+def test_rows_that_differ_or_are_too_few_leave_no_file(tmp_path, count, shapes):
+    with pytest.raises(ValueError, match=f"there must be {count} rows"):
+        write_parameters(tmp_path / "odd.h5", count, ({"params": np.zeros(shape)} for shape in shapes))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("share", [0.1, 0.6, 0.98])
 def test_a_file_that_was_cut_short_is_named(tmp_path, share):
     path = tmp_path / "train.h5"
-    write_parameters(path, {"params": np.random.default_rng(0).normal(size=(50, 20))})
+    write(path, params=np.random.default_rng(0).normal(size=(50, 20)))
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(ValueError, match=r"train\.h5 is cut short"):
@@ -43,7 +58,7 @@ def test_a_file_that_was_cut_short_is_named(tmp_path, share):
 def test_missing_files_and_arrays_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"val\.h5"):
         ParameterFile(tmp_path / "val.h5", ["params"])
-    write_parameters(tmp_path / "val.h5", {"params": np.zeros((2, 3))})
+    write(tmp_path / "val.h5", params=np.zeros((2, 3)))
     with pytest.raises(ValueError, match=r"val\.h5 .*lacks 'mel_spec'"):
         ParameterFile(tmp_path / "val.h5", ["params", "mel_spec"])
     with h5py.File(tmp_path / "uneven.h5", "w") as file:
@@ -53,12 +68,14 @@ def test_missing_files_and_arrays_are_named(tmp_path):
             ParameterFile(tmp_path / "uneven.h5", kinds)
 
 
-def test_statistics_are_those_of_bands_and_damage_is_named(tmp_path):
+def test_statistics_are_those_of_bands_and_damage_is_named(tmp_path, monkeypatch):
     mel = np.random.default_rng(0).normal(3, 2, (40, 2, 8, 30)).astype(np.float32)
     mel[:, 1, 4] = 5.0  # a band that never changes
     with pytest.raises(FileNotFoundError, match=r"stats\.npz is missing"):
         read_statistics(tmp_path)
-    write_statistics(tmp_path, mel)
+    write(tmp_path / "train.h5", mel_spec=mel)
+    monkeypatch.setattr(parameter_files, "BLOCK", 16)
+    write_statistics(tmp_path)
     mean, std = read_statistics(tmp_path)
     scaled = (torch.from_numpy(mel) - mean) / std
     assert mean.shape == (2, 8, 1) and scaled[:, 0].mean().abs() < 1e-4 and abs(scaled[:, 0].std().item() - 1) < 0.01

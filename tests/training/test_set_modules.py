@@ -132,9 +132,10 @@ def folder(tmp_path_factory) -> Path:
         }  # fmt: skip
         if name == "heard":
             del arrays["params"]
-        write_parameters(path / f"{name}.h5", {key: value.astype(np.float32) for key, value in arrays.items()})
+        rows = [dict(zip(arrays, row, strict=True)) for row in zip(*arrays.values(), strict=True)]
+        write_parameters(path / f"{name}.h5", count, rows)
         if name == "train":
-            write_statistics(path, arrays["mel_spec"])
+            write_statistics(path)
     return path
 
 
@@ -233,6 +234,14 @@ def test_the_published_example_trains_a_step(tmp_path):
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
+def test_the_published_sizes_can_be_made():
+    with torch.device("meta"):
+        ASTWithProjectionHead(d_model=512, d_out=128)
+        projection = LearntProjection(d_model=512, d_token=128, num_params=90, num_tokens=32)
+        field = ApproxEquivTransformer(projection=projection, d_model=512, conditioning_dim=128)
+        assert field(torch.zeros(2, 90), torch.zeros(2, 1), torch.zeros(2, 128)).shape == (2, 90)
+
+
 def make_surge_module(**options: Any) -> SurgeFlowMatchingModule:
     torch.manual_seed(0)
     encoder = ASTWithProjectionHead(8, 6, 2, 1, 4, 3, 2, (8, 9), n_queries=2)
@@ -262,6 +271,14 @@ def test_it_learns_validates_tests_and_predicts_from_files(folder, tmp_path):
         make_surge_module(conditioning="audio")
 
 
+def test_networks_are_compiled_for_training_alone():
+    for stage, compiled in (("fit", True), ("test", False)):
+        model = make_surge_module(compile=True)
+        model.setup(stage)
+        parts = (model.flow.encoder, model.flow.vector_field)
+        assert [part._compiled_call_impl is not None for part in parts] == [compiled] * 2
+
+
 def test_warm_up_and_schedule_end_with_the_run(folder, tmp_path):
     seen: list[float] = []
     model = make_surge_module(scheduler=torch.optim.lr_scheduler.CosineAnnealingLR, warmup_steps=4)
@@ -287,7 +304,7 @@ def config(*words: str, name: str = "train") -> Any:
 
 
 SMALL = (
-    "data.k=2", "data.signal_length=16", "data.batch_size=8", "+data.train_val_test_sizes=[16,8,8]", "model.d_model=16",
+    "data.k=2", "data.signal_length=16", "data.batch_size=8", "data.train_val_test_sizes=[16,8,8]", "model.d_model=16",
     "model.num_layers=1", "model.num_heads=2", "model.d_ff=16", "model.validation_sample_steps=2",
     "model.test_sample_steps=2", "trainer.max_epochs=1",
 )  # fmt: skip

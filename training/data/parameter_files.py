@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import h5py
 import numpy as np
@@ -22,35 +23,58 @@ from drivedit.utils.hdf5 import dataset
 PARAMS, MEL, M2L, AUDIO = "params", "mel_spec", "m2l", "audio"
 STATISTICS = "stats.npz"
 LEAST_STD = 1e-3
+BLOCK = 256  # rows that are read at once for the statistics
 
 
-def write_parameters(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a file, whole or not at all.
+def write_parameters(path: str | Path, count: int, rows: Iterable[Mapping[str, np.ndarray]]) -> None:
+    """Writes a file of float32 arrays, whole or not at all, row by row.
 
     Args:
         path: The file.
-        arrays: Arrays of equal length, by name.
+        count: How many rows there are.
+        rows: Each with the same arrays, of the same shapes.
 
     Raises:
-        ValueError: Their lengths differ, or are 0.
+        ValueError: There are no rows, another number of them, or they differ.
     """
-    if len({len(array) for array in arrays.values()}) != 1 or not all(map(len, arrays.values())):
-        raise ValueError(
-            f"arrays must have equal lengths above 0, got { {name: len(a) for name, a in arrays.items()} }"
-        )
 
-    def write(file: object) -> None:
+    def write(file: IO[bytes]) -> None:
+        done, shapes = 0, {}
         with h5py.File(file, "w") as store:
-            for name, array in arrays.items():
-                store.create_dataset(name, data=array, chunks=(1, *array.shape[1:]), compression="lzf")
+            for row in rows:
+                if not done:
+                    shapes = {name: value.shape for name, value in row.items()}
+                    for name, shape in shapes.items():
+                        store.create_dataset(name, (count, *shape), "f4", chunks=(1, *shape), compression="lzf")
+                found = {name: value.shape for name, value in row.items()}
+                if found != shapes or done == count:
+                    raise ValueError(f"there must be {count} rows of {shapes}, got {found} as row {done} for {path}")
+                for name, value in row.items():
+                    store[name][done] = value  # type: ignore[index]
+                done += 1
+        if done != count or not count:
+            raise ValueError(f"there must be {count} rows, and 1 at least; got {done} for {path}")
 
     write_atomically(path, write)
 
 
-def write_statistics(folder: str | Path, mel: np.ndarray) -> None:
-    """Writes `stats.npz` of spectrograms `[N, 2, M, T]`: mean and deviation of each channel and band."""
-    mean, std = (function(mel, axis=(0, 3), keepdims=True)[0] for function in (np.mean, np.std))
-    write_atomically(Path(folder) / STATISTICS, lambda file: np.savez(file, mean=mean, std=np.maximum(std, LEAST_STD)))
+def write_statistics(folder: str | Path) -> None:
+    """Writes `stats.npz`: mean and deviation of each channel and band of the `mel_spec` of train.h5.
+
+    Raises:
+        FileNotFoundError: There is no train.h5.
+        ValueError: It is damaged, or has no `mel_spec`.
+    """
+    file = ParameterFile(Path(folder) / "train.h5", [MEL])
+    sums = [torch.zeros(()).double(), torch.zeros(()).double()]
+    for start in range(0, len(file), BLOCK):
+        mel = file.read(range(start, min(start + BLOCK, len(file))))[MEL].double()
+        sums = [known + mel.pow(power).mean(-1, keepdim=True).sum(0) for power, known in zip((1, 2), sums, strict=True)]
+    file.close()
+    mean, square = (value / len(file) for value in sums)
+    std = (square - mean**2).clamp(min=LEAST_STD**2).sqrt()
+    told = mean.float().numpy(), std.float().numpy()
+    write_atomically(Path(folder) / STATISTICS, lambda out: np.savez(out, mean=told[0], std=told[1]))
 
 
 def read_statistics(folder: str | Path) -> tuple[Tensor, Tensor]:

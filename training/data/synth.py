@@ -6,6 +6,7 @@ to learn from. It stands for no product, and no recorded sound is in it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,8 @@ def render(params: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     pitch = 55 * 2 ** (4 * p["pitch"])
     first = _oscillator(pitch * time, p["wave_1"])
     second = _oscillator(pitch * 2 ** (p["detune"] / 12) * time, p["wave_2"])
-    tone = (1 - p["mix"]) * first + p["mix"] * second
-    source = (1 - p["noise"] / 2) * tone + p["noise"] / 2 * rng.uniform(-1, 1, SAMPLES)
+    tone = first + p["mix"] * (second - first)
+    source = tone + p["noise"] / 2 * (rng.uniform(-1, 1, SAMPLES) - tone)
     ratio = np.fft.rfftfreq(SAMPLES, 1 / RATE) / (100 * 2 ** (7 * p["cutoff"]))
     response = 1 / np.sqrt((1 - ratio**2) ** 2 + (ratio / (0.5 + 3.5 * p["resonance"])) ** 2)
     sound = np.fft.irfft(np.fft.rfft(source) * response, SAMPLES) * _envelope(time, p)
@@ -56,7 +57,8 @@ def render(params: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _oscillator(turns: np.ndarray, shape: float) -> np.ndarray:
     """From a saw (0) to a square (1)."""
     place = turns % 1
-    return (1 - shape) * (2 * place - 1) + shape * np.where(place < 0.5, 1.0, -1.0)
+    saw, square = 2 * place - 1, np.where(place < 0.5, 1.0, -1.0)
+    return saw + shape * (square - saw)
 
 
 def _envelope(time: np.ndarray, p: dict[str, float]) -> np.ndarray:
@@ -100,17 +102,16 @@ def write_synth_files(out: str = "synth", items: tuple[int, int, int] = (1000, 1
         A line that says what was written.
     """
     folder = Path(out)
-    for number, (name, count) in enumerate(zip(("train", "val", "test"), items, strict=True)):
-        made: dict[str, list[np.ndarray]] = {PARAMS: [], MEL: [], **({AUDIO: []} if name == "test" else {})}
+
+    def notes(number: int, name: str, count: int) -> Iterator[dict[str, np.ndarray]]:
         for index in tqdm(range(count), desc=name, mininterval=5):
             rng = np.random.default_rng([seed, number, index])
-            params = rng.uniform(-1, 1, len(NAMES)).astype(np.float32)
+            params = rng.uniform(-1, 1, len(NAMES))
             audio = render(params, rng)
-            for key, value in {PARAMS: params, MEL: mel_spectrogram(audio), AUDIO: audio}.items():
-                if key in made:
-                    made[key].append(value)
-        arrays = {key: np.stack(values) for key, values in made.items()}
-        write_parameters(folder / f"{name}.h5", arrays)
-        if name == "train":
-            write_statistics(folder, arrays[MEL])
+            row = {PARAMS: params, MEL: mel_spectrogram(audio)}
+            yield row | {AUDIO: audio} if name == "test" else row
+
+    for number, (name, count) in enumerate(zip(("train", "val", "test"), items, strict=True)):
+        write_parameters(folder / f"{name}.h5", count, notes(number, name, count))
+    write_statistics(folder)
     return f"{folder}: {sum(items)} notes of {len(NAMES)} parameters"

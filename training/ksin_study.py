@@ -35,7 +35,6 @@ STEPS = (1, 2, 4, 8, 16, 32)  # of Heun's method, two calls each
 LENGTH = 128  # samples of a signal
 CHANNELS = (16, 24, 32)  # of the encoder
 JUDGED = 789  # seed of the signals to judge on
-Figures = dict[str, dict[str, float]]  # of a cell, the cost by the number of steps
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ def _means(found: Mapping[Cell, Mapping[str, float]]) -> Iterator[tuple[tuple[in
 
 
 def as_table(found: Mapping[Cell, Mapping[str, float]]) -> str:
-    """Means over seeds and, in brackets, the spread between the least and the largest at 32 steps."""
+    """Means over seeds, and the least and the largest of them at the most steps."""
     head = " | ".join(f"{steps} step{'s' * (steps > 1)}" for steps in STEPS)
     lines = [f"| k | symmetry | equivariance | trained by | {head} | range |", "|--:|---|---|---|" + "--:|" * 7]
     for (k, symmetry, equivariance, coupling), rows in _means(found):

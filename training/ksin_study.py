@@ -94,11 +94,13 @@ def ksin(
     if seeds < 1 or not ks or min(ks) < 1:
         raise ValueError(f"there must be a seed, and ks above 0; got {seeds} and {list(ks)}")
     size = Size(4, 8, 16, 16, 1) if quick else Size(steps, batch, items, width, layers)
-    chosen = [
-        Cell(*each)
-        for each in product(ks, symmetries, equivariances, couplings, range(seeds))
-        if each[3] != REGRESSION or each[2] == equivariances[0]  # it has no field
-    ]
+    every = product(ks, symmetries, equivariances, couplings, range(seeds))
+    chosen = list(
+        dict.fromkeys(  # a regression is one and the same for all fields
+            Cell(k, symmetry, "none" if coupling == REGRESSION else equivariance, coupling, seed)
+            for k, symmetry, equivariance, coupling, seed in every
+        )
+    )
     with run_folder(out, "cpu") as folder:
         found = _study(chosen, size, folder)
         text = f"{as_table(found)}\n\n" + "\n".join(in_words(found))

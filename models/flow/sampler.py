@@ -1,8 +1,9 @@
-"""Data from noise: the one denoising loop of the package, and guidance.
+"""Data from noise: the one denoising loop of the package, solvers of higher order, and guidance.
 
 A sampler knows a network as a `Denoiser` only. It steps down the levels of noise along the straight line from the point
 where it is through the clean estimate there, which is Euler's method on the flow, and DDIM (Song et al. 2021). The
-C++ step of a compiled world (`drivedit.inference`) is the only other place where this loop is written.
+C++ step of a compiled world (`drivedit.inference`) is the only other place where this loop is written. Networks that
+tell velocities, also at level 0, can be followed by Runge-Kutta methods (`integrate`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from drivedit.models.flow.path import euler_step, jump, over
+from drivedit.models.flow.path import along, euler_step, jump, over
+
+SOLVERS = {  # places of the stages in a step, each reached along the stage before; and their weights
+    "euler": ((0.0,), (1.0,)),
+    "heun": ((0.0, 1.0), (1 / 2, 1 / 2)),
+    "rk4": ((0.0, 1 / 2, 1 / 2, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
+}
 
 
 class Denoiser(Protocol):
@@ -44,11 +51,39 @@ def sample(denoiser: Denoiser, x: Tensor, levels: Tensor, given: Any = None) -> 
     return x
 
 
+def integrate(field: Denoiser, x: Tensor, levels: Tensor, given: Any = None, solver: str = "rk4") -> Tensor:
+    """Carries `x` down the levels of noise along a field of velocities, by an explicit Runge-Kutta method.
+
+    Args:
+        field: Called as a `Denoiser`, it gives the velocity (noise minus data) in place of the clean estimate.
+        x: `[B, ...]` at the first level.
+        levels: `[S + 1]`, falling (`noise_levels`).
+        given: What the field is given beside them.
+        solver: "euler", "heun" or "rk4": 1, 2 or 4 calls for a step, which are its order as well.
+
+    Returns:
+        `[B, ...]` at the last level.
+
+    Raises:
+        ValueError: The solver is unknown.
+    """
+    if solver not in SOLVERS:
+        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
+    for sigma, lower in pairwise(levels.to(x.dtype)):
+        slope = mean = torch.zeros_like(x)
+        for place, weight in zip(*SOLVERS[solver], strict=True):
+            level = torch.lerp(sigma, lower, place)
+            slope = field(along(x, slope, sigma, level), level.expand(len(x)), given)
+            mean = mean + weight * slope
+        x = along(x, mean, sigma, lower)
+    return x
+
+
 def guided(denoiser: Denoiser, scale: float, plain: Any, rescale: float = 0.0) -> Denoiser:
     """A denoiser under classifier-free guidance (Ho and Salimans 2022): `u + scale (c - u)`.
 
     Args:
-        denoiser: The network, called twice for an estimate unless the scale is 1.
+        denoiser: The network, called twice for an estimate unless the scale is 1; it may tell velocities as well.
         scale: 1 is plain conditional, 0 unconditional.
         plain: What the denoiser is given for the unconditional estimate u, which is asked first.
         rescale: Share in which the estimate is brought back to the spread of c, row by row (Lin et al. 2024).

@@ -156,6 +156,41 @@ API: dict[str, str] = {
     "drivedit.evaluation.PerformanceBenchmark": "model, device='cuda'",
     "drivedit.evaluation.PerformanceBenchmark.run_performance_suite": "",
     "drivedit.evaluation.WorldModelBenchmark": "model, vae_model=None, device='cuda', save_path=None",
+    "drivedit.training.sets.train.train": "cfg",
+    "drivedit.training.sets.eval.evaluate": "cfg",
+    "drivedit.training.sets.ksin_datamodule.KSinDataModule": (
+        "k, signal_length=1024, sort_frequencies=False, break_symmetry=False, shift_test_distribution=False, "
+        "train_val_test_sizes=(100_000, 10_000, 10_000), train_val_test_seeds=(123, 456, 789), batch_size=1024, "
+        "ot=False, num_workers=0"
+    ),
+    "drivedit.training.sets.ksin_datamodule.make_sin": "params, length, break_symmetry=False",
+    "drivedit.training.sets.surge_datamodule.SurgeDataModule": (
+        "dataset_root, use_saved_mean_and_variance=True, batch_size=1024, ot=True, num_workers=0, fake=False, "
+        "repeat_first_batch=False, predict_file=None, conditioning='mel'"
+    ),
+    "drivedit.training.sets.modules.SurgeFlowMatchingModule": (
+        "encoder, vector_field, optimizer, scheduler, conditioning='mel', warmup_steps=5000, cfg_dropout_rate=0.1, "
+        "rectified_sigma_min=0.0, validation_sample_steps=50, validation_cfg_strength=4.0, test_sample_steps=100, "
+        "test_cfg_strength=4.0, compile=False, num_params=90"
+    ),
+    "drivedit.models.sets.transformer.ApproxEquivTransformer": (
+        "projection, num_layers=5, d_model=1024, conditioning_dim=128, num_heads=8, d_ff=1024, num_tokens=32, "
+        "learn_pe=False, learn_projection=False, pe_type='initial', pe_penalty=0.0, time_encoding='scalar', d_enc=256, "
+        "projection_penalty=0.0, norm='layer', skip_first_norm=False, adaln_mode='basic', zero_init=True, "
+        "outer_residual=False"
+    ),
+    "drivedit.models.sets.transformer.LearntProjection": (
+        "d_model, d_token, num_params, num_tokens, initial_ffn=True, final_ffn=True"
+    ),
+    "drivedit.models.sets.transformer.KSinParamToTokenProjection": "d_model, params_per_token=2",
+    "drivedit.models.sets.transformer.ASTWithProjectionHead": (
+        "d_model=768, d_out=16, n_heads=8, n_layers=16, patch_size=16, patch_stride=10, input_channels=2, "
+        "spec_shape=(128, 401)"
+    ),
+    "drivedit.evaluation.metrics.sets.LogSpectralDistance": "eps=1e-8, **kwargs",
+    "drivedit.evaluation.metrics.sets.ChamferDistance": "params_per_token, **kwargs",
+    "drivedit.evaluation.metrics.sets.LinearAssignmentDistance": "params_per_token, **kwargs",
+    "drivedit.evaluation.metrics.sets.complex_to_dbfs": "z, eps=1e-8",
     "drivedit.utils.safe_cat": "tensors, dim=0",
     "drivedit.utils.safe_stack": "tensors, dim=0",
     "drivedit.utils.pad_sequence": "sequences, batch_first=True, padding_value=0.0",

@@ -26,6 +26,7 @@ IMPORT_NAME = {
     "pyyaml": "yaml",
     "pygame-ce": "pygame",
     "stable-baselines3": "stable_baselines3",
+    "hydra-core": "hydra",
 }
 
 
@@ -106,6 +107,32 @@ def test_layers_and_flow_know_no_world_and_worlds_know_no_other_kind(package: st
         others |= {f"drivedit.models.{name}" for name in ("world", "state", "scenes", "storage", "finding")}
     wrong = [f"{where}: {name}" for found, where, name in _all_imports() if found == owner and within(name, others)]
     assert not wrong, f"{owner} imports a world:\n" + "\n".join(wrong)
+
+
+def _paths(tree: ast.AST) -> Iterator[int]:
+    """Lines that write out `(1 - s) x + s n`, whatever the names."""
+
+    def factors(node: ast.AST) -> list[ast.expr]:
+        return [node.left, node.right] if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) else []
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            for one, other in ((node.left, node.right), (node.right, node.left)):
+                rest = [f.right for f in factors(one) if isinstance(f, ast.BinOp) and ast.unparse(f).startswith("1 - ")]
+                if {ast.dump(each) for each in rest} & {ast.dump(each) for each in factors(other)}:
+                    yield node.lineno
+
+
+def test_the_path_from_data_to_noise_is_written_once_in_models():
+    assert list(_paths(ast.parse("t * x1 + (1 - t) * x0"))) == [1] and not list(
+        _paths(ast.parse("t * a + (1 - s) * b"))
+    )
+    found = {
+        str(file.relative_to(ROOT))
+        for package, _, file in sources()
+        if within(package, {"drivedit.models"}) and list(_paths(ast.parse(file.read_text())))
+    }
+    assert found == {"models/flow/path.py"}
 
 
 def test_a_room_is_named_by_one_name_only():
@@ -235,6 +262,9 @@ def test_the_world_and_the_environment_need_only_the_core():
         "torchmetrics",
         "stable_baselines3",
         "sb3_contrib",
+        "lightning",
+        "hydra",
+        "omegaconf",
     ]
     rooms = WORLD | {"drivedit_env", "drivedit.agents"}
     modules = [

@@ -23,7 +23,7 @@ from drivedit.models.flow.path import (
     velocity_estimate,
     weighted,
 )
-from drivedit.models.flow.sampler import guided, sample
+from drivedit.models.flow.sampler import guided, integrate, sample
 
 MEAN, SPREAD = 0.7, 0.5  # of the data
 
@@ -138,3 +138,29 @@ def test_guidance_goes_beyond_the_condition_by_its_scale():
     assert guided(posterior, 1, 0.0) is posterior
     ends = sample(guided(posterior, 2.0, 0.0), normal(2000), noise_levels(200).double(), 1.0)
     assert ends.mean().item() == pytest.approx(2.0, abs=0.08)  # of Gaussians the mean is moved so far
+
+
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("rk4", 4)])
+def test_solvers_of_velocities_have_their_order(solver, order):
+    """On x' = -x down from level 1 the exact end is x e; the error falls by 2^order when the steps double."""
+
+    def field(x: Tensor, sigma: Tensor, given: None) -> Tensor:
+        return -x
+
+    x = normal(5)
+    errors = [
+        (integrate(field, x, noise_levels(steps).double(), None, solver) - x * math.e).abs().max().item()
+        for steps in (16, 32)
+    ]
+    assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.125)
+
+
+def test_solvers_agree_with_the_sampler_of_clean_estimates():
+    z, levels = normal(50), noise_levels(7).double()[:-1]
+
+    def field(x: Tensor, sigma: Tensor, given: float | None) -> Tensor:
+        return velocity_estimate(x, posterior(x, sigma, given), sigma)
+
+    assert torch.allclose(integrate(field, z, levels, 0.3, "euler"), sample(posterior, z, levels, 0.3))
+    with pytest.raises(ValueError, match="euler, heun, rk4, got 'midpoint'"):
+        integrate(field, z, levels, solver="midpoint")

@@ -14,6 +14,7 @@ COMMANDS = {
     "import": (f"{HERE}.exchange.films:import_films", "write films with controls, or pictures, as a recording"),
     "sheet FOLDER": (f"{HERE}.sheet:write_sheet", "a picture of random clips of a recording"),
     "upgrade": (f"{HERE}.upgrade:upgrade_recordings", "write an older recording in the format of today"),
+    "synth": (f"{HERE}.synth:write_synth_files", "write notes of a small synthesizer, parameters and spectrograms"),
     "export-minari FOLDER": (f"{HERE}.exchange.minari:export_minari", "write a recording as a Minari dataset"),
     "import-minari": (f"{HERE}.exchange.minari:import_minari", "write a dataset of export-minari as a recording"),
 }

@@ -160,7 +160,7 @@ def _by_row(name: str, value: Any, rows: Sequence[int], count: int) -> Sequence[
         return [value] * count
     if len(value) != count:
         raise ValueError(f"a list of scenes has one for each of the {count} worlds, got {len(value)}")
-    return value
+    return list(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -162,7 +162,7 @@ def test_rows_have_their_own_others_and_a_reset_of_its_own_has_none(world):
 
 def test_every_option_may_be_given_by_number_of_the_world(world):
     drawing = np.stack([np.linspace(0, 200, 80), np.zeros(80)], 1)
-    options: dict[str, dict[int, Any]] = {
+    options: dict[str, dict[Any, Any]] = {
         "scene": {0: 0, 1: 0, 2: 1, 4: 0},
         "layout": {0: BOXES, 1: LOG, 2: np.zeros((0, 8)), np.int64(4): lambda seconds, _: LOG[round(seconds / 0.06)]},
         "route": {1: drawing},

@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 
 from drivedit.config import DEFAULT_WORLD
 from drivedit.inference.layouts import Source, with_functions
-from drivedit.inference.starts import Start, check_options, draw_start, enter, follow
+from drivedit.inference.starts import Start, draw_start, enter, follow, naming, options_of_rows
 from drivedit.models import RowState, World
 from drivedit.utils import check_seed, restored, stream, whole_number
 from drivedit.utils.pictures import enlarged
@@ -110,30 +110,31 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
 
         Args:
             seed: Of the first world, the others count on from it; or one per world; None: their streams go on.
-            options: As for the single environment; `scene` may be a list with one entry per world. `reset_mask`, bool
-                `[N]`, says which worlds are reset (all unless given). Resets of their own take no options.
+            options: As for the single environment, each for all worlds or a dictionary by number of the world:
+                `{"layout": {0: boxes, 3: log}}` tells worlds 0 and 3 who is there, and the others dream them. `scene`
+                may also be a list with one entry per world. `reset_mask`, bool `[N]`, says which worlds are reset (all
+                unless given). Resets of their own take no options.
 
         Returns:
             Observations of all worlds, and info of those that were reset.
 
         Raises:
-            ValueError: An option or the number of seeds does not fit; nothing has been reset then.
+            ValueError: An option, whose world is named, or the number of seeds does not fit; nothing has been reset
+                then.
         """
         if not isinstance(options, (Mapping, type(None))):
             raise ValueError(f"reset options are a dictionary, got {options!r}")
         options = dict(options or {})
         mask = self._check_mask(options.pop("reset_mask", None))
         seeds = self._check_seeds(seed)
-        scenes = options.pop("scene", None)
-        if not isinstance(scenes, (list, tuple, np.ndarray)):
-            scenes = [scenes] * self.num_envs
-        if len(scenes) != self.num_envs:
-            raise ValueError(f"a list of scenes has one for each of the {self.num_envs} worlds, got {len(scenes)}")
-        choices = [check_options({**options, "scene": scene}) for scene in scenes]
-        rngs, numbers, rows = list(self._rngs), list(self._seeds), np.flatnonzero(mask)
-        for row in rows:
+        rows = np.flatnonzero(mask)
+        choices = options_of_rows(options, rows.tolist(), self.num_envs)
+        rngs, numbers = list(self._rngs), list(self._seeds)
+        starts: dict[int, Start] = {}
+        for row, choice in choices.items():
             rngs[row], numbers[row] = stream(seeds[row], rngs[row], numbers[row])
-        starts = {int(row): draw_start(self.world, choices[row], rngs[row]) for row in rows}
+            with naming(row, self.num_envs):
+                starts[row] = draw_start(self.world, choice, rngs[row])
         states, begun = self._enter(starts)
         state = states if mask.all() else _with_rows(self._need_state("a reset of some worlds"), rows, states)
         infos = zeros(begun, self.num_envs)

@@ -41,6 +41,7 @@ COMMANDS = (
     Command("slower", (pygame.K_l,), "L", "slow motion"),
     Command("hand_over", (pygame.K_g,), "G", "agent drives, you drive", (pygame.CONTROLLER_BUTTON_Y,)),
     Command("twin", (pygame.K_t,), "T", "simulator alongside"),
+    Command("map", (pygame.K_m,), "M", "map of others, where known"),
     Command("record", (pygame.K_f,), "F", "film and record"),
     Command("more", (pygame.K_PLUS, pygame.K_EQUALS, pygame.K_KP_PLUS), "Plus", "more network passes"),
     Command("fewer", (pygame.K_MINUS, pygame.K_KP_MINUS), "Minus", "fewer network passes"),

@@ -27,7 +27,7 @@ def main(words: list[str] | None = None) -> int:
 def play(
     world: str = DEFAULT_WORLD, scene: int | None = None, seed: int = 0, agent: str | None = None,
     sampling_steps: int | None = None, drives: Path | None = None, video: Path | None = None, steps: int | None = None,
-    adapter: Path | None = None,
+    adapter: Path | None = None, layout: str | None = None,
 ) -> int:  # fmt: skip
     """Drive the dream in a window, or let an agent drive it into a film without one.
 
@@ -42,6 +42,8 @@ def play(
         video: The agent drives, and this mp4 is written; None: a window is opened.
         steps: Length of the film; None: 300.
         adapter: File of an adapter of the world; None: the world as it is.
+        layout: "scene": a world that can be told of others is told who was there in its start scene; None: it dreams
+            them.
 
     Returns:
         The exit status: 2: there is no display, 130: the film was interrupted.
@@ -53,7 +55,9 @@ def play(
         raise argparse.ArgumentError(None, "--steps is the length of a film: give --video out.mp4 as well")
     try:
         env = DriveDiTEnv(world, sampling_steps=sampling_steps, adapter=adapter)
-        session = Session(env, scene, seed, agent, Path("drives") if drives is None else drives, world=world)
+        session = Session(
+            env, scene, seed, agent, Path("drives") if drives is None else drives, world=world, layout=layout
+        )
         if video is not None:
             if drives is not None:
                 session.toggle_recording()

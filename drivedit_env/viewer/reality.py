@@ -9,6 +9,7 @@ import numpy as np
 
 from drivedit.models import World
 from drivedit_env.domains import domain_of_world, gentle_controls
+from drivedit_env.viewer.surroundings import Surroundings, surroundings_of_truth
 
 RUN_UP = 8  # steps before the dream begins where reality stands
 
@@ -60,6 +61,10 @@ class Reality:
         frame, _, self.ended, _, _ = self._twin.step(action)
         self._at = at = self._twin.get_state()
         return frame, at
+
+    def around(self) -> Surroundings | None:
+        """What the simulator knows around its car, where it was last; None: nothing."""
+        return surroundings_of_truth(self._twin.truth())
 
     def close(self) -> None:
         """Ends the simulator."""

@@ -24,6 +24,7 @@ from drivedit.utils.episodes import Episode
 from drivedit.utils.pictures import enlarged
 from drivedit.utils.shards import write_shard
 from drivedit_env.state import EnvState
+from drivedit_env.viewer.surroundings import Surroundings
 
 PIECE = 256  # steps of a shard at most
 SAVE_EVERY = 16  # steps, about a second
@@ -45,6 +46,7 @@ class Moment:
         info: Gymnasium's.
         real: What the simulator shows, if it drives along: uint8 [H, W, 3].
         reality: The simulator's state, if it drives along.
+        around: What is known around the car in the dream, and in the simulator; None: nothing.
     """
 
     state: EnvState
@@ -57,6 +59,7 @@ class Moment:
     info: dict[str, Any] = field(repr=False)
     real: np.ndarray | None = None
     reality: dict[str, Any] | None = None
+    around: tuple[Surroundings | None, Surroundings | None] = (None, None)
 
 
 class Recording:

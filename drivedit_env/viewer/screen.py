@@ -15,10 +15,12 @@ import pygame
 
 from drivedit.config import Quantity
 from drivedit.utils import rgb
+from drivedit_env.viewer.surroundings import Surroundings, draw_map
 
 SIZE = (960, 640)
 SMALLEST = (480, 320)  # what smaller windows show is drawn at this size and shrunk
 PANEL = (320, 210)  # px at scale 1: width beside the picture, height below it
+MAP = 0.5  # of the height of a picture, that of the map in its corner
 COLUMN = 290  # px at scale 1: least width of a column of the panel
 BACK, CARD, LINE = (16, 18, 22), (26, 29, 35), (52, 57, 66)
 TEXT, SOFT = (236, 239, 244), (148, 156, 170)
@@ -47,6 +49,7 @@ class View:
         chips: Words on the picture, with their colours.
         message: A line to the person, or "".
         help: Keys and what they do, or nothing.
+        around: What is known around the car in the frame, and in what the simulator shows; None: nothing.
     """
 
     frame: np.ndarray
@@ -61,6 +64,7 @@ class View:
     chips: tuple[tuple[str, Color], ...] = ()
     message: str = ""
     help: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    around: tuple[Surroundings | None, Surroundings | None] = field(default=(None, None), repr=False)
 
 
 class Screen:
@@ -104,6 +108,9 @@ class Screen:
         self._pictures = [self._picture(i, f, r.size) for i, (f, r) in enumerate(zip(frames, places, strict=True))]
         for (_, _, picture), place in zip(self._pictures, places, strict=True):
             surface.blit(picture, place)
+        for around, place in zip(view.around, places, strict=False):
+            if around is not None:
+                _map(surface, around, place, scale)
         if view.real is not None:
             _chip(surface, "Simulator", TEXT, places[1].topleft, scale)
         _panel(surface, panel, view, scale)
@@ -184,6 +191,13 @@ def _chip(surface: pygame.Surface, text: str, color: Color, at: tuple[int, int],
     _shade(surface, box, round(6 * scale))
     surface.blit(words, words.get_rect(center=box.center))
     return box.bottom - round(2 * scale)
+
+
+def _map(surface: pygame.Surface, around: Surroundings, place: pygame.Rect, scale: float) -> None:
+    """The map, in the upper right corner of a picture."""
+    drawn, margin = draw_map(around, round(MAP * place.h)), round(8 * scale)
+    image = pygame.image.frombuffer(drawn.tobytes(), drawn.shape[1::-1], "RGBA")
+    surface.blit(image, image.get_rect(topright=(place.right - margin, place.top + margin)))
 
 
 def _panel(surface: pygame.Surface, panel: pygame.Rect, view: View, scale: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from drivedit_env.domains import domain_of_world
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.reality import Reality
 from drivedit_env.viewer.recorder import Moment, Recording
+from drivedit_env.viewer.surroundings import surroundings_of_dream
 
 Agent = Callable[[np.ndarray], Any]
 MEMORY = 256e6  # bytes of snapshots to go back through
@@ -46,6 +48,7 @@ class Session:
         folder: Where recordings go.
         memory: Bytes of snapshots to go back through.
         world: Where the world is whose latents the agent may have learned on; None: where it was when it learned.
+        layout: Reset option `layout` of every start: who else is on the road; None: they are dreamed.
 
     Attributes:
         now: The present moment.
@@ -65,6 +68,7 @@ class Session:
         folder: str | Path = "drives",
         memory: float = MEMORY,
         world: str | None = None,
+        layout: Any = None,
     ) -> None:
         self.env, self.folder, self.agent_name = env, Path(folder), agent or _own_agent(env)
         self.fps: float = env.metadata["render_fps"]
@@ -78,6 +82,7 @@ class Session:
         self._agent: Agent | None = None
         self._reality: Reality | None = None
         self._track, self._seed, self._memory, self._world = seed, seed, memory, world
+        self._layout = layout
         self._past: deque[Moment] = deque()
         self._env_at: Moment | None = None
         self.now = self._begin("random" if scene is None else scene, seed)
@@ -101,14 +106,17 @@ class Session:
                 raise RuntimeError(f"{self.agent_name} failed: {in_words(error)}") from error
         frame, reward, ended, _, info = self.env.step(action)
         action = np.clip(np.asarray(action, np.float32), *self._limits)
-        real, reality = None, before.reality
+        real, reality, around = None, before.reality, None
         if self._reality is not None and reality is not None:
             real, reality = self._reality.step(reality, action)
             real = before.real if real is None else real
+            around = self._reality.around()
+        state = self.env.get_state()
         returned = before.returned + float(reward)
         after = Moment(
-            self.env.get_state(), frame, action, float(reward), returned, before.steps + 1, ended, info, real, reality
-        )
+            state, frame, action, float(reward), returned, before.steps + 1, ended, info, real, reality,
+            (surroundings_of_dream(self.env.world, state.world), around),
+        )  # fmt: skip
         self._env_at = after
         self._keep(after)
         if self.recording is not None:
@@ -266,9 +274,11 @@ class Session:
 
     def _begin(self, scene: Any, seed: int) -> Moment:
         """Starts a drive."""
-        frame, info = self.env.reset(seed=seed, options={"scene": scene})
+        frame, info = self.env.reset(seed=seed, options={"scene": scene, "layout": self._layout})
         still = np.array(self.env.world.spec.rest, np.float32)
-        moment = Moment(self.env.get_state(), frame, still, 0.0, 0.0, 0, False, info)
+        state = self.env.get_state()
+        around = surroundings_of_dream(self.env.world, state.world), None
+        moment = Moment(state, frame, still, 0.0, 0.0, 0, False, info, around=around)
         self._env_at = moment
         self._keep(moment)
         getattr(self._agent, "reset", lambda: None)()
@@ -279,7 +289,8 @@ class Session:
         assert self._reality is not None
         scene, real, reality = self._reality.start(self._track)
         moment = self._begin(scene, self._seed)
-        both = Moment(**{**vars(moment), "real": real, "reality": reality})
+        around = moment.around[0], self._reality.around()
+        both = replace(moment, real=real, reality=reality, around=around)
         self._past[-1] = self.now = self._env_at = both
 
     def _leave_twin(self) -> None:

@@ -44,6 +44,7 @@ class Viewer:
         self._slow = 0
         self._pace = Pace(1 / session.fps)
         self._rewinding = self._help = False
+        self._map = True
         self._worker = ThreadPoolExecutor(1, "dream")
         self._jobs: deque[Future[Any]] = deque()
         self._redraws = Pace(1 / REDRAWS)
@@ -106,6 +107,7 @@ class Viewer:
             self._chips(now),
             session.note[1] if now - self._said_at < MESSAGE else "",
             HELP if self._help else (),
+            moment.around if self._map else (None, None),
         )
 
     # -- inside ----------------------------------------------------------------------------------------------------
@@ -154,6 +156,8 @@ class Viewer:
             self._help = False
         elif name == "help":
             self._help = not self._help
+        elif name == "map":
+            self._map = not self._map
         elif name == "fullscreen":
             if not self.screen.toggle_fullscreen():
                 session.say("This display cannot show a window on the whole screen.")

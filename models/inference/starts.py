@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
@@ -59,6 +60,35 @@ def check_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
     return given
 
 
+def options_of_rows(options: Mapping[str, Any], rows: Sequence[int], count: int) -> dict[int, dict[str, Any]]:
+    """The reset options of some of `count` worlds, by number.
+
+    A dictionary of values by number of the world stands for any option; those that are left out are not given it. Of
+    `scene` there may also be a list with one for each world.
+
+    Raises:
+        ValueError: An option is unknown, is given to a world that is not among `rows`, or is none; the world is named.
+    """
+    check_options(dict.fromkeys(options))
+    values = {name: _by_row(name, value, rows, count) for name, value in options.items()}
+    found = {}
+    for row in rows:
+        with naming(row, count):
+            found[row] = check_options({name: each[row] for name, each in values.items()})
+    return found
+
+
+@contextmanager
+def naming(row: int, count: int) -> Iterator[None]:
+    """Says in a ValueError which of `count` worlds it is about, where there are several."""
+    try:
+        yield
+    except ValueError as error:
+        if count == 1:
+            raise
+        raise ValueError(f"world {row}: {error}") from error
+
+
 def draw_start(world: World, options: dict[str, Any], rng: np.random.Generator) -> Start:
     """Draws what the options leave open.
 
@@ -112,10 +142,29 @@ def follow(world: World, state: RowState, sources: Sequence[Source], elapsed: Se
     told = [(row, source) for row, source in enumerate(sources) if source is not None]
     poses = world.poses(state).double().cpu().numpy() if told else ()
     for row, source in told:
-        boxes = source.at(elapsed[row], elapsed[row] * world.spec.dt, poses[row])
+        with naming(row, len(sources)):
+            boxes = source.at(elapsed[row], elapsed[row] * world.spec.dt, poses[row])
         if boxes is not None:
             state = world.condition(state, {OTHERS: boxes}, [row])
     return state
+
+
+def _by_row(name: str, value: Any, rows: Sequence[int], count: int) -> Sequence[Any]:
+    """The values of an option of all worlds; None where it is not given."""
+    if isinstance(value, Mapping) and value and all(_is_number(key) for key in value):
+        if not set(value) <= set(rows):
+            told = sorted(map(int, value))
+            raise ValueError(f"option {name} is given to the worlds {told}, but those that are reset are {list(rows)}")
+        return [value.get(row) for row in range(count)]
+    if name != "scene" or not isinstance(value, (list, tuple, np.ndarray)):
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(f"a list of scenes has one for each of the {count} worlds, got {len(value)}")
+    return list(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _scene_with(world: World, wanted: Mapping[str, Any], scene: Any, rng: np.random.Generator) -> int:
@@ -142,7 +191,7 @@ def _find_scene(world: World, wanted: Any, rng: np.random.Generator) -> tuple[in
         if not known:
             raise ValueError("this world has no start scenes: hand one over, reset(options={'scene': {...}})")
         wanted = int(rng.integers(len(known)))
-    if isinstance(wanted, bool) or not isinstance(wanted, Integral) or not 0 <= int(wanted) < len(known):
+    if not _is_number(wanted) or not 0 <= int(wanted) < len(known):
         kinds = f"an index from 0 to {len(known) - 1}, 'random', a Scene or a dictionary of its fields"
         raise ValueError(f"option scene is {kinds}, got {wanted!r}")
     return int(wanted), known[int(wanted)]

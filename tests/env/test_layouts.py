@@ -56,6 +56,11 @@ def others(env: DriveDiTEnv) -> np.ndarray:
     return env.get_state().world.others[0].numpy()
 
 
+def at(x: float, y: float, **changes: float) -> list[float]:
+    box = {"x": x, "y": y, "z": 0.8, "long": 4, "wide": 2, "tall": 1.6, "yaw": 1.57, "speed": 0.0}
+    return [*(box | changes).values()]
+
+
 def test_boxes_are_told_and_drive_on(world):
     env = DriveDiTEnv(world, obs_type="latent")
     _, info = env.reset(seed=0, options={"scene": 0})
@@ -155,6 +160,48 @@ def test_rows_have_their_own_others_and_a_reset_of_its_own_has_none(world):
     assert not info["given"]["layout"].any() and envs.get_state().others == [None, None]
 
 
+def test_every_option_may_be_given_by_number_of_the_world(world):
+    drawing = np.stack([np.linspace(0, 200, 80), np.zeros(80)], 1)
+    options: dict[str, dict[Any, Any]] = {
+        "scene": {0: 0, 1: 0, 2: 1, 4: 0},
+        "layout": {0: BOXES, 1: LOG, 2: np.zeros((0, 8)), np.int64(4): lambda seconds, _: LOG[round(seconds / 0.06)]},
+        "route": {1: drawing},
+        "attributes": {3: {"weather": "clear"}},
+    }
+    envs = DriveDiTVectorEnv(5, world, obs_type="latent")
+    seen, info = envs.reset(seed=list(range(5)), options=options)
+    assert info["given"]["layout"].tolist() == [True, True, True, False, True]
+    assert info["given"]["route"].tolist() == [True, True, False, True, True] and info["scene"][3] == 2
+    singles = [DriveDiTEnv(world, obs_type="latent") for _ in range(5)]
+    for row, single in enumerate(singles):
+        own = {name: values[row] for name, values in options.items() if row in values}
+        assert np.allclose(seen[row], single.reset(seed=row, options=own)[0], atol=1e-5)
+    for _ in range(3):
+        seen = envs.step(np.full((5, 2), 0.1))[0]
+        assert np.allclose(seen, [single.step(np.full(2, 0.1))[0] for single in singles], atol=1e-4)
+    assert np.allclose(envs.get_state().world.others, [others(single) for single in singles], atol=1e-3)
+
+
+@pytest.mark.parametrize(("options", "what"), [
+    ({"layout": {2: [at(80, 12), at(80.5, 15)]}}, "world 2: box 0 of the layout stands inside box 1"),
+    ({"layout": {0: BOXES, 1: 3}}, r"world 1: a layout is an array \[A, 8\]"),
+    ({"layout": {1: "traffic"}}, "world 1: .*got 'traffic'"), ({"layout": {2: {"x": 3}}}, "world 2: .*no real numbers"),
+    ({"layout": {3: BOXES}}, r"layout is given to the worlds \[3\], but those that are reset are \[0, 1, 2\]"),
+    ({"layout": {0: BOXES, 1: BOXES}, "reset_mask": np.array([True, False, True])}, r"\[0, 1\], but .* \[0, 2\]"),
+    ({"layout": {True: BOXES}}, "world 0: .*no real numbers"), ({"scene": [0, 1, 9]}, "world 2: .*index from 0 to 3"),
+    ({"closed": {1: True}}, "world 1: .*give option route"),
+    ({"attributes": {0: {"mood": "good"}}, "scene": None}, "world 0: .*'mood'.*'weather'"),
+    ({"layouts": {0: BOXES}}, r"^reset options are .*\['layouts'\]"),
+])  # fmt: skip
+def test_what_is_wrong_for_one_world_is_told_of_that_world_and_changes_nothing(world, options, what):
+    envs = DriveDiTVectorEnv(3, world, obs_type="latent")
+    envs.reset(seed=0, options={"scene": 0})
+    before = envs.get_state().to_bytes()
+    with pytest.raises(ValueError, match=what):
+        envs.reset(options={"scene": 0, **options})
+    assert envs.get_state().to_bytes() == before
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
 @pytest.mark.parametrize("layout", [LOG, BOXES])
 def test_the_compiled_step_is_told_the_same(world, layout):
@@ -214,11 +261,6 @@ def test_places_far_from_zero_are_told_from_the_same_origin(world):
     assert info["given"]["layout"] and np.allclose(others(env)[:, :2] - car, BOXES[order, :2] - CAR, atol=0.1)
 
 
-def at(x: float, y: float, **changes: float) -> list[float]:
-    box = {"x": x, "y": y, "z": 0.8, "long": 4, "wide": 2, "tall": 1.6, "yaw": 1.57, "speed": 0.0}
-    return [*(box | changes).values()]
-
-
 @pytest.mark.parametrize(("layout", "what"), [
     ([at(80, 12), at(80.5, 15)], "box 0 of the layout stands inside box 1"),
     ([at(80, 20), at(82, 20, yaw=0.0)], "box 0 of the layout stands inside box 1"),
@@ -268,11 +310,15 @@ def test_a_function_that_fails_changes_nothing(world):
     env.reset(seed=0, options={"scene": 0, "layout": lambda seconds, pose: BOXES if seconds < 0.1 else [3]})
     drive(env, 1)
     before = env.get_state()
-    with pytest.raises(ValueError, match=r"\[A, 8\]"):
+    with pytest.raises(ValueError, match=r"^a layout is .*\[A, 8\]"):
         drive(env, 1)
     assert env.get_state().elapsed == before.elapsed == [1] and torch.equal(
         env.get_state().world.pose, before.world.pose
     )
+    envs = DriveDiTVectorEnv(2, world, obs_type="latent")
+    envs.reset(seed=0, options={"scene": 0, "layout": {1: lambda seconds, pose: [3] if seconds else BOXES}})
+    with pytest.raises(ValueError, match=r"^world 1: a layout is .*\[A, 8\]"):
+        drive(envs, 1)
 
 
 def test_attributes_draw_a_scene_that_is_so(world):

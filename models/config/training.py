@@ -143,6 +143,12 @@ class StudentStageConfig(ClipConfig):
     head_weight: float = 0.3
     drop_control: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.exits < 1 or self.rollout < 0:
+            raise ValueError(
+                f"loss.exits must be at least 1 and loss.rollout at least 0, got {self.exits} and {self.rollout}"
+            )
+
 
 @dataclass
 class DistillConfig(StudentStageConfig):

@@ -12,7 +12,15 @@ from helpers.gaussian import make_rngs
 from helpers.training import Line, line_batch, make_episode
 from helpers.worlds import make_world
 
-from drivedit.config import DataConfig, LoopConfig, RewardTerm, StudentStageConfig, VAEStageConfig, WorldSpec
+from drivedit.config import (
+    DataConfig,
+    DistillConfig,
+    LoopConfig,
+    RewardTerm,
+    StudentStageConfig,
+    VAEStageConfig,
+    WorldSpec,
+)
 from drivedit.data.clips import Drives, clip_starts, fit_config
 from drivedit.data.recordings import shard_path, write_shard
 from drivedit.models import DiTWorld
@@ -225,6 +233,12 @@ def test_every_exit_of_every_number_of_passes_is_scored_and_the_last_ones_most()
     shares = {steps: counts[steps, round(1 / steps, 3)] / sum(n for (s, _), n in counts.items() if s == steps)
               for steps in (1, 2, 3)}  # fmt: skip
     assert shares[1] == 1 and abs(shares[2] - 3 / 4) < 0.02 and abs(shares[3] - 2 / 3) < 0.02
+
+
+@pytest.mark.parametrize("wrong", [{"exits": 0}, {"rollout": -1}])
+def test_exits_and_rollouts_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ValueError, match="loss.exits must be at least 1 and loss.rollout at least 0, got"):
+        DistillConfig(**wrong)
 
 
 def test_energy_score_prefers_the_true_spread():

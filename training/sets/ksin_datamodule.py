@@ -10,17 +10,13 @@ from torch.utils.data import DataLoader
 
 from drivedit.data.ksin import SPREAD, ksin_params, make_sin
 from drivedit.models.sets.tokens import check_coupling
-from drivedit.training.sets.loading import Batches, Coupled, loader, share_of
-from drivedit.utils import extra
-
-with extra("sets", "data modules of sets"):
-    from lightning import LightningDataModule
+from drivedit.training.sets.loading import Batches, Coupled, SetDataModule, loader, share_of
 
 __all__ = ["KSinDataModule", "make_sin"]
 SPLITS = ("train", "val", "test")
 
 
-class KSinDataModule(LightningDataModule):
+class KSinDataModule(SetDataModule):
     """Batches `(signal [B, L], params [B, 2k], noise [B, 2k], synth_fn)`; `synth_fn` makes signals of parameters.
 
     Args:
@@ -76,22 +72,6 @@ class KSinDataModule(LightningDataModule):
             if split not in self.params:
                 shift = (SPREAD if split == "test" else -SPREAD) if self.shift else None
                 self.params[split] = ksin_params(self.seeds[split], self.sizes[split], self.k, self.sort, shift)
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Batches to train on, in another order in each epoch."""
-        return self._loader("train", self.ot)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Batches to validate on, with the same noise every time."""
-        return self._loader("val", False)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Batches to test on."""
-        return self._loader("test", False)
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """Those to test on."""
-        return self._loader("test", False)
 
     def _loader(self, split: str, ot: bool | str) -> DataLoader[Any]:
         if split not in self.params:

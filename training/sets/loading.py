@@ -10,7 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from drivedit.models.sets.tokens import couple
-from drivedit.utils import generator
+from drivedit.utils import extra, generator
+
+with extra("sets", "data modules of sets"):
+    from lightning import LightningDataModule
 
 Key = tuple[int, int, int]  # number of a batch over all epochs, first row, row after the last one
 
@@ -105,3 +108,29 @@ def share_of(trainer: Any) -> tuple[int, int]:
 def loader(batches: Dataset[Any], keys: Batches, num_workers: int) -> DataLoader[Any]:
     """A loader of whole batches by their keys."""
     return DataLoader(batches, batch_size=None, sampler=keys, num_workers=num_workers, collate_fn=as_it_is)
+
+
+class SetDataModule(LightningDataModule):
+    """Loaders of splits: noise is coupled to train, and plain to judge."""
+
+    predicted = "test"  # the split that is predicted
+    ot: bool | str
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Batches to train on, in another order in each epoch."""
+        return self._loader("train", self.ot)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Batches to validate on, with the same noise every time."""
+        return self._loader("val", False)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Batches to test on."""
+        return self._loader("test", False)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Batches to predict."""
+        return self._loader(self.predicted, False)
+
+    def _loader(self, split: str, ot: bool | str) -> DataLoader[Any]:
+        raise NotImplementedError

@@ -15,11 +15,8 @@ from torch.utils.data import DataLoader
 
 from drivedit.data.parameter_files import AUDIO, M2L, MEL, PARAMS, ParameterFile, read_statistics
 from drivedit.models.sets.tokens import check_coupling
-from drivedit.training.sets.loading import Batches, Coupled, loader, share_of
-from drivedit.utils import extra, generator
-
-with extra("sets", "data modules of sets"):
-    from lightning import LightningDataModule
+from drivedit.training.sets.loading import Batches, Coupled, SetDataModule, loader, share_of
+from drivedit.utils import generator
 
 FEATURES = {"mel": MEL, "m2l": M2L}  # by the name of the conditioning
 FAKE_ITEMS, FAKE_PARAMS = 10_000, 90
@@ -27,7 +24,7 @@ SHAPES = {MEL: (2, 128, 401), M2L: (128, 42), AUDIO: (2, 176_400)}
 FILES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 
 
-class SurgeDataModule(LightningDataModule):
+class SurgeDataModule(SetDataModule):
     """Batches with `params` and `noise` `[B, P]`, `mel_spec` `[B, 2, 128, 401]`, `m2l` `[B, 128, 42]`, `audio`.
 
     What is not the conditioning is None. `audio` `[B, 2, 176400]` is read to test and to predict, where a file has it;
@@ -47,6 +44,8 @@ class SurgeDataModule(LightningDataModule):
     Raises:
         ValueError: The conditioning or the coupling is unknown.
     """
+
+    predicted = "predict"
 
     def __init__(
         self,
@@ -108,23 +107,7 @@ class SurgeDataModule(LightningDataModule):
         for source in self.sources.values():
             source.close()
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Batches to train on, in another order in each epoch."""
-        return self._loader("train", self.ot)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Batches to validate on, with the same noise every time."""
-        return self._loader("val", False)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Batches to test on."""
-        return self._loader("test", False)
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """Batches to predict."""
-        return self._loader("predict", False)
-
-    def _loader(self, split: str, ot: bool) -> DataLoader[Any]:
+    def _loader(self, split: str, ot: bool | str) -> DataLoader[Any]:
         if split not in self.sources:
             raise RuntimeError("call setup() first")
         source, first = self.sources[split], split == "train" and self.repeat_first_batch

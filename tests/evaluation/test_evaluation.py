@@ -4,7 +4,6 @@ import json
 import math
 import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -32,7 +31,6 @@ from drivedit.evaluation.metrics.figures import (
     turns,
 )
 from drivedit.evaluation.reports import pages, report
-from drivedit.evaluation.sizes import Sizes
 from drivedit.evaluation.sources import Sources, stack
 from drivedit.evaluation.suites import benchmark, closed_loop, control, open_loop
 from drivedit.evaluation.twin_drives import CONTEXT, Job
@@ -349,39 +347,6 @@ def test_the_sheet_has_true_frames_above_dreamed_ones(tmp_path, clips):
     assert sheet[:128:2, :128:2] == pytest.approx(frames[0])
     assert sheet[:128:2, 130 : 130 + 128 : 2] == pytest.approx(frames[1])
     assert sheet[130 : 130 + 128 : 2, 130 : 130 + 128 : 2] == pytest.approx(255 - frames[1])
-
-
-def test_an_ablation_is_one_row_per_world_and_number_of_passes(monkeypatch, tmp_path):
-    """Every world meets the same drives, and each row is on disk as soon as it is known."""
-    from drivedit.evaluation.suites import ablation
-
-    asked = []
-    monkeypatch.setattr(ablation, "true_drives", lambda *_a, **_k: {"clips": "drives"})
-    worlds = {folder: SimpleNamespace(spec=SPEC, folder=folder, fingerprint=folder) for folder in ("runs/a", "runs/b")}
-    monkeypatch.setattr(ablation, "load_world", lambda folder, _sources: worlds[folder])
-    full = True
-
-    def figures(world, truth, _sources, _sizes, passes, _quiet):
-        asked.append((world.folder, truth["clips"], passes))
-        if passes == 4 and full:
-            raise RuntimeError("out of memory")
-        return {"psnr_1": 30.0 + passes}
-
-    monkeypatch.setattr(ablation, "figures_of", figures)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        ablation.ablate({"a": "runs/a", "b": "runs/b"}, [1, 2, 4], tmp_path)
-    assert asked == [("runs/a", "drives", 1), ("runs/a", "drives", 2), ("runs/a", "drives", 4)]
-    rows = json.loads((tmp_path / "ablation.json").read_text())
-    assert [(row["world"], row["sampling_steps"], row["psnr_1"]) for row in rows] == [("a", 1, 31.0), ("a", 2, 32.0)]
-    assert "| a | 2 | 32 |" in (tmp_path / "ablation.md").read_text()
-    full = False
-    rows = ablation.ablate({"a": "runs/a", "b": "runs/b"}, [1, 2, 4], tmp_path)
-    assert asked[3:] == [("runs/a", "drives", 4), *(("runs/b", "drives", passes) for passes in (1, 2, 4))]
-    assert [row["psnr_1"] for row in rows] == [31.0, 32.0, 34.0] * 2
-    ablation.ablate({"a": "runs/a"}, [1], tmp_path, Sizes.of(clips=3))
-    assert asked[7:] == [("runs/a", "drives", 1)], "other sizes are measured anew"
-    with pytest.raises(ValueError, match="--drives must be at least 1, got 0"):
-        Sizes.of(drives=0)
 
 
 @pytest.mark.parametrize("name", ["world", "ablation"])

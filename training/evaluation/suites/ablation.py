@@ -17,7 +17,7 @@ from drivedit.evaluation.suites.benchmark import load_world, true_drives
 from drivedit.evaluation.suites.speed import dream_rate
 from drivedit.evaluation.twin_drives import scenes
 from drivedit.models import World
-from drivedit.utils import fingerprint
+from drivedit.utils import code_fingerprint, fingerprint, write_atomically
 
 COLUMNS = {
     "psnr_1": "PSNR 1", "psnr_10": "10", "psnr_50": "50 frames", "sharpness_1": "sharpness 1", "sharpness_50": "50",
@@ -47,6 +47,7 @@ def ablate(
     sizes = sizes or Sizes()
     out.mkdir(parents=True, exist_ok=True)
     note, rows = out / "ablation.json", []
+    code = code_fingerprint("drivedit.data", "drivedit.evaluation", "drivedit.models")
     known = {row.get("made_from"): row for row in json.loads(note.read_text())} if note.exists() else {}
     for name, folder in worlds.items():
         world = load_world(folder, Sources())
@@ -55,11 +56,11 @@ def ablate(
         sources = Sources().of(world.spec)
         truth = true_drives(out / "true", sizes, sources, quiet=quiet)
         for count in sampling_steps:
-            made_from = fingerprint(world.fingerprint, asdict(sizes), count)
+            made_from = fingerprint(world.fingerprint, asdict(sizes), count, code)
             figures = known.get(made_from) or figures_of(world, truth, sources, sizes, count, quiet)
             rows.append({**figures, "world": name, "sampling_steps": count, "made_from": made_from})
-            note.write_text(json.dumps(rows, indent=1) + "\n")
-            (out / "ablation.md").write_text(as_table(rows) + "\n")
+            for path, text in ((note, json.dumps(rows, indent=1)), (out / "ablation.md", as_table(rows))):
+                write_atomically(path, lambda file, text=text: file.write(f"{text}\n".encode()))
     return rows
 
 

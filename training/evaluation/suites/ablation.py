@@ -17,7 +17,7 @@ from drivedit.evaluation.suites.benchmark import load_world, true_drives
 from drivedit.evaluation.suites.speed import dream_rate
 from drivedit.evaluation.twin_drives import scenes
 from drivedit.models import World
-from drivedit.utils import code_fingerprint, fingerprint, write_atomically
+from drivedit.utils import code_fingerprint, fingerprint, load_object, package_of, write_atomically
 
 COLUMNS = {
     "psnr_1": "PSNR 1", "psnr_10": "10", "psnr_50": "50 frames", "sharpness_1": "sharpness 1", "sharpness_50": "50",
@@ -47,13 +47,14 @@ def ablate(
     sizes = sizes or Sizes()
     out.mkdir(parents=True, exist_ok=True)
     note, rows = out / "ablation.json", []
-    code = code_fingerprint("drivedit.data", "drivedit.evaluation", "drivedit.models")
     known = {row.get("made_from"): row for row in json.loads(note.read_text())} if note.exists() else {}
     for name, folder in worlds.items():
         world = load_world(folder, Sources())
         if why := simulator_lacking(world, None, Sources()):
             raise ValueError(f"{why}: {folder} cannot be compared beside a simulator")
         sources = Sources().of(world.spec)
+        simulator = package_of(load_object(sources.config.simulator).__module__)
+        code = code_fingerprint("drivedit.evaluation", "drivedit.models", simulator)
         truth = true_drives(out / "true", sizes, sources, quiet=quiet)
         for count in sampling_steps:
             made_from = fingerprint(world.fingerprint, asdict(sizes), count, code)

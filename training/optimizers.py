@@ -30,14 +30,17 @@ class Muon(torch.optim.Optimizer):
         lr: Learning rate, of the size of AdamW's.
         weight_decay: Decoupled, relative to the learning rate.
         momentum: Of Nesterov's kind.
+        bf16: Orthogonalise in bfloat16 where the hardware multiplies it; else in float32.
 
     Raises:
         ValueError: A parameter has not two axes.
     """
 
     def __init__(
-        self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95
-    ) -> None:
+        self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95,
+        *, bf16: bool = True,
+    ) -> None:  # fmt: skip
+        self.bf16 = bf16
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         wrong = [list(p.shape) for group in self.param_groups for p in group["params"] if p.ndim != 2]
         if wrong:
@@ -59,7 +62,8 @@ class Muon(torch.optim.Optimizer):
         momentum, state = group["momentum"], self.state[matrix]
         buffer = state.setdefault("momentum_buffer", torch.zeros_like(grad))
         buffer.lerp_(grad, 1 - momentum)
-        update = orthogonalised(grad.lerp(buffer, momentum), fast_dtype(matrix.device))
+        dtype = fast_dtype(matrix.device) if self.bf16 else torch.float32
+        update = orthogonalised(grad.lerp(buffer, momentum), dtype)
         matrix.mul_(1 - group["lr"] * group["weight_decay"])
         matrix.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(matrix.shape)))
 
@@ -99,7 +103,7 @@ def make_optimizers(groups: list[ParameterGroup], config: LoopConfig) -> dict[st
         if rest:
             made[group.name].append(torch.optim.AdamW(decay, lr=config.lr, betas=(0.9, 0.98), fused=True))
         if group.matrices:
-            made[group.name].append(Muon(group.matrices, lr=config.lr, weight_decay=config.weight_decay))
+            made[group.name].append(Muon(group.matrices, config.lr, config.weight_decay, bf16=config.bf16))
     return made
 
 

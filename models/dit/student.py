@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from drivedit.config import StudentConfig
 from drivedit.models.dit.generation import Generators, KVCache, generate
-from drivedit.models.layers.attention import Recall, Spread, attention
+from drivedit.models.layers.attention import Recall, Spread, attention, clip_attention, spans_of
 from drivedit.models.layers.blocks import Block, adaptive_norm, fourier_features, mlp
 from drivedit.models.layers.rotary import rotate, rotations
 
@@ -262,6 +262,9 @@ class DiTStudent(nn.Module):
         time = torch.arange(frames, device=y.device) if frame_ids is None else frame_ids.to(y.device)
         mask = self._sees(time)
         mask = mask.repeat_interleave(self.tokens_per_frame, 0).repeat_interleave(self.tokens_per_frame, 1)
+        spans = [(slice(None), slice(None))]
+        if frame_ids is None and not keep and y.device.type == "cpu":  # an accelerator has one kernel for all
+            spans = spans_of(frames, self.capacity, self.tokens_per_frame)
         turn = self._turn(time[None])
         cache = self.empty_cache(rows, y.device, y.dtype) if keep else None
         if cache is not None:
@@ -282,7 +285,8 @@ class DiTStudent(nn.Module):
                         kept[layer, :, :, last % self.capacity] = value[:, last].permute(0, 3, 1, 2, 4).to(kept)
                 plain = q if recall is None else qk[..., 0, :, :]
                 q, plain, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, plain, k, v))
-                out = attention(q, plain, k.to(q), v.to(q), mask, recall).transpose(1, 2).unflatten(1, (frames, -1))
+                out = clip_attention(q, plain, k.to(q), v.to(q), mask, recall, spans)
+                out = out.transpose(1, 2).unflatten(1, (frames, -1))
                 return (out if spread is None else spread.by_frames(out)).flatten(3)
 
             return run

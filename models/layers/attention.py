@@ -5,11 +5,14 @@ Legend: B clips, H heads, N queries, K keys, M memories, E width of a head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Span = tuple[slice, slice]  # of queries, and of the keys that they may see
 
 
 class Recall(NamedTuple):
@@ -80,6 +83,36 @@ def attention(
     seen = seen.expand(len(q), 1, *seen.shape[-2:])
     present = recall.present[:, None, None].expand(-1, 1, seen.shape[2], -1)
     return _attention(torch.cat([q, plain], -1), keys, values, torch.cat([seen, present], -1), width**-0.5)
+
+
+def clip_attention(
+    q: Tensor, plain: Tensor, k: Tensor, v: Tensor, mask: Tensor, recall: Recall | None, spans: Sequence[Span]
+) -> Tensor:
+    """`attention` within a clip, `[B, H, N, E]` under the mask `[N, N]`, one span of queries after the other.
+
+    Keys that no query of a span may see are not looked at: for a short window in a long clip that is most of the work.
+    """
+    parts = [
+        attention(q[:, :, rows], plain[:, :, rows], k[:, :, seen], v[:, :, seen], mask[rows, seen], recall)
+        for rows, seen in spans
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+
+
+def spans_of(frames: int, window: int, tokens: int) -> list[Span]:
+    """Spans of a clip, half a window of queries each, with all tokens that a frame may see `window - 1` frames back.
+
+    Args:
+        frames: Of the clip.
+        window: Frames that a frame sees, itself included.
+        tokens: Of a frame.
+    """
+    step = max(window // 2, 1)
+    ends = [(first, min(first + step, frames)) for first in range(0, frames, step)]
+    return [
+        (slice(first * tokens, last * tokens), slice(max(first - window + 1, 0) * tokens, last * tokens))
+        for first, last in ends
+    ]
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:

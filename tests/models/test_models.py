@@ -130,6 +130,16 @@ def test_student_is_causal_and_its_window_ends():
     assert moved.tolist() == [False, False, True, True, True, False]  # one layer: window of 3 frames
 
 
+@pytest.mark.parametrize("window", [1, 2, 5, None])
+def test_spans_of_queries_see_what_all_at_once_see(window):
+    net, (x, conditions) = student(window=window, max_seq_len=64), inputs(2, 7)
+    spans = net(x, **conditions)[0]
+    whole = net(x, **conditions, frame_ids=torch.arange(7))[0]  # times that are told are looked at under one mask
+    assert torch.allclose(spans, whole, atol=1e-6)
+    slopes = [torch.autograd.grad(out.square().sum(), net.blocks[0].qkv.weight)[0] for out in (spans, whole)]
+    assert torch.allclose(*slopes, atol=1e-5)
+
+
 @torch.no_grad()
 def test_positions_are_relative():
     net, (x, conditions) = student(n_layers=1), inputs(1, 4)

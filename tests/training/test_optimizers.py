@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from drivedit.config import LoopConfig
 from drivedit.training import optimizers
-from drivedit.training.optimizers import Muon, orthogonalised
+from drivedit.training.methods.method import ParameterGroup
+from drivedit.training.optimizers import Muon, make_optimizers, orthogonalised
 
 SHAPES = [(24, 96), (96, 24), (32, 32)]
 
@@ -31,6 +33,19 @@ def test_it_takes_the_steps_of_torch(dtype, tolerance, monkeypatch):
     for a, b in zip(ours, theirs, strict=True):
         assert (a - b).abs().max() <= tolerance
     assert mine.state[ours[0]].keys() == {"momentum_buffer"} == set(other.state[theirs[0]])
+
+
+def test_without_bfloat16_it_orthogonalises_in_float32(monkeypatch):
+    monkeypatch.setattr(optimizers, "fast_dtype", lambda device: torch.bfloat16)
+    seen = []
+    monkeypatch.setattr(optimizers, "orthogonalised", lambda matrix, dtype: seen.append(dtype) or matrix)
+    matrices = [torch.nn.Parameter(torch.ones(2, 3))]
+    group = ParameterGroup("all", matrices, matrices)
+    for bf16 in (True, False):
+        (muon,) = make_optimizers([group], LoopConfig(bf16=bf16))["all"]
+        matrices[0].grad = torch.ones(2, 3)
+        muon.step()
+    assert seen == [torch.bfloat16, torch.float32]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

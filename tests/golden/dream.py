@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import gymnasium as gym
 import numpy as np
 import torch
+
+from drivedit.inference import tune
 
 GOLDEN = Path(__file__).with_name("carracing.json")
 STEPS = 200
@@ -32,8 +36,9 @@ def key() -> str:
 
 
 def dream(name: str) -> tuple[list[float], str]:
-    """Figures and hash of a dream: single worlds in pixels, or three in a batch of latents with forks of one."""
-    return _batch() if name == "batch" else _single(_options(name))
+    """Figures and hash of a dream in float32: single worlds in pixels, or three of latents with forks of one."""
+    with patch.object(sys.modules[tune.__module__], "fast_dtype", lambda device: torch.float32):
+        return _batch() if name == "batch" else _single(_options(name))
 
 
 def _options(name: str) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class STDiffDiffusers(ModelMixin, ConfigMixin):
 
     config_name = FILES[0]
 
-    def __init__(self, unet_cfg: Any, tde_cfg: Any, scheduler: Any = None) -> None:
+    def __init__(self, unet_cfg: Any, tde_cfg: Any, *, scheduler: Any = None) -> None:
         super().__init__()
         tde = configured(DiffNetConfig, tde_cfg, "DiffNet")
         unet = configured(MotionUNetConfig, unet_cfg, "unet_config")

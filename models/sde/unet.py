@@ -70,6 +70,7 @@ class UNet2DMotionCond(nn.Module):
         down_block_types: Sequence[str] = ("DownBlock2D", *["AttnDownBlock2D"] * 4),
         up_block_types: Sequence[str] = (*["AttnUpBlock2D"] * 4, "UpBlock2D"),
         attention_head_dim: int | None | Sequence[int | None] = (None, 128, 128, 128, 128),
+        *,
         norm_num_groups: int = 32,
         norm_eps: float = 1e-5,
         dropout: float = 0.0,

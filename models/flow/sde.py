@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -206,7 +207,11 @@ def integrate_ode(field: Field, x: Tensor, start: Tensor, end: Tensor, dt: float
     Raises:
         ValueError: The method is unknown, or times fall.
     """
+
+    def slope(x: Tensor, sigma: Tensor, given: Any) -> Tensor:
+        return field(x)
+
     for before, after in pairwise(grid_steps(start, end, dt)):
         h = (after - before).to(x)
-        x = integrate(lambda x, _time, _given: field(x), x, torch.stack([torch.zeros_like(h), h]), None, method)
+        x = integrate(slope, x, torch.stack([torch.zeros_like(h), h]), None, method)
     return x

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from drivedit.models.flow.path import over
-from drivedit.models.sde.motion import DiffModel, rising
+from drivedit.models.sde.motion import DiffModel, Times, rising
 from drivedit.models.state import RowState
 from drivedit.utils import noise
 
@@ -49,7 +49,7 @@ class MotionState(RowState):
     painted: Tensor
 
 
-def begin(model: DiffModel, frames: Tensor, times: Any, seeds: Sequence[int], kept: int = 1) -> MotionState:
+def begin(model: DiffModel, frames: Tensor, times: Times, seeds: Sequence[int], kept: int = 1) -> MotionState:
     """The state after observed frames.
 
     Args:
@@ -72,7 +72,11 @@ def begin(model: DiffModel, frames: Tensor, times: Any, seeds: Sequence[int], ke
 
 
 def advance(
-    model: DiffModel, state: MotionState, dt: Any, controls: Tensor | None = None, told: Tensor | None = None
+    model: DiffModel,
+    state: MotionState,
+    dt: Tensor | float | Sequence[float],
+    controls: Tensor | None = None,
+    told: Tensor | None = None,
 ) -> MotionState:
     """The state when time has passed, before anything is seen.
 
@@ -119,8 +123,8 @@ def absorb(model: DiffModel, state: MotionState, frame: Tensor) -> MotionState:
 
 
 def step(
-    model: DiffModel, paint: Painter, state: MotionState, dt: Any, controls: Tensor | None = None,
-    told: Tensor | None = None,
+    model: DiffModel, paint: Painter, state: MotionState, dt: Tensor | float | Sequence[float],
+    controls: Tensor | None = None, told: Tensor | None = None,
 ) -> tuple[MotionState, Tensor]:  # fmt: skip
     """One step of a dream: the motion moves, a frame is painted, and the motion is corrected by it.
 

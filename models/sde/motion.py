@@ -24,6 +24,8 @@ from drivedit.models.sde.layers import configured
 
 STREAM = "motion"  # of the noise
 
+Times = Tensor | Sequence[float]
+
 
 class DiffModel(nn.Module):
     """Motion encoder and motion equation.
@@ -54,7 +56,7 @@ class DiffModel(nn.Module):
             config.m_channels, unet.n_layers, unet.nonlinear, config.circular, unet.control_dim, unet.decay
         )
 
-    def context_encode(self, Vo: Tensor, idx_o: Tensor) -> Tensor:
+    def context_encode(self, Vo: Tensor, idx_o: Times) -> Tensor:
         """The motion state after observed frames.
 
         Differences of frames are divided by the time between them (the original does not know when frames were taken).
@@ -85,7 +87,7 @@ class DiffModel(nn.Module):
         return m
 
     def future_predict(
-        self, m: Tensor, idx: Tensor, *, seeds: Sequence[int] | None = None, controls: Tensor | None = None,
+        self, m: Tensor, idx: Times, *, seeds: Sequence[int] | None = None, controls: Tensor | None = None,
         told: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """The motion states at later times.
@@ -173,7 +175,7 @@ class DiffModel(nn.Module):
             raise ValueError(f"{how.method} solves {calculus(how.method)} equations, got {how.sde_options.sde_type!r}")
 
 
-def rising(times: Any, count: int | None, name: str) -> Tensor:
+def rising(times: Times, count: int | None, name: str) -> Tensor:
     """Times as float64 `[T]` on the CPU.
 
     Args:

@@ -20,12 +20,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from drivedit.models.sde.layers import plain
+from drivedit.models.sde.motion import Times
 from drivedit.models.sde.stdiff import STDiffDiffusers
 from drivedit.utils import extra, generator, noise
 
 with extra("sde", "sampling with STDiff"):
     import diffusers
-    from diffusers import SchedulerMixin
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 TRAINED = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas", "prediction_type")
 STREAM = "frame"  # of the noise that frames begin as
@@ -53,9 +54,10 @@ class STDiffPipeline:
                 raise ValueError("these weights do not say which scheduler they were trained with; give one")
             scheduler = _made(trained)
         told = scheduler_config(scheduler)
-        wrong = [name for name in TRAINED if trained is not None and trained.get(name) != told.get(name)]
+        known = told if trained is None else trained
+        wrong = [name for name in TRAINED if known.get(name) != told.get(name)]
         if wrong:
-            had, has = ({name: config.get(name) for name in wrong} for config in (trained, told))
+            had, has = ({name: config.get(name) for name in wrong} for config in (known, told))
             raise ValueError(f"this scheduler does not belong to the weights: they were trained with {had}, got {has}")
         if trained is None:
             stdiff.register_to_config(scheduler=told)
@@ -63,7 +65,7 @@ class STDiffPipeline:
 
     @torch.no_grad()
     def __call__(
-        self, Vo: Tensor, Vo_last_frame: Tensor, idx_o: Tensor, idx_p: Tensor,
+        self, Vo: Tensor, Vo_last_frame: Tensor, idx_o: Times, idx_p: Times,
         generator: torch.Generator | None = None, num_inference_steps: int = 100, output_type: str = "pt",
         to_cpu: bool = True, fix_init_noise: bool = False, *, seeds: Sequence[int] | None = None,
         controls: Tensor | None = None, told: Tensor | None = None, progress: bool = False,

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from drivedit.config import DiffNetConfig, MotionUNetConfig
 from drivedit.models.sde.layers import configured, plain
-from drivedit.models.sde.motion import DiffModel, rising
+from drivedit.models.sde.motion import DiffModel, Times, rising
 from drivedit.models.sde.unet import UNet2DMotionCond, UNet2DMotionCondOutput
 from drivedit.utils import extra, replaced_folder, restore_folder
 
 with extra("sde", "STDiff under its published names"):
-    from diffusers import ConfigMixin, ModelMixin
+    from diffusers.configuration_utils import ConfigMixin
+    from diffusers.models.modeling_utils import ModelMixin
 
 FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
@@ -74,7 +75,7 @@ class STDiffDiffusers(ModelMixin, ConfigMixin):
         self.diffusion_unet = UNet2DMotionCond(**plain(unet))
 
     def forward(
-        self, Vo: Tensor, idx_o: Tensor, idx_p: Tensor, noisy_Vp: Tensor, timestep: Tensor | float,
+        self, Vo: Tensor, idx_o: Times, idx_p: Times, noisy_Vp: Tensor, timestep: Tensor | float,
         clean_Vp: Tensor | None = None, Vo_last_frame: Tensor | None = None, *, seeds: Sequence[int] | None = None,
         controls: Tensor | None = None, told: Tensor | None = None,
     ) -> UNet2DMotionCondOutput:  # fmt: skip
@@ -106,12 +107,13 @@ class STDiffDiffusers(ModelMixin, ConfigMixin):
         return self.diffusion_unet(noisy_Vp, timestep, m_feat=motion.flatten(0, 1))
 
     def motion(
-        self, Vo: Tensor, idx_o: Tensor, idx_p: Tensor, seeds: Sequence[int] | None = None,
+        self, Vo: Tensor, idx_o: Times, idx_p: Times, seeds: Sequence[int] | None = None,
         controls: Tensor | None = None, told: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """The motion states at future times, `[N, Tp, M, h, w]`; arguments as of `forward`."""
         seen = rising(idx_o, Vo.shape[1], "idx_o")
-        times = torch.cat([seen[-1:], torch.as_tensor(idx_p, dtype=torch.float64, device="cpu")])
+        later = torch.as_tensor(idx_p, dtype=torch.float64, device="cpu")
+        times = rising(torch.cat([seen[-1:], later]), None, "idx_p, after the last of idx_o,")
         m = self.tde_model.context_encode(Vo, seen)
         return self.tde_model.future_predict(m, times, seeds=seeds, controls=controls, told=told).transpose(0, 1)
 

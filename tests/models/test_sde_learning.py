@@ -4,10 +4,10 @@ Each takes some seconds; seeds are fixed.
 """
 
 import torch
-from helpers.stdiff import small_tde, small_unet
+from helpers.stdiff import small_tde
 from torch import nn
 
-from drivedit.models.sde import DiffModel, UNet2DMotionCond
+from drivedit.models.sde import DiffModel
 
 WIDTH = 16
 
@@ -23,39 +23,42 @@ def motion_model(channels: int, **parts) -> DiffModel:
     return DiffModel(tde["Int"], tde["MotionEncoder"], tde["DiffUnet"])
 
 
+def painter() -> nn.Module:
+    """A frame of a motion state of 8 x 1 x 8 numbers."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2 * WIDTH), nn.Unflatten(1, (1, 2, WIDTH))
+    )
+
+
 def distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Mean squared difference of pictures, `[N]`."""
     return (one - other).square().mean((1, 2, 3))
 
 
 def test_between_the_times_of_its_training_it_is_as_right_as_at_them():
-    """A dot of any speed is seen at 0 and 1 and told at 2, 3, 4; then asked for at 2.5 and 3.5."""
-    torch.manual_seed(1)
-    how = {"sde": False, "method": "euler", "ode_options": {"step_size": 0.5}}
-    model = motion_model(8, integral=how)
-    stage = {"block_out_channels": [8], "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}
-    unet = UNet2DMotionCond(
-        **small_unet(
-            in_channels=1, m_channels=16, sample_size=[2, WIDTH], attention_head_dim=None, circular=True, **stage
-        )
-    )
-    optimizer = torch.optim.AdamW([*model.parameters(), *unet.parameters()], 5e-3)
+    """A dot of any speed is seen at 0 and 1 and told at 2, 3, 4; then asked for at 2.5 and 3.5.
+
+    If time were rounded, the error there would be larger by .04.
+    """
+    torch.manual_seed(2)
+    model = motion_model(4, integral={"sde": False, "method": "euler", "ode_options": {"step_size": 0.5}})
+    paint = painter()
+    optimizer = torch.optim.Adam([*model.parameters(), *paint.parameters()], 5e-3)
 
     def errors(count: int, times: tuple[float, ...]) -> torch.Tensor:
         x, v = WIDTH * torch.rand(count), 3 * torch.rand(count) - 1.5
         m = model.context_encode(torch.stack([dot(x), dot(x + v)], 1), [0, 1])
         m = model.future_predict(m, torch.tensor([1.0, *times])).flatten(0, 1)
-        told = unet(torch.zeros(len(m), 1, 2, WIDTH), 0, m).sample
-        return distance(told, torch.cat([dot(x + t * v) for t in times])).unflatten(0, (len(times), count)).mean(1)
+        return distance(paint(m), torch.cat([dot(x + t * v) for t in times])).mean()
 
-    for _ in range(120):
-        loss = errors(32, (2.0, 3.0, 4.0)).mean()
+    for _ in range(300):
+        loss = errors(64, (2.0, 3.0, 4.0))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        whole, half = errors(256, (2.0, 3.0, 4.0)).mean(), errors(256, (2.5, 3.5)).mean()
-    assert whole < 0.07, "a fifth of the variance, .34"
+        whole, half = errors(512, (2.0, 3.0, 4.0)), errors(512, (2.5, 3.5))
+    assert whole < 0.03, "a tenth of the variance, .34"
     assert half < 1.5 * whole
 
 
@@ -63,7 +66,7 @@ def test_noise_carries_both_of_two_futures():
     """A dot turns left or right. Under an energy score the diffusion grows from zero, and 20 samples show both."""
     torch.manual_seed(1)
     model = motion_model(4, integral={"sde_options": {"dt": 1.0}})
-    paint = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.Unflatten(1, (1, 2, WIDTH)))
+    paint = painter()
     optimizer = torch.optim.Adam([*model.parameters(), *paint.parameters()], 3e-3)
     seen = torch.stack([dot(torch.tensor([7.0])), dot(torch.tensor([8.0]))], 1)
 

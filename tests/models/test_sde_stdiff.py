@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from helpers.stdiff import PUBLISHED, small_tde, small_unet, stir
 from omegaconf import OmegaConf
 
@@ -29,7 +31,7 @@ def clip(n: int, t: int, size: tuple[int, int] = (8, 16), seed: int = 0) -> torc
 
 
 def call(model: STDiffDiffusers, n: int = 2, to: int = 3, tp: int = 2, **changes: Any) -> torch.Tensor:
-    given = {
+    given: dict[str, Any] = {
         "Vo": clip(n, to), "idx_o": torch.arange(to), "idx_p": to + torch.arange(tp),
         "noisy_Vp": clip(n, tp, seed=1).flatten(0, 1), "timestep": 5, "clean_Vp": clip(n, tp, seed=2),
         "Vo_last_frame": clip(n, to)[:, -1:], "seeds": list(range(n)),
@@ -40,7 +42,8 @@ def call(model: STDiffDiffusers, n: int = 2, to: int = 3, tp: int = 2, **changes
 @pytest.mark.parametrize(("n", "to", "tp"), [(2, 3, 3), (3, 2, 1)])
 @pytest.mark.parametrize("written", ["yaml", "omegaconf"])
 def test_the_published_configuration_has_the_published_shapes(written, n, to, tp):
-    cfg = (yaml.safe_load(PUBLISHED) if written == "yaml" else OmegaConf.create(PUBLISHED))["STDiff"]
+    whole: Any = yaml.safe_load(PUBLISHED) if written == "yaml" else OmegaConf.create(PUBLISHED)
+    cfg = whole["STDiff"]
     with torch.device("meta"):  # all shapes, no numbers
         model = STDiffDiffusers(cfg["Diffusion"]["unet_config"], cfg["DiffNet"])
     assert (model.autoreg, model.super_res_training) == (True, False)
@@ -55,7 +58,8 @@ def test_the_published_configuration_has_the_published_shapes(written, n, to, tp
 
 
 def test_a_missing_key_is_named_and_so_is_an_unknown_one():
-    whole = OmegaConf.create(PUBLISHED).STDiff
+    published: Any = OmegaConf.create(PUBLISHED)
+    whole = published.STDiff
     for part, key, name in (
         ("DiffNet", "autoregressive", "DiffNet lacks autoregressive"),
         ("DiffNet.MotionEncoder", "n_downs", "DiffNet.MotionEncoder lacks n_downs"),
@@ -65,7 +69,8 @@ def test_a_missing_key_is_named_and_so_is_an_unknown_one():
     ):
         cfg = whole.copy()
         OmegaConf.select(cfg, part).pop(key)
-        for each in (cfg, OmegaConf.to_container(cfg)):
+        either: list[Any] = [cfg, OmegaConf.to_container(cfg)]
+        for each in either:
             with pytest.raises(KeyError, match=name):
                 STDiffDiffusers(each["Diffusion"]["unet_config"], each["DiffNet"])
     with pytest.raises(KeyError, match="unknown key norm_nun_groups"):
@@ -102,11 +107,12 @@ def test_without_autoregression_no_clean_frame_is_needed():
 
 
 def test_times_must_rise():
-    for changes, match in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"idx_o": torch.tensor([0, 1, 1])}, "idx_o must rise"),
-        ({"idx_p": torch.tensor([2, 3])}, "idx must rise"),
-        ({"idx_p": torch.tensor([4, 3])}, "idx must rise"),
-    ):
+        ({"idx_p": torch.tensor([2, 3])}, r"idx_p, after the last of idx_o, must rise .* got \[2.0, 2.0, 3.0\]"),
+        ({"idx_p": torch.tensor([4, 3])}, "idx_p, after the last of idx_o, must rise"),
+    ]
+    for changes, match in cases:
         with pytest.raises(ValueError, match=match):
             call(make(), **changes)
 

@@ -181,6 +181,8 @@ class MotionUNetConfig(BaseConfig):
         norm_eps: What is added to their variances.
         dropout: Share of features left out within residual blocks in training.
         circular: Whether columns wrap around.
+        coarse_motion: Whether scale and shift are read off the motion in its own size and then enlarged, instead of off
+            the enlarged motion, as published: many times less work where frames are much larger than it.
     """
 
     PUBLISHED: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels", "m_channels", "block_out_channels")
@@ -198,6 +200,7 @@ class MotionUNetConfig(BaseConfig):
     norm_eps: float = 1e-5
     dropout: float = 0.0
     circular: bool = False
+    coarse_motion: bool = False
 
     def __post_init__(self) -> None:
         self.check_ranges(

@@ -51,6 +51,8 @@ class UNet2DMotionCond(nn.Module):
         norm_eps: What is added to their variances.
         dropout: Share of features left out within residual blocks in training.
         circular: Whether columns wrap around.
+        coarse_motion: Whether scale and shift are read off the motion in its own size and then enlarged, instead of off
+            the enlarged motion, as published.
 
     Attributes:
         config: The arguments, a `drivedit.config.MotionUNetConfig`.
@@ -75,6 +77,7 @@ class UNet2DMotionCond(nn.Module):
         norm_eps: float = 1e-5,
         dropout: float = 0.0,
         circular: bool = False,
+        coarse_motion: bool = False,
     ) -> None:
         super().__init__()
         given = {name: value for name, value in locals().items() if name in MotionUNetConfig.__dataclass_fields__}
@@ -151,7 +154,7 @@ class UNet2DMotionCond(nn.Module):
     def _stage(self, inputs: list[int], width: int, kind: str, head_dim: int | None) -> Stage:
         c = self.config
         common = (width, c.m_channels, 4 * c.block_out_channels[0], c.norm_num_groups, c.norm_eps, c.dropout)
-        blocks = [ResBlock(each, *common, c.circular) for each in inputs]
+        blocks = [ResBlock(each, *common, c.circular, c.coarse_motion) for each in inputs]
         count = len(blocks) if kind.startswith("Attn") else 0
         return Stage(blocks, [Attention(width, head_dim, c.norm_num_groups, c.norm_eps) for _ in range(count)])
 

@@ -19,19 +19,25 @@ class MotionNorm(nn.Module):
         channels: C.
         m_channels: M.
         circular: Whether columns wrap around.
+        coarse: Whether they are read off the motion in its own size, where that is smaller, and then enlarged.
     """
 
-    def __init__(self, channels: int, m_channels: int, circular: bool = False) -> None:
+    def __init__(self, channels: int, m_channels: int, circular: bool = False, coarse: bool = False) -> None:
         super().__init__()
+        self.coarse = coarse
         hidden = (m_channels + channels) // 2
         self.hidden = Conv(m_channels, hidden, 3, circular)
         self.gamma, self.beta = (Conv(hidden, channels, 3, circular) for _ in range(2))
 
     def forward(self, x: Tensor, m: Tensor) -> Tensor:
         """Features `[B, C, H, W]` under a motion state `[B, M, h, w]`, which is brought to their size (nearest)."""
-        hidden = F.relu(self.hidden(F.interpolate(m, x.shape[-2:], mode="nearest")))
+        size = x.shape[-2:]
+        if not self.coarse or m.shape[-2:].numel() > size.numel():
+            m = F.interpolate(m, size, mode="nearest")
+        hidden = F.relu(self.hidden(m))
+        gamma, beta = (F.interpolate(layer(hidden), size, mode="nearest") for layer in (self.gamma, self.beta))
         x = F.instance_norm(x)
-        return torch.addcmul(x + self.beta(hidden), x, self.gamma(hidden))
+        return torch.addcmul(x + beta, x, gamma)
 
 
 class ResBlock(nn.Module):
@@ -46,11 +52,12 @@ class ResBlock(nn.Module):
         eps: Of the group norms.
         dropout: Before the second convolution.
         circular: Whether columns wrap around.
+        coarse: As of `MotionNorm`.
     """
 
     def __init__(
         self, inputs: int, channels: int, m_channels: int, time_dim: int, groups: int, eps: float, dropout: float,
-        circular: bool,
+        circular: bool, coarse: bool,
     ) -> None:  # fmt: skip
         super().__init__()
         self.norm1, self.norm2 = (
@@ -58,7 +65,7 @@ class ResBlock(nn.Module):
             nn.GroupNorm(groups, channels, eps),
         )
         self.conv1, self.conv2 = Conv(inputs, channels, 3, circular), Conv(channels, channels, 3, circular)
-        self.motion = MotionNorm(channels, m_channels, circular)
+        self.motion = MotionNorm(channels, m_channels, circular, coarse)
         self.time = nn.Linear(time_dim, channels)
         self.dropout = nn.Dropout(dropout)
         self.skip = nn.Identity() if inputs == channels else nn.Conv2d(inputs, channels, 1)

@@ -20,6 +20,12 @@ def inputs(n: int = 2, size: tuple[int, int] = (8, 16)) -> tuple[torch.Tensor, t
     return torch.randn(n, 2, *size, generator=rng), torch.randn(n, 8, 4, 8, generator=rng)
 
 
+@torch.no_grad()
+def only_middle(layer: torch.nn.Conv2d) -> None:
+    """Leaves the middle weight of 3 x 3 alone."""
+    layer.weight[..., [0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 0
+
+
 def test_motion_changes_what_it_tells_and_with_gamma_and_beta_of_zero_does_not():
     network = make()
     x, m = inputs()
@@ -35,13 +41,24 @@ def test_motion_is_told_where_it_is():
     """Nearest resizing, each side by its own factor: what moves at one place is felt in the cells over it alone."""
     norm = MotionNorm(2, 8).eval()
     for layer in (norm.hidden, norm.gamma, norm.beta):
-        with torch.no_grad():
-            layer.weight[..., [0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 0  # only the middle of 3 x 3
+        only_middle(layer)
     x, m = torch.randn(1, 2, 8, 24), torch.randn(1, 8, 4, 4)
     other = m.clone()
     other[..., 1, 2] += 1
     changed = (norm(x, m) - norm(x, other)).abs().sum(1)[0] > 0
     assert changed[2:4, 12:18].all() and changed.sum() == 2 * 6
+
+
+def test_coarse_motion_is_the_published_one_where_no_neighbour_counts():
+    fine, coarse = MotionNorm(2, 8), MotionNorm(2, 8, coarse=True)
+    x, m = torch.randn(1, 2, 8, 24), torch.randn(1, 8, 4, 4)
+    coarse.load_state_dict(fine.state_dict())
+    assert not torch.allclose(fine(x, m), coarse(x, m), atol=1e-4)
+    assert torch.equal(fine(x[..., :2, :2], m), coarse(x[..., :2, :2], m)), "features smaller than the motion"
+    for norm in (fine, coarse):
+        for layer in (norm.hidden, norm.gamma, norm.beta):
+            only_middle(layer)
+    assert torch.allclose(fine(x, m), coarse(x, m), atol=1e-6)
 
 
 def test_it_tells_noise_levels_apart_and_takes_one_for_all():
@@ -67,7 +84,7 @@ def test_columns_may_wrap_around():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"layers_per_block": 2, "sample_size": 16},
+        {"layers_per_block": 2, "sample_size": 16, "coarse_motion": True},
         {"block_out_channels": [8, 12, 16], "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D"],
          "up_block_types": ["UpBlock2D", "AttnUpBlock2D", "UpBlock2D"], "attention_head_dim": 4},
         {"attention_head_dim": None, "block_out_channels": [4, 8], "dropout": 0.1},

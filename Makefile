@@ -52,7 +52,7 @@ $(BIN)/pip:
 # The pins go first: without them pip would take the newest torch and its accelerator packages with it.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install -c constraints.txt torch
-	$(BIN)/python -m pip install -c constraints.txt -e '.[data,train,agents,street,sets,docs,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[data,train,agents,street,sde,sets,docs,dev]'
 	@touch $@
 
 clean:

@@ -1,4 +1,6 @@
-"""The networks, the world made of them, and its state."""
+"""The networks, the world made of them, and its state; names of `drivedit.models.sde` are imported when asked for."""
+
+from typing import TYPE_CHECKING
 
 from drivedit.models.dit.heads import HeadOutputs, Heads
 from drivedit.models.dit.memory import MemoryBank
@@ -12,6 +14,20 @@ from drivedit.models.finding import find_world, shipped_worlds
 from drivedit.models.scenes import Scene, check_scene
 from drivedit.models.state import RowState
 from drivedit.models.world import Sampling, StepOutput, World
+from drivedit.utils.lazy import lazily
+
+if TYPE_CHECKING:
+    from drivedit.models.sde.dynamics import DiffUnet as DiffUnet
+    from drivedit.models.sde.dynamics import OdeSdeFuncNet as OdeSdeFuncNet
+    from drivedit.models.sde.encoder import ConvGRUCell as ConvGRUCell
+    from drivedit.models.sde.encoder import MotionEncoder as MotionEncoder
+    from drivedit.models.sde.motion import DiffModel as DiffModel
+    from drivedit.models.sde.pipeline import STDiffPipeline as STDiffPipeline
+    from drivedit.models.sde.stdiff import STDiffDiffusers as STDiffDiffusers
+    from drivedit.models.sde.unet import UNet2DMotionCond as UNet2DMotionCond
+    from drivedit.models.sde.unet import UNet2DMotionCondOutput as UNet2DMotionCondOutput
+else:
+    __getattr__, _ = lazily(__name__)
 
 __all__ = [
     "DiTStudent",

@@ -6,6 +6,13 @@ from drivedit.config.domains import DEFAULT_WORLD
 from drivedit.config.inference import InferenceArgs, InferenceConfig
 from drivedit.config.models import CameraConfig, StudentConfig, TeacherConfig, VAEConfig, WorldConfig
 from drivedit.config.presets import ModelConfig, get_large_config, get_small_config
+from drivedit.config.sde import (
+    DiffNetConfig,
+    DiffUnetConfig,
+    IntegrationConfig,
+    MotionEncoderConfig,
+    MotionUNetConfig,
+)
 from drivedit.config.spec import Modality, Quantity, RewardTerm, WorldSpec
 from drivedit.config.training import (
     ClipConfig,
@@ -26,14 +33,19 @@ __all__ = [
     "CameraConfig",
     "ClipConfig",
     "DataConfig",
+    "DiffNetConfig",
+    "DiffUnetConfig",
     "DistillConfig",
     "DomainConfig",
     "InferenceArgs",
     "InferenceConfig",
+    "IntegrationConfig",
     "LoopConfig",
     "MemoryStudyConfig",
     "Modality",
     "ModelConfig",
+    "MotionEncoderConfig",
+    "MotionUNetConfig",
     "Quantity",
     "RewardTerm",
     "StudentConfig",

@@ -18,6 +18,7 @@ from drivedit.models.flow.path import along, euler_step, jump, over
 
 SOLVERS = {  # places of the stages in a step, each reached along the stage before; and their weights
     "euler": ((0.0,), (1.0,)),
+    "midpoint": ((0.0, 1 / 2), (0.0, 1.0)),
     "heun": ((0.0, 1.0), (1 / 2, 1 / 2)),
     "rk4": ((0.0, 1 / 2, 1 / 2, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
 }
@@ -57,9 +58,9 @@ def integrate(field: Denoiser, x: Tensor, levels: Tensor, given: Any = None, sol
     Args:
         field: Called as a `Denoiser`, it gives the velocity (noise minus data) in place of the clean estimate.
         x: `[B, ...]` at the first level.
-        levels: `[S + 1]`, falling (`noise_levels`).
+        levels: `[S + 1]`, falling (`noise_levels`); or `[S + 1, B]`, own ones of each row.
         given: What the field is given beside them.
-        solver: "euler", "heun" or "rk4": 1, 2 or 4 calls for a step, which are its order as well.
+        solver: "euler", "midpoint", "heun" or "rk4": 1, 2, 2 or 4 calls for a step, which are its order as well.
 
     Returns:
         `[B, ...]` at the last level.

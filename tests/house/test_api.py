@@ -173,6 +173,23 @@ API: dict[str, str] = {
         "rectified_sigma_min=0.0, validation_sample_steps=50, validation_cfg_strength=4.0, test_sample_steps=100, "
         "test_cfg_strength=4.0, compile=False, num_params=90"
     ),
+    "drivedit.models.sde.STDiffDiffusers": "unet_cfg, tde_cfg",
+    "drivedit.models.sde.STDiffDiffusers.forward": (
+        "Vo, idx_o, idx_p, noisy_Vp, timestep, clean_Vp=None, Vo_last_frame=None"
+    ),
+    "drivedit.models.sde.UNet2DMotionCond": (
+        "sample_size, in_channels, out_channels, m_channels, layers_per_block, block_out_channels, down_block_types, "
+        "up_block_types, attention_head_dim"
+    ),
+    "drivedit.models.sde.UNet2DMotionCond.forward": "sample, timestep, m_feat, return_dict=True",
+    "drivedit.models.sde.UNet2DMotionCondOutput": "sample",
+    "drivedit.models.sde.DiffModel": "int_cfg, motion_encoder_cfg, diff_unet_cfg",
+    "drivedit.models.sde.DiffModel.context_encode": "Vo, idx_o",
+    "drivedit.models.sde.DiffModel.future_predict": "m, idx",
+    "drivedit.models.sde.STDiffPipeline": "stdiff, scheduler",
+    "drivedit.models.sde.STDiffPipeline.__call__": (
+        "Vo, Vo_last_frame, idx_o, idx_p, generator, num_inference_steps, output_type, to_cpu, fix_init_noise"
+    ),
     "drivedit.models.sets.transformer.ApproxEquivTransformer": (
         "projection, num_layers=5, d_model=1024, conditioning_dim=128, num_heads=8, d_ff=1024, num_tokens=32, "
         "learn_pe=False, learn_projection=False, pe_type='initial', pe_penalty=0.0, time_encoding='scalar', d_enc=256, "

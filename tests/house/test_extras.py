@@ -24,7 +24,7 @@ for words in {commands!r}:
     print(words, "=>", said.getvalue().splitlines()[-1:])
 """
 ALL = ["Box2D", "minari", "accelerate", "matplotlib", "scipy", "tensorboard", "torchmetrics", "stable_baselines3"]
-ALL += ["sb3_contrib", "numba", "peft", "lightning", "hydra", "omegaconf"]
+ALL += ["sb3_contrib", "numba", "peft", "lightning", "hydra", "omegaconf", "diffusers"]
 TWIN = "drivedit_env:CarRacingTwin-v0"
 SMALL = "--num-envs 1 --rollout 2 --steps 2 --eval-env none"
 
@@ -56,6 +56,8 @@ SMALL = "--num-envs 1 --rollout 2 --steps 2 --eval-env none"
                 "drivedit.agents.judging.agreement:spearman 0 0": "scipy agents",
                 "drivedit.training.losses:_dissimilarity 0 0": "torchmetrics train",
                 "drivedit.training.__main__ ksin --out FOLDER/k": "accelerate train",
+                "drivedit.models.sde:STDiffDiffusers 0 0": "diffusers sde",
+                "drivedit.models:STDiffPipeline 0": "diffusers sde",
                 "drivedit.models.sets.tokens:assign 0": "scipy sets",
                 "drivedit.evaluation.metrics.sets:complex_to_dbfs 0": "torchmetrics sets",
                 "drivedit.training.sets.ksin_datamodule:KSinDataModule 4": "lightning sets",

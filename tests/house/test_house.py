@@ -265,7 +265,10 @@ def test_the_world_and_the_environment_need_only_the_core():
         "lightning",
         "hydra",
         "omegaconf",
+        "diffusers",
     ]
+    needing = {f"drivedit.agents.learning.{name}": "agents" for name in ("sb3", "train")}
+    needing |= {f"drivedit.models.sde.{name}": "sde" for name in ("stdiff", "pipeline")}
     rooms = WORLD | {"drivedit_env", "drivedit.agents"}
     modules = [
         module
@@ -278,7 +281,7 @@ def test_the_world_and_the_environment_need_only_the_core():
         f"for name in {modules!r}:\n"
         "    try: importlib.import_module(name)\n"
         "    except ImportError as error:\n"
-        "        assert name in ('drivedit.agents.learning.sb3', 'drivedit.agents.learning.train'), name\n"
-        "        assert '.[agents]' in str(error), error\n"
+        f"        assert name in {needing!r}, name\n"
+        f"        assert '.[' + {needing!r}[name] + ']' in str(error), error\n"
     )
     assert done.returncode == 0, done.stderr

@@ -140,7 +140,7 @@ def test_guidance_goes_beyond_the_condition_by_its_scale():
     assert ends.mean().item() == pytest.approx(2.0, abs=0.08)  # of Gaussians the mean is moved so far
 
 
-@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("rk4", 4)])
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("midpoint", 2), ("heun", 2), ("rk4", 4)])
 def test_solvers_of_velocities_have_their_order(solver, order):
     """On x' = -x down from level 1 the exact end is x e; the error falls by 2^order when the steps double."""
 
@@ -162,5 +162,5 @@ def test_solvers_agree_with_the_sampler_of_clean_estimates():
         return velocity_estimate(x, posterior(x, sigma, given), sigma)
 
     assert torch.allclose(integrate(field, z, levels, 0.3, "euler"), sample(posterior, z, levels, 0.3))
-    with pytest.raises(ValueError, match="euler, heun, rk4, got 'midpoint'"):
-        integrate(field, z, levels, solver="midpoint")
+    with pytest.raises(ValueError, match="euler, midpoint, heun, rk4, got 'leapfrog'"):
+        integrate(field, z, levels, solver="leapfrog")

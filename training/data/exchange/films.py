@@ -1,4 +1,4 @@
-"""Filmed drives become recordings: videos with tables of controls, or folders of pictures with `controls.json`.
+"""Filmed drives become recordings: videos or scans with tables of controls, folders of pictures with `controls.json`.
 
 Pictures and controls are all that is needed; positions give poses and the driven path as the route, a logged reward is
 what the world's reward is learned from, and what else was logged is telemetry. Positions far from zero, as map
@@ -12,7 +12,7 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +22,9 @@ from tqdm import tqdm
 from drivedit.config import Modality, Quantity, RewardTerm, WorldSpec
 from drivedit.data.exchange.control_table import LARGEST, NEEDED, ControlTable
 from drivedit.data.exchange.pictures import FITS, PictureDrive, find_drives, read_picture, share
+from drivedit.data.exchange.scans import BEAMS, ScanDrive, view_of
+from drivedit.data.exchange.scans import modality as scan_modality
+from drivedit.data.exchange.scans import say as say_scans
 from drivedit.data.exchange.table_checks import check_clock, check_units
 from drivedit.data.exchange.video import SAME, Video
 from drivedit.data.recordings import Episode, batches, shard_path, write_shard
@@ -48,6 +51,7 @@ class Plan:
         episode_steps: Steps of an episode, about.
         offset: Time in the table of controls at the first frame of the video, in seconds.
         controls: Names of further columns of the tables that are controls, after steering and throttle.
+        beams: Elevation of a LiDAR's highest and lowest beam, degrees.
     """
 
     fps: float | None = None
@@ -56,6 +60,7 @@ class Plan:
     episode_steps: int = 300
     offset: float = 0.0
     controls: tuple[str, ...] = ()
+    beams: tuple[float, float] = BEAMS
 
     def __post_init__(self) -> None:
         if (self.fps is not None and not self.fps > 0) or self.episode_steps < 2:
@@ -83,11 +88,11 @@ class Plan:
 
 def import_films(
     out: Path, video: Sequence[Path] = (), controls: Sequence[Path] = (), control: tuple[str, ...] = (),
-    images: Path | None = None, fps: float | None = None, size: tuple[int, int] | None = None,
-    fit: Literal["crop", "letterbox", "stretch"] = "crop", episode_steps: int = 300, offset: float = 0.0,
-    held_out: bool = False,
+    images: Path | None = None, points: Path | None = None, fps: float | None = None,
+    size: tuple[int, int] | None = None, fit: Literal["crop", "letterbox", "stretch"] = "crop",
+    episode_steps: int = 300, offset: float = 0.0, beams: tuple[float, float] = BEAMS, held_out: bool = False,
 ) -> None:  # fmt: skip
-    """Writes filmed drives as a recording: --video and --controls, or --images.
+    """Writes filmed drives as a recording: --video and --controls, --points and --controls, or --images.
 
     A table is a CSV file with the columns time (s), steering and throttle in [-1, 1] (+1: right, -1: full brake), and
     where known speed (m/s), x and y (m), yaw (rad), reward (earned since the line before), terminated (1 where a drive
@@ -100,17 +105,21 @@ def import_films(
         controls: CSV files, one per video in the same order.
         control: Further columns of the tables that are controls, after steering and throttle.
         images: Folder of drives as pictures, instead of videos.
-        fps: Frames per second of the recording, at most the film's; 10 to 20 are enough to drive by; of pictures, the
-            rate at which they were taken; None: every frame of the film, 10 of pictures.
+        points: Folder of a LiDAR's scans (.bin of KITTI, .npy, .ply; x ahead, y left, z up), instead of a video; they
+            become range images. times.txt in it or beside it has a line of seconds for each.
+        fps: Frames per second of the recording, at most the film's; 10 to 20 are enough to drive by; of pictures and
+            scans, the rate at which they were taken; None: every frame of the film, times.txt of scans, or 10.
         size: Height and width of the recording's pictures, multiples of 16; None: 64 for the shorter side, the longer
-            one by the film's aspect, so 64 x 112 for a film of 16:9.
+            one by the film's aspect, so 64 x 112 for a film of 16:9; 32 x 256 for scans.
         fit: What happens to a film of another aspect than the size: its edges are cut off, it gets black bars, or it is
             distorted.
         episode_steps: Steps of an episode, about.
         offset: Time in the table at the first frame, in seconds.
+        beams: Elevation of the LiDAR's highest and lowest beam, degrees.
         held_out: Whether it is kept for judging; trainers refuse such a folder.
     """
-    import_drives(out, video, controls, images, Plan(fps, size, fit, episode_steps, offset, control), held_out)
+    plan = Plan(fps, size, fit, episode_steps, offset, control, beams)
+    import_drives(out, video, controls, images, plan, held_out, points=points)
 
 
 def import_drives(
@@ -121,6 +130,7 @@ def import_drives(
     plan: Plan | None = None,
     held_out: bool = False,
     progress: bool = True,
+    points: str | Path | None = None,
 ) -> list[Path]:
     """Writes filmed drives as a recording folder; nothing is left there if it fails.
 
@@ -132,6 +142,7 @@ def import_drives(
         plan: Rate, size and cutting; None: its defaults.
         held_out: Mark the recording as kept for judging; trainers refuse it.
         progress: Show a progress bar.
+        points: Instead of videos, a folder of scans (see `drivedit.data.exchange.scans`); one table belongs to it.
 
     Returns:
         The paths of the shards.
@@ -141,11 +152,17 @@ def import_drives(
         ValueError: A source is damaged or does not fit, or `out` holds something.
     """
     out, plan = Path(out), plan or Plan()
-    _check_sources(out, videos, controls, images, plan)
+    _check_sources(out, videos, controls, images, points, plan)
     with work_folder(out) as work:
         if images is not None:
             fps = plan.fps or PICTURES_FPS
             episodes = _of_pictures(find_drives(images), plan, fps, progress)
+        elif points is not None:
+            scans = ScanDrive(points, plan.fps)
+            fps, table = scans.rate, ControlTable(controls[0], 1 / scans.rate, plan.controls)
+            check_clock(scans, table, plan.offset, fps)
+            check_units(table)
+            episodes = _of_scans(scans, table, plan, progress)
         else:
             films = [Video(path) for path in videos]
             fps = plan.fps or min(film.rate for film in films)
@@ -171,13 +188,16 @@ def import_drives(
 
 
 def _check_sources(
-    out: Path, videos: Sequence[str | Path], controls: Sequence[str | Path], images: str | Path | None, plan: Plan
-) -> None:
+    out: Path, videos: Sequence[str | Path], controls: Sequence[str | Path], images: str | Path | None,
+    points: str | Path | None, plan: Plan,
+) -> None:  # fmt: skip
     """ValueError unless there is one kind of source, with its controls, and an empty place for what it becomes."""
-    if bool(videos) == (images is not None) or len(videos) != len(controls):
+    kinds = bool(videos) + (images is not None) + (points is not None)
+    if kinds != 1 or len(videos) + (points is not None) != len(controls):
+        folders = [f"{'a' if each is not None else 'no'} folder of" for each in (points, images)]
         raise ValueError(
-            "give videos and one table of controls for each, or a folder of pictures, got "
-            f"{len(videos)} videos, {len(controls)} tables and {'a' if images is not None else 'no'} folder of pictures"
+            "give videos and one table of controls for each, a folder of scans and one table, or a folder of pictures, "
+            f"got {len(videos)} videos, {len(controls)} tables, {folders[0]} scans and {folders[1]} pictures"
         )
     if plan.controls and images is not None:
         raise ValueError(f"pictures have steering and throttle alone, got the further controls {list(plan.controls)}")
@@ -188,40 +208,54 @@ def _check_sources(
 def _of_videos(pairs: list[tuple[Video, ControlTable]], plan: Plan, fps: float, progress: bool) -> Iterator[Episode]:
     """Episodes of videos with their tables."""
     size = plan.size_of(pairs[0][0].size[0], pairs[0][0].aspect)
-    spec = _spec(size, fps, plan.controls, [table for _, table in pairs])
+    spec = _spec(Modality((*size, 3)), fps, plan.controls, [table for _, table in pairs])
     for video, table in pairs:
         _say(video, table, plan, fps, size)
         total = round(video.seconds * fps) + 1
         frames = video.frames(fps, size, plan.fit)
         shown = tqdm(frames, video.path.name, total, unit=" frame", disable=not progress)
-        for seconds, pictures in _cut(_known(shown, table, plan.offset), plan.episode_steps):
-            times = plan.offset + seconds
-            poses, route = table.poses(times), table.route(times[0], times[-1])
-            start = {"source": video.path.name, "second": float(seconds[0])}
-            origin = origin_of(poses, route)  # of a map projection, far from zero
-            if origin.any():
-                start["origin"] = origin.tolist()
-            reward, steps = table.reward(times), len(times) - 1
-            yield Episode(
-                spec=spec,
-                observations={spec.picture: pictures},
-                controls=table.controls(times),
-                reward=reward,
-                rewards={TERM: reward.copy()},  # all of it is learned
-                terminated=np.arange(steps) == (steps - 1 if table.ends(times[-1], 1 / fps) else -1),
-                telemetry=table.telemetry(times),
-                poses=from_origin(poses, origin),
-                times=seconds - seconds[0],
-                route=from_origin(route, origin).astype(np.float32),
-                closed=False,
-                driver="filmed",
-                start=start,
-            )
+        yield from _driven(_known(shown, table, plan.offset), spec, table, plan, video.path.name)
 
 
-def _spec(
-    size: tuple[int, int], fps: float, controls: Sequence[str] = (), tables: Sequence[ControlTable] = ()
-) -> WorldSpec:
+def _of_scans(scans: ScanDrive, table: ControlTable, plan: Plan, progress: bool) -> Iterator[Episode]:
+    """Episodes of a folder of scans with its table; they keep the times at which they were taken."""
+    view = view_of(plan.size, plan.beams)
+    say_scans(scans, view, table)
+    spec = _spec(scan_modality(view), scans.rate, plan.controls, [table])
+    spec = replace(spec, domain="scans", observations={"range": spec.observations["camera"]}, any_dt=True)
+    yield from _driven(_known(scans.frames(view, progress), table, plan.offset), spec, table, plan, scans.path.name)
+
+
+def _driven(
+    frames: Iterable[tuple[int, float, np.ndarray]], spec: WorldSpec, table: ControlTable, plan: Plan, source: str
+) -> Iterator[Episode]:
+    """Episodes of the frames of a drive, with what a table knows of their times."""
+    for seconds, pictures in _cut(frames, plan.episode_steps):
+        times = plan.offset + seconds
+        poses, route = table.poses(times), table.route(times[0], times[-1])
+        start = {"source": source, "second": float(seconds[0])}
+        origin = origin_of(poses, route)  # of a map projection, far from zero
+        if origin.any():
+            start["origin"] = origin.tolist()
+        reward, steps = table.reward(times), len(times) - 1
+        yield Episode(
+            spec=spec,
+            observations={spec.picture: pictures},
+            controls=table.controls(times),
+            reward=reward,
+            rewards={TERM: reward.copy()},  # all of it is learned
+            terminated=np.arange(steps) == (steps - 1 if table.ends(times[-1], spec.dt) else -1),
+            telemetry=table.telemetry(times),
+            poses=from_origin(poses, origin),
+            times=seconds - seconds[0],
+            route=from_origin(route, origin).astype(np.float32),
+            closed=False,
+            driver="filmed",
+            start=start,
+        )
+
+
+def _spec(shown: Modality, fps: float, controls: Sequence[str] = (), tables: Sequence[ControlTable] = ()) -> WorldSpec:
     """What filmed drives are about; the unit of a value with a name of its own is its root mean square."""
     telemetry = {}
     for name in dict.fromkeys(name for table in tables for name in table.told):
@@ -230,7 +264,7 @@ def _spec(
         telemetry[name] = SPEED if name == SPEED.name else Quantity(name, -LARGEST, LARGEST, unit)
     return WorldSpec(
         domain="film",
-        observations={"camera": Modality((*size, 3))},
+        observations={"camera": shown},
         controls=[Quantity(name) for name in (*NEEDED[1:], *controls)],
         telemetry=list(telemetry.values()),
         rewards={TERM: RewardTerm("learned")},
@@ -284,7 +318,7 @@ def _of_pictures(drives: list[PictureDrive], plan: Plan, fps: float, progress: b
         "%d drives of pictures, %d x %d (height x width), taken as %.4g frames/s -> %d x %d, %s",
         len(drives), height, width, fps, *size, plan.fit,
     )  # fmt: skip
-    spec = _spec(size, fps)
+    spec = _spec(Modality((*size, 3)), fps)
     for drive in drives:
         controls = drive.controls()[:, :2]
         if np.abs(controls).max() > 1:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import math
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from drivedit.data.exchange.control_table import ControlTable
-from drivedit.data.exchange.video import Video
 
 CLOCKS = {"milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
 SPEEDS = {"km/h": 3.6, "miles per hour": 2.237, "knots": 1.944}
@@ -25,7 +26,21 @@ LEAST = 0.02  # steering that never goes beyond it says little
 log = logging.getLogger(__name__)
 
 
-def check_clock(video: Video, table: ControlTable, offset: float, fps: float) -> None:
+class Filmed(Protocol):
+    """What lasts for some time at some rate: a video, or scans.
+
+    Attributes:
+        path: Where it is.
+        seconds: How long it lasts.
+        rate: Frames per second.
+    """
+
+    path: Path
+    seconds: float
+    rate: float
+
+
+def check_clock(video: Filmed, table: ControlTable, offset: float, fps: float) -> None:
     """Raises ValueError unless the table's clock is in seconds and covers the film, but for one frame at either end."""
     first, last = offset, offset + video.seconds
     lasts, pause = table.time[-1] - table.time[0], float(np.median(np.diff(table.time)))

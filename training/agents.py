@@ -13,6 +13,7 @@ import torch
 from drivedit.config import AgentsConfig, AgentsStageConfig, DataConfig, LoopConfig
 from drivedit.evaluation.agent_frames import AgentFrames, read_states
 from drivedit.evaluation.metrics.agents import found_figures, set_figures
+from drivedit.models.finding import AGENTS
 from drivedit.models.sets.agents import AgentsReader
 from drivedit.training.loop import Batch, train
 from drivedit.training.methods.agents import AgentsMethod
@@ -23,7 +24,6 @@ from drivedit.training.steps import Figures
 from drivedit.utils import generator, resolve_device, seeded
 
 log = logging.getLogger(__name__)
-FILE = "agents.safetensors"
 
 
 def agents(
@@ -70,7 +70,7 @@ def agents(
         )  # fmt: skip
         assert isinstance(best, AgentsMethod)
         if is_main(where):
-            best.reader.save(folder / name / FILE)
+            best.reader.save(folder / name / AGENTS)
             log.info("%s: %s", name, told(figures(best.reader)))
     return best.reader
 

@@ -65,6 +65,13 @@ class AgentSet:
     ego_spread: dict[str, Tensor]
     samples: AgentSamples
 
+    def rows(self, chosen: Tensor) -> AgentSet:
+        """The sets of some pictures, by number."""
+        drawn = self.samples
+        samples = AgentSamples(drawn.boxes[chosen], drawn.present[chosen], _rows(drawn.ego, chosen))
+        told = (_rows(each, chosen) for each in (self.ego, self.ego_spread))
+        return type(self)(self.boxes[chosen], self.spread[chosen], self.presence[chosen], *told, samples)
+
     def to(self, device: torch.device | str) -> AgentSet:
         """The set on a device."""
         arrays = (each.to(device) for each in (self.boxes, self.spread, self.presence))
@@ -80,6 +87,10 @@ class AgentSet:
 
 def _cat(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _rows(values: dict[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
+    return {name: value[chosen] for name, value in values.items()}
 
 
 def _to(values: dict[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:

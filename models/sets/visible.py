@@ -73,7 +73,7 @@ def visible(config: AgentsConfig, boxes: np.ndarray, outline: np.ndarray, depth:
 
 
 def own_frame(boxes: np.ndarray, poses: np.ndarray) -> np.ndarray:
-    """Boxes `[A, 8]` as cars at `[A, 3]` see them: ahead of their place, to its left, and turned to the left of them."""
+    """Boxes `[A, 8]` as cars at `[A, 3]` see them: ahead of them, to their left, and turned to the left."""
     x, y = boxes[:, 0] - poses[:, 0], boxes[:, 1] - poses[:, 1]
     cos, sin = np.cos(poses[:, 2]), np.sin(poses[:, 2])
     yaw = (boxes[:, 6] - poses[:, 2] + np.pi) % (2 * np.pi) - np.pi

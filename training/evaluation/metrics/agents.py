@@ -104,7 +104,7 @@ def calibration_figures(read: AgentSet, boxes: Tensor, present: Tensor) -> dict[
 
 
 def _paired(true: Tensor, present: Tensor, told: Tensor, likely: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
-    """Of every true agent the distance to its counterpart `[N, K]`, infinite without one, and the counterpart's place."""
+    """Of every true agent the distance to its counterpart `[N, K]`, infinite without one, and where those are."""
     order = assign(pair_costs(true, present, told, likely, cutoff))
     apart = (true - told.gather(1, order[..., None].expand_as(true))).norm(dim=-1)
     return torch.where(present & likely.gather(1, order), apart, torch.inf), order

@@ -142,7 +142,7 @@ class AgentsReader(SavedNetwork):
             steps: Of the solver.
             before: The pictures a step before, by which speeds are seen; None: not known.
             known: Bool `[B]`, of which pictures that is known; None: of all, where `before` is given.
-            noise: `[B, m, F + K D]`, in place of the generator.
+            noise: `[B, m, F + K D]`, in place of the generator and the number of samples.
             solver: As in `drivedit.models.flow.sampler.integrate`.
 
         Raises:
@@ -183,6 +183,7 @@ class AgentsReader(SavedNetwork):
         noise: Tensor | None, solver: str,
     ) -> AgentSamples:  # fmt: skip
         """Sets under an observation."""
+        samples = samples if noise is None or noise.ndim != 3 else noise.shape[1]
         if samples < 1:
             raise ValueError(f"there must be at least 1 sample, got {samples}")
         if self.queries is not None and observation is not None:

@@ -133,6 +133,11 @@ class DreamSettings:
         return self._obs_type
 
     @property
+    def readout(self) -> Readout | None:
+        """What reads agents off the pictures; None: nothing does."""
+        return self._readout
+
+    @property
     def compile(self) -> bool:
         """Whether the step is compiled where it can be."""
         return self._compile

@@ -165,15 +165,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         readout_every: int = 1,
     ) -> None:
         self.observation_space, self.action_space = self._configure(
-            world,
-            render_mode,
-            obs_type,
-            sampling_steps,
-            reward_weights,
-            device,
-            compile,
-            guidance,
-            adapter,
+            world, render_mode, obs_type, sampling_steps, reward_weights, device, compile, guidance, adapter
         )
         self._read_by(make_readout(readout, readout_every, world, device))
         self.metadata = {**type(self).metadata, "render_fps": self.world.spec.fps}

@@ -80,15 +80,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
         self.max_episode_steps = max_episode_steps
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.single_observation_space, self.single_action_space = self._configure(
-            world,
-            render_mode,
-            obs_type,
-            sampling_steps,
-            reward_weights,
-            device,
-            compile,
-            guidance,
-            adapter,
+            world, render_mode, obs_type, sampling_steps, reward_weights, device, compile, guidance, adapter
         )
         self._read_by(make_readout(readout, readout_every, world, device))
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)

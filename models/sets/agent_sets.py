@@ -105,7 +105,8 @@ def pair_costs(first: Tensor, present: Tensor, second: Tensor, there: Tensor, cu
     """
     apart = torch.cdist(first, second).clamp(max=cutoff)
     one, other = present.to(apart)[..., :, None], there.to(apart)[..., None, :]
-    return one * (other * apart + (1 - other) * cutoff) + (1 - one) * other * cutoff
+    alone = torch.full_like(apart, cutoff)
+    return torch.lerp(other * alone, torch.lerp(alone, apart, other), one)
 
 
 def ospa(first: Tensor, present: Tensor, second: Tensor, there: Tensor, cutoff: float = CUTOFF) -> Tensor:

@@ -126,8 +126,9 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
     |              | is replayed: an array [A, 8] for each step from the start on, or                                |
     |              | `drivedit.utils.episodes.Agents`, or a list of those; when it is over, they drive on. A         |
     |              | function (seconds since the start, pose [x, y, yaw]) -> boxes [A, 8] is asked after the reset   |
-    |              | and after every step. `"scene"`: those whom the scene's `agents` have at its end. [0, 8] is an  |
-    |              | empty road                                                                                      |
+    |              | and after every step. `"scene"`: those whom the scene's `agents` have at its end. `"random"`:   |
+    |              | those of another of the world's scenes, drawn of the ones most alike, brought to this road.     |
+    |              | [0, 8] is an empty road                                                                         |
     | `attributes` | what the scene is like, by names of `world.spec.attributes`: with `{"weather": "rain"}` the     |
     |              | seed draws one of the world's scenes that are so                                                |
 

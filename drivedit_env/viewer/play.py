@@ -42,8 +42,8 @@ def play(
         video: The agent drives, and this mp4 is written; None: a window is opened.
         steps: Length of the film; None: 300.
         adapter: File of an adapter of the world; None: the world as it is.
-        layout: "scene": a world that can be told of others is told who was there in its start scene; None: it dreams
-            them.
+        layout: A world that can be told of others is told who is there at the start, "scene": those of its start scene,
+            "random": those of another one; None: it dreams them.
         readout: Reader of agents, whose boxes are drawn in the picture and on the map: "world": the one beside the
             world; or its file; None: nobody is read.
 

@@ -48,11 +48,12 @@ def agents(
     """
     where, name = resolve_device(device), "agents-regression" if regression else "agents"
     config = replace(reader, kind="regression") if regression else reader
+    if data.stream:
+        raise ValueError("a reader of agents learns from unpacked recordings: leave out data.stream")
     check_recordings(data)
     with run_folder(out, where) as folder:
         source = open_source(data, where, data.picture)
-        if not isinstance(source, Unpacked):
-            raise ValueError("a reader of agents learns from unpacked recordings: leave out data.stream")
+        assert isinstance(source, Unpacked)
         frames = AgentFrames.of(source.drives, config)
         batch, held = batches(frames, source.looked_at[1], train_.batch_size, loss.judged)
         with seeded(generator(train_.seed, "weights")):

@@ -35,8 +35,8 @@ def draw_layout(world: World, scene: Scene, rng: np.random.Generator) -> np.ndar
     known = [each for each in world.scenes if each.agents is not None and each.poses is not None]
     alike = [sum(scene.attributes.get(name) == value for name, value in each.attributes.items()) for each in known]
     own = [_same(each, scene) for each in known]
-    order = np.lexsort((rng.random(len(known)), -np.array(alike, int), own))
-    for number in order:
+    luck = rng.random(len(known))
+    for number in sorted(range(len(known)), key=lambda number: (own[number], -alike[number], luck[number])):
         boxes = brought_over(known[number], scene, world.spec.dt)
         try:
             check_places(boxes, scene, scene.poses_or_start()[-1].astype(np.float64))

@@ -5,7 +5,7 @@ Legend: B pictures, m samples, K tokens. Boxes as in `drivedit.models.sets.agent
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,10 +31,6 @@ class AgentSamples:
     boxes: Tensor
     present: Tensor
     ego: dict[str, Tensor]
-
-    def to(self, device: torch.device | str) -> AgentSamples:
-        """The samples on a device."""
-        return type(self)(self.boxes.to(device), self.present.to(device), _to(self.ego, device))
 
     @classmethod
     def cat(cls, parts: Sequence[AgentSamples]) -> AgentSamples:
@@ -67,34 +63,33 @@ class AgentSet:
 
     def rows(self, chosen: Tensor) -> AgentSet:
         """The sets of some pictures, by number."""
-        drawn = self.samples
-        samples = AgentSamples(drawn.boxes[chosen], drawn.present[chosen], _rows(drawn.ego, chosen))
-        told = (_rows(each, chosen) for each in (self.ego, self.ego_spread))
-        return type(self)(self.boxes[chosen], self.spread[chosen], self.presence[chosen], *told, samples)
+        return self._each(lambda value: value[chosen])
 
     def to(self, device: torch.device | str) -> AgentSet:
         """The set on a device."""
-        arrays = (each.to(device) for each in (self.boxes, self.spread, self.presence))
-        return type(self)(*arrays, _to(self.ego, device), _to(self.ego_spread, device), self.samples.to(device))
+        return self._each(lambda value: value.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> AgentSet:
+        """The same with other tensors."""
+        drawn = self.samples
+        ego, spread, own = (
+            {name: change(value) for name, value in each.items()} for each in (self.ego, self.ego_spread, drawn.ego)
+        )
+        samples = AgentSamples(change(drawn.boxes), change(drawn.present), own)
+        return AgentSet(change(self.boxes), change(self.spread), change(self.presence), ego, spread, samples)
 
     @classmethod
     def cat(cls, parts: Sequence[AgentSet]) -> AgentSet:
         """Those of several batches, picture after picture."""
-        arrays = (torch.cat([getattr(part, name) for part in parts]) for name in ("boxes", "spread", "presence"))
-        named = (_cat([getattr(part, name) for part in parts]) for name in ("ego", "ego_spread"))
-        return cls(*arrays, *named, AgentSamples.cat([part.samples for part in parts]))
+        boxes, spread, presence = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("boxes", "spread", "presence")
+        )
+        ego, ego_spread = (_cat([getattr(part, name) for part in parts]) for name in ("ego", "ego_spread"))
+        return cls(boxes, spread, presence, ego, ego_spread, AgentSamples.cat([part.samples for part in parts]))
 
 
 def _cat(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def _rows(values: dict[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
-    return {name: value[chosen] for name, value in values.items()}
-
-
-def _to(values: dict[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
-    return {name: value.to(device) for name, value in values.items()}
 
 
 def pair_costs(first: Tensor, present: Tensor, second: Tensor, there: Tensor, cutoff: float = CUTOFF) -> Tensor:

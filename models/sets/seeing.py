@@ -9,6 +9,7 @@ L layers.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from drivedit.models.sets.projections import KSinParamToTokenProjection, feed_fo
 from drivedit.models.sets.transformer import waves
 
 TIME = 64  # numbers that tell the time
+FINEST = 16.0  # ratio of the shortest to the longest wave that tells a place
 CHANNELS = 5  # colours, what changed, and whether that is known
 
 
@@ -43,7 +45,7 @@ class PictureEncoder(nn.Module):
         self.fourth, self.far = nn.Conv2d(c, d, 3, 2, 1), _Residual(d)
         self.up, self.last = nn.Conv2d(d, c, 1), _Residual(c)
         rows, columns = -(-size[0] // 8), -(-size[1] // 4)
-        self.places = nn.Parameter(0.02 * torch.randn(rows * columns, c))
+        self.places = nn.Parameter(place_waves(rows, columns, c))
         self.read = nn.Linear(c, layers * 2 * d_model)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,6 +56,16 @@ class PictureEncoder(nn.Module):
         wide = self.up(self.far(F.relu(self.fourth(cells))))
         cells = self.last(cells + F.interpolate(wide, cells.shape[-2:]))
         return self.read(norm(cells.flatten(2).transpose(1, 2) + self.places))
+
+
+def place_waves(rows: int, columns: int, width: int) -> Tensor:
+    """Sines and cosines `[rows * columns, width]` of where cells lie; what is left of the width is zero."""
+    count = width // 4
+    waves_ = math.pi / 2 * FINEST ** torch.linspace(0, 1, count)
+    down, right = (torch.linspace(-1, 1, side)[:, None] * waves_ for side in (rows, columns))
+    parts = [turn(down)[:, None].expand(-1, columns, -1) for turn in (torch.sin, torch.cos)]
+    parts += [turn(right).expand(rows, -1, -1) for turn in (torch.sin, torch.cos)]
+    return F.pad(torch.cat(parts, -1), (0, width - 4 * count)).flatten(0, 1)
 
 
 class _Residual(nn.Module):

@@ -17,6 +17,7 @@ from drivedit.inference import compile_decoder, compile_step
 from drivedit.models import RowState, Sampling, StepOutput, World, shipped_worlds
 from drivedit.models.finding import HUB
 from drivedit.utils import real_numbers, whole_number
+from drivedit_env.readout import Readout
 from drivedit_env.shipped import load_world
 from drivedit_env.state import EnvState
 
@@ -55,6 +56,7 @@ class DreamSettings:
     _guidance: float
     _compiled: Any
     _decoder: Any
+    _readout: Readout | None
 
     def _configure(
         self,
@@ -96,6 +98,16 @@ class DreamSettings:
         observations = boxes[self._obs_type] if isinstance(self._obs_type, str) else spaces.Dict(boxes)
         return observations, spaces.Box(self._low, self._high, dtype=np.float32)
 
+    def _read_by(self, readout: Readout | None) -> None:
+        """Keeps what reads agents off pictures; ValueError if it takes others than the world's."""
+        if readout is not None:
+            readout.check(self._box(self.world.spec.picture).shape)
+        self._readout = readout
+
+    def _reads(self, elapsed: int | np.ndarray) -> bool:
+        """Whether agents are read so many steps after the start, in one world at least."""
+        return self._readout is not None and bool(np.any(self._readout.due(elapsed)))
+
     def _check_kinds(self, obs_type: Any) -> dict[str, str]:
         """The kinds of observation of the world by the names that were asked for, or ValueError."""
         picture, known = self.world.spec.picture, [PIXELS, LATENT, *self.world.spec.observations]
@@ -119,6 +131,11 @@ class DreamSettings:
     def obs_type(self) -> str | tuple[str, ...]:
         """What observations are; it cannot be changed, because the observation space would be another."""
         return self._obs_type
+
+    @property
+    def readout(self) -> Readout | None:
+        """What reads agents off the pictures; None: nothing does."""
+        return self._readout
 
     @property
     def compile(self) -> bool:

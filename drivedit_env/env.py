@@ -16,6 +16,7 @@ from drivedit.models import RowState, StepOutput, World
 from drivedit.utils import check_seed, restored, stream
 from drivedit.utils.pictures import enlarged
 from drivedit_env.base import RENDER_HEIGHT, DreamSettings, Observations, rows_of
+from drivedit_env.readout import make_readout
 from drivedit_env.state import EnvState
 from drivedit_env.vector import DriveDiTVectorEnv, fork
 from drivedit_env.window import Window
@@ -77,6 +78,10 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
     - `scene`: index of the start scene, -1 for one that was handed over.
     - `given`: for each of the world's conditions whether it is told (True) or dreamed (False).
     - `time`: seconds since the start.
+    - `agents`: with `readout`, at every n-th step, who is where as a reader tells it of the picture alone
+      (`drivedit_env.readout`): `boxes` float32 [K, 8] of x (ahead), y (to the left), z, length, width, height (m), yaw
+      (rad to the left) and speed (m/s) in the car's own frame, their `spread` [K, 8] and `presence` [K] in [0, 1];
+      and, lowered by their spread, `clearance` (m) and `time_to_collision` (s).
 
     After `reset`, telemetry and confidence are what the network reads off the last frame of the start scene.
 
@@ -97,6 +102,9 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
       (`loss.drop_control`); 1 is none, more obeys them more. It takes twice the passes, and no compiled step has it.
     - `adapter`: file of an adapter of this world (`python -m drivedit.training adapt`), which is merged into its
       weights; it may bring start scenes of its own.
+    - `readout`: True: the reader of agents beside the world; a path or an `AgentsReader`: that one; False: none. The
+      picture is then decoded whatever `obs_type` is.
+    - `readout_every`: steps from one read-out to the next.
 
     ## Reset Arguments
     `seed` decides which scene is drawn and how the dream goes on: the same seed, options and actions give the same
@@ -118,8 +126,9 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
     |              | is replayed: an array [A, 8] for each step from the start on, or                                |
     |              | `drivedit.utils.episodes.Agents`, or a list of those; when it is over, they drive on. A         |
     |              | function (seconds since the start, pose [x, y, yaw]) -> boxes [A, 8] is asked after the reset   |
-    |              | and after every step. `"scene"`: those whom the scene's `agents` have at its end. [0, 8] is an  |
-    |              | empty road                                                                                      |
+    |              | and after every step. `"scene"`: those whom the scene's `agents` have at its end. `"random"`:   |
+    |              | those of another of the world's scenes, drawn of the ones most alike, brought to this road.     |
+    |              | [0, 8] is an empty road                                                                         |
     | `attributes` | what the scene is like, by names of `world.spec.attributes`: with `{"weather": "rain"}` the     |
     |              | seed draws one of the world's scenes that are so                                                |
 
@@ -153,18 +162,13 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         compile: bool = False,
         guidance: float = 1.0,
         adapter: str | Path | None = None,
+        readout: Any = False,
+        readout_every: int = 1,
     ) -> None:
         self.observation_space, self.action_space = self._configure(
-            world,
-            render_mode,
-            obs_type,
-            sampling_steps,
-            reward_weights,
-            device,
-            compile,
-            guidance,
-            adapter,
+            world, render_mode, obs_type, sampling_steps, reward_weights, device, compile, guidance, adapter
         )
+        self._read_by(make_readout(readout, readout_every, world, device))
         self.metadata = {**type(self).metadata, "render_fps": self.world.spec.fps}
         self._state: RowState | None = None
         self._frame: np.ndarray | None = None  # the picture of this moment, once somebody has asked for it
@@ -190,9 +194,11 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         random, seeded = stream(check_seed(seed), self._np_random, self._np_random_seed)
         start = draw_start(self.world, options, random)
         state, out = enter(self.world, start)
+        frame = self._look(state)
         info = {**self._info(out, state, start.index, 0), "reward_terms": dict.fromkeys(self.reward_weights, 0.0)}
+        info |= self._agents(frame, None, start.index, 0)
         self._change(
-            _np_random=random, _np_random_seed=seeded, _state=state, _frame=self._look(state), _scene=start.index,
+            _np_random=random, _np_random_seed=seeded, _state=state, _frame=frame, _scene=start.index,
             _ended=False, _others=start.others, _elapsed=0,
         )  # fmt: skip
         if self._window is not None:
@@ -213,11 +219,13 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
             self._warn_once("step() was called although the episode has ended; call reset() (said once)")
         action = self._check_actions(action)
         elapsed = self._elapsed + 1
+        before = self._picture("step") if self._reads(elapsed) else None
         state, out = self._dream(state, action[None])
         state = follow(self.world, state, [self._others], [elapsed])
         reward, ended = float(self._rewards(out)[0]), bool(out.ended)
-        info = self._info(out, state, self._scene, elapsed)
-        self._change(_state=state, _frame=self._look(state), _ended=ended, _elapsed=elapsed)
+        frame = self._look(state)
+        info = {**self._info(out, state, self._scene, elapsed), **self._agents(frame, before, self._scene, elapsed)}
+        self._change(_state=state, _frame=frame, _ended=ended, _elapsed=elapsed)
         if self._window is not None:
             self._window.show(self._picture("step"), info, action, reward)
         return self._observe(), reward, ended, False, info
@@ -286,6 +294,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
     def _look(self, state: RowState) -> np.ndarray | None:
         """The frame of a state, uint8 [H, W, 3], if each moment is seen."""
         seen = self.world.spec.picture in self._kinds.values() or self._window is not None
+        seen = seen or self._readout is not None
         return self._pictures(state)[0] if seen else None
 
     def _picture(self, caller: str) -> np.ndarray:
@@ -308,6 +317,16 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
             for name, value in infos.items()
         }
         return {**single, "scene": scene}
+
+    def _agents(
+        self, frame: np.ndarray | None, before: np.ndarray | None, scene: int, elapsed: int
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """What info tells of agents, read off a frame and the one before it; nothing, where it is not time."""
+        if self._readout is None or frame is None or not self._reads(elapsed):
+            return {}
+        last = None if before is None else before[None]
+        told = self._readout.read(frame[None], last, None, [(scene, elapsed)])
+        return {"agents": {name: value[0] for name, value in told.items()}}
 
     def _need_state(self, name: str) -> RowState:
         """The state of this moment, or an error if there is no episode yet."""

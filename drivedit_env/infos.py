@@ -12,7 +12,7 @@ Infos = dict[str, Any]
 
 def zeros(infos: Infos, count: int) -> Infos:
     """The same dictionaries with zeros for `count` worlds."""
-    return _each(infos, lambda value: np.zeros(count, value.dtype))
+    return _each(infos, lambda value: np.zeros((count, *value.shape[1:]), value.dtype))
 
 
 def take(infos: Infos, mask: np.ndarray) -> Infos:

@@ -21,6 +21,7 @@ from drivedit.utils import check_seed, restored, stream, whole_number
 from drivedit.utils.pictures import enlarged
 from drivedit_env.base import PIXELS, RENDER_HEIGHT, DreamSettings, Observations, copied, rows_of
 from drivedit_env.infos import Infos, cat, masked, put, take, zeros
+from drivedit_env.readout import make_readout, read_rows
 from drivedit_env.state import EnvState
 
 
@@ -47,6 +48,8 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
             ended worlds with `options={"reset_mask": ...}` before the next step).
         guidance: As in `DriveDiTEnv`.
         adapter: As in `DriveDiTEnv`.
+        readout: As in `DriveDiTEnv`; `info["_agents"]` says whose pictures were read. What `final_info` has was not.
+        readout_every: As in `DriveDiTEnv`, counted in each world from its start.
 
     Raises:
         ValueError: An argument has a value that is not allowed.
@@ -68,6 +71,8 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
         compile: bool = False,
         guidance: float = 1.0,
         adapter: str | Path | None = None,
+        readout: Any = False,
+        readout_every: int = 1,
     ) -> None:
         self.num_envs = whole_number(num_envs, "num_envs must be a whole number of at least 1", 1, sys.maxsize)
         if max_episode_steps is not None:
@@ -75,16 +80,9 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
         self.max_episode_steps = max_episode_steps
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.single_observation_space, self.single_action_space = self._configure(
-            world,
-            render_mode,
-            obs_type,
-            sampling_steps,
-            reward_weights,
-            device,
-            compile,
-            guidance,
-            adapter,
+            world, render_mode, obs_type, sampling_steps, reward_weights, device, compile, guidance, adapter
         )
+        self._read_by(make_readout(readout, readout_every, world, device))
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         fps = self.world.spec.fps
@@ -147,7 +145,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
             _state=state, _seen=seen, _rngs=rngs, _seeds=numbers, _scenes=scenes, _elapsed=elapsed, _done=done,
             _others=others, _films=self._filmed(state, seen, mask, mask),
         )  # fmt: skip
-        return copied(seen), masked(infos, mask)
+        return copied(seen), {**masked(infos, mask), **self._agents(state, seen, None, elapsed, scenes, mask, mask)}
 
     def step(self, actions: np.ndarray) -> tuple[Observations, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Dreams one frame of every world under actions `[N, A]`.
@@ -163,6 +161,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
         if self.autoreset_mode is AutoresetMode.DISABLED and self._done.any():
             ended = np.flatnonzero(self._done).tolist()
             raise ValueError(f"worlds {ended} have ended; reset them first: reset(options={{'reset_mask': ...}})")
+        before = self._shown(state, self._seen) if self._reads(self._elapsed + 1) else None
         fresh = self._done.copy() if self.autoreset_mode is AutoresetMode.NEXT_STEP else np.zeros_like(self._done)
         state, out = self._dream(state, actions)
         elapsed, rngs, everyone = self._elapsed + 1, self._rngs, np.ones(self.num_envs, bool)
@@ -191,7 +190,8 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
             _state=state, _seen=seen, _rngs=rngs, _scenes=infos["scene"].copy(), _elapsed=elapsed, _done=done,
             _others=others, _films=self._filmed(state, seen, everyone, over),
         )  # fmt: skip
-        return copied(seen), rewards, terminated, truncated, {**masked(infos, everyone), **finals}
+        read = self._agents(state, seen, before, elapsed, infos["scene"], everyone, over)
+        return copied(seen), rewards, terminated, truncated, {**masked(infos, everyone), **finals, **read}
 
     def render(self) -> tuple[np.ndarray | list[np.ndarray], ...] | None:
         """The frames of this moment, enlarged: N of uint8 [512, 512, 3], or N lists of them (see `render_mode`)."""
@@ -297,6 +297,19 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
             whole[rows] = part
         return seen
 
+    def _shown(self, state: RowState, seen: Observations) -> np.ndarray:
+        """The pictures of a state, of whose observations they may be."""
+        return seen if self.obs_type == PIXELS and seen is not None else self._pictures(state)
+
+    def _agents(
+        self, state: RowState, seen: Observations, before: np.ndarray | None, elapsed: np.ndarray, scenes: np.ndarray,
+        moved: np.ndarray, begun: np.ndarray,
+    ) -> Infos:  # fmt: skip
+        """What info tells of agents in the `moved` worlds, some of which have `begun`."""
+        if self._readout is None or not self._reads(elapsed[moved]):
+            return {}
+        return read_rows(self._readout, self._shown(state, seen), before, elapsed, scenes, moved, begun)
+
     def _filmed(
         self, state: RowState, seen: Observations, moved: np.ndarray, begun: np.ndarray
     ) -> list[list[np.ndarray]]:
@@ -359,7 +372,7 @@ def fork(env: DreamSettings, state: EnvState, n: int, seeds: Sequence[int] | Non
         n, env.world, render_mode, env.obs_type, env.sampling_steps, env.reward_weights,
         max_episode_steps=getattr(env, "max_episode_steps", None),
         autoreset_mode=getattr(env, "autoreset_mode", AutoresetMode.NEXT_STEP), compile=env.compile,
-        guidance=env.guidance,
+        guidance=env.guidance, readout=env._readout,
     )  # fmt: skip
     state = state.select([0] * n)
     if futures:

@@ -15,6 +15,7 @@ from drivedit.config.rooms import SHIPS
 from drivedit.utils import restore_folder
 
 WEIGHTS, SCENES, CONFIG, CARD = "model.safetensors", "scenes.safetensors", "config.json", "CARD.md"
+AGENTS = "agents.safetensors"  # a reader of who is where (`drivedit.models.sets.agents`), beside a world that has one
 FILES = (CONFIG, WEIGHTS, SCENES, CARD)  # of a world's folder
 HUB = "hub:"
 HUB_SECONDS = 8.0  # in which the hub has to answer
@@ -84,7 +85,7 @@ def _download(name: str) -> Path:
         validate_repo_id(name)
         if not constants.HF_HUB_OFFLINE:
             silent = _silence(f"{constants.ENDPOINT}/api/models/{name}", HUB_SECONDS)
-        return Path(snapshot_download(name, allow_patterns=list(FILES), local_files_only=bool(silent)))
+        return Path(snapshot_download(name, allow_patterns=[*FILES, AGENTS], local_files_only=bool(silent)))
     except (HFValidationError, OSError) as error:
         why = f"the hub was not asked or did not answer ({silent}), and its cache here lacks it" if silent else error
         raise FileNotFoundError(f"there is no world {HUB}{name}: {why}") from error

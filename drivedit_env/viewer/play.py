@@ -27,7 +27,7 @@ def main(words: list[str] | None = None) -> int:
 def play(
     world: str = DEFAULT_WORLD, scene: int | None = None, seed: int = 0, agent: str | None = None,
     sampling_steps: int | None = None, drives: Path | None = None, video: Path | None = None, steps: int | None = None,
-    adapter: Path | None = None, layout: str | None = None,
+    adapter: Path | None = None, layout: str | None = None, readout: str | None = None,
 ) -> int:  # fmt: skip
     """Drive the dream in a window, or let an agent drive it into a film without one.
 
@@ -42,8 +42,10 @@ def play(
         video: The agent drives, and this mp4 is written; None: a window is opened.
         steps: Length of the film; None: 300.
         adapter: File of an adapter of the world; None: the world as it is.
-        layout: "scene": a world that can be told of others is told who was there in its start scene; None: it dreams
-            them.
+        layout: A world that can be told of others is told who is there at the start, "scene": those of its start scene,
+            "random": those of another one; None: it dreams them.
+        readout: Reader of agents, whose boxes are drawn in the picture and on the map: "world": the one beside the
+            world; or its file; None: nobody is read.
 
     Returns:
         The exit status: 2: there is no display, 130: the film was interrupted.
@@ -54,7 +56,8 @@ def play(
     if video is None and steps is not None:
         raise argparse.ArgumentError(None, "--steps is the length of a film: give --video out.mp4 as well")
     try:
-        env = DriveDiTEnv(world, sampling_steps=sampling_steps, adapter=adapter)
+        reader = True if readout == "world" else readout or False
+        env = DriveDiTEnv(world, sampling_steps=sampling_steps, adapter=adapter, readout=reader)
         session = Session(
             env, scene, seed, agent, Path("drives") if drives is None else drives, world=world, layout=layout
         )

@@ -15,7 +15,7 @@ import pygame
 
 from drivedit.config import Quantity
 from drivedit.utils import rgb
-from drivedit_env.viewer.surroundings import Surroundings, draw_map
+from drivedit_env.viewer.surroundings import READ, Surroundings, draw_map
 
 SIZE = (960, 640)
 SMALLEST = (480, 320)  # what smaller windows show is drawn at this size and shrunk
@@ -110,6 +110,7 @@ class Screen:
             surface.blit(picture, place)
         for around, place in zip(view.around, places, strict=False):
             if around is not None:
+                _outlines(surface, around, place, scale)
                 _map(surface, around, place, scale)
         if view.real is not None:
             _chip(surface, "Simulator", TEXT, places[1].topleft, scale)
@@ -191,6 +192,15 @@ def _chip(surface: pygame.Surface, text: str, color: Color, at: tuple[int, int],
     _shade(surface, box, round(6 * scale))
     surface.blit(words, words.get_rect(center=box.center))
     return box.bottom - round(2 * scale)
+
+
+def _outlines(surface: pygame.Surface, around: Surroundings, place: pygame.Rect, scale: float) -> None:
+    """Those who were read off a picture, as rectangles in it."""
+    for left, top, right, bottom in around.outlines:
+        corner = place.left + left * place.w, place.top + top * place.h
+        size = (right - left) * place.w, (bottom - top) * place.h
+        if min(size) >= 1:
+            pygame.draw.rect(surface, READ[:3], pygame.Rect(corner, size), max(round(2 * scale), 1))
 
 
 def _map(surface: pygame.Surface, around: Surroundings, place: pygame.Rect, scale: float) -> None:

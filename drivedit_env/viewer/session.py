@@ -21,9 +21,10 @@ from drivedit.utils import load_object
 from drivedit.utils.commands import in_words
 from drivedit_env.domains import domain_of_world
 from drivedit_env.env import DriveDiTEnv
+from drivedit_env.state import EnvState
 from drivedit_env.viewer.reality import Reality
 from drivedit_env.viewer.recorder import Moment, Recording
-from drivedit_env.viewer.surroundings import surroundings_of_dream
+from drivedit_env.viewer.surroundings import Surroundings, surroundings_of_dream, with_read
 
 Agent = Callable[[np.ndarray], Any]
 MEMORY = 256e6  # bytes of snapshots to go back through
@@ -115,7 +116,7 @@ class Session:
         returned = before.returned + float(reward)
         after = Moment(
             state, frame, action, float(reward), returned, before.steps + 1, ended, info, real, reality,
-            (surroundings_of_dream(self.env.world, state.world), around),
+            (self._around(state, info), around),
         )  # fmt: skip
         self._env_at = after
         self._keep(after)
@@ -277,12 +278,18 @@ class Session:
         frame, info = self.env.reset(seed=seed, options={"scene": scene, "layout": self._layout})
         still = np.array(self.env.world.spec.rest, np.float32)
         state = self.env.get_state()
-        around = surroundings_of_dream(self.env.world, state.world), None
+        around = self._around(state, info), None
         moment = Moment(state, frame, still, 0.0, 0.0, 0, False, info, around=around)
         self._env_at = moment
         self._keep(moment)
         getattr(self._agent, "reset", lambda: None)()
         return moment
+
+    def _around(self, state: EnvState, info: dict[str, Any]) -> Surroundings | None:
+        """What is known around the car in the dream, with those who were read off its picture."""
+        known = surroundings_of_dream(self.env.world, state.world)
+        read = self.env.readout
+        return known if read is None or "agents" not in info else with_read(known, info["agents"], read.reader.config)
 
     def _start_both(self) -> None:
         """Starts dream and simulator at the same moment of the track."""

@@ -5,14 +5,17 @@ Legend: N others, M points. All places are the car's: metres ahead of it and to 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import cv2
 import numpy as np
 
+from drivedit.config import AgentsConfig
 from drivedit.models import RowState, World
 from drivedit.models.scenes import OTHERS, ROUTE
+from drivedit.models.sets.visible import pixel_outlines
 from drivedit.utils import Truth
 
 REACH = 40.0  # metres that are seen ahead, and behind
@@ -22,6 +25,8 @@ LANE = 3.2  # metres: as wide as the route's line is drawn
 CAR = np.array([[2.6, 0.0], [-2.2, 1.5], [-1.3, 0.0], [-2.2, -1.5]])  # an arrow in the middle
 GROUND, RING, ROAD = (16, 19, 24, 215), (44, 49, 58, 215), (78, 88, 104, 235)
 OTHER, FRONT, OWN = (244, 186, 74, 255), (66, 46, 12, 255), (104, 168, 255, 255)
+READ = (120, 224, 168, 255)  # who was read off the picture
+LIKELY = 0.5  # presence from which on they are drawn
 FARTHEST = 10_000.0  # pixels from the map, to where lines are drawn
 SHIFT = 4  # bits of a pixel's fraction
 
@@ -33,10 +38,14 @@ class Surroundings:
     Attributes:
         boxes: float32 `[N, 5]`: middle ahead and to the left, length, width (m), and turn to the left (rad).
         route: float32 `[M, 2]`, the line that is driven along; M = 0: not known.
+        read: Who was read off the picture, as boxes `[R, 5]`.
+        outlines: Float `[R, 4]`, left, top, right and bottom of those in the picture, as shares of its sides.
     """
 
     boxes: np.ndarray
     route: np.ndarray
+    read: np.ndarray = field(default_factory=lambda: np.zeros((0, 5), np.float32))
+    outlines: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
 
     @classmethod
     def seen_from(
@@ -77,6 +86,16 @@ def surroundings_of_truth(truth: Truth) -> Surroundings | None:
     return Surroundings.seen_from(truth.pose, truth.agents.boxes[truth.agents.at(0)], truth.route, truth.closed)
 
 
+def with_read(around: Surroundings | None, told: Mapping[str, np.ndarray], config: AgentsConfig) -> Surroundings:
+    """What is known around a car, and those who were read off its picture (`info["agents"]`) by a reader."""
+    boxes = told["boxes"][told["presence"] >= LIKELY]
+    corners, depth = pixel_outlines(config, boxes)
+    height, width = config.image_size
+    outlines = (corners / [width, height, width, height]).clip(0, 1) * (depth > 0)[:, None]
+    known = around or Surroundings(np.zeros((0, 5), np.float32), np.zeros((0, 2), np.float32))
+    return replace(known, read=boxes[:, [0, 1, 3, 4, 6]], outlines=outlines)
+
+
 @lru_cache(maxsize=4)
 def draw_map(around: Surroundings, height: int) -> np.ndarray:
     """Draws the map, uint8 RGBA `[height, about ASPECT * height, 4]` with round corners."""
@@ -94,15 +113,26 @@ def draw_map(around: Surroundings, height: int) -> np.ndarray:
         cv2.circle(image, middle, round(ring * scale * 2**SHIFT), RING, 1, cv2.LINE_AA, SHIFT)
     if len(around.route):
         cv2.polylines(image, [pixels(around.route)], False, ROAD, max(round(LANE * scale), 2), cv2.LINE_AA, SHIFT)
-    for ahead, left, length, width_, turn in around.boxes:
-        cos, sin = np.cos(turn), np.sin(turn)
-        half = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1], [0.55, 1], [0.55, -1]]) * [length / 2, width_ / 2]
-        corners = pixels(half @ np.array([[cos, sin], [-sin, cos]]) + [ahead, left])
+    line = max(round(0.5 * scale), 1)
+    for box in around.boxes:
+        corners = pixels(_corners(box))
         cv2.fillConvexPoly(image, corners[:4], OTHER, cv2.LINE_AA, SHIFT)
-        cv2.line(image, corners[4].tolist(), corners[5].tolist(), FRONT, max(round(0.5 * scale), 1), cv2.LINE_AA, SHIFT)
+        cv2.line(image, corners[4].tolist(), corners[5].tolist(), FRONT, line, cv2.LINE_AA, SHIFT)
+    for box in around.read:
+        corners = pixels(_corners(box))
+        cv2.polylines(image, [corners[:4]], True, READ, line, cv2.LINE_AA, SHIFT)
+        cv2.line(image, corners[4].tolist(), corners[5].tolist(), READ, line, cv2.LINE_AA, SHIFT)
     cv2.fillPoly(image, [pixels(CAR)], OWN, cv2.LINE_AA, SHIFT)
     image[..., 3] = image[..., 3] * _round_corners(height, width, height / 20)
     return image
+
+
+def _corners(box: np.ndarray) -> np.ndarray:
+    """The four corners of a box `[5]`, and the ends of a line near its front, `[6, 2]`."""
+    ahead, left, length, width, turn = box
+    cos, sin = np.cos(turn), np.sin(turn)
+    half = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1], [0.55, 1], [0.55, -1]]) * [length / 2, width / 2]
+    return half @ np.array([[cos, sin], [-sin, cos]]) + [ahead, left]
 
 
 def _round_corners(height: int, width: int, radius: float) -> np.ndarray:

@@ -77,23 +77,28 @@ class LayoutCoder(nn.Module):
         return told.reshape(len(told), self.rows * self.columns, -1)
 
     def outlines(self, boxes: Tensor, pose: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The rectangles that boxes fill in the picture.
+        """The rectangles that boxes fill in the picture, see `outlines`."""
+        return outlines(self.camera, boxes, pose)
 
-        Returns:
-            Least and greatest (to the right, down) `[B, A, 2]`, in half widths of the picture from its middle; and the
-            depth of the middle `[B, A]` in metres, negative where no corner is before the camera.
-        """
-        corner = boxes.new_tensor([[a, b, c] for a in (-0.5, 0.5) for b in (-0.5, 0.5) for c in (-0.5, 0.5)])
-        offset = corner * boxes[..., None, 3:6]  # [B, A, 8, 3]: along, across to the left, up
-        cos, sin = boxes[..., None, 6].cos(), boxes[..., None, 6].sin()
-        x = boxes[..., None, 0] + offset[..., 0] * cos - offset[..., 1] * sin
-        y = boxes[..., None, 1] + offset[..., 0] * sin + offset[..., 1] * cos
-        depth, right, up = seen_from(self.camera, pose[:, None, None], x, y, boxes[..., None, 2] + offset[..., 2])
-        ahead = depth.amax(-1) > NEAREST
-        scale = depth.clamp(min=NEAREST) * math.tan(math.radians(self.camera.fov) / 2)
-        place = torch.stack([right / scale, -up / scale], -1)
-        middle = depth.mean(-1).clamp(min=NEAREST)
-        return place.amin(-2), place.amax(-2), torch.where(ahead, middle, -1.0)
+
+def outlines(camera: CameraConfig, boxes: Tensor, pose: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The rectangles that boxes `[B, A, >= 7]` fill in a camera's picture, of cars at `[B, 3]`.
+
+    Returns:
+        Least and greatest (to the right, down) `[B, A, 2]`, in half widths of the picture from its middle; and the
+        depth of the middle `[B, A]` in metres, negative where no corner is before the camera.
+    """
+    corner = boxes.new_tensor([[a, b, c] for a in (-0.5, 0.5) for b in (-0.5, 0.5) for c in (-0.5, 0.5)])
+    offset = corner * boxes[..., None, 3:6]  # [B, A, 8, 3]: along, across to the left, up
+    cos, sin = boxes[..., None, 6].cos(), boxes[..., None, 6].sin()
+    x = boxes[..., None, 0] + offset[..., 0] * cos - offset[..., 1] * sin
+    y = boxes[..., None, 1] + offset[..., 0] * sin + offset[..., 1] * cos
+    depth, right, up = seen_from(camera, pose[:, None, None], x, y, boxes[..., None, 2] + offset[..., 2])
+    ahead = depth.amax(-1) > NEAREST
+    scale = depth.clamp(min=NEAREST) * math.tan(math.radians(camera.fov) / 2)
+    place = torch.stack([right / scale, -up / scale], -1)
+    middle = depth.mean(-1).clamp(min=NEAREST)
+    return place.amin(-2), place.amax(-2), torch.where(ahead, middle, -1.0)
 
 
 def check_layout(boxes: Any, origin: Sequence[float] = (0.0, 0.0)) -> Tensor | None:

@@ -1,5 +1,6 @@
 """Configuration dataclasses of the package: the one source of every default. Imports no torch."""
 
+from drivedit.config.agents import AgentsConfig, AgentsStageConfig
 from drivedit.config.base import BaseConfig
 from drivedit.config.domain import DomainConfig, all_domains, domain_of, find_domain
 from drivedit.config.domains import DEFAULT_WORLD
@@ -29,6 +30,8 @@ from drivedit.config.video import MODEL_TYPES, VideoTransformerConfig
 __all__ = [
     "DEFAULT_WORLD",
     "MODEL_TYPES",
+    "AgentsConfig",
+    "AgentsStageConfig",
     "BaseConfig",
     "CameraConfig",
     "ClipConfig",

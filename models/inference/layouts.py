@@ -15,12 +15,13 @@ from drivedit.utils import Route, whole_number
 from drivedit.utils.episodes import Agents, check_agents
 
 IN_SCENE = "scene"  # those who were there in the scene
+RANDOM = "random"  # those of another scene of the world, see `drivedit.inference.drawn_layouts`
 BESIDE = 100.0  # metres from the route, to which a map reaches that is not told
 SCRATCH = 0.9  # boxes are so much shorter and narrower where it is asked whether they stand inside each other
 CAR = (1.0, 1.0, 2.0)  # metres of the driven car that stand in nobody, whatever its size is
 EXPECTED = (
     "option layout is an array [A, 8] of boxes, a sequence of such arrays or drivedit.utils.episodes.Agents (a log), a "
-    "function of time and pose, or 'scene'"
+    "function of time and pose, 'scene' or 'random'"
 )
 
 Asker = Callable[[float, np.ndarray], Any]
@@ -97,7 +98,7 @@ def find_layout(world: World, wanted: Any, scene: Scene, origin: np.ndarray) -> 
         source = Log(tuple(boxes_of(each, zero) for each in log))
     boxes = boxes_of(wanted, zero) if source is None else source.at(0, 0.0, pose)
     assert boxes is not None
-    _check_places(boxes, scene, pose)
+    check_places(boxes, scene, pose)
     if source is None:
         _check_ahead(boxes, pose)
     return boxes, source
@@ -173,8 +174,8 @@ def _as_log(wanted: Any, dt: float) -> list[Any]:
     return list(wanted) if several or isinstance(wanted, np.ndarray) and wanted.ndim == 3 else []
 
 
-def _check_places(boxes: np.ndarray, scene: Scene, pose: np.ndarray) -> None:
-    """ValueError where boxes stand inside each other or the car, or off the map."""
+def check_places(boxes: np.ndarray, scene: Scene, pose: np.ndarray) -> None:
+    """Raises ValueError where boxes `[A, 8]` stand inside each other or the car at `[3]`, or off the map."""
     car = np.array([[*pose[:2], CAR[2] / 2, *CAR, pose[2], 0.0]])
     one, other = np.nonzero(np.triu(_overlap(np.concatenate([boxes, car]).astype(np.float64)), 1))
     if len(one):

@@ -11,7 +11,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from drivedit.inference.layouts import Source, find_layout
+from drivedit.inference.drawn_layouts import draw_layout
+from drivedit.inference.layouts import RANDOM, Source, find_layout
 from drivedit.inference.routes import draw_route, random_route
 from drivedit.models import RowState, Scene, StepOutput, World
 from drivedit.models.scenes import OTHERS, ROUTE, origin_of_scene
@@ -108,7 +109,9 @@ def draw_start(world: World, options: dict[str, Any], rng: np.random.Generator) 
                 raise ValueError(f"option route is 'random' or an array [M, 2] of points in metres, got {route!r}")
             route = random_route(rng)
         scene, arc = draw_route(scene, route, bool(options.get("closed", False)))
-    if "layout" in options:
+    if isinstance(options.get("layout"), str) and options["layout"] == RANDOM:
+        layout = draw_layout(world, scene, rng)
+    elif "layout" in options:
         origin = origin_of_scene(wanted) if isinstance(wanted, (Scene, Mapping)) else np.zeros(2)
         layout, others = find_layout(world, options["layout"], scene, origin)
     return Start(index, scene, arc, future, layout, others)

@@ -10,6 +10,7 @@ import torch
 from helpers.worlds import BOXES, make_peopled_world, make_world
 
 from drivedit.config.domains.street import SPEC as STREET
+from drivedit.inference.drawn_layouts import brought_over
 from drivedit.models import DiTWorld
 from drivedit.utils.episodes import Agents
 from drivedit_env.env import DriveDiTEnv
@@ -37,6 +38,23 @@ def world() -> DiTWorld:
     first = replace(first, agents=agents_of(before), attributes={"weather": "rain", "time": "day"})
     world.scenes = [first, second, replace(first, attributes={"weather": "clear", "time": "night"}), first]
     return world
+
+
+def test_a_random_layout_is_that_of_another_scene_on_this_road(world: DiTWorld):
+    env, found = DriveDiTEnv(world), []
+    for seed in range(4):
+        env.reset(seed=seed, options={"scene": 0, "layout": "random"})
+        found.append(others(env))
+        assert env.reset(seed=seed, options={"scene": 0, "layout": "random"})[1]["given"]["layout"]
+        assert np.array_equal(others(env), found[-1])
+    assert np.allclose(found[0][:, :2], nearest(BOXES, env)[:, :2], atol=0.1), "all scenes with agents have the same"
+    without = world.scenes[1]
+    boxes = brought_over(world.scenes[0], without, world.spec.dt)
+    assert np.hypot(*(boxes[:, :2]).T).min() > 5 and np.allclose(boxes[:, 7], BOXES[:, 7] * 0 + boxes[:, 7])
+    with pytest.raises(ValueError, match="none fits"):
+        DriveDiTEnv(make_peopled_world()).reset(options={"layout": "random"})
+    with pytest.raises(ValueError, match="has learned to be told"):
+        DriveDiTEnv(make_world()).reset(options={"layout": "random"})
 
 
 def drive(env: Any, steps: int) -> list[np.ndarray]:

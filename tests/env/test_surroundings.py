@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pygame
 import pytest
+from helpers.agents import boxes_at, make_reader
 from helpers.worlds import BOXES, make_peopled_world
 
 from drivedit.config.domains.street import SPEC as STREET
@@ -23,10 +24,12 @@ from drivedit_env.viewer.surroundings import (
     OTHER,
     OWN,
     REACH,
+    READ,
     ROAD,
     Surroundings,
     draw_map,
     surroundings_of_truth,
+    with_read,
 )
 from drivedit_env.viewer.viewer import Viewer
 
@@ -114,6 +117,27 @@ def test_a_key_shows_and_hides_it(world: DiTWorld, tmp_path: Path):
     pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_m))
     viewer.tick()
     assert np.array_equal(corner(), with_map)
+    viewer.close()
+
+
+def test_those_who_are_read_are_drawn_on_the_map_and_in_the_picture(world: DiTWorld, tmp_path: Path):
+    reader = make_reader(image_size=(64, 64))
+    viewer = Viewer(Session(DriveDiTEnv(world, readout=reader), 0, folder=tmp_path), Screen())
+    moment = viewer.session.now
+    assert (
+        moment.around[0] is not None and len(moment.around[0].read) == (moment.info["agents"]["presence"] > 0.5).sum()
+    )
+    told = {"boxes": boxes_at((12.0, 0.0), (20.0, 3.0), (15.0, 3.0)), "presence": np.array([1.0, 0.75, 0.25])}
+    around = with_read(None, told, reader.config)
+    assert around.read[:, :2].tolist() == [[12, 0], [20, 3]] and not len(around.boxes)
+    left, top, right, bottom = around.outlines[0]
+    assert left + right == pytest.approx(1.0) and 0.4 < top < bottom < 0.8
+    image = draw_map(around, 400)
+    assert shows(image, 12 + 4.4 / 2, 0, READ) and shows(image, 12, 0, GROUND) and not shows(image, 15, 3.9, READ)
+    viewer.session.now = replace(moment, around=(around, None))
+    viewer.screen.draw(viewer.view(time.monotonic() + 60))
+    surface = pygame.display.get_surface()
+    assert surface is not None and (pygame.surfarray.array3d(surface) == READ[:3]).all(-1).sum() > 20
     viewer.close()
 
 

@@ -11,6 +11,7 @@ from drivedit.utils.commands import run
 HERE = "drivedit.evaluation.commands"
 COMMANDS = {
     "world": (f"{HERE}:judge_world", "a world on drives that it has not learned from"),
+    "agents": (f"{HERE}:judge_agents", "a reader of who is where, on recordings that know it"),
     "ablation": (f"{HERE}:compare_worlds", "several worlds at several numbers of sampling steps: one table"),
 }
 

@@ -93,6 +93,32 @@ def compare_worlds(
     return as_table(ablate(named, sampling_steps, out, sizes))
 
 
+def judge_agents(
+    reader: Path, held_out: str, rival: Path | None = None, out: Path = Path("runs/evaluation"), pictures: int = 2000,
+    samples: int = 16, steps: int = 4, ambiguous: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """Judges a reader of agents on held-out recordings that know who was there, and prints one table.
+
+    Args:
+        reader: Its file, agents.safetensors.
+        held_out: Folder that was kept for judging (collect --held-out).
+        rival: File of another one, which is judged on the same pictures.
+        out: Folder of the report.
+        pictures: How many are judged, at most.
+        samples: Sets drawn of each.
+        steps: Steps of the solver.
+        ambiguous: Attributes of drives whose pictures leave much open, NAME=VALUE ..., as weather=fog time=night.
+    """
+    from drivedit.evaluation.suites.agents import as_table, judge_readers, write_report
+
+    _check_counts(pictures=pictures, samples=samples, steps=steps)
+    readers = {"reader": reader} | ({} if rival is None else {"rival": rival})
+    options = {"pictures": pictures, "samples": samples, "steps": steps, "ambiguous": list(ambiguous)}
+    found = judge_readers(readers, held_out, **options)
+    write_report(out, found, {"held_out": held_out, **{name: str(path) for name, path in readers.items()}, **options})
+    return f"{as_table(found)}\n\nagents.json and agents.md are in {out}"
+
+
 def _check_counts(**counts: int | None) -> None:
     """Raises ValueError for a number of things that is less than one."""
     for name, value in counts.items():

@@ -127,6 +127,7 @@ class StudentStageConfig(ClipConfig):
     """Loss of the `student` stage: diffusion forcing first, then few-step training on the model's own rollouts.
 
     Attributes:
+        mean_until: Share of the run in which, first of all, the mean of the next frame is learned, without noise.
         pure_noise: Share of frames whose noise level is 1.
         few_step_from: Share of the run after which few-step training begins.
         rollout: Frames of a few-step rollout (the model's own frames are its context).
@@ -136,6 +137,7 @@ class StudentStageConfig(ClipConfig):
             guidance on its controls.
     """
 
+    mean_until: float = 0.0
     pure_noise: float = 0.4
     few_step_from: float = 0.55
     rollout: int = 6
@@ -144,6 +146,10 @@ class StudentStageConfig(ClipConfig):
     drop_control: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.mean_until > self.few_step_from:
+            raise ValueError(
+                f"loss.mean_until must not lie after loss.few_step_from = {self.few_step_from}, got {self.mean_until}"
+            )
         if self.exits < 1 or self.rollout < 0:
             raise ValueError(
                 f"loss.exits must be at least 1 and loss.rollout at least 0, got {self.exits} and {self.rollout}"

@@ -66,11 +66,13 @@ class DynamicsMethod(ClipMethod):
         return without_controls(control, self.null_control, rngs.uniform(*control.shape[:2], 1) < share)
 
     def run(
-        self, noisy: Tensor, sigma: Tensor, control: Tensor, route: Tensor, past: Tensor
+        self, noisy: Tensor, sigma: Tensor, control: Tensor, route: Tensor, past: Tensor, apart: bool = False
     ) -> tuple[Tensor, HeadOutputs]:
-        """One pass over clips: clean estimate `[B, T, P, D]` and what the heads read."""
+        """One pass over clips: clean estimate `[B, T, P, D]` and what the heads read; `apart`, the trunk learns nothing
+        from them.
+        """
         clean, hidden = predict_clean(self.dynamics, noisy, sigma, control, route, past)
-        return clean, self.heads(hidden)
+        return clean, self.heads(hidden.detach() if apart else hidden)
 
     def levels_to_exit(self, target: Tensor, rngs: Rngs) -> Tensor:
         """Levels `[N, B, T]` from noise down to the pass that is scored, one of N for each frame; N is 1 to `exits`.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from drivedit.training.methods.clips import Clip, Rngs
 from drivedit.training.methods.dynamics import DynamicsMethod, squared_error
-from drivedit.training.methods.forcing import forcing_loss
+from drivedit.training.methods.forcing import forcing_loss, mean_loss
 from drivedit.training.methods.method import Logs, Progress
 
 
@@ -34,10 +34,12 @@ class EnergyScore(DynamicsMethod):
 
 
 class ForcingThenEnergy(EnergyScore):
-    """The `student` stage: diffusion forcing, and from `few_step_from` of the run on the energy score."""
+    """The `student` stage: means until `mean_until`, diffusion forcing, from `few_step_from` on the energy score."""
 
     def clip_loss(self, clip: Clip, progress: Progress, rngs: Rngs) -> tuple[Tensor, Logs]:
         """The loss at a share of the run."""
+        if progress.share < self.config.mean_until:
+            return mean_loss(self, clip, rngs)
         if progress.share < self.config.few_step_from:
             return forcing_loss(self, clip, rngs)
         return super().clip_loss(clip, progress, rngs)

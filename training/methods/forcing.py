@@ -22,6 +22,20 @@ class DiffusionForcing(DynamicsMethod):
         return forcing_loss(self, clip, rngs)
 
 
+def mean_loss(method: DynamicsMethod, clip: Clip, rngs: Rngs) -> tuple[Tensor, Logs]:
+    """The error of clean estimates from zeros in place of noise alone, and the heads' losses.
+
+    The mean of all futures is learned sooner so than beside noise, and the sooner where the heads only watch: rare
+    rewards, a collision among them, have gradients that drown those of the picture.
+    """
+    past = method.past(method.corrupted(clip.tokens, rngs))
+    sigma = clip.target.new_ones(clip.target.shape[:2])
+    clean, read = method.run(torch.zeros_like(clip.target), sigma, clip.control, clip.route, past, apart=True)
+    error = squared_error(clean, clip.target)
+    heads, logs = method.head_losses(read, error, clip)
+    return error.mean() + method.config.head_weight * heads, {"mse": error.detach().mean(), **logs}
+
+
 def draw_levels(target: Tensor, pure_noise: float, rngs: Rngs) -> Tensor:
     """Levels `[B, T]` for frames `[B, T, P, D]`: logit-normal, and 1 in a share `pure_noise` of the frames."""
     shape = target.shape[:2]

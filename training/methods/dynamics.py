@@ -68,8 +68,9 @@ class DynamicsMethod(ClipMethod):
     def run(
         self, noisy: Tensor, sigma: Tensor, control: Tensor, route: Tensor, past: Tensor, apart: bool = False
     ) -> tuple[Tensor, HeadOutputs]:
-        """One pass over clips: clean estimate `[B, T, P, D]` and what the heads read; `apart`, the trunk learns nothing
-        from them.
+        """One pass over clips: clean estimate `[B, T, P, D]` and what the heads read.
+
+        Where they read `apart`, the trunk learns nothing from them.
         """
         clean, hidden = predict_clean(self.dynamics, noisy, sigma, control, route, past)
         return clean, self.heads(hidden.detach() if apart else hidden)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from drivedit.inference import tune
+from drivedit.models import World
 
 GOLDEN = Path(__file__).with_name("carracing.json")
 STEPS = 200
@@ -38,7 +39,8 @@ def key() -> str:
 def dream(name: str) -> tuple[list[float], str]:
     """Figures and hash of a dream in float32: single worlds in pixels, or three of latents with forks of one."""
     with patch.object(sys.modules[tune.__module__], "fast_dtype", lambda device: torch.float32):
-        return _batch() if name == "batch" else _single(_options(name))
+        world = tune(World.from_pretrained("carracing", device="cpu"))  # of its own: environments share theirs
+    return _batch(world) if name == "batch" else _single(world, _options(name))
 
 
 def _options(name: str) -> dict[str, Any]:
@@ -56,8 +58,8 @@ def _controls(step: int, worlds: int) -> np.ndarray:
     return np.stack([steering, throttle], 1).astype(np.float32)
 
 
-def _single(options: dict[str, Any]) -> tuple[list[float], str]:
-    env: Any = gym.make("drivedit_env:DriveDiT-v0", compile=False, max_episode_steps=None)
+def _single(world: World, options: dict[str, Any]) -> tuple[list[float], str]:
+    env: Any = gym.make("drivedit_env:DriveDiT-v0", world=world, compile=False, max_episode_steps=None)
     digest, figures = hashlib.sha256(), []
     obs, info = env.reset(seed=7, options=options)
     digest.update(obs.tobytes())
@@ -72,8 +74,8 @@ def _single(options: dict[str, Any]) -> tuple[list[float], str]:
     return figures, digest.hexdigest()
 
 
-def _batch() -> tuple[list[float], str]:
-    envs: Any = gym.make_vec("drivedit_env:DriveDiT-v0", num_envs=3, obs_type="latent", compile=False)
+def _batch(world: World) -> tuple[list[float], str]:
+    envs: Any = gym.make_vec("drivedit_env:DriveDiT-v0", num_envs=3, world=world, obs_type="latent", compile=False)
     digest, figures = hashlib.sha256(), []
     obs, _ = envs.reset(seed=11)
     digest.update(obs.tobytes())

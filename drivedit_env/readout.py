@@ -263,6 +263,7 @@ def clearances(samples: AgentSamples, ahead: Tensor | None = None) -> Tensor:
     theirs = _turned(corners * half[..., None, :], yaw[..., None]) + places[..., None, :]  # [..., K, 4, 2]
     ours = _turned(corners * own - places[..., None, :], -yaw[..., None])
     apart = torch.minimum(_outside(theirs, own), _outside(ours, half[..., None, :]))
+    apart = apart * torch.maximum(_beside(theirs, own), _beside(ours, half))
     return torch.where(samples.present, apart, CLEAR).amin(-1).clamp(max=CLEAR)
 
 
@@ -291,3 +292,8 @@ def _turned(points: Tensor, yaw: Tensor) -> Tensor:
 def _outside(points: Tensor, half: Tensor) -> Tensor:
     """Distance of the nearest of points `[..., 4, 2]` from a rectangle around zero, of half its sides."""
     return (points.abs() - half).clamp(min=0).norm(dim=-1).amin(-1)
+
+
+def _beside(points: Tensor, half: Tensor) -> Tensor:
+    """Whether points `[..., 4, 2]` all lie beyond one side of such a rectangle: if not so both ways, outlines cross."""
+    return ((points.amin(-2) > half) | (points.amax(-2) < -half)).any(-1)

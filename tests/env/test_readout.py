@@ -139,6 +139,8 @@ def test_clearance_is_the_distance_of_outlines():
     found = clearances(samples(boxes_at((14.4, 0.0)), side, across, boxes_at((1.0, 0.5)), boxes_at((7.4, 5.8))))
     diagonal = np.hypot(3.0, 4.0)
     assert found[0].tolist() == pytest.approx([10.0, 1.2, 6 - 2.2 - 0.9, 0.0, diagonal], abs=1e-5)
+    crossing = boxes_at((0.0, 0.0), yaw=np.pi / 2)
+    assert clearances(samples(crossing)).item() == 0.0, "no corner of one lies in the other"
     assert clearances(samples(side[:0], boxes_at((90.0, 0.0)))).tolist() == [[CLEAR, CLEAR]]
 
 

@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from drivedit.inference import compile_decoder, compile_step
 from drivedit.models import RowState, Sampling, StepOutput, World, shipped_worlds
@@ -95,6 +96,10 @@ class DreamSettings:
         self._low, self._high = (
             np.array([getattr(control, side) for control in spec.controls], np.float32) for side in ("low", "high")
         )
+        least, greatest = self._low.tolist(), self._high.tolist()
+        alike = len({*least}) == len({*greatest}) == 1
+        inside = f"[{least[0]:g}, {greatest[0]:g}]" if alike else f"the ranges {least} to {greatest}"
+        self._box_in_words = f"[{', '.join(spec.names('controls'))}]", inside
         observations = boxes[self._obs_type] if isinstance(self._obs_type, str) else spaces.Dict(boxes)
         return observations, spaces.Box(self._low, self._high, dtype=np.float32)
 
@@ -247,28 +252,27 @@ class DreamSettings:
     def _rewards(self, out: StepOutput) -> np.ndarray:
         """Weighted sums of the reward terms, float64 `[B]`."""
         rewards = np.zeros(len(out.ended))
+        terms = _columns(out.reward_terms)
         for name, weight in self.reward_weights.items():
-            rewards += weight * out.reward_terms[name].cpu().numpy().astype(np.float64)
+            rewards += weight * terms[name]
         return rewards
 
     def _infos(self, out: StepOutput, state: RowState, elapsed: np.ndarray) -> dict[str, Any]:
         """Info of all worlds, so many steps after their starts: arrays `[B]`, in dictionaries where info has them."""
         return {
-            "telemetry": {name: value.double().cpu().numpy() for name, value in out.telemetry.items()},
-            "reward_terms": {name: value.double().cpu().numpy() for name, value in out.reward_terms.items()},
-            "confidence": out.confidence.double().cpu().numpy(),
+            "telemetry": _columns(out.telemetry),
+            "reward_terms": _columns(out.reward_terms),
+            **_columns({"confidence": out.confidence}),
             "given": {name: value.cpu().numpy() for name, value in self.world.given(state).items()},
             "time": elapsed * self.world.spec.dt,
         }
 
     def _check_actions(self, actions: Any, *batch: int) -> np.ndarray:
         """Clean float32 actions `[*batch, A]` inside the box, or ValueError."""
-        low, high = self._low, self._high
-        shape, least, greatest = (*batch, len(low)), low.tolist(), high.tolist()
-        alike = len({*least}) == len({*greatest}) == 1
-        inside = f"[{least[0]:g}, {greatest[0]:g}]" if alike else f"the ranges {least} to {greatest}"
+        low, high, (controls, inside) = self._low, self._high, self._box_in_words
+        shape = (*batch, len(low))
         wanted = f"actions are an array {list(shape)}, rows of" if batch else f"an action is {len(low)} numbers"
-        wanted = f"{wanted} [{', '.join(self.world.spec.names('controls'))}] in {inside}"
+        wanted = f"{wanted} {controls} in {inside}"
         numbers = real_numbers(actions, wanted)
         if numbers.shape != shape or np.isnan(numbers).any():
             got = repr(numbers) if numbers.size <= 8 else f"shape {list(numbers.shape)}"
@@ -302,6 +306,13 @@ class DreamSettings:
         if not self._fingerprint:
             self._fingerprint = self.world.digest()
         return self._fingerprint
+
+
+def _columns(values: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """Numbers `[B]` by name in float64, the caller's to keep."""
+    if not values:
+        return {}
+    return dict(zip(values, torch.stack([*values.values()]).double().cpu().numpy(), strict=True))
 
 
 def rows_of(seen: Observations, rows: Any) -> Observations:

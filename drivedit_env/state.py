@@ -15,7 +15,7 @@ from drivedit.models import RowState, World
 from drivedit.models.state import seal, unseal
 from drivedit.utils import restored, whole_number
 
-VERSION = 5
+VERSION = 6
 LISTS = ("random", "scene", "ended", "elapsed")  # what there is beside the world's state, one per row
 
 
@@ -62,7 +62,7 @@ class EnvState:
         )
 
     def check(self, world: World) -> None:
-        """Whether a world can go on from here.
+        """Whether a world can go on from here; the random streams are for `restored` to read.
 
         Raises:
             ValueError: A part is none of this world, is damaged, or speaks of another number of worlds.
@@ -74,8 +74,7 @@ class EnvState:
         wrong = [name for name, part in parts.items() if not isinstance(part, list) or len(part) != len(self.world)]
         if wrong:
             raise ValueError(f"a state of {len(self.world)} worlds has as many entries of {wrong}, in lists")
-        for random, scene, ended, elapsed, others in zip(*parts.values(), strict=True):
-            restored(random)
+        for _, scene, ended, elapsed, others in zip(*parts.values(), strict=True):
             whole_number(scene, f"scenes are numbered from -1 to {len(world.scenes) - 1}", -1, len(world.scenes) - 1)
             whole_number(elapsed, "elapsed steps are a whole number of at least 0", 0, 2**53)
             if not isinstance(ended, (bool, np.bool_)):
@@ -84,7 +83,7 @@ class EnvState:
                 raise ValueError(f"others are where a log or a function has them, or None, got {others!r:.80}")
 
     def to_bytes(self) -> bytes:
-        """Serialises the state; no pickle, and every bit is covered by a digest.
+        """Serialises the state; no pickle, and every bit is covered by a checksum.
 
         A function that says where others are is left out: `set_state` takes the one that its world has been reset with.
         """
@@ -113,7 +112,7 @@ class EnvState:
             version, lists = head["version"], [head[name] for name in LISTS]
             if version != VERSION:
                 raise ValueError(f"version {version}, this package reads {VERSION}")
-            worlds = kind.from_bytes(data[8 + size :], fingerprint, device)
+            worlds = kind.from_bytes(memoryview(data)[8 + size :], fingerprint, device)
             state = cls(worlds, fingerprint, *lists, others=unpack_sources(head, len(worlds)))
             for name, type_, values in zip(LISTS, (dict, int, bool, int), lists, strict=True):
                 if type(values) is not list or [type(value) for value in values] != [type_] * len(state.world):

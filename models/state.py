@@ -5,19 +5,20 @@ Snapshots, forks, resets of single rows and batches are row operations, which ar
 
 from __future__ import annotations
 
-import hashlib
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self
+from functools import cache
+from typing import ClassVar, Self
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-VERSION = 5
-DIGEST = 16  # bytes
+VERSION = 6
+CHECKSUM = 4  # bytes
 
 Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
@@ -50,7 +51,7 @@ class RowState:
         """A new state with copies of some rows (a row may be named several times)."""
         index = torch.as_tensor(rows, device=getattr(self, self.COUNT).device)
         return type(self)(
-            **{name: value.index_select(_axis(self, name), index) for name, value in self.tensors().items()}
+            **{name: value.index_select(_axes(type(self))[name], index) for name, value in self.tensors().items()}
         )
 
     def write(self, rows: Tensor | list[int], other: Self) -> None:
@@ -63,7 +64,7 @@ class RowState:
         if len(index) != len(other):
             raise ValueError(f"{len(index)} rows to write, but the other state has {len(other)}")
         for name in self.tensors():
-            mine, new = (getattr(state, name).movedim(_axis(self, name), 0) for state in (self, other))
+            mine, new = (getattr(state, name).movedim(_axes(type(self))[name], 0) for state in (self, other))
             if new.shape[1:] != mine.shape[1:]:
                 raise ValueError(f"{name}: rows have shape {tuple(mine.shape[1:])}, got {tuple(new.shape[1:])}")
             mine[index] = new.to(mine)
@@ -72,7 +73,7 @@ class RowState:
     def cat(cls, states: Sequence[Self]) -> Self:
         """A new state with the rows of several, one after another."""
         names = [f.name for f in fields(cls)]
-        return cls(**{name: torch.cat([getattr(state, name) for state in states], _axis(cls, name)) for name in names})
+        return cls(**{name: torch.cat([getattr(state, name) for state in states], _axes(cls)[name]) for name in names})
 
     def clone(self) -> Self:
         """An independent copy."""
@@ -92,8 +93,9 @@ class RowState:
         rows = count.shape[0] if isinstance(count, Tensor) and count.ndim == 1 else 0
         if not rows:
             raise ValueError(f"a state holds at least one world; its {self.COUNT} must be [B >= 1]")
+        axes = _axes(type(self))
         for name, value in vars(self).items():
-            axis, (dtype, shape) = _axis(self, name), layout[name]
+            axis, (dtype, shape) = axes[name], layout[name]
             wanted = (*shape[:axis], rows, *shape[axis:])
             tensor = isinstance(value, Tensor)
             if not tensor or value.shape != wanted or value.dtype != dtype or value.device != device:
@@ -101,12 +103,12 @@ class RowState:
                 raise ValueError(f"the state's {name} must be {dtype} {list(wanted)} on {device}, got {got}")
 
     def to_bytes(self, world: str) -> bytes:
-        """Serialises the state (safetensors, after a digest of it) together with the fingerprint of its world."""
+        """Serialises the state (safetensors, after a checksum of it) together with the fingerprint of its world."""
         meta = {"drivedit": json.dumps({"version": VERSION, "world": world})}
         return seal(save({name: value.contiguous().cpu() for name, value in self.tensors().items()}, metadata=meta))
 
     @classmethod
-    def from_bytes(cls, data: bytes, world: str, device: torch.device | str = "cpu") -> Self:
+    def from_bytes(cls, data: bytes | memoryview, world: str, device: torch.device | str = "cpu") -> Self:
         """Restores what `to_bytes` wrote; whether it fits the world is for `World.check_state` to say.
 
         Raises:
@@ -131,22 +133,23 @@ class RowState:
 
 
 def seal(data: bytes) -> bytes:
-    """The bytes after their digest."""
-    return hashlib.blake2b(data, digest_size=DIGEST).digest() + data
+    """The bytes after their checksum (CRC-32, as of zip and PNG: against damage, not against forgery)."""
+    return zlib.crc32(data).to_bytes(CHECKSUM, "little") + data
 
 
-def unseal(data: bytes) -> bytes:
+def unseal(data: bytes | memoryview) -> bytes:
     """The bytes that `seal` was given.
 
     Raises:
         ValueError: They are not those, to the bit.
     """
-    digest, rest = data[:DIGEST], data[DIGEST:]
-    if hashlib.blake2b(rest, digest_size=DIGEST).digest() != digest:
-        raise ValueError("their digest differs: damaged, cut off, or of another version")
-    return rest
+    checksum, rest = data[:CHECKSUM], memoryview(data)[CHECKSUM:]
+    if zlib.crc32(rest).to_bytes(CHECKSUM, "little") != checksum:
+        raise ValueError("their checksum differs: damaged, cut off, or of another version")
+    return bytes(rest)
 
 
-def _axis(state: Any, name: str) -> int:
-    """Which axis of a field counts the worlds."""
-    return state.__dataclass_fields__[name].metadata.get("rows", 0)
+@cache
+def _axes(kind: type[RowState]) -> dict[str, int]:
+    """Which axis of each field of a kind of state counts the worlds."""
+    return {f.name: f.metadata.get("rows", 0) for f in fields(kind)}

@@ -76,6 +76,8 @@ class DiTNetworks(nn.Module):
         lacking = [name for name in OF_A_BACKBONE if not hasattr(self.dynamics, name)]
         if lacking:
             raise ValueError(f"the backbone {config.backbone!r} lacks {', '.join(lacking)}; it has what DiTStudent has")
+        height, width = config.image_size
+        self._latent_shape = config.vae.latent_dim, height // 8, width // 8
         self.tokenizer = FrameTokenizer(config.vae.latent_dim, config.patch)
         self.coder = RouteCoder(config)
         self.layout = LayoutCoder(config) if config.others else None
@@ -110,8 +112,7 @@ class DiTNetworks(nn.Module):
 
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of a latent."""
-        height, width = self.config.image_size
-        return self.config.vae.latent_dim, height // 8, width // 8
+        return self._latent_shape
 
     def encode(self, frames: np.ndarray | Tensor) -> Tensor:
         """Encodes uint8 frames `[B, T, H, W, 3]` to latents `[B, T, C, h, w]`."""

@@ -86,16 +86,17 @@ class DiTState(RowState):
         most_of = {"k": LARGEST_CACHED, "v": LARGEST_CACHED, "motion": LARGEST_MOTION, "control": control}
         for name in ("k", "v", "latents", "control", "motion", "pose", "arc", "points", "spacing", "others"):
             value, most = getattr(self, name), most_of.get(name, LARGEST)
-            largest = value.abs().amax().item() if value.numel() else 0.0
-            if not largest <= most:
-                raise ValueError(f"the state's {name} must be finite, from {-most:g} to {most:g}, got {largest:g}")
-        for name, wanted, good in (
-            ("count", "0 or at least 2 points", self.count != 1),
-            ("spacing", "more than 0 m", self.spacing > 0),
-            ("closed", "True or False", self.closed.view(uint8) < 2),
-            ("told", "True or False", self.told.view(uint8) < 2),
-            ("bounds", "[x_min, y_min, x_max, y_max]", (self.bounds[:, :2] < self.bounds[:, 2:]).all(1)),
+            least, largest = (end.item() for end in value.aminmax()) if value.numel() else (0.0, 0.0)
+            if not (-most <= least and largest <= most):  # NaN is neither
+                got = f"{least:g} to {largest:g}"
+                raise ValueError(f"the state's {name} must be finite, from {-most:g} to {most:g}, got {got}")
+        for name, wanted, values, good in (
+            ("count", "0 or at least 2 points", self.count, lambda count: count != 1),
+            ("spacing", "more than 0 m", self.spacing, lambda spacing: spacing > 0),
+            ("closed", "True or False", self.closed.view(uint8), lambda byte: byte < 2),
+            ("told", "True or False", self.told.view(uint8), lambda byte: byte < 2),
+            ("bounds", "[x_min, y_min, x_max, y_max]", self.bounds, lambda at: at[0] < at[2] and at[1] < at[3]),
         ):
-            if not good.all():
-                row = int((~good).nonzero()[0])
-                raise ValueError(f"the state's {name} must be {wanted}, got {getattr(self, name)[row].tolist()}")
+            for value in values.tolist():
+                if not good(value):
+                    raise ValueError(f"the state's {name} must be {wanted}, got {value}")

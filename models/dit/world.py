@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -84,17 +85,20 @@ class DiTWorld(DiTNetworks, World[DiTState]):
 
     def state_layout(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Type and shape of what each field of a state holds for one world."""
+        whole, flags = ("clock", "seeds", "count"), ("closed", "told")
+        types = dict.fromkeys(whole, torch.long) | dict.fromkeys(flags, torch.bool) | dict.fromkeys("kv", self.dtype)
+        return {name: (types.get(name, torch.float32), shape) for name, shape in self._shapes.items()}
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of what each field of a state holds for one world."""
         layers, _, *ring = self.dynamics.empty_cache(0).k.shape
-        shapes = {
+        return dict.fromkeys("kv", (layers, *ring)) | {
             "clock": (), "seeds": (), "latents": (self.kept, *self.latent_shape()),
             "control": (len(self.config.spec.controls),), "motion": (3,), "pose": (3,), "arc": (),
             "points": (CAPACITY, 2), "count": (), "spacing": (), "closed": (), "bounds": (4,),
             "others": (self.config.others, LAYOUT), "told": (),
         }  # fmt: skip
-        whole, flags = ("clock", "seeds", "count"), ("closed", "told")
-        layout = {name: (torch.long if name in whole else torch.float32, shape) for name, shape in shapes.items()}
-        layout |= {name: (torch.bool, ()) for name in flags}
-        return layout | dict.fromkeys(("k", "v"), (self.dtype, (layers, *ring)))
 
     # -- pictures ------------------------------------------------------------------------------------------------
 

@@ -72,6 +72,15 @@ def play(
     except KeyboardInterrupt:
         print("stopped: there is no film", file=sys.stderr)
         return 130
+    return drive_in_window(session, f"DriveDiT - {world}")
+
+
+def drive_in_window(session: Session, title: str) -> int:
+    """Opens a window in which a person drives; the exit status, 2 without a display.
+
+    Raises:
+        ValueError: The world has other controls than the keys.
+    """
     controls = session.env.world.spec.controls
     if [(each.low, each.high) for each in controls] != [(-1, 1)] * 2:
         low, high = ([getattr(each, end) for each in controls] for end in ("low", "high"))
@@ -84,7 +93,7 @@ def play(
     from drivedit_env.viewer.viewer import Viewer
 
     try:
-        screen = Screen(f"DriveDiT - {world}")
+        screen = Screen(title)
     except RuntimeError as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
         return 2

@@ -35,3 +35,21 @@ def test_first_of_all_the_mean_is_learned_without_noise_and_the_heads_only_watch
     assert later != other, "from then on there is noise"
     with pytest.raises(ValueError, match="mean_until must not lie after"):
         StudentStageConfig(mean_until=0.6, few_step_from=0.5)
+
+
+def test_rollouts_grow_over_the_first_half_of_few_step_training(monkeypatch: pytest.MonkeyPatch):
+    method = ForcingThenEnergy(make_world(), StudentStageConfig(clip_frames=4, few_step_from=0.5, rollout=4))
+    real, lengths = method.roll_out, list[int]()
+
+    def noted(tokens: Any, control: Any, route: Any, passes: int, noise: Any) -> Any:
+        lengths.append(passes)
+        return real(tokens, control, route, min(passes, 1), noise)
+
+    monkeypatch.setattr(method, "roll_out", noted)
+    longest = []
+    for share in (0.3, 0.5, 0.625, 0.75, 0.99):
+        lengths.clear()
+        for step in range(24):  # what all processes draw alike follows the share alone
+            method.loss(make_batch(4), Progress(step, share + step * 1e-6), torch.Generator().manual_seed(0))
+        longest.append(max(lengths, default=None))
+    assert longest == [None, 0, 2, 4, 4]

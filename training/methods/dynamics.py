@@ -112,9 +112,9 @@ class DynamicsMethod(ClipMethod):
         return tokens, control
 
     @torch.no_grad()
-    def own_past(self, clip: Clip, rngs: Rngs) -> tuple[Tensor, Tensor]:
-        """A past of 0 to `rollout` frames of the model's own, and the controls with the ego-motion that it dreamed."""
-        passes = rngs.shared_integer(self.config.rollout + 1)
+    def own_past(self, clip: Clip, rngs: Rngs, grown: float = 1.0) -> tuple[Tensor, Tensor]:
+        """A past of 0 to `grown * rollout` frames of the model's own, and the controls with its own ego-motion."""
+        passes = rngs.shared_integer(round(min(grown, 1.0) * self.config.rollout) + 1)
         noise = rngs.normal(*clip.target.shape)
         tokens, control = self.roll_out(self.corrupted(clip.tokens, rngs), clip.control, clip.route, passes, noise)
         return self.past(tokens), control

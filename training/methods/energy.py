@@ -1,7 +1,8 @@
 """The energy score (Gneiting and Raftery 2007) of frames that a network makes in a few passes on its own rollouts.
 
 Two samples are drawn for each frame. Their score is least for samples of the true distribution: neither blur nor
-invention pays.
+invention pays. Rollouts grow over the first half of the run: on true pasts a step is cheaper, and what a network makes
+before it has learned to sample is no past to learn from.
 
 Legend: B clips, T frames, D token width.
 """
@@ -15,13 +16,15 @@ from drivedit.training.methods.dynamics import DynamicsMethod, squared_error
 from drivedit.training.methods.forcing import forcing_loss, mean_loss
 from drivedit.training.methods.method import Logs, Progress
 
+GROWN_AT = 0.5  # share of the run from which on rollouts are as long as `rollout` says
+
 
 class EnergyScore(DynamicsMethod):
     """Learns to be right in one pass, or in any number up to `exits`, on a past that the network made itself."""
 
     def clip_loss(self, clip: Clip, progress: Progress, rngs: Rngs) -> tuple[Tensor, Logs]:
         """The score of two samples, and the heads' losses."""
-        past, control = self.own_past(clip, rngs)
+        past, control = self.own_past(clip, rngs, progress.share / GROWN_AT)
         levels = self.levels_to_exit(clip.target, rngs)
         given = control, clip.route, past
         samples = [self.run_to_exit(rngs.normal(*clip.target.shape), levels, given) for _ in range(2)]
@@ -42,7 +45,8 @@ class ForcingThenEnergy(EnergyScore):
             return mean_loss(self, clip, rngs)
         if progress.share < self.config.few_step_from:
             return forcing_loss(self, clip, rngs)
-        return super().clip_loss(clip, progress, rngs)
+        few_step = (progress.share - self.config.few_step_from) / max(1 - self.config.few_step_from, 1e-9)
+        return super().clip_loss(clip, progress._replace(share=few_step), rngs)
 
 
 def energy_score(first: Tensor, second: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

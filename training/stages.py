@@ -308,6 +308,8 @@ def learn_dynamics(
     """
     batch, held = source.clips(world, stage.config.clip_frames, loop, run)
     held = {name: value.to(world.device) for name, value in held.items()}
+    moved = torch.tensor(source.facts.moved, device=world.device) / source.facts.states
+    stage.spread(moved.sqrt() / world.motion_scale.abs())
     best = train(
         stage, batch, loop, out, device=world.device, about=about, validate=lambda s: dynamics_figures(s, held)
     )

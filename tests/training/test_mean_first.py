@@ -8,6 +8,8 @@ from helpers.training import make_batch
 from helpers.worlds import make_world
 
 from drivedit.config import StudentStageConfig
+from drivedit.models import HeadOutputs
+from drivedit.training.methods.clips import Clip
 from drivedit.training.methods.energy import ForcingThenEnergy
 from drivedit.training.methods.method import Progress
 
@@ -53,3 +55,21 @@ def test_rollouts_grow_over_the_first_half_of_few_step_training(monkeypatch: pyt
             method.loss(make_batch(4), Progress(step, share + step * 1e-6), torch.Generator().manual_seed(0))
         longest.append(max(lengths, default=None))
     assert longest == [None, 0, 2, 4, 4]
+
+
+def test_errors_of_the_ego_motion_count_in_what_the_recordings_have_of_it():
+    """A turn that is half of all turns off costs the same whatever its unit; a motion never seen keeps the world's."""
+    method = ForcingThenEnergy(make_world(), StudentStageConfig(clip_frames=4))
+    batch = make_batch(2)
+    losses = []
+    for spread in (1.0, 0.1):
+        method.spread(torch.tensor([spread, spread, 0.0]))
+        wanted = {name: torch.zeros_like(value) for name, value in batch.items()}
+        motion = torch.full_like(wanted["motion"], 0.5 * spread)
+        motion[..., 2] = 0
+        zeros = [torch.zeros_like(wanted[name]) for name in ("telemetry", "reward", "ended", "ended")]
+        error = torch.ones_like(wanted["ended"])
+        _, logs = method.head_losses(HeadOutputs(motion, *zeros), error, Clip(*[torch.zeros(())] * 4, wanted))
+        losses.append(logs["motion"].item())
+    assert losses[0] == pytest.approx(losses[1]) == pytest.approx(0.5 * 0.5**2 * 2 / 3)
+    assert method.motion_spread.tolist() == [pytest.approx(0.1), pytest.approx(0.1), 1.0]

@@ -199,6 +199,7 @@ class Drives:
             ended=int(ended.sum()),
             routed=any(len(line) for line in self.routes),
             peopled=bool(self.agents_known.any()),
+            moved=np.square(self.motion(), dtype=np.float64).sum(0).tolist(),
         )
 
     def motion(self) -> np.ndarray:
@@ -224,6 +225,7 @@ class Facts:
         ended: States that end.
         routed: Whether a drive has a route.
         peopled: Whether the others on the road are known in a drive.
+        moved: Sums of the squares of the ego-motion (forward, right, turn) over all states.
     """
 
     spec: WorldSpec
@@ -235,6 +237,7 @@ class Facts:
     ended: int
     routed: bool
     peopled: bool
+    moved: list[float]
 
     @classmethod
     def together(cls, parts: Sequence[Facts]) -> Facts:
@@ -251,6 +254,7 @@ class Facts:
             paid=sums("paid"),
             routed=any(part.routed for part in parts),
             peopled=any(part.peopled for part in parts),
+            moved=np.sum([part.moved for part in parts], 0).tolist(),
             **{name: sum(getattr(part, name) for part in parts) for name in ("states", "drives", "ended")},
         )
 

@@ -38,6 +38,7 @@ class DynamicsMethod(ClipMethod):
 
     hot = ("run",)
     null_control: Tensor
+    motion_spread: Tensor  # [3] in the world's units
 
     def __init__(self, world: DiTWorld, config: StudentStageConfig) -> None:
         super().__init__(world, config)
@@ -49,6 +50,14 @@ class DynamicsMethod(ClipMethod):
         self.config = config
         self.dynamics, self.heads = world.dynamics, world.heads
         self.register_buffer("null_control", world.null_control, persistent=False)
+        self.register_buffer("motion_spread", torch.ones_like(world.motion_scale), persistent=False)
+
+    def spread(self, motion: Tensor) -> None:
+        """Sets in what size of ego-motion `[3]`, in the world's units, errors of it count; 0: as the world's units are.
+
+        In units of another domain's motion a head learns little of what is small beside them: of turns, most of all.
+        """
+        self.motion_spread.copy_(torch.where(motion > 0, motion, 1.0))
 
     def trained(self) -> dict[str, nn.Module]:
         """The parts of the world that are trained."""
@@ -123,7 +132,9 @@ class DynamicsMethod(ClipMethod):
         """The sum of the heads' losses, and each; `error` `[B, T]` is what they should expect of the clean estimate."""
         wanted = clip.read
         losses = {
-            "motion": F.smooth_l1_loss(read.motion, wanted["motion"], beta=1.0),
+            "motion": F.smooth_l1_loss(
+                read.motion / self.motion_spread, wanted["motion"] / self.motion_spread, beta=1.0
+            ),
             "telemetry": F.smooth_l1_loss(read.telemetry, wanted["telemetry"], beta=0.5),
             "reward": F.mse_loss(read.reward, wanted["reward"]),
             "ended": F.binary_cross_entropy_with_logits(read.ended, wanted["ended"]),

@@ -69,7 +69,7 @@ def test_errors_of_the_ego_motion_count_in_what_the_recordings_have_of_it():
         motion[..., 2] = 0
         zeros = [torch.zeros_like(wanted[name]) for name in ("telemetry", "reward", "ended", "ended")]
         error = torch.ones_like(wanted["ended"])
-        _, logs = method.head_losses(HeadOutputs(motion, *zeros), error, Clip(*[torch.zeros(())] * 4, wanted))
+        _, logs = method.head_losses(HeadOutputs(motion, *zeros), error, Clip(error, error, error, error, wanted))
         losses.append(logs["motion"].item())
     assert losses[0] == pytest.approx(losses[1]) == pytest.approx(0.5 * 0.5**2 * 2 / 3)
     assert method.motion_spread.tolist() == [pytest.approx(0.1), pytest.approx(0.1), 1.0]

@@ -15,7 +15,7 @@ from drivedit.agents.domains import domain_behind
 from drivedit.agents.drive import drive
 from drivedit.agents.drivers import policies
 from drivedit.agents.judging.scores import score
-from drivedit.agents.judging.trials import JudgeSetup, find_starts
+from drivedit.agents.judging.starts import JudgeSetup, find_starts
 from drivedit.agents.learning.sb3 import open_vector
 from drivedit.agents.learning.wrappers import OffRoad
 from drivedit.agents.load import load_agent

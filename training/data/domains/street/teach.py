@@ -17,7 +17,6 @@ from tqdm import trange
 
 from drivedit.config.domains.street import DOMAIN, SPEC
 from drivedit.data.domains.street.drivers import make_driver
-from drivedit.data.domains.street.rays import CAR
 from drivedit.data.domains.street.reader import (
     ATTRIBUTES,
     HALF_NEAR,
@@ -82,7 +81,7 @@ def _told(twin: StreetTwin, was: StreetTruth) -> Lessons:
     turn = (was.pose[2] - truth.pose[2] + math.pi) % (2 * math.pi) - math.pi
     told = {**truth.telemetry, "nearness": 1 / (1 + truth.telemetry["gap"] / HALF_NEAR), "turn": turn}
     return {
-        "cars": twin.see().classes == CAR,
+        "cars": twin.instances() > 0,
         "values": np.array([told[name] for name in VALUES], np.float32) / np.array(UNITS, np.float32),
         "attributes": np.array([SPEC.attributes[name].index(truth.attributes[name]) for name in ATTRIBUTES]),
     }

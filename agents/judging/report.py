@@ -120,7 +120,7 @@ def _page(verdict: JudgeResult) -> str:
         f"<style>{STYLE}</style></head><body><h1>Can the dream judge drivers?</h1>",
         f"<p>{overall.policies} driving policies drove in the dream <code>{escape(contest.dream)}</code> and in "
         f"reality <code>{escape(contest.reality)}</code>, each from the same {contest.starts} starts (seeds "
-        f"{contest.first_seed} to {contest.first_seed + contest.starts - 1}), for at most {contest.horizon} steps. "
+        f"from {contest.first_seed} on), for at most {contest.horizon} steps. "
         f"The score of a drive is its return, the sum of its rewards. <strong>The two orders of the policies {order}."
         "</strong> Where the dream orders policies as reality does, it can be asked about policies that never drove in "
         "reality; where it does not, it cannot.</p>",

@@ -10,7 +10,6 @@ Legend: S starts, H steps (the horizon).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -37,7 +36,8 @@ class JudgeSetup:
         world: World of the dream: shipped name, folder or hub:NAME/WORLD; None: the environment's own.
         starts: Number S of starts, where all policies begin.
         horizon: Steps H of a drive.
-        first_seed: Seed of the first start; the others count on. The default begins the held-out tracks.
+        first_seed: Seed of the first start; the others count on, but for those that end within the run-up. The default
+            begins the held-out tracks.
         run_up: Steps driven in reality before a start whose scene the dream takes over; none where nobody is to drive.
         sampling_steps: Network passes for a dreamed frame; None: the world's own number.
         free: Whether policies drive in dreams that are told nothing as well, beside those that are told the route.
@@ -137,16 +137,16 @@ class Start:
 
 
 def find_starts(contest: JudgeSetup) -> list[Start]:
-    """Finds the starts in the real environment.
+    """Finds the starts in the real environment; seeds that end within the run-up are passed over.
 
     Raises:
-        ValueError: An episode ended within the run-up.
+        ValueError: More than half of the seeds do.
     """
     env = contest.open(REAL)
     domain = domain_of(contest.reality)
     own = domain is not None and contest.reality.rpartition(":")[2] == domain.env_id  # public ones begin as they do
-    found = []
-    for number in range(contest.starts):
+    found: list[Start] = []
+    for number in range(2 * contest.starts):
         rng, options = np.random.default_rng([contest.first_seed, number]), {}
         if domain and own:
             options = {name: float(rng.uniform(low, high)) for name, (low, high) in domain.judging_starts.items()}
@@ -157,25 +157,31 @@ def find_starts(contest: JudgeSetup) -> list[Start]:
         if scene is not None:
             if domain and domain.run_up:
                 pilot = Pilot(f"{domain.spec.domain}/{domain.run_up}", env.action_space, number)
-                start.actions.extend(_run_up(env, pilot, observation, start.seed, contest.run_up))
+                actions = _run_up(env, pilot, observation, contest.run_up)
+                if len(actions) < contest.run_up:
+                    continue
+                start.actions.extend(actions)
             start = Start(number, start.seed, options, start.actions, scene())
         found.append(start)
+        if len(found) == contest.starts:
+            env.close()
+            return found
     env.close()
-    return found
+    seeds = f"{contest.first_seed} to {contest.first_seed + 2 * contest.starts - 1}"
+    raise ValueError(f"only {len(found)} of the seeds {seeds} do not end within the run-up of {contest.run_up} steps, "
+                     f"{contest.starts} are needed")  # fmt: skip
 
 
-def _run_up(env: gym.Env, pilot: Pilot, observation: Any, seed: int, steps: int) -> Iterator[Any]:
-    """Drives to where a dream takes over, and yields the actions.
-
-    Raises:
-        ValueError: The episode ended.
-    """
+def _run_up(env: gym.Env, pilot: Pilot, observation: Any, steps: int) -> list[Any]:
+    """Drives to where a dream takes over; returns the actions, fewer where the episode ends."""
+    actions = []
     for _ in range(steps):
         action = pilot(observation)
         observation, _, terminated, truncated, _ = env.step(action)
         if terminated or truncated:
-            raise ValueError(f"seed {seed} ends within the run-up of {steps} steps")
-        yield action
+            break
+        actions.append(action)
+    return actions
 
 
 def place(env: gym.Env, start: Start, side: str) -> Any:

@@ -6,6 +6,7 @@ import pytest
 
 import drivedit_env  # noqa: F401  (registers the environments)
 from drivedit.agents.judging import judge as judging
+from drivedit.agents.judging import starts
 from drivedit.agents.judging.agreement import halves, pearson, spearman, starts_needed
 from drivedit.agents.judging.judge import compare, judge
 from drivedit.agents.judging.report import as_text, write_report
@@ -127,6 +128,14 @@ def test_reality_is_not_driven_again_for_another_dream():
     assert first[GIVEN][policies[0]] != other[GIVEN][policies[0]]
 
 
-def test_the_street_is_judged_among_others():
-    options = find_starts(JudgeSetup("Cliff-v0", f"drivedit_env:{DOMAIN.env_id}", starts=1, run_up=2))[0].options
-    assert options["attributes"] == {"traffic": "dense"} and set(DOMAIN.judging_starts) < set(options)
+def test_the_street_is_judged_among_others_where_the_run_up_is_survived(monkeypatch):
+    run_up, seeds = starts._run_up, []
+
+    def first_one_ends(env, pilot, observation, steps):
+        seeds.append(env.unwrapped._seed)
+        return run_up(env, pilot, observation, steps)[: steps if len(seeds) > 1 else 1]
+
+    monkeypatch.setattr(starts, "_run_up", first_one_ends)
+    (start,) = find_starts(JudgeSetup("Cliff-v0", f"drivedit_env:{DOMAIN.env_id}", starts=1, run_up=2))
+    assert seeds == [1_000_000, 1_000_001] and (start.number, start.seed, len(start.actions)) == (1, 1_000_001, 2)
+    assert start.options["attributes"] == {"traffic": "dense"} and set(DOMAIN.judging_starts) < set(start.options)

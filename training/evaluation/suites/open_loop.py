@@ -94,10 +94,11 @@ def curves(clips: Arrays, dreamed: Dream, world: World | None) -> Curves:
 
 
 def sharpness(clips: Arrays, dreamed: Dream, horizon: int) -> float:
-    """Laplacian energy of the dreamed pictures over that of the true ones."""
+    """Laplacian energy of the dreamed pictures over that of the true ones; NaN where these show nothing."""
     if horizon > dreamed.frames.shape[1]:
         return float("nan")
-    return laplacian_energy(dreamed.frames[:, horizon - 1]) / laplacian_energy(clips["frames"][:, CONTEXT + horizon])
+    true = laplacian_energy(clips["frames"][:, CONTEXT + horizon])
+    return laplacian_energy(dreamed.frames[:, horizon - 1]) / true if true else float("nan")
 
 
 def picture_figures(clips: Arrays, dreamed: Dream, curve: Curves) -> dict[str, float]:

@@ -17,7 +17,7 @@ from drivedit.agents.drivers.policies import policies_of
 from drivedit.agents.judging.judge import judge
 from drivedit.agents.judging.report import as_text, write_report
 from drivedit.agents.judging.scores import Scores, score
-from drivedit.agents.judging.trials import JudgeSetup
+from drivedit.agents.judging.starts import JudgeSetup
 from drivedit.agents.load import load_agent
 from drivedit.agents.planning.planner import Planner, Search
 from drivedit.utils import one_thread, write_atomically
@@ -120,7 +120,8 @@ def judge_policies(
         out: Folder of the report; an interrupted run there goes on.
         workers: Processes that drive in reality.
     """
-    names = policies or policies_of(contest.real)
+    contest = contest.resolved()
+    names = policies or policies_of(contest.reality)
     result = judge(contest, names, out, workers)
     write_report(result, out / "report.html")
     print(as_text(result))

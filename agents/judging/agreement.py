@@ -6,6 +6,7 @@ computed, because a side does not vary, is NaN.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -116,6 +117,51 @@ def agreement(
     drawn = [mean(side[rows, columns]) for side in (real, dream)]  # [R, P]
     whole = np.isfinite(drawn[0]).all(-1) & np.isfinite(drawn[1]).all(-1)
     return Estimate(value, *_interval(measure(drawn[0][whole], drawn[1][whole])))
+
+
+def halves(measure: Measure, scores: np.ndarray, seed: int = 0, replicas: int = REPLICAS) -> Estimate:
+    """A measure of how one side agrees with itself: half of its starts against the other half.
+
+    The value is the mean over random halves; the interval is of single halves, the policies drawn anew as well. No
+    other side can be expected to agree better with so few starts.
+
+    Args:
+        measure: One of `MEASURES`.
+        scores: Scores `[P, S]`.
+        seed: Seed of the draws.
+        replicas: Number of draws.
+
+    Raises:
+        ValueError: There are fewer than 3 policies or 2 starts.
+    """
+    policies, starts = scores.shape
+    if policies < 3 or starts < 2:
+        raise ValueError(f"expected scores [P >= 3, S >= 2], got {list(scores.shape)}")
+    rng = np.random.default_rng(seed)
+    order = rng.permuted(np.tile(np.arange(starts), (replicas, 1)), axis=1)[:, None]  # [R, 1, S]
+    parts = (order[..., : starts // 2], order[..., starts // 2 : starts // 2 * 2])
+    every, drawn = np.arange(policies)[None, :, None], rng.integers(policies, size=(replicas, policies, 1))
+    found = [measure(*(mean(scores[rows, columns]) for columns in parts)) for rows in (every, drawn)]
+    return Estimate(float(mean(found[0])), *_interval(found[1]))
+
+
+def starts_needed(half: float, starts: int, wanted: float) -> int | None:
+    """From how many starts scores would agree with those from as many others as well as is wanted.
+
+    By the formula of Spearman and Brown (1910): where halves of n starts agree by r, parts of k n agree by
+    k r / (1 + (k - 1) r).
+
+    Args:
+        half: Correlation of the halves, see `halves`.
+        starts: Number of all starts.
+        wanted: The correlation that is wanted, in (0, 1).
+
+    Returns:
+        The number; None where halves do not agree at all.
+    """
+    if not 0.0 < half:
+        return None
+    return math.ceil(starts // 2 * wanted * (1.0 - half) / (half * (1.0 - wanted)) - 1e-9) or 1
 
 
 def mean_score(scores: np.ndarray, seed: int = 0, replicas: int = REPLICAS) -> Estimate:

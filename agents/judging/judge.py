@@ -24,18 +24,18 @@ from tqdm import tqdm
 
 from drivedit.agents.drivers.pilot import PolicyError
 from drivedit.agents.drivers.policies import LEARNED, find_policy, weights_of
-from drivedit.agents.judging.agreement import MEASURES, Estimate, agreement, better_half, mean, mean_score
-from drivedit.agents.judging.trials import (
-    PLANNER,
-    SIDES,
-    Drives,
-    JudgeSetup,
-    batched,
-    check,
-    drive_apart,
-    drive_together,
-    find_starts,
+from drivedit.agents.judging.agreement import (
+    MEASURES,
+    Estimate,
+    agreement,
+    better_half,
+    halves,
+    mean,
+    mean_score,
+    starts_needed,
 )
+from drivedit.agents.judging.starts import FREE, GIVEN, REAL, JudgeSetup, Start, find_starts
+from drivedit.agents.judging.trials import PLANNER, Drives, batched, check, drive_apart, drive_together
 from drivedit.config import DomainConfig, domain_of, find_domain
 from drivedit.config.rooms import MODELS
 from drivedit.utils import code_fingerprint, extra, fingerprint, package_of, write_atomically
@@ -43,8 +43,12 @@ from drivedit.utils import code_fingerprint, extra, fingerprint, package_of, wri
 HORIZONS = (25, 50, 100, 300)  # those below the contest's own are reported beside it
 KEPT = (0.9, 0.75, 0.5)  # shares of the dream's steps that are kept when those of low confidence are cut off
 LEAST_POLICIES = 3
+WELL = 0.9  # rank correlation from which on an order is said to repeat itself
+DREAMED = {GIVEN: "", FREE: ", told nothing"}  # how lines of each dreamed side end
 CODE = ("drivedit.agents", MODELS)  # that drives come from, with that of the environments
 MADE_FROM = "made_from"  # name beside the drives
+MAY_CHANGE = ("free",)  # fields of a contest that the drives do not depend on
+OF_REALITY = ("real", "starts", "horizon", "first_seed", "run_up")  # those that drives in reality depend on
 
 log = logging.getLogger(__name__)
 
@@ -71,23 +75,32 @@ class JudgeResult:
     Attributes:
         contest: What was driven.
         returns: Mean returns of every policy by side, best in reality first.
+        rates: Share of the drives that ended before the horizon, by policy and side.
+        endings: How many drives ended by each ending in reality, by policy.
         steps: Mean steps until an episode ended, by policy and side.
         confidence: Mean confidence of the dream, by policy; NaN where none is told.
         overall: Agreement at the whole horizon.
-        by_horizon: Agreement at shorter horizons and the whole one.
+        by_horizon: Agreement at shorter horizons and the whole one, of each dream, and of reality with itself.
+        by_ending: The same of the shares that ended; empty if none did.
         by_confidence: Agreement with the steps of low confidence cut off; empty if the dream tells no confidence.
         upper: Agreement among the better half of the policies.
+        needed: From how many starts reality's order by the share that ended would repeat itself well (a rank
+            correlation of `WELL`), by horizon; None: from these starts nothing is repeated.
         failed: What went wrong, by policy.
     """
 
     contest: JudgeSetup
     returns: dict[str, dict[str, Estimate]]
+    rates: dict[str, dict[str, Estimate]]
+    endings: dict[str, dict[str, int]]
     steps: dict[str, dict[str, float]]
     confidence: dict[str, float]
     overall: Line
     by_horizon: list[Line]
+    by_ending: list[Line]
     by_confidence: list[Line]
     upper: Line
+    needed: dict[int, int | None]
     failed: dict[str, str]
 
 
@@ -115,69 +128,111 @@ def judge(
         import matplotlib  # noqa: F401
         import scipy  # noqa: F401
 
-    out, policies = Path(out), list(dict.fromkeys(policies))
+    out, policies, contest = Path(out), list(dict.fromkeys(policies)), contest.resolved()
     if len(policies) < LEAST_POLICIES:
         raise ValueError(f"a judgement needs at least {LEAST_POLICIES} different policies, got {len(policies)}")
     starts = find_starts(contest)
     check(contest, policies, starts[0])
     _claim(contest, out)
-    together, failed, sources = batched(contest), {}, _sources(contest, policies)
-    drives: dict[str, dict[str, Drives]] = {}
-    for side in reversed(SIDES):
-        kept = {policy: _read(_file(out, side, policy), sources[policy]) for policy in policies}
-        drives[side] = {policy: found for policy, found in kept.items() if found is not None}
-        missing = [policy for policy in policies if policy not in failed and policy not in drives[side]]
-        steps = len(missing) * len(starts) * contest.horizon
-        with tqdm(total=steps, desc=side, unit=" step", disable=not progress, mininterval=1.0) as bar:
-            at_once = [policy for policy in missing if policy != PLANNER] if side == "dream" and together else []
-            alone = [policy for policy in missing if policy not in at_once]
-            results = [drive_together(contest, at_once, starts)] if at_once else []
-            results += [drive_apart(contest, side, alone, starts, workers)] if alone else []
-            for count, outcome in itertools.chain(*results):
-                bar.update(count)
-                if outcome is None:
-                    continue
-                policy, drives_or_error = outcome
-                if isinstance(drives_or_error, PolicyError):
-                    failed[policy] = str(drives_or_error)
-                else:
-                    drives[side][policy] = drives_or_error
-                    _keep(_file(out, side, policy), drives_or_error, sources[policy])
+    failed: dict[str, str] = {}
+    sources = _sources(contest, policies)
+    drives = {side: _drives(contest, side, policies, starts, out, sources[side], failed, workers, progress)
+              for side in contest.sides}  # fmt: skip
     left = [policy for policy in policies if policy not in failed]
     if len(left) < LEAST_POLICIES:
         raise RuntimeError(f"only {len(left)} of {len(policies)} policies could be judged: {failed}")
-    dream, real = ({policy: drives[side][policy] for policy in left} for side in SIDES)
-    verdict = compare(contest, dream, real, failed)
+    verdict = compare(contest, {side: {name: drives[side][name] for name in left} for side in contest.sides}, failed)
     text = json.dumps(_plain(verdict), indent=2) + "\n"
     write_atomically(out / "verdict.json", lambda file: file.write(text.encode()))
     return verdict
 
 
+def _drives(
+    contest: JudgeSetup, side: str, policies: Sequence[str], starts: Sequence[Start], out: Path,
+    sources: dict[str, str], failed: dict[str, str], workers: int, progress: bool,
+) -> dict[str, Drives]:  # fmt: skip
+    """Drives of policies on one side, those that are kept and those that are driven now; who fails is noted."""
+    kept = {policy: _read(_file(out, side, policy), sources[policy]) for policy in policies}
+    drives = {policy: found for policy, found in kept.items() if found is not None}
+    missing = [policy for policy in policies if policy not in failed and policy not in drives]
+    at_once = [policy for policy in missing if policy != PLANNER] if side != REAL and batched(contest) else []
+    alone = [policy for policy in missing if policy not in at_once]
+    results = [drive_together(contest, at_once, starts, side)] if at_once else []
+    results += [drive_apart(contest, side, alone, starts, workers)] if alone else []
+    steps = len(missing) * len(starts) * contest.horizon
+    with tqdm(total=steps, desc=side, unit=" step", disable=not progress, mininterval=1.0) as bar:
+        for count, outcome in itertools.chain(*results):
+            bar.update(count)
+            if outcome is None:
+                continue
+            policy, drives_or_error = outcome
+            if isinstance(drives_or_error, PolicyError):
+                failed[policy] = str(drives_or_error)
+            else:
+                drives[policy] = drives_or_error
+                _keep(_file(out, side, policy), drives_or_error, sources[policy])
+    return drives
+
+
 def compare(
-    contest: JudgeSetup, dream: dict[str, Drives], real: dict[str, Drives], failed: dict[str, str] | None = None
+    contest: JudgeSetup, drives: dict[str, dict[str, Drives]], failed: dict[str, str] | None = None
 ) -> JudgeResult:
-    """All figures of drives of the same policies on both sides."""
-    names = list(dream)
-    scores = {
-        side: {h: np.stack([drives[name].returns(h) for name in names]) for h in _horizons(contest)}
-        for side, drives in (("dream", dream), ("real", real))
-    }
-    whole = {side: scores[side][contest.horizon] for side in SIDES}
-    order = [names[i] for i in np.argsort(-mean(whole["real"]), kind="stable")]
-    confidence = np.stack([dream[name].confidence for name in names])  # [P, S, H]
-    overall = _line("all steps", whole["real"], whole["dream"])
-    best = better_half(whole["real"])
+    """All figures of drives of the same policies, by side and policy; reality and the dream are needed."""
+    names, sides, horizons = list(drives[REAL]), list(drives), _horizons(contest)
+    scores = {side: {h: _table(drives[side], names, "returns", h) for h in horizons} for side in sides}
+    lived = {side: {h: 1.0 - _table(drives[side], names, "ended", h) for h in horizons} for side in sides}
+    whole, rates = ({side: table[side][contest.horizon] for side in sides} for table in (scores, lived))
+    order = [names[i] for i in np.argsort(-mean(whole[REAL]), kind="stable")]
+    confidence = np.stack([drives[GIVEN][name].confidence for name in names])  # [P, S, H]
+    overall = _line("all steps", whole[REAL], whole[GIVEN])
+    best = better_half(whole[REAL])
+    told = {name: np.unique(drives[REAL][name].ending, return_counts=True) for name in order}
+    ended = any((rate < 1).any() for rate in rates.values())
     return JudgeResult(
         contest=contest,
-        returns={n: {side: mean_score(whole[side][names.index(n)]) for side in SIDES} for n in order},
-        steps={n: {"dream": float(dream[n].steps.mean()), "real": float(real[n].steps.mean())} for n in order},
-        confidence={n: float(mean(dream[n].confidence.ravel())) for n in order},
+        returns={n: {side: mean_score(whole[side][names.index(n)]) for side in sides} for n in order},
+        rates={n: {side: mean_score(1.0 - rates[side][names.index(n)]) for side in sides} for n in order},
+        endings={n: {str(k): int(v) for k, v in zip(*told[n], strict=True) if k} for n in order},
+        steps={n: {side: float(drives[side][n].steps.mean()) for side in sides} for n in order},
+        confidence={n: float(mean(drives[GIVEN][n].confidence.ravel())) for n in order},
         overall=overall,
-        by_horizon=[_line(f"{h} steps", scores["real"][h], scores["dream"][h]) for h in _horizons(contest)],
-        by_confidence=[] if np.isnan(confidence).all() else [overall, *_cut_lines(real, dream, confidence)],
-        upper=_line("the better half", whole["real"][best], whole["dream"][best]),
+        by_horizon=_horizon_lines(scores),
+        by_ending=_horizon_lines(lived) if ended else [],
+        by_confidence=[] if np.isnan(confidence).all() else [
+            overall, *_cut_lines(drives[REAL], drives[GIVEN], confidence)
+        ],
+        upper=_line("the better half", whole[REAL][best], whole[GIVEN][best]),
+        needed={h: _needed(lived[REAL][h]) for h in horizons} if ended and _halved(whole[REAL]) else {},
         failed=failed or {},
-    )
+    )  # fmt: skip
+
+
+def _table(drives: dict[str, Drives], names: Sequence[str], what: str, horizon: int) -> np.ndarray:
+    """Scores `[P, S]` of policies by a method of their drives."""
+    return np.stack([getattr(drives[name], what)(horizon) for name in names]).astype(float)
+
+
+def _horizon_lines(scores: dict[str, dict[int, np.ndarray]]) -> list[Line]:
+    """Agreement at every horizon of each dream with reality, and of reality with itself; scores `[P, S]` by side."""
+    lines = []
+    for horizon, real in scores[REAL].items():
+        lines += [_line(f"{horizon} steps{DREAMED[side]}", real, scores[side][horizon])
+                  for side in scores if side != REAL]  # fmt: skip
+        if _halved(real):
+            figures = {name: halves(measure, real) for name, measure in MEASURES.items()}
+            lines.append(Line(f"{horizon} steps, reality: half of the starts and the other", len(real), figures))
+    return lines
+
+
+def _halved(scores: np.ndarray) -> bool:
+    """Whether halves of the starts of scores `[P, S]` can be compared."""
+    return len(scores) >= LEAST_POLICIES and scores.shape[1] > 1
+
+
+def _needed(lived: np.ndarray) -> int | None:
+    """From how many starts an order by scores `[P, S]` would repeat itself well."""
+    half = halves(MEASURES["Spearman"], lived).value
+    return None if np.isnan(half) else starts_needed(half, lived.shape[1], WELL)
 
 
 def trusted_steps(drives: Sequence[Drives], threshold: float) -> np.ndarray:
@@ -235,24 +290,35 @@ def _claim(contest: JudgeSetup, out: Path) -> None:
     path, mine = out / "contest.json", contest.to_dict()
     if path.exists():
         theirs = json.loads(path.read_text())
-        other = [f"{k} {theirs.get(k)!r} there, {mine[k]!r} here" for k in asdict(contest) if theirs.get(k) != mine[k]]
+        other = [f"{k} {theirs[k]!r} there, {mine[k]!r} here" for k in asdict(contest)
+                 if k not in MAY_CHANGE and k in theirs and theirs[k] != mine[k]]  # fmt: skip
         if other:
             raise ValueError(f"{out} holds drives of another contest: {'; '.join(other)}; choose another folder")
     text = json.dumps(mine, indent=2) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def _sources(contest: JudgeSetup, policies: Sequence[str]) -> dict[str, str]:
-    """Fingerprints of all that the drives of every policy come from, code and weights included."""
-    environments = [contest.open(side) for side in SIDES]
+def _sources(contest: JudgeSetup, policies: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Fingerprints of all that the drives come from, by side and policy, code and weights included.
+
+    What somebody's code does in reality may depend on the dream, as the planner's does; policies of a domain do not.
+    """
+    environments = [contest.open(side) for side in (GIVEN, REAL)]
     for env in environments:
         env.close()
     inside = [env.unwrapped for env in environments]
     weights = [getattr(getattr(env, "world", None), "fingerprint", "") for env in inside]
-    domain = domain_of(contest.real)
+    domain = domain_of(contest.reality)
     code = code_fingerprint(*CODE, *(package_of(type(env).__module__) for env in inside), *_package(domain))
-    common = fingerprint(asdict(contest), weights, code)
-    return {policy: fingerprint(common, policy, _content(policy)) for policy in policies}
+    all_of_it = {name: value for name, value in asdict(contest).items() if name not in MAY_CHANGE}
+    real = {name: all_of_it[name] for name in OF_REALITY}
+    common = {side: fingerprint(all_of_it, weights, code) for side in contest.sides}
+    common |= {"alone": fingerprint(real, code)}
+    return {
+        side: {policy: fingerprint(common["alone" if side == REAL and find_policy(policy) else side], policy,
+                                   _content(policy)) for policy in policies}
+        for side in contest.sides
+    }  # fmt: skip
 
 
 def _content(policy: str) -> str:

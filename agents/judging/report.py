@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drivedit.agents.judging.agreement import MEASURES, Estimate
-from drivedit.agents.judging.judge import JudgeResult, Line
+from drivedit.agents.judging.judge import WELL, JudgeResult, Line
+from drivedit.agents.judging.starts import FREE, GIVEN, REAL
 from drivedit.utils import extra, write_atomically
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 LONGEST = 40  # letters of a name in a table
 MOST_NAMED = 12  # points with a name in the picture
+NAMES = {REAL: "reality", GIVEN: "dream", FREE: "dream, told nothing"}
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; margin: 1rem 0; } img { max-width: 100%; }
@@ -48,20 +50,35 @@ def write_report(verdict: JudgeResult, path: str | Path) -> None:
 
 def as_text(verdict: JudgeResult) -> str:
     """The figures for a terminal."""
-    short = short_names(verdict.returns)
+    short, sides = short_names(verdict.returns), verdict.contest.sides
     width = max(18, *map(len, short.values()))
-    lines = [f"{'policy':<{width}} {'real':>26} {'dream':>26} {'confidence':>10}"]
-    for name, sides in verdict.returns.items():
-        told = _number(verdict.confidence[name])
-        lines.append(
-            f"{short[name]:<{width}} {_estimate(sides['real'], 1):>26} {_estimate(sides['dream'], 1):>26} {told:>10}"
-        )
+    rates = sides if verdict.by_ending else []
+    head = "".join(f" {side:>26}" for side in sides) + f" {'confidence':>10}"
+    lines = [f"{'policy':<{width}}{head}" + "".join(f" {f'{side} ended':>12}" for side in rates)]
+    for name, returns in verdict.returns.items():
+        cells = "".join(f" {_estimate(returns[side], 1):>26}" for side in sides)
+        told = "".join(f" {verdict.rates[name][side].value:>12.2f}" for side in rates)
+        lines.append(f"{short[name]:<{width}}{cells} {_number(verdict.confidence[name]):>10}{told}")
     for title, rows in _tables(verdict):
         lines += ["", f"{title:<62}" + "".join(f"{name:>22}" for name in MEASURES)]
         lines += [f"{row.label:<62}" + "".join(f"{cell:>22}" for cell in _cells(row)[1:]) for row in rows]
+    lines += ["", *_repeats(verdict)] if verdict.needed else []
     lines += [f"\n{why}" for why in [_nothing_to_compare(verdict)] if why]
     lines += [f"failed: {why}" for why in verdict.failed.values()]
     return "\n".join(lines)
+
+
+def _repeats(verdict: JudgeResult) -> list[str]:
+    """From how many starts reality's own order by the share that ended would repeat itself, a line for each horizon."""
+    lines = []
+    for horizon, needed in verdict.needed.items():
+        told = f"some {needed} starts are" if needed else "more starts are"
+        known = "" if needed else f"; {verdict.contest.starts} tell nothing of how many"
+        lines.append(
+            f"{horizon} steps: {told} needed for reality's order by the share that ended to repeat itself with a rank "
+            f"correlation of {WELL:g}{known}"
+        )
+    return lines
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
@@ -83,10 +100,10 @@ def _ends(name: str, tail: str) -> bool:
 
 def _nothing_to_compare(verdict: JudgeResult) -> str:
     """Why no figure says how the two orders agree; empty if one does."""
-    for side in ("real", "dream"):
+    for side in verdict.contest.sides:
         values = [returns[side].value for returns in verdict.returns.values()]
         if max(values) - min(values) < 1e-6:
-            where = "in reality" if side == "real" else "in the dream"
+            where = "in reality" if side == REAL else "in the dream"
             return (
                 f"nothing can be compared: every policy has the same return {where}. Choose policies that differ in "
                 "skill, a longer --horizon, or more --starts"
@@ -95,15 +112,15 @@ def _nothing_to_compare(verdict: JudgeResult) -> str:
 
 
 def _page(verdict: JudgeResult) -> str:
-    contest, overall, short = verdict.contest, verdict.overall, short_names(verdict.returns)
+    contest, overall = verdict.contest, verdict.overall
     rank = overall.figures["Spearman"]
     order = "cannot be compared" if math.isnan(rank.value) else f"agree with a rank correlation of {rank.text()}"
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Can the dream judge drivers?</title>",
         f"<style>{STYLE}</style></head><body><h1>Can the dream judge drivers?</h1>",
         f"<p>{overall.policies} driving policies drove in the dream <code>{escape(contest.dream)}</code> and in "
-        f"reality <code>{escape(contest.real)}</code>, each from the same {contest.starts} starts (seeds "
-        f"{contest.first_seed} to {contest.first_seed + contest.starts - 1}), for at most {contest.horizon} steps. "
+        f"reality <code>{escape(contest.reality)}</code>, each from the same {contest.starts} starts (seeds "
+        f"from {contest.first_seed} on), for at most {contest.horizon} steps. "
         f"The score of a drive is its return, the sum of its rewards. <strong>The two orders of the policies {order}."
         "</strong> Where the dream orders policies as reality does, it can be asked about policies that never drove in "
         "reality; where it does not, it cannot.</p>",
@@ -117,6 +134,9 @@ def _page(verdict: JudgeResult) -> str:
     ]
     for title, rows in _tables(verdict):
         parts.append(_table([title, "policies", *MEASURES], [_cells(row, True) for row in rows]))
+    if verdict.needed:
+        parts.append(f"<p class='note'>{'; '.join(map(escape, _repeats(verdict)))}. Where the halves of reality do not "
+                     "agree, no dream can be asked to agree with it.</p>")  # fmt: skip
     parts.append(
         "<p class='note'>The better half are the policies whose real return is at least the median: telling good "
         "from good is harder than telling good from bad. Where the dream says how confident it is, steps of low "
@@ -125,19 +145,7 @@ def _page(verdict: JudgeResult) -> str:
         "whose surest steps are their best. Cut from both, it shows whether the dream is right where it is sure."
         "</p><h2>The policies</h2>"
     )
-    head = [
-        "policy, best in reality first",
-        "real return",
-        "dreamed return",
-        "steps driven (real, dream)",
-        "confidence",
-    ]
-    rows = [
-        [short[name], _estimate(sides["real"], 1), _estimate(sides["dream"], 1),
-         f"{verdict.steps[name]['real']:.0f}, {verdict.steps[name]['dream']:.0f}", _number(verdict.confidence[name])]
-        for name, sides in verdict.returns.items()
-    ]  # fmt: skip
-    parts.append(_table(head, rows))
+    parts.append(_policies(verdict))
     if verdict.failed:
         parts.append("<h2>Not judged</h2><ul>")
         parts += [f"<li>{escape(why)}</li>" for why in verdict.failed.values()]
@@ -145,11 +153,34 @@ def _page(verdict: JudgeResult) -> str:
     return "\n".join([*parts, "</body></html>\n"])
 
 
+def _policies(verdict: JudgeResult) -> str:
+    """The table of all policies."""
+    short, sides = short_names(verdict.returns), verdict.contest.sides
+    head = [
+        "policy, best in reality first",
+        *(f"return: {NAMES[side]}" for side in sides),
+        "steps driven",
+        "confidence",
+    ]
+    head += ["share that ended", "by what in reality"] if verdict.by_ending else []
+    rows = []
+    for name, returns in verdict.returns.items():
+        row = [short[name], *(_estimate(returns[side], 1) for side in sides)]
+        row += [", ".join(f"{verdict.steps[name][side]:.0f}" for side in sides), _number(verdict.confidence[name])]
+        if verdict.by_ending:
+            row.append(", ".join(f"{verdict.rates[name][side].value:.2f}" for side in sides))
+            row.append(", ".join(f"{why} {count}" for why, count in verdict.endings[name].items()))
+        rows.append(row)
+    order = ", ".join(NAMES[side] for side in sides)
+    return f"<p class='note'>Where a cell has several numbers: {order}.</p>{_table(head, rows)}"
+
+
 def _tables(verdict: JudgeResult) -> list[tuple[str, list[Line]]]:
     """Titles and lines of the tables of agreement."""
     tables = [
         ("agreement", [verdict.overall, verdict.upper]),
-        ("by horizon", verdict.by_horizon),
+        ("returns by horizon", verdict.by_horizon),
+        ("share that ended by horizon", verdict.by_ending),
         ("by confidence", verdict.by_confidence),
     ]
     return [(title, lines) for title, lines in tables if lines]

@@ -30,6 +30,7 @@ class DomainConfig(BaseConfig):
         drivers: Draws a driver and the reset options of its episode from a `numpy.random.Generator`, for recordings.
         recording_starts: Draws the reset options of an episode that an agent drives for a recording; empty: none.
         judging_starts: Reset options that are drawn, evenly in these ranges, where policies are judged.
+        judging_attributes: Attributes of the scene where policies are judged; those left out are drawn from the seed.
         steady: Telemetry, with its ranges, of a moment that a dream can begin in; what is not known hinders nothing.
         policies: A dictionary of policies that see the observation alone: by name, made from a seed.
         on_road: Telemetry that says what share of the car is on the road; empty: none does.
@@ -51,6 +52,7 @@ class DomainConfig(BaseConfig):
     drivers: str
     recording_starts: str = ""
     judging_starts: dict[str, tuple[float, float]] = field(default_factory=dict)
+    judging_attributes: dict[str, str] = field(default_factory=dict)
     steady: dict[str, tuple[float, float]] = field(default_factory=dict)
     policies: str = ""
     on_road: str = ""
@@ -69,6 +71,10 @@ class DomainConfig(BaseConfig):
         for name, path in {**{name: getattr(self, name) for name in parts}, **self.public}.items():
             if (path or name in parts[:2]) and not all(path.partition(":")):
                 raise ValueError(f'{name} of the domain {self.spec.domain} is "module:name", got {path!r}')
+        allowed = self.spec.attributes
+        wrong = {name: value for name, value in self.judging_attributes.items() if value not in allowed.get(name, ())}
+        if wrong:
+            raise ValueError(f"judging_attributes are some of {allowed}, got {wrong}")
         unknown = {*self.steady, *filter(None, [self.on_road])} - set(self.spec.names("telemetry"))
         if unknown:
             raise ValueError(

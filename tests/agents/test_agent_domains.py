@@ -15,7 +15,7 @@ from drivedit.agents.domains import domain_behind
 from drivedit.agents.drive import drive
 from drivedit.agents.drivers import policies
 from drivedit.agents.judging.scores import score
-from drivedit.agents.judging.trials import JudgeSetup, find_starts
+from drivedit.agents.judging.starts import JudgeSetup, find_starts
 from drivedit.agents.learning.sb3 import open_vector
 from drivedit.agents.learning.wrappers import OffRoad
 from drivedit.agents.load import load_agent
@@ -110,7 +110,7 @@ def test_starts_are_drawn_and_driven_to_as_the_domain_says():
     assert all(action.tolist() == [0.5, 0.5] for start in starts for action in start.actions)
     (start,) = find_starts(JudgeSetup("Lane-v0", "LaneRace-v0", starts=1, run_up=2))
     assert start.options == {} and len(start.actions) == 2, "the public environment starts as it does"
-    with pytest.raises(ValueError, match="ends within the run-up"):
+    with pytest.raises(ValueError, match="only 0 of the seeds .* do not end within the run-up of 6 steps"):
         find_starts(JudgeSetup("Lane-v0", "Lane-v0", starts=1, run_up=6))
 
 

@@ -16,7 +16,8 @@ from drivedit.agents.__main__ import main
 from drivedit.agents.dreams import open_for
 from drivedit.agents.drivers.policy import Policy, PolicySpec
 from drivedit.agents.judging import trials
-from drivedit.agents.judging.trials import Drives, JudgeSetup
+from drivedit.agents.judging.starts import JudgeSetup, find_starts
+from drivedit.agents.judging.trials import Drives
 from drivedit.agents.load import load_agent
 from drivedit.agents.planning.planner import Planner, Search
 from drivedit.config import RewardTerm, find_domain
@@ -100,7 +101,7 @@ def test_the_commands_take_it(world, agent, tmp_path, capsys):
 
 def test_the_judge_shows_latents_in_the_dream_and_encodes_reality(world, agent):
     contest = JudgeSetup(DREAM, TWIN, str(world), starts=2, horizon=4, run_up=3)
-    starts, names = trials.find_starts(contest), [agent, "lane_keeper"]
+    starts, names = find_starts(contest), [agent, "lane_keeper"]
     assert trials.latent_policies(contest, [*names, "nobody"]) == [agent]
     together = dict(outcome for _, outcome in trials.drive_together(contest, names, starts) if outcome)
     apart = dict(outcome for _, outcome in trials.drive_apart(contest, "dream", names, starts, 1) if outcome)

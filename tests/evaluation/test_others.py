@@ -11,7 +11,7 @@ from helpers.worlds import make_peopled_world, make_world
 
 from drivedit.config.domains.street import DOMAIN
 from drivedit.evaluation.dreams import Dream, with_others
-from drivedit.evaluation.metrics.others import count, filled, found_at, overlap
+from drivedit.evaluation.metrics.others import LATER, count, filled, found_at, others_seen, overlap
 from drivedit.evaluation.reports.report import TABLE, mark
 from drivedit.evaluation.suites import closed_loop, open_loop, others
 from drivedit.evaluation.suites.closed_loop import Drives
@@ -163,6 +163,16 @@ def test_the_probe_is_tried_on_true_pictures_of_those_that_nobody_hides():
     assert others.probe_figures(clips, ASKED) == {"placed_probe": 1.0, "placed_probe_count": 1.0}
 
 
+def test_others_are_looked_for_in_the_steps_that_count():
+    frames = drawn(5, 9)
+    probes = replace(PROBES, others=ASKED)
+    for step in (LATER.start, LATER.stop - 1):
+        assert others_seen(probes, frames, step).tolist() == [1.0, 1.0]
+    for step in (LATER.start - 1, LATER.stop):
+        assert others_seen(probes, frames, step).tolist() == [0.0, 0.0]
+    assert others_seen(replace(PROBES, others=None), frames, LATER.start).tolist() == [0.0, 0.0]
+
+
 def test_others_of_drives_that_go_on_are_compared():
     fill, shown = np.zeros((2, 300)), np.zeros((2, 300), np.float32)
     shown[:, 150:250], shown[1] = 2.0, 9.0
@@ -212,7 +222,9 @@ def test_what_a_free_dream_loses():
     given, free = (dreamt(np.full((1, 12, *SIZE, 3), 100 + off, np.uint8), np.zeros((1, 12, 3))) for off in (5, 10))
     figures = open_loop.free_figures(clips, given, free)
     assert figures["free_loss_1"] == figures["free_loss_10"] == pytest.approx(20 * math.log10(2), abs=0.01)
-    assert math.isnan(figures["free_loss_20"])
+    assert figures["free_psnr_10"] == pytest.approx(20 * math.log10(255 / 10), abs=0.01)
+    assert math.isnan(figures["free_loss_20"]) and math.isnan(figures["free_psnr_20"])
+    assert math.isnan(figures["free_sharpness_1"])  # flat pictures have no edges
     clips["frames"][..., ::2, :, :] = 90  # or they would have no sharpness
     curve = open_loop.Curves([1, 10, 20], [30.0, 25.0, 20.0], [26.0, 20.0, 18.0], [40.0] * 3)
     figures = open_loop.picture_figures(clips, given, curve)

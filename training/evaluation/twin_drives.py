@@ -137,25 +137,22 @@ def record_drive(job: Job) -> Arrays:
     context, pose = check_scene(twin.scene(CONTEXT), sources.config.spec), twin.truth().pose
     assert pose is not None
     restarted(driver)
-    kept: dict[str, list[Any]] = {
-        name: [] for name in ("actions", "poses", "speed", "told_road", "road", "ended", "others")
-    }
-    over, truth, seen, wanted = False, twin.truth(), [], set(sampled(job.steps).tolist())
-    for step in range(job.steps):
+    kept: dict[str, list[Any]] = {name: [] for name in ("actions", "poses", "speed", "told_road", "ended")}
+    over, truth, seen = False, twin.truth(), []
+    for _ in range(job.steps):
         action = np.asarray(driver(frame), np.float32)
         if not over:
             observation, _, over, _, _ = twin.step(action)
             frame, truth = picture(sources, observation), twin.truth()
-        told = truth.telemetry
-        values = (action, truth.pose, told[probes.speed], told[probes.road], probes.road_share(frame), over,
-                  others_seen(probes, frame[None])[0])  # fmt: skip
+        values = (action, truth.pose, truth.telemetry[probes.speed], truth.telemetry[probes.road], over)
         for name, value in zip(kept, values, strict=True):
             kept[name].append(value)
-        if step in wanted:
-            seen.append(frame)
+        seen.append(frame)
     drive = {f"drive_{name}": np.array(values) for name, values in kept.items()}
+    frames = np.stack(seen)
+    drive |= {"drive_road": probes.road_share(frames), "drive_seen": frames[sampled(job.steps)]}
+    drive["drive_others"] = np.concatenate([others_seen(probes, frames[[step]], step) for step in range(job.steps)])
     drive["drive_poses"] = from_origin(drive["drive_poses"], origin_of(pose[None]))
-    drive["drive_seen"] = np.stack(seen) if seen else np.zeros((0, *frame.shape), np.uint8)
     run_up = {"frames": context.frames, "controls": context.controls, "poses": context.poses_or_start()}
     return {**run_up, **_place(context), **drive}
 

@@ -31,6 +31,7 @@ HIDDEN_FRAMES = 5  # for which one is hidden at least
 LONGEST = 15  # frames that it is hidden at most
 VISIBLE = 12  # pixels of one that is plainly seen
 UNSEEN = 2  # pixels of one that is hidden, at most
+RETRIED = 5  # steps from one moment that is tried to the next
 TRIED = 12  # drives, before there is no such moment
 
 
@@ -43,41 +44,53 @@ def record_ahead(job: Job) -> Arrays:
     """
     sources, probes, asked = job.sources, job.sources.probes, _asked(job)
     low, high = asked.gap_range
-    rng, twin = sources.rng(AHEAD, job.index), sources.make_twin()
-
-    def enough(truth: Truth, step: int) -> bool:
-        told = truth.telemetry
-        return step > CONTEXT and low < told[asked.gap] < high and told[probes.speed] > asked.speed
-
+    rng, twin, fork = sources.rng(AHEAD, job.index), sources.make_twin(), sources.make_twin()
+    branches: list[Arrays] = []
     while True:
         driver, start = draw(sources, rng, probes.good)
+
+        def enough(truth: Truth, step: int, driver: Driver = driver) -> bool:
+            told = truth.telemetry
+            behind = low < told[asked.gap] < high and told[probes.speed] > asked.speed
+            if behind and step > CONTEXT and step % RETRIED == 0:
+                branches[:] = _branches(job, twin, fork, driver)
+            return bool(branches)
+
         drive = run(sources, twin, int(rng.integers(1000)) + job.seed(AHEAD), asked.peopled(start), driver, 120, enough)
-        if not drive["ended"][-1] and enough(twin.truth(), len(drive["controls"])):
-            branches = [_branch(job, twin, driver, held) for held in probes.throttles]
-            if all(branches):
-                return {**last_context(drive), **{f"ahead_{name}": np.stack([each[name] for each in branches])
-                                                  for name in branches[0]}}  # fmt: skip
+        if branches:
+            return {**last_context(drive), **{f"ahead_{name}": np.stack([each[name] for each in branches])
+                                              for name in branches[0]}}  # fmt: skip
 
 
-def _branch(job: Job, twin: Simulator, driver: Driver, held: np.ndarray) -> Arrays:
+def _branches(job: Job, twin: Simulator, fork: Simulator, driver: Driver) -> list[Arrays]:
+    """What comes of each of the probes' throttles in a `fork` of the twin; nothing if one of them tells nothing."""
+    found, state = [], twin.get_state()
+    for held in job.sources.probes.throttles:
+        fork.set_state(state)
+        found.append(_branch(job, fork, copy.deepcopy(driver), held))
+        if not found[-1]:
+            return []
+    return found
+
+
+def _branch(job: Job, fork: Simulator, driver: Driver, held: np.ndarray) -> Arrays:
     """What comes of held controls but for the steering; nothing if the episode ends or nobody is ahead any more."""
     sources, asked = job.sources, _asked(job)
-    fork, driver = sources.make_twin(), copy.deepcopy(driver)
-    fork.set_state(twin.get_state())
     steers, observation = sources.config.spec.steers, None
-    controls, others, seen, over = [], [], [], False
-    origin = origin_of(_pose(twin)[None])
+    controls, others, seen = [], [], []
+    origin = origin_of(_pose(fork)[None])
     for _ in range(SPEED_FRAMES):
         action = np.where(np.arange(len(held)) == steers, driver.act(fork.truth(), observation), held)
         observation, _, ended, _, _ = fork.step(action.astype(np.float32))
+        if ended:
+            return {}
         there = others_of(sources, fork, fork.truth())
         there[:, :2] -= origin * (there[:, 3:4] > 0)
         controls.append(action.astype(np.float32))
         others.append(there)
         seen.append(picture(sources, observation))
-        over |= ended
     gap = fork.truth().telemetry[asked.gap]
-    if over or gap > 2 * asked.gap_range[1]:
+    if gap > 2 * asked.gap_range[1]:
         return {}
     return {
         "controls": np.stack(controls),

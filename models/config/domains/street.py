@@ -55,6 +55,7 @@ DOMAIN = DomainConfig(
     drivers=f"{_HERE}.drivers:make_driver",
     recording_starts=f"{_HERE}.drivers:draw_good_start",
     judging_starts={"track_position": (0.0, 1.0), "speed": (5.0, 12.0)},
+    judging_attributes={"traffic": "dense"},  # where others are, policies differ by how they drive among them
     steady={"lateral_offset": (-1.0, 1.0), "heading_error": (-0.15, 0.15), "wheels_on_road": (1.0, 1.0)},
     policies=f"{_HERE}.policies:POLICIES",
     on_road="wheels_on_road",

@@ -13,7 +13,7 @@ from drivedit.data.domains.street import readout
 from drivedit.data.domains.street.drivers import LaneKeeper
 from drivedit.data.domains.street.driving import speed_after
 from drivedit.data.domains.street.fit_readout import fit_readout, targets
-from drivedit.data.domains.street.policies import POLICIES, SKILLS, Fixed, PixelDriver, Skill
+from drivedit.data.domains.street.policies import DAB, POLICIES, SKILLS, Fixed, PixelDriver, Skill
 from drivedit.data.domains.street.readout import AHEAD, NEAR, SCALES, read
 from drivedit.data.domains.street.twin import StreetTwin
 from drivedit.utils import load_object
@@ -127,6 +127,14 @@ def test_the_wheel_turns_to_where_the_lane_goes(monkeypatch):
     assert answer("drifts_right")[0] == pytest.approx(SKILLS["drifts_right"].bias)
 
 
+def test_the_frightened_brake_for_no_reason_and_the_erratic_do_anything(monkeypatch):
+    seeing(monkeypatch)
+    pedals = np.array([answer("brake_happy", steps)[1] for steps in range(1, 80, 3)])
+    braking = (pedals == DAB[1]).mean()
+    assert 0.05 < braking < 0.6 and (pedals[pedals != DAB[1]] > 0).all()  # some 29% of its time
+    assert (answer("follower", 79)[1] > 0) and len({tuple(answer("erratic", steps)) for steps in range(1, 9)}) == 8
+
+
 def test_all_policies_give_controls_and_are_functions_of_their_seed(env):
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (3, 64, 128, 3), np.uint8)
@@ -149,6 +157,7 @@ def test_all_policies_give_controls_and_are_functions_of_their_seed(env):
         ({"pace": 0.0}, "pace must be above 0, got 0"),
         ({"delay": -1}, "delay must not be below 0"),
         ({"bias": 2.0}, "bias"),
+        ({"fright": 1.5}, r"fright must be in \[0, 1\], got 1.5"),
     ],
 )
 def test_wrong_skills_are_named(wrong, message):

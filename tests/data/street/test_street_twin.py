@@ -127,6 +127,22 @@ def test_the_truth_tells_route_agents_and_neighbours(env):
     assert np.hypot(*(nearest[:2] - truth.pose[:2])) == pytest.approx(ahead[0].ahead, rel=0.15)
 
 
+def test_whose_pixels_are_whose_is_known_without_another_look(env):
+    for kinds in (BOTH, "camera", "range"):
+        twin = StreetTwin(kinds)
+        twin.reset(seed=4, options=DENSE)
+        first = twin.instances()
+        for action in some_actions(2, 3):
+            twin.step(action)
+        seen = twin.see()
+        assert np.array_equal(twin.instances(), seen.instance) and not np.array_equal(first, seen.instance)
+        assert set(np.unique(seen.instance)) - {0} <= set(twin.truth().agents.ids)
+        state = twin.get_state()
+        twin.reset(seed=5)
+        twin.set_state(state)
+        assert np.array_equal(twin.instances(), seen.instance)
+
+
 def test_a_scene_is_one_of_the_spec(env):
     with pytest.raises(RuntimeError, match="at least one control"):
         env.scene()

@@ -12,6 +12,7 @@ from drivedit.utils import Probes
 
 CERTAIN = 0.5  # how likely a pixel shows another one from which on it counts
 LEAST = 8  # pixels of one that is counted
+LATER = slice(150, 250)  # steps of a long drive in which others are counted
 
 
 def patches(shown: np.ndarray) -> np.ndarray:
@@ -26,9 +27,11 @@ def count(cars: np.ndarray) -> np.ndarray:
     return np.array([(patches(each >= CERTAIN)[:, 4] >= LEAST).sum() for each in cars], np.float32)
 
 
-def others_seen(probes: Probes, frames: np.ndarray) -> np.ndarray:
-    """How many others pictures `[N, H, W, 3]` show `[N]`; zeros in domains without."""
-    return np.zeros(len(frames), np.float32) if probes.others is None else count(probes.others.cars(frames))
+def others_seen(probes: Probes, frames: np.ndarray, step: int) -> np.ndarray:
+    """How many others pictures `[N, H, W, 3]` of a step show `[N]`; zeros in domains without, and but for `LATER`."""
+    if probes.others is None or not LATER.start <= step < LATER.stop:  # finding them takes its time
+        return np.zeros(len(frames), np.float32)
+    return count(probes.others.cars(frames))
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:

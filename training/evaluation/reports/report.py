@@ -34,9 +34,12 @@ TABLE = (
     Row("psnr_50", "PSNR after 50 frames, dB", 1),
     Row("psnr_100", "PSNR after 100 frames, dB", 1),
     *(Row(f"gain_{n}", f"PSNR after {n} frame{'s' * (n > 1)} above copying the last one, dB", 1) for n in (1, 10, 20)),
-    *(Row(f"free_loss_{n}", f"the same told nothing (free): what is lost after {n}, dB", 1) for n in (1, 10, 20)),
+    *(Row(f"free_psnr_{n}", f"PSNR after {n}, told nothing (free), dB", 1) for n in (1, 10, 20)),
+    *(Row(f"free_loss_{n}", f"PSNR after {n}, told nothing: what is lost, dB", 1) for n in (1, 10, 20)),
     Row("sharpness_1", "sharpness after 1 frame (Laplacian energy, dreamed / true)"),
     Row("sharpness_50", "sharpness after 50 frames"),
+    Row("free_sharpness_1", "sharpness after 1 frame, free"),
+    Row("free_sharpness_50", "sharpness after 50 frames, free"),
     Row("steering_correlation", "steering, 15 frames: heading change against the twin's, r"),
     Row("steering_slope", "steering: slope"),
     Row("steering_picture_correlation", "steering, told from the pictures alone: r"),
@@ -55,6 +58,7 @@ TABLE = (
     Row("free_on_road", "closed loop, told nothing (free): share of steps on the road (from the picture)"),
     Row("free_still_driving", "closed loop, free: still driving at the end"),
     Row("free_alive", "closed loop, free: not ended"),
+    Row("free_median_life", "closed loop, free: median life, steps", 0),
     Row("steer_ratio", "bends: mean |steering| / the twin's"),
     Row("bends_ratio", "bends: share of |steering| > .15 / the twin's"),
     Row("attributes_kept", "attributes that are what they were up to 300 steps on, free (told from the picture)"),
@@ -62,12 +66,21 @@ TABLE = (
     Row("ahead_correlation", "the car ahead, 20 frames of gas, less and brake: gap in the picture, free, r"),
     Row("ahead_given_correlation", "the same, told who is there"),
     Row("ahead_probe_correlation", "the same, read off the twin's pictures"),
+    Row("ahead_error", "the car ahead: mean error of its gap, free, m", 1),
+    Row("ahead_given_error", "the same, told who is there, m", 1),
+    Row("ahead_probe_error", "the same, read off the twin's pictures, m", 1),
     Row("placed", "one placed ahead is seen there (IoU of its box above .5)"),
     Row("placed_probe", "the same of the twin's pictures"),
-    Row("others_ratio", "others seen per frame after 150 to 250 steps, free / the twin's"),
+    Row("others_free", "others seen per frame after 150 to 250 steps, free", 2),
+    Row("others_twin", "the same of the twin's pictures", 2),
+    Row("others_ratio", "others seen, free / the twin's"),
     Row("reappears", "one that is hidden for 5 frames and should reappear, does"),
     Row("reappears_probe", "the same of the twin's pictures"),
+    Row("reappears_count", "how many were hidden", 0),
     Row("confidence", "confidence: rank correlation with the error of the next 10 frames"),
+    Row("steps_per_second_dream", "steps/s, one dream, decoded", 1),
+    Row("steps_per_second_dream_16", "steps/s, 16 dreams at once, decoded", 1),
+    Row("steps_per_second_twin", "steps/s, the twin", 1),
     Row("steps_over_twin", "steps/s, one dream, decoded / the twin's", 2),
     Row("steps_over_twin_16", "steps/s, 16 dreams at once, decoded / the twin's", 2),
     Row("steps_over_stock", "steps/s / the stock simulator's, as long a step", 2),
@@ -81,6 +94,8 @@ TABLE = (
     Row("frechet_true", "drift: the twin's pictures after 300 steps to those after 1000"),
     Row("twin_on_road", "the twin under the same driver: on the road"),
     Row("twin_still_driving", "the twin: still driving at the end"),
+    Row("twin_alive", "the twin: not ended"),
+    Row("twin_median_life", "the twin: median life, steps", 0),
     Row("twin_route_agreement", "the twin: route agreement"),
 )
 
@@ -123,7 +138,16 @@ def as_text(report: dict[str, Any]) -> str:
     lines.append("calibration, 10 frames: bins from the least confident to the most")
     lines.append(f"{'mean confidence':<20}  " + " ".join(f"{value:5.2f}" for value in table["confidence"]))
     lines.append(f"{'RMSE, levels of 255':<20}  " + " ".join(f"{255 * value:5.1f}" for value in table["rmse"]))
+    lines += ["", _how(report)] if "seconds" in report else []
     return "\n".join(lines)
+
+
+def _how(report: dict[str, Any]) -> str:
+    """How the world was stepped, and where the time went."""
+    passes, parts = report["sampling_steps"], report["seconds"]
+    told = f"{passes} pass{'es' * (passes > 1)} a frame, {'' if report['compiled'] else 'not '}compiled, "
+    spent = ", ".join(f"{part} {seconds:.0f}" for part, seconds in parts.items())
+    return f"{told}{report['threads']} threads; {sum(parts.values()):.0f} s: {spent}"
 
 
 def write_json(report: dict[str, Any], path: Path) -> None:

@@ -42,7 +42,7 @@ class Drives:
         ended: bool `[N, T]`, true from the ending on.
         seen: uint8 `[N, S, H, W, 3]`, the pictures at `drift.sampled(T)`.
         film: uint8 `[T, H, W, 3]`, the pictures of the first dream; empty for the simulator's drives.
-        others: `[N, T]` how many others the pictures show; zeros in domains without.
+        others: `[N, T]` how many others the pictures show, zeros where they are not counted (`others_seen`).
     """
 
     actions: np.ndarray
@@ -126,7 +126,7 @@ def drive_dream(
         frames, pose = seen(world, state), world.poses(state).cpu().numpy()
         speed, told = (out.telemetry[name].cpu().numpy() for name in (probes.speed, probes.road))
         over = over | out.ended.cpu().numpy()
-        kept.append((actions, pose, speed, told, probes.road_share(frames), over, others_seen(probes, frames),
+        kept.append((actions, pose, speed, told, probes.road_share(frames), over, others_seen(probes, frames, step),
                      frames[0].copy()))  # fmt: skip
         if step in wanted:
             pictures.append(frames.copy())

@@ -27,6 +27,7 @@ from drivedit.models import World
 HORIZONS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90, 100)
 SHORT = 10  # frames of the short dreams that reward and confidence are judged by
 TABLED = (1, 10, 20)  # frames after which the dream is compared with copying, and with dreaming freely
+SHARP_AT = (1, 50)  # frames after which sharpness is told
 LONGEST_FREE = 50  # frames of a free dream
 CALIBRATION_BINS = 5
 
@@ -66,16 +67,16 @@ def dream_clips(
 
 
 def free_figures(clips: Arrays, given: Dream, free: Dream) -> dict[str, float]:
-    """How much PSNR is lost where nothing is told."""
+    """PSNR where nothing is told, how much is lost by that, and how sharp it is."""
     figures = {}
     for frames in TABLED:
-        found = float("nan")
+        told = alone = float("nan")
         if frames <= free.frames.shape[1]:
             true = clips["frames"][:, CONTEXT + frames]
-            told, alone = (psnr(squared_error(each.frames[:, frames - 1], true)).mean() for each in (given, free))
-            found = float(told - alone)
-        figures[f"free_loss_{frames}"] = found
-    return figures
+            told, alone = (float(psnr(squared_error(each.frames[:, frames - 1], true)).mean())
+                           for each in (given, free))  # fmt: skip
+        figures |= {f"free_psnr_{frames}": alone, f"free_loss_{frames}": told - alone}
+    return figures | {f"free_sharpness_{frames}": sharpness(clips, free, frames) for frames in SHARP_AT}
 
 
 def curves(clips: Arrays, dreamed: Dream, world: World | None) -> Curves:
@@ -93,10 +94,11 @@ def curves(clips: Arrays, dreamed: Dream, world: World | None) -> Curves:
 
 
 def sharpness(clips: Arrays, dreamed: Dream, horizon: int) -> float:
-    """Laplacian energy of the dreamed pictures over that of the true ones."""
+    """Laplacian energy of the dreamed pictures over that of the true ones; NaN where these show nothing."""
     if horizon > dreamed.frames.shape[1]:
         return float("nan")
-    return laplacian_energy(dreamed.frames[:, horizon - 1]) / laplacian_energy(clips["frames"][:, CONTEXT + horizon])
+    true = laplacian_energy(clips["frames"][:, CONTEXT + horizon])
+    return laplacian_energy(dreamed.frames[:, horizon - 1]) / true if true else float("nan")
 
 
 def picture_figures(clips: Arrays, dreamed: Dream, curve: Curves) -> dict[str, float]:
@@ -104,7 +106,7 @@ def picture_figures(clips: Arrays, dreamed: Dream, curve: Curves) -> dict[str, f
     figures = {f"psnr_{h}": curve.at(h) for h in (1, 10, 20, 50, 100)}
     copied = dict(zip(curve.horizons, curve.copy, strict=True))
     figures |= {f"gain_{h}": curve.at(h) - copied.get(h, float("nan")) for h in TABLED}
-    return figures | {f"sharpness_{h}": sharpness(clips, dreamed, h) for h in (1, 50)}
+    return figures | {f"sharpness_{h}": sharpness(clips, dreamed, h) for h in SHARP_AT}
 
 
 def short_starts(clips: Arrays, per_clip: int) -> list[tuple[int, int]]:

@@ -12,7 +12,7 @@ import torch
 
 from drivedit.evaluation.dreams import dream
 from drivedit.evaluation.metrics.figures import correlation
-from drivedit.evaluation.metrics.others import filled, found_at
+from drivedit.evaluation.metrics.others import LATER, filled, found_at
 from drivedit.evaluation.sources import Arrays, unpad
 from drivedit.evaluation.suites.closed_loop import Drives
 from drivedit.evaluation.twin_drives import BOX, CONTEXT, PIXELS, scenes
@@ -23,7 +23,6 @@ PLACINGS = 4  # of one on each empty road
 SHOWN_AFTER = 5  # frames after which one that is placed must be seen
 FITS = 0.5  # overlap of one that is where it should be
 REAPPEARED = 0.3  # share of its outline that shows one again
-LATER = slice(150, 250)  # steps in which others are counted
 UNHIDDEN = 0.55  # share of its outline that one fills that nobody hides
 EVERY = 10  # of the true frames that the probe is tried on
 

@@ -24,6 +24,7 @@ TRUST = 0.02  # share of a speed that is seen, in one that is remembered: pictur
 TRUST_GAP = 0.5  # the same of gaps and closing speeds
 SEEN = 70.0  # m: cars farther ahead are not heeded
 FIRST_SPEED = 0.4  # share of the limit that is assumed before anything has moved
+DAB = (8, -0.6)  # steps and throttle of braking for no reason
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Skill:
         delay: Frames between seeing and acting.
         noise: Size of the noise on both controls.
         bias: Steering that is always added (> 0 right).
+        fright: Chance per step that it begins to brake for no reason, for most of a second.
     """
 
     pace: float = 1.0
@@ -57,6 +59,7 @@ class Skill:
     delay: int = 0
     noise: float = 0.0
     bias: float = 0.0
+    fright: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("pace", "period", "look", "gain", "gas"):
@@ -67,6 +70,8 @@ class Skill:
                 raise ValueError(f"{name} must not be below 0, got {getattr(self, name)}")
         if not abs(self.bias) <= 1:
             raise ValueError(f"bias must be in [-1, 1], got {self.bias}")
+        if not 0 <= self.fright <= 1:
+            raise ValueError(f"fright must be in [0, 1], got {self.fright}")
 
 
 class PixelDriver:
@@ -87,6 +92,7 @@ class PixelDriver:
         self._before: np.ndarray | None = None
         self._throttle, self._time = 0.0, 0.0
         self._speed, self._gap, self._closing = 0.0, SEEN, 0.0
+        self._braking = 0
         self._late: deque[tuple[float, float]] = deque([(0.0, 0.0)] * self.skill.delay)
 
     def __call__(self, observation: np.ndarray | Mapping[str, np.ndarray]) -> np.ndarray:
@@ -128,8 +134,13 @@ class PixelDriver:
         return skill.gain * wheels / FULL_LOCK
 
     def _push(self, seen: dict[str, float]) -> float:
-        """The pedals, by IDM."""
+        """The pedals, by IDM, or the brake for no reason."""
         skill = self.skill
+        if skill.fright and self._braking == 0 and self._random.random() < skill.fright:
+            self._braking = DAB[0]
+        if self._braking:
+            self._braking -= 1
+            return DAB[1]
         gap, closing = (self._gap, self._closing) if self._gap < min(skill.sight, SEEN) else (math.inf, 0.0)
         wanted = skill.pace * max(seen["limit"], 3.0)
         push = follow(self._speed, wanted, gap, closing, skill.headway)
@@ -150,6 +161,26 @@ class Fixed:
     def __call__(self, observation: Any) -> np.ndarray:
         """The controls, float32 [2]."""
         return self.action.copy()
+
+
+class Erratic:
+    """Draws steering and throttle anew at every step, mostly forwards.
+
+    Args:
+        seed: Seed of the draws.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+        self.reset()
+
+    def reset(self) -> None:
+        """Begins the draws again."""
+        self._random = np.random.default_rng(self.seed)
+
+    def __call__(self, observation: Any) -> np.ndarray:
+        """Random controls, float32 [2], whatever is seen."""
+        return self._random.uniform((-0.4, -0.2), (0.4, 0.6)).astype(np.float32)
 
 
 SKILLS: dict[str, Skill] = {
@@ -180,6 +211,8 @@ SKILLS: dict[str, Skill] = {
     "drifts_right": Skill(bias=0.04),
     "loose_grip": Skill(gain=0.35),
     "jumpy": Skill(gain=2.5, look=0.4),
+    "brake_happy": Skill(fright=0.05),
+    "fast_and_brake_happy": Skill(pace=1.45, headway=0.8, gas=1.6, fright=0.05),
 }
 
 
@@ -191,4 +224,5 @@ POLICIES: dict[str, Callable[[int], Policy]] = {
     **{name: _seeing(skill) for name, skill in SKILLS.items()},
     "rolling": lambda seed: Fixed((0.0, 0.2)),
     "standing": lambda seed: Fixed((0.0, 0.0)),
+    "erratic": Erratic,
 }

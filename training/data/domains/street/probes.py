@@ -64,7 +64,7 @@ def outlines(boxes: np.ndarray, pose: np.ndarray) -> np.ndarray:
 
 def shown(twin: StreetTwin) -> dict[int, int]:
     """How many pixels of the present picture show each of the others."""
-    numbers, pixels = np.unique(twin.see().instance, return_counts=True)
+    numbers, pixels = np.unique(twin.instances(), return_counts=True)
     return dict(zip(numbers.tolist(), pixels.tolist(), strict=True))
 
 

@@ -21,11 +21,12 @@ from drivedit.config.domains.street import SPEC
 
 WEIGHTS = Path(__file__).with_name("reader.safetensors")
 ATTRIBUTES = ("road", "weather", "time")  # that a picture shows
-VALUES = ("nearness", "lateral_offset", "heading_error", "wheels_on_road", "turn", "speed")
-UNITS = (0.25, 0.7, 0.12, 0.4, 0.03, 6.0)  # about the spread of each
-HALF_NEAR = 10.0  # m of gap at which nearness is one half
+VALUES = ("log_gap", "lateral_offset", "heading_error", "wheels_on_road", "turn", "speed")
+UNITS = (0.5, 0.7, 0.12, 0.4, 0.03, 6.0)  # about the spread of each
+NEAR = 10.0  # m; log_gap is log(1 + gap / NEAR)
 FARTHEST = 80.0  # m of gap that can be told
 CHANNELS = (16, 24, 32, 48)
+PLACES = 16  # channels of what looks for the one ahead
 SKY = 16  # rows at the top where no car is
 NOBODY = -20.0  # logit of a car there
 BATCH = 128
@@ -48,6 +49,33 @@ class Reading:
     attributes: dict[str, np.ndarray]
 
 
+class Ahead(nn.Module):
+    """How far away the one ahead is: every place says how far, and how likely it shows that one or, at last, nobody."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        first, *rest = (
+            nn.Conv2d(wide, PLACES, 3, 1, far, far) for wide, far in ((width + 6, 1), (PLACES, 2), (PLACES, 4))
+        )
+        self.look = nn.Sequential(first, nn.SiLU(), *(part for conv in rest for part in (conv, nn.SiLU())))
+        self.say = nn.Conv2d(PLACES, 2, 1)
+        self.nobody = nn.Parameter(torch.tensor([0.0, 3.0]))
+
+    def forward(self, x: Tensor, cars: Tensor) -> tuple[Tensor, Tensor]:
+        """log_gap in its unit `[N]`, and logits `[N, h w + 1]` of the places that show the one ahead.
+
+        Args:
+            x: What was made of the pictures, `[N, C, h, w]`.
+            cars: How likely each pixel shows a car, `[N, 1, 2 h, 2 w]`.
+        """
+        count, _, height, width = x.shape
+        down = torch.linspace(-1, 1, height).view(1, 1, height, 1).expand(count, 1, height, width)
+        across = torch.linspace(-1, 1, width).view(1, 1, 1, width).expand(count, 1, height, width)
+        told = self.say(self.look(torch.cat([x, F.pixel_unshuffle(cars, 2), down, across], 1))).flatten(2)
+        told = torch.cat([told, self.nobody.view(1, 2, 1).expand(count, 2, 1)], 2)
+        return (told[:, 0].softmax(1) * told[:, 1]).sum(1), told[:, 0]
+
+
 class Reader(nn.Module):
     """Pictures without their upper sky, halved four times; cars are told at their size, and the gap from the cars."""
 
@@ -59,11 +87,12 @@ class Reader(nn.Module):
         self.up = nn.ModuleList([nn.Conv2d(d, c, 1), nn.Conv2d(c, b, 1), nn.Conv2d(b, a, 1)])
         self.cars = nn.Sequential(nn.Conv2d(a, a, 3, 1, 1), nn.SiLU(), nn.Conv2d(a, 4, 1), nn.PixelShuffle(2))
         self.few = nn.Conv2d(d, 12, 1)
-        self.told = nn.Sequential(nn.LazyLinear(64), nn.SiLU(), nn.Linear(64, len(VALUES)))
+        self.told = nn.Sequential(nn.LazyLinear(64), nn.SiLU(), nn.Linear(64, len(VALUES) - 1))
+        self.ahead = Ahead(a)
         self.kinds = nn.LazyLinear(sum(len(SPEC.attributes[name]) for name in ATTRIBUTES))
 
-    def forward(self, pictures: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of cars `[N, H, W]`, values `[N, V]` in `UNITS`, logits of all attributes `[N, K]`.
+    def forward(self, pictures: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Logits of cars `[N, H, W]`, values `[N, V]` in `UNITS`, logits of all attributes `[N, K]`, and of `Ahead`.
 
         Args:
             pictures: `[N, 3, H, W]`, roots of brightness in [0, 1].
@@ -79,11 +108,13 @@ class Reader(nn.Module):
             x = F.silu(F.interpolate(conv(x), scale_factor=2.0) + skip)
         cars = self.cars(x)
         where = F.avg_pool2d(cars.sigmoid(), 4).flatten(1)
+        log_gap, places = self.ahead(x, cars.detach().sigmoid())
         flat = torch.cat([_spread(part) for part in (pictures[:, :, :SKY], pictures[:, :, SKY:], one, two, three)], 1)
         return (
             F.pad(cars[:, 0], (0, 0, SKY, 0), value=NOBODY),
-            self.told(torch.cat([self.few(four).flatten(1), 4 * where], 1)),
+            torch.cat([log_gap[:, None], self.told(torch.cat([self.few(four).flatten(1), 4 * where], 1))], 1),
             self.kinds(flat),
+            places,
         )
 
 
@@ -131,12 +162,12 @@ def read(pictures: np.ndarray, before: np.ndarray | None = None) -> Reading:
         rows = slice(at, at + BATCH)
         now = as_input(pictures[rows])
         parts.append(the_reader()(now, now if before is None else as_input(before[rows])))
-    cars, told, kinds = (torch.cat(values).numpy() for values in zip(*parts, strict=True))
+    cars, told, kinds, _ = (torch.cat(values).numpy() for values in zip(*parts, strict=True))
     values = dict(zip(VALUES, (told * np.array(UNITS, np.float32)).T, strict=True))
-    nearness = values.pop("nearness").clip(1 / (1 + FARTHEST / HALF_NEAR), 1.0)
+    gap = (NEAR * np.expm1(values.pop("log_gap"))).clip(0.0, FARTHEST)
     names, at = {}, 0
     for name in ATTRIBUTES:
         allowed = np.array(SPEC.attributes[name])
         names[name] = allowed[kinds[:, at : at + len(allowed)].argmax(1)]
         at += len(allowed)
-    return Reading(1 / (1 + np.exp(-cars)), {"gap": HALF_NEAR * (1 / nearness - 1), **values}, names)
+    return Reading(1 / (1 + np.exp(-cars)), {"gap": gap, **values}, names)

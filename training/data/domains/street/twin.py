@@ -170,6 +170,7 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
         chosen = {name: boxes[name] for name in kinds}
         self.observation_space = boxes[obs_type] if isinstance(obs_type, str) else spaces.Dict(chosen)
         self._past: Past | None = None
+        self._shown: tuple[Moment, np.ndarray] | None = None  # instances of the pixels of a moment
         self._warned = False
 
     # ------------------------------------------------------------------ Gymnasium
@@ -240,6 +241,14 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
     def see(self) -> simulator.Seen:
         """All that the sensors see: picture and range image with distances, instances and classes."""
         return self._sensors.see(self._world, self._need_start("see").moments[-1])
+
+    def instances(self) -> np.ndarray:
+        """Numbers of the cars that the camera's pixels show, int32 [64, 128], 0 of all else; free if it was looked."""
+        moment = self._need_start("instances").moments[-1]
+        if self._shown is None or self._shown[0] is not moment:
+            self._look(moment)
+        assert self._shown is not None
+        return self._shown[1].copy()
 
     def scene(self, n: int = 8) -> dict[str, Any]:
         """The scene of this moment, for `reset(options={"scene": ...})` of a dream.
@@ -316,8 +325,15 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
         if len(self._kinds) == len(SPEC.observations):
             seen = self._sensors.see(self._world, moment)
             return {name: seen.camera if name == CAMERA else seen.range for name in self._kinds}
-        look = self._sensors.look if CAMERA in self._kinds else self._sensors.scan
-        return {name: look(self._world, moment)[0] for name in self._kinds}
+        if CAMERA in self._kinds:
+            return {CAMERA: self._look(moment)}
+        return {name: self._sensors.scan(self._world, moment)[0] for name in self._kinds}
+
+    def _look(self, moment: Moment) -> np.ndarray:
+        """The picture of a moment; whose pixels are whose is kept."""
+        picture, _, instance, _ = self._sensors.look(self._world, moment)
+        self._shown = (moment, instance)
+        return picture
 
     def _observe(self, moment: Moment) -> Any:
         """What the agent sees."""

@@ -62,7 +62,7 @@ class RangeWorldConfig(BaseConfig):
         lowest: Of the lowest one of 64, degrees.
         sensor_height: Metres from the ground to the sensor.
         corridor: Half the width (m) of what must be free ahead.
-        route_offsets: Arc lengths (m) at which the route is told, seen from the car's foot point; none: it is told none.
+        route_offsets: Arc lengths (m) at which the route is told, seen from its foot point; none: it is told none.
         route_scale: Metres for one unit of the route code.
 
     Raises:
@@ -187,7 +187,7 @@ class RangeStageConfig(BaseConfig):
     own_from: float = 0.4
     own_share: float = 0.8
     head_weight: float = 0.05
-    motion_weight: float = 0.2
+    motion_weight: float = 1.0
     drop_route: float = 0.4
     shake: float = 0.05
     judged: int = 24

@@ -44,8 +44,8 @@ class PainterBlock(nn.Module):
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         """Features `[B, C, h, w]` under codes `[B, E]`."""
         scale, shift = self.film(code)[..., None, None].chunk(2, 1)
-        inner = torch.addcmul(shift, self.norm(self.near(x)), 1 + scale)
-        return torch.addcmul(x, self.down(F.silu(self.up(inner))), self.scale)
+        inner = self.norm(self.near(x)) * (1 + scale) + shift
+        return x + self.scale * self.down(F.silu(self.up(inner)))
 
 
 class Painter(nn.Module):
@@ -86,7 +86,7 @@ class Painter(nn.Module):
         x = x + F.interpolate(self.motion(motion), x.shape[-2:])
         for block in self.blocks:
             x = block(x, code)
-        out = rearrange(self.out(F.silu(self.norm(x))), "b (c r s) h w -> b c (h r) (w s)", r=rows, s=columns)
+        out = rearrange(self.out(F.silu(self.norm(x))), "b (c r s) h w -> b c (h r) (w s)", r=rows, s=columns).float()
         last = scans[:, -1]
         there = moved[:, 1:] > 0
         base = torch.lerp(last, torch.where(there, moved, last), out[:, :2].sigmoid())

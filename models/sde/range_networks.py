@@ -141,13 +141,15 @@ class RangeNetworks(nn.Module):
 
     # -- a step ---------------------------------------------------------------------------------------------------
 
-    def carried(self, motion: Tensor, clock: Tensor, dt: Tensor, seeds: list[int], told: Tensor) -> Tensor:
-        """The motion states `[B, M, h, w]` after intervals `[B]`, before anything is seen."""
+    def carried(
+        self, motion: Tensor, clock: Tensor, dt: Tensor, seeds: list[int] | torch.Generator, told: Tensor
+    ) -> Tensor:
+        """The motion states `[B, M, h, w]` after intervals `[B]`, before anything is seen (`DiffModel.advance`)."""
         return self.motion.advance(motion, clock, clock + dt.to(clock), seeds, told)
 
     def go_on(self, motion: Tensor, rates: Tensor, code: Tensor, dt: Tensor) -> Tensor:
         """The ego-motion of a unit of time in this interval `[B, 3]`, from that in the one before."""
-        return rates + over(dt.to(rates), rates) * self.rates(motion, code)
+        return rates + over(dt.to(rates), rates) * self.rates(motion, code).float()
 
     def gone(self, rates: Tensor, dt: Tensor) -> Tensor:
         """Ego-motions `[B, 3]` in metres and rad, at rates that are held for intervals `[B]`."""

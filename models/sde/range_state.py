@@ -1,4 +1,4 @@
-"""The state of a `RangeWorld`: motion field, the last two scans, clock and seed, the car on its route; constant size."""
+"""The state of a `RangeWorld`: motion field, last two scans, clock and seed, the car on its route; constant size."""
 
 from __future__ import annotations
 

@@ -57,6 +57,7 @@ class DreamSettings:
     _compiled: Any
     _decoder: Any
     _readout: Readout | None
+    _dt: np.ndarray | None = None  # seconds of a step of each world, where they are not the world's own
 
     def _configure(
         self,
@@ -160,8 +161,24 @@ class DreamSettings:
     def guidance(self, scale: float) -> None:
         self._prepare(self._passes, self.world.check_guidance(scale))
 
+    def _intervals(self, seconds: Any, rows: int) -> np.ndarray | None:
+        """Seconds `[rows]` of a step, of one number, of `rows` numbers, or of None, the world's own.
+
+        Raises:
+            ValueError: The world takes no such interval.
+        """
+        if seconds is None:
+            return None
+        wanted = f"dt is a number of seconds above 0, or one for each of {rows} worlds"
+        numbers = real_numbers(seconds, wanted).astype(np.float64)
+        if numbers.shape not in ((), (rows,)):
+            raise ValueError(f"{wanted}, got shape {list(numbers.shape)}")
+        self.world.check_dt(torch.from_numpy(np.array(numbers)), rows)
+        return np.broadcast_to(numbers, (rows,)).copy()
+
     def _prepare(self, passes: int | None, guidance: float) -> None:
         """Makes what steps and decodes, for a number of passes and a guidance."""
+        self.world.check_passes(passes)
         if self.compile and guidance != 1:
             raise ValueError(f"a compiled step has no guidance, got {guidance:g}: compile=False, or guidance=1")
         compiled = compile_step(self.world, passes) if self.compile else None
@@ -224,7 +241,8 @@ class DreamSettings:
         controls = torch.from_numpy(actions).to(self.world.device)
         if self._compiled is not None:
             return self._compiled(state, controls)
-        return self.world.step(state, controls, sampling=Sampling(self.sampling_steps, guidance=self.guidance))
+        dt = None if self._dt is None else torch.from_numpy(self._dt).to(self.world.device)
+        return self.world.step(state, controls, dt, sampling=Sampling(self.sampling_steps, guidance=self.guidance))
 
     def _pictures(self, state: RowState) -> np.ndarray:
         """The pictures of a state, uint8 `[B, H, W, C]`."""
@@ -258,7 +276,7 @@ class DreamSettings:
             "reward_terms": {name: value.double().cpu().numpy() for name, value in out.reward_terms.items()},
             "confidence": out.confidence.double().cpu().numpy(),
             "given": {name: value.cpu().numpy() for name, value in self.world.given(state).items()},
-            "time": elapsed * self.world.spec.dt,
+            "time": self.world.seconds(state, elapsed),
         }
 
     def _check_actions(self, actions: Any, *batch: int) -> np.ndarray:

@@ -152,8 +152,7 @@ class DiTWorld(DiTNetworks, World[DiTState]):
         Raises:
             ValueError: `dt` is given: this kind of world has frames of one length. Or the guidance is none for it.
         """
-        if dt is not None:
-            raise ValueError(f"the frames of this world are {self.spec.dt:g} s long, it takes no dt")
+        self.check_dt(dt, len(state))
         if state.k.is_inference():  # a ring made in inference mode cannot be written outside of it
             state = state.clone()
         sampling = sampling or Sampling()

@@ -159,8 +159,7 @@ class RangeWorld(RangeNetworks, World[RangeState]):
         """
         sampling, units = sampling or Sampling(), self.check_dt(dt, len(state))
         self.check_guidance(sampling.guidance)
-        if sampling.passes not in (None, self.passes):
-            raise ValueError(f"this world paints a scan in {self.passes} pass, got sampling_steps {sampling.passes}")
+        self.check_passes(sampling.passes)
         scale = self.config.temperature if sampling.temperature is None else sampling.temperature
         drawn = noise(state.seeds.tolist(), STREAM, state.painted.tolist(), (2, *self.config.size))
         drawn = scale * truncate(drawn, sampling.top_p).to(state.scans)
@@ -192,6 +191,12 @@ class RangeWorld(RangeNetworks, World[RangeState]):
         )  # fmt: skip
         return state, self.output(self.read(motion, code, rates), state.scans, gone, units)
 
+    def check_passes(self, passes: int | None) -> int:
+        """One pass: the painter has learned no other; see `World.check_passes`."""
+        if passes not in (None, self.passes):
+            raise ValueError(f"this world paints a scan in {self.passes} pass, got sampling_steps {passes}")
+        return self.passes
+
     def check_dt(self, dt: Tensor | float | None, rows: int) -> Tensor:
         """Intervals float64 `[B]` in units of the spec's `dt`, of seconds.
 
@@ -210,6 +215,10 @@ class RangeWorld(RangeNetworks, World[RangeState]):
                 "this world was trained on: it is as good there as its evaluation says", stacklevel=3,
             )  # fmt: skip
         return (seconds / self.spec.dt).expand(rows)
+
+    def seconds(self, state: RangeState, steps: np.ndarray) -> np.ndarray:
+        """The clocks in seconds; see `World.seconds`."""
+        return state.clock.cpu().numpy() * self.spec.dt
 
     def output(self, readings: RangeReadings, scans: Tensor, gone: Tensor, dt: Tensor) -> StepOutput:
         """What is told, of the raw readings, the last two scans, and the ego-motion of an interval `[B]` in units."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -160,6 +160,29 @@ class DreamSettings:
     @guidance.setter
     def guidance(self, scale: float) -> None:
         self._prepare(self._passes, self.world.check_guidance(scale))
+
+    @property
+    def dt(self) -> Any:
+        """Seconds of a step, of many worlds `[N]`; where the world takes any they can be set at any time.
+
+        One number is for all worlds. A reset sets those of its worlds back, or to its option `dt`.
+        """
+        many = getattr(self, "num_envs", 0)
+        seconds = np.full(many or 1, self.world.spec.dt) if self._dt is None else self._dt.copy()
+        return seconds if many else float(seconds[0])
+
+    @dt.setter
+    def dt(self, seconds: Any) -> None:
+        self._change(_dt=self._intervals(seconds, getattr(self, "num_envs", 1)))
+
+    def _chosen_intervals(self, choices: Mapping[int, Mapping[str, Any]]) -> np.ndarray | None:
+        """Seconds of a step of all worlds when some are reset with these options, by number; ValueError for others."""
+        if self._dt is None and not any("dt" in choice for choice in choices.values()):
+            return None
+        seconds = self.dt
+        for row, choice in choices.items():
+            seconds[row] = choice.get("dt", self.world.spec.dt)
+        return self._intervals(seconds, len(seconds))
 
     def _intervals(self, seconds: Any, rows: int) -> np.ndarray | None:
         """Seconds `[rows]` of a step, of one number, of `rows` numbers, or of None, the world's own.

@@ -249,15 +249,6 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         if self._window is not None:
             self._window.close()
 
-    @property
-    def dt(self) -> float:
-        """Seconds of a step; it can be set at any time where the world takes any, and a reset sets it back."""
-        return self.world.spec.dt if self._dt is None else float(self._dt[0])
-
-    @dt.setter
-    def dt(self, seconds: float) -> None:
-        self._change(_dt=self._intervals(seconds, 1))
-
     # -- snapshots -----------------------------------------------------------------------------------------------
 
     def get_state(self) -> EnvState:

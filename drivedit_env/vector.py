@@ -133,12 +133,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
             rngs[row], numbers[row] = stream(seeds[row], rngs[row], numbers[row])
             with naming(row, self.num_envs):
                 starts[row] = draw_start(self.world, choice, rngs[row])
-        dt = self._dt
-        if any("dt" in choice for choice in choices.values()) or dt is not None:
-            own = self.world.spec.dt
-            dt = np.full(self.num_envs, own) if dt is None else dt.copy()
-            dt[rows] = [choice.get("dt", own) for choice in choices.values()]
-            dt = self._intervals(dt, self.num_envs)
+        dt = self._chosen_intervals(choices)
         states, begun = self._enter(starts)
         state = states if mask.all() else _with_rows(self._need_state("a reset of some worlds"), rows, states)
         infos = zeros(begun, self.num_envs)
@@ -218,15 +213,6 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
         """The seed of every world's random stream; -1 where a stored state has brought the stream."""
         return tuple(self._seeds)
-
-    @property
-    def dt(self) -> np.ndarray:
-        """Seconds of a step of every world, `[N]`; one number or N can be set at any time, see `DriveDiTEnv.dt`."""
-        return np.full(self.num_envs, self.world.spec.dt) if self._dt is None else self._dt.copy()
-
-    @dt.setter
-    def dt(self, seconds: Any) -> None:
-        self._change(_dt=self._intervals(seconds, self.num_envs))
 
     # -- snapshots -----------------------------------------------------------------------------------------------
 

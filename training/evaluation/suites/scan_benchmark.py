@@ -28,6 +28,7 @@ from drivedit.evaluation.suites.scan_twin import branch, branch_figures, drive_c
 from drivedit.evaluation.suites.scans import (
     ScanClips,
     ScanDream,
+    cloud,
     dream_scans,
     moments_of,
     scan_figures,
@@ -199,9 +200,7 @@ def interval_figures(world: RangeWorld, sources: Sources, count: int) -> dict[st
         clips = drive_clips(sources, world, count, max(1, round(1.0 / dt)), dt)
         dreamed = dream_scans(world, clips.scenes, clips.controls, dt)
         pairs = zip(dreamed.scans[:, -1], clips.scans[:, -1], strict=True)
-        apart = [
-            metrics.chamfer(*(torch.from_numpy(view.unproject(each)[::2]).float() for each in pair)) for pair in pairs
-        ]
+        apart = [metrics.chamfer(*(cloud(world.beams, scan, 2) for scan in pair)) for pair in pairs]
         found[f"chamfer_after_steps_of_{dt:g}s"] = float(np.nanmean(apart))
     trained = found[f"chamfer_after_steps_of_{world.spec.dt:g}s"]
     worst = max(found.values())

@@ -37,7 +37,11 @@ def test_clips_are_of_one_road_at_any_interval(world, sources):
     even, slow = (drive_clips(sources, world, 1, steps, dt) for steps, dt in ((6, 0.1), (3, 0.2)))
     for clips, dt in ((even, 0.1), (slow, 0.2)):
         (scene,) = clips.scenes
-        assert np.allclose(np.diff(scene.times), dt) and np.array_equal(scene.frames[-1], clips.scans[0, 0])
+        assert (
+            scene.times is not None
+            and np.allclose(np.diff(scene.times), dt)
+            and np.array_equal(scene.frames[-1], clips.scans[0, 0])
+        )
         went = np.linalg.norm(np.diff(clips.poses[0, :, :2], axis=0), axis=1)
         assert np.allclose(went / dt, clips.telemetry["speed"][0, 1:], atol=1.0)
     assert scene.attributes == even.scenes[0].attributes and slow.scans.shape == (1, 4, 32, 256, 2)

@@ -25,7 +25,7 @@ def shown(points: np.ndarray) -> torch.Tensor:
 def test_points_are_those_of_the_view():
     beams, image = Beams(VIEW, 1.73, 1.0), scan_at(np.zeros(3))
     points = beams.points(torch.from_numpy(image[None, ..., 0]))[:, 0].permute(1, 2, 0)
-    assert np.allclose(points[image[..., 1] > 0].numpy(), VIEW.unproject(image), atol=1e-4)
+    assert np.allclose(points.numpy()[image[..., 1] > 0], VIEW.unproject(image), atol=1e-4)
 
 
 def test_without_motion_a_scan_stays(beams):

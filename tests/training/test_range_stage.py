@@ -1,6 +1,7 @@
 """The range stage: clips at drawn intervals, the loss, own scans, resuming, the command and the world it writes."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_training_learns_to_move_the_wall_and_keeps_its_noise(clips):
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(clips, tmp_path):
     loop = {"steps": 4, "batch_size": 2, "log_every": 1, "bf16": False}
 
-    def run(folder: str, **changes) -> dict[str, torch.Tensor]:
+    def run(folder: str, **changes) -> dict[str, Any]:
         config = LoopConfig(**{**loop, **changes})
         train(RangeMethod(make_range_world(), LOSS), lambda rng: clips.draw(2, rng), config, tmp_path / folder)
         return torch.load(tmp_path / folder / "last.pt", weights_only=True)

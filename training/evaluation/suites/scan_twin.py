@@ -90,7 +90,7 @@ def branch(sources: Sources, world: RangeWorld, count: int) -> ScanBranches:
             scene, state = _scene(world, twin), twin.get_state()
             steered = [_held(twin, state, controls, STEER_FRAMES) for controls in probes.steers]
             driven = [_held(twin, state, controls, SPEED_FRAMES) for controls in probes.throttles]
-            if all(each is not None for each in steered + driven):
+            if all(steered) and all(driven):
                 break
         scenes.append(scene)
         turned.append([float(turns(np.array([pose[2] for pose, _ in each])).sum()) for each in steered])
@@ -120,15 +120,15 @@ def branch_figures(world: RangeWorld, true: ScanBranches, sources: Sources) -> d
     }
 
 
-def _held(twin: Any, state: Any, controls: np.ndarray, steps: int) -> list[tuple[np.ndarray, dict[str, float]]] | None:
-    """Poses and telemetry of a fork under held controls, the present ones first; None if it ends."""
+def _held(twin: Any, state: Any, controls: np.ndarray, steps: int) -> list[tuple[np.ndarray, dict[str, float]]]:
+    """Poses and telemetry of a fork under held controls, the present ones first; nothing if it ends."""
     twin.set_state(state)
     kept = [(twin.truth().pose, twin.truth().telemetry)]
     for _ in range(steps):
         ended = twin.step(controls)[2]
         kept.append((twin.truth().pose, twin.truth().telemetry))
         if ended:
-            return None
+            return []
     return kept
 
 

@@ -69,10 +69,11 @@ class ScanClips:
     @classmethod
     def join(cls, parts: list[ScanClips]) -> ScanClips:
         """Clips of equal length and interval, one after another."""
-        names = ("controls", "scans", "poses")
-        arrays = (np.concatenate([getattr(each, name) for each in parts]) for name in names)
+        controls, scans, poses = (
+            np.concatenate([getattr(each, name) for each in parts]) for name in ("controls", "scans", "poses")
+        )
         told = {name: np.concatenate([each.telemetry[name] for each in parts]) for name in parts[0].telemetry}
-        return cls([scene for each in parts for scene in each.scenes], *arrays, told, parts[0].dt)
+        return cls([scene for each in parts for scene in each.scenes], controls, scans, poses, told, parts[0].dt)
 
     def __len__(self) -> int:
         return len(self.scenes)

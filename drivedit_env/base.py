@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -58,6 +58,7 @@ class DreamSettings:
     _compiled: Any
     _decoder: Any
     _readout: Readout | None
+    _dt: np.ndarray | None = None  # seconds of a step of each world, where they are not the world's own
 
     def _configure(
         self,
@@ -165,8 +166,47 @@ class DreamSettings:
     def guidance(self, scale: float) -> None:
         self._prepare(self._passes, self.world.check_guidance(scale))
 
+    @property
+    def dt(self) -> Any:
+        """Seconds of a step, of many worlds `[N]`; where the world takes any they can be set at any time.
+
+        One number is for all worlds. A reset sets those of its worlds back, or to its option `dt`.
+        """
+        many = getattr(self, "num_envs", 0)
+        seconds = np.full(many or 1, self.world.spec.dt) if self._dt is None else self._dt.copy()
+        return seconds if many else float(seconds[0])
+
+    @dt.setter
+    def dt(self, seconds: Any) -> None:
+        self._change(_dt=self._intervals(seconds, getattr(self, "num_envs", 1)))
+
+    def _chosen_intervals(self, choices: Mapping[int, Mapping[str, Any]]) -> np.ndarray | None:
+        """Seconds of a step of all worlds when some are reset with these options, by number; ValueError for others."""
+        if self._dt is None and not any("dt" in choice for choice in choices.values()):
+            return None
+        seconds = self.dt
+        for row, choice in choices.items():
+            seconds[row] = choice.get("dt", self.world.spec.dt)
+        return self._intervals(seconds, len(seconds))
+
+    def _intervals(self, seconds: Any, rows: int) -> np.ndarray | None:
+        """Seconds `[rows]` of a step, of one number, of `rows` numbers, or of None, the world's own.
+
+        Raises:
+            ValueError: The world takes no such interval.
+        """
+        if seconds is None:
+            return None
+        wanted = f"dt is a number of seconds above 0, or one for each of {rows} worlds"
+        numbers = real_numbers(seconds, wanted).astype(np.float64)
+        if numbers.shape not in ((), (rows,)):
+            raise ValueError(f"{wanted}, got shape {list(numbers.shape)}")
+        self.world.check_dt(torch.from_numpy(np.array(numbers)), rows)
+        return np.broadcast_to(numbers, (rows,)).copy()
+
     def _prepare(self, passes: int | None, guidance: float) -> None:
         """Makes what steps and decodes, for a number of passes and a guidance."""
+        self.world.check_passes(passes)
         if self.compile and guidance != 1:
             raise ValueError(f"a compiled step has no guidance, got {guidance:g}: compile=False, or guidance=1")
         compiled = compile_step(self.world, passes) if self.compile else None
@@ -229,7 +269,8 @@ class DreamSettings:
         controls = torch.from_numpy(actions).to(self.world.device)
         if self._compiled is not None:
             return self._compiled(state, controls)
-        return self.world.step(state, controls, sampling=Sampling(self.sampling_steps, guidance=self.guidance))
+        dt = None if self._dt is None else torch.from_numpy(self._dt).to(self.world.device)
+        return self.world.step(state, controls, dt, sampling=Sampling(self.sampling_steps, guidance=self.guidance))
 
     def _pictures(self, state: RowState) -> np.ndarray:
         """The pictures of a state, uint8 `[B, H, W, C]`."""
@@ -264,7 +305,7 @@ class DreamSettings:
             "reward_terms": _columns(out.reward_terms),
             **_columns({"confidence": out.confidence}),
             "given": {name: value.cpu().numpy() for name, value in self.world.given(state).items()},
-            "time": elapsed * self.world.spec.dt,
+            "time": self.world.seconds(state, elapsed),
         }
 
     def _check_actions(self, actions: Any, *batch: int) -> np.ndarray:

@@ -129,6 +129,8 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
     |              | and after every step. `"scene"`: those whom the scene's `agents` have at its end. `"random"`:   |
     |              | those of another of the world's scenes, drawn of the ones most alike, brought to this road.     |
     |              | [0, 8] is an empty road                                                                         |
+    | `dt`         | seconds of a step of this episode, for worlds whose `spec.any_dt` says that they take any;      |
+    |              | default: `spec.dt`. `drivedit_env.intervals` has wrappers for it                                |
     | `attributes` | what the scene is like, by names of `world.spec.attributes`: with `{"weather": "rain"}` the     |
     |              | seed draws one of the world's scenes that are so                                                |
 
@@ -191,6 +193,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
                 has changed then.
         """
         options = check_options(options)
+        dt = self._intervals(options.get("dt"), 1)
         random, seeded = stream(check_seed(seed), self._np_random, self._np_random_seed)
         start = draw_start(self.world, options, random)
         state, out = enter(self.world, start)
@@ -199,7 +202,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         info |= self._agents(frame, None, start.index, 0)
         self._change(
             _np_random=random, _np_random_seed=seeded, _state=state, _frame=frame, _scene=start.index,
-            _ended=False, _others=start.others, _elapsed=0,
+            _ended=False, _others=start.others, _elapsed=0, _dt=dt,
         )  # fmt: skip
         if self._window is not None:
             self._window.begin(self._picture("reset"), info)

@@ -133,6 +133,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
             rngs[row], numbers[row] = stream(seeds[row], rngs[row], numbers[row])
             with naming(row, self.num_envs):
                 starts[row] = draw_start(self.world, choice, rngs[row])
+        dt = self._chosen_intervals(choices)
         states, begun = self._enter(starts)
         state = states if mask.all() else _with_rows(self._need_state("a reset of some worlds"), rows, states)
         infos = zeros(begun, self.num_envs)
@@ -143,7 +144,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
         seen = self._look(state, states, rows)
         self._change(
             _state=state, _seen=seen, _rngs=rngs, _seeds=numbers, _scenes=scenes, _elapsed=elapsed, _done=done,
-            _others=others, _films=self._filmed(state, seen, mask, mask),
+            _others=others, _films=self._filmed(state, seen, mask, mask), _dt=dt,
         )  # fmt: skip
         return copied(seen), {**masked(infos, mask), **self._agents(state, seen, None, elapsed, scenes, mask, mask)}
 
@@ -250,7 +251,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
             seeds: Of the branches' futures; None: all have the world's own future, so that branches with the same
                 actions coincide bit for bit, and others differ by their actions alone (common random numbers).
         """
-        return fork(self, self.get_state([index]), n, seeds)
+        return fork(self, self.get_state([index]), n, seeds, index)
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -354,8 +355,10 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
         return self._state
 
 
-def fork(env: DreamSettings, state: EnvState, n: int, seeds: Sequence[int] | None = None) -> DriveDiTVectorEnv:
-    """Opens n worlds with the settings of an environment that go on from a state of one world.
+def fork(
+    env: DreamSettings, state: EnvState, n: int, seeds: Sequence[int] | None = None, row: int = 0
+) -> DriveDiTVectorEnv:
+    """Opens n worlds with the settings of an environment that go on from a state of one world, its world `row`.
 
     Raises:
         ValueError: There are not n seeds, or one is no seed.
@@ -375,6 +378,8 @@ def fork(env: DreamSettings, state: EnvState, n: int, seeds: Sequence[int] | Non
         guidance=env.guidance, readout=env._readout,
     )  # fmt: skip
     state = state.select([0] * n)
+    if env._dt is not None:
+        branches.dt = env._dt[row]
     if futures:
         state.world = env.world.reseed(state.world, futures)
     branches._become(state, state.world)

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from drivedit.config import Quantity
+from drivedit.utils import shown
 
 
 class Window:
@@ -66,7 +67,7 @@ class Window:
             return
         time = ("Time", f"{self._steps / self._fps:.1f} s")
         rate = self._clock.get_fps()
-        self._screen.draw(View(frame, info, action, self._controls, reward, self._returned, rate, rows=(time,)))
+        self._screen.draw(View(shown(frame), info, action, self._controls, reward, self._returned, rate, rows=(time,)))
         self._clock.tick(self._fps)
 
     def close(self) -> None:

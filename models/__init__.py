@@ -12,6 +12,8 @@ from drivedit.models.dit.vae import VAE3D
 from drivedit.models.dit.world import DiTWorld
 from drivedit.models.finding import find_world, shipped_worlds
 from drivedit.models.scenes import Scene, check_scene
+from drivedit.models.sde.range_state import RangeState
+from drivedit.models.sde.range_world import RangeWorld
 from drivedit.models.state import RowState
 from drivedit.models.world import Sampling, StepOutput, World
 from drivedit.utils.lazy import lazily
@@ -38,6 +40,8 @@ __all__ = [
     "HeadOutputs",
     "Heads",
     "MemoryBank",
+    "RangeState",
+    "RangeWorld",
     "RowState",
     "Sampling",
     "Scene",

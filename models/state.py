@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import ClassVar, Self
 
@@ -101,6 +101,43 @@ class RowState:
             if not tensor or value.shape != wanted or value.dtype != dtype or value.device != device:
                 got = f"{value.dtype} {list(value.shape)} on {value.device}" if tensor else repr(value)
                 raise ValueError(f"the state's {name} must be {dtype} {list(wanted)} on {device}, got {got}")
+
+    def check_whole(self, **most: int) -> None:
+        """Checks fields of whole numbers, by name: from 0 to at most so much.
+
+        Raises:
+            ValueError: A value is out of its range.
+        """
+        for name, greatest in most.items():
+            values = getattr(self, name).tolist()
+            if min(values) < 0 or max(values) > greatest:
+                raise ValueError(f"the state's {name} must be from 0 to {greatest}, got {values}")
+
+    def check_sizes(self, **most: float) -> None:
+        """Checks fields of numbers, by name: finite, and at most so far from zero.
+
+        Raises:
+            ValueError: A value is not.
+        """
+        for name, greatest in most.items():
+            value = getattr(self, name)
+            least, largest = (end.item() for end in value.aminmax()) if value.numel() else (0.0, 0.0)
+            if not (-greatest <= least and largest <= greatest):  # NaN is neither
+                got = f"{least:g} to {largest:g}"
+                raise ValueError(f"the state's {name} must be finite, from {-greatest:g} to {greatest:g}, got {got}")
+
+    def check_rows(self, name: str, wanted: str, good: Tensor) -> None:
+        """Raises ValueError unless a field is as it is wanted in all rows: bool `[B]`."""
+        if not good.all():
+            row = int((~good).nonzero()[0])
+            raise ValueError(f"the state's {name} must be {wanted}, got {getattr(self, name)[row].tolist()}")
+
+    def with_rows(self, rows: Tensor, **values: Tensor) -> Self:
+        """The state with other values of some fields in some rows; what it was is left alone."""
+        changed = {name: getattr(self, name).clone() for name in values}
+        for name, value in values.items():
+            changed[name][rows] = value
+        return replace(self, **changed)
 
     def to_bytes(self, world: str) -> bytes:
         """Serialises the state (safetensors, after a checksum of it) together with the fingerprint of its world."""

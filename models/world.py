@@ -129,6 +129,28 @@ class World(WorldStorage, ABC, Generic[S]):
             )
         return float(scale)
 
+    def check_passes(self, passes: int | None) -> int:
+        """A number of network passes that this world can make a frame in; None: its own.
+
+        Raises:
+            ValueError: It cannot.
+        """
+        return passes or self.passes
+
+    def check_dt(self, dt: Tensor | float | None, rows: int) -> Tensor:
+        """Intervals float64 `[B]` in units of the spec's `dt`, of seconds: one number for all, or `[B]`; None: 1.
+
+        Raises:
+            ValueError: The world's frames are of one length, and another is wanted.
+        """
+        if dt is not None:
+            raise ValueError(f"the frames of this world are {self.spec.dt:g} s long, it takes no dt")
+        return torch.ones(rows, dtype=torch.float64, device=self.device)
+
+    def seconds(self, state: S, steps: np.ndarray) -> np.ndarray:
+        """Seconds float64 `[B]` since the start, so many steps `[B]` ago."""
+        return steps * self.spec.dt
+
     @abstractmethod
     def enter(self, scenes: Scenes, seeds: Sequence[int]) -> tuple[S, StepOutput]:
         """Starts one world per scene.

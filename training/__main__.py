@@ -23,6 +23,7 @@ COMMANDS = {
     "share": (f"{HERE}.sharing_study:share", "memory and time of processes that share long clips, beside one alone"),
     "stream": (f"{HERE}.stream_study:stream", "memory and speed of recordings that are read as a stream"),
     "agents": (f"{HERE}.agents:agents", "a reader of who is where, off pictures; with --regression its rival"),
+    "range": (f"{HERE}.range_stage:range_world", "a world of LiDAR scans in continuous time, in one training"),
     "ksin": (f"{HERE}.ksin_study:ksin", "sets whose answer is known: couplings, equivariance and solver steps"),
     "ship": (f"{HERE}.ship:ship", "writes a trained world together with its card"),
 }

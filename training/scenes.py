@@ -12,6 +12,12 @@ SPEED = "speed"  # telemetry, where it is known, that scenes are spread over
 
 
 def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: int = 48) -> list[Scene]:
+    """The scenes of the moments that `pick_moments` gives, as far as a world looks back."""
+    moments = pick_moments(drives, chosen, _context(world), count)
+    return [scene_at(drives, drive, now, world) for drive, now in moments]
+
+
+def pick_moments(drives: Drives, chosen: np.ndarray, context: int, count: int = 48) -> list[tuple[int, int]]:
     """Picks moments that a dream can begin in, as their domain says, spread evenly over attributes and over speeds.
 
     Every drive gives one, or more where there are few drives; without telemetry they are spread over time.
@@ -19,10 +25,16 @@ def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: i
     Args:
         drives: The recordings.
         chosen: Numbers of the drives to pick from.
-        world: Gives the length of a context.
-        count: Most scenes.
+        context: States that a scene has at least, this one included.
+        count: Most moments.
+
+    Returns:
+        Drive and state of each.
+
+    Raises:
+        ValueError: No drive has such a moment.
     """
-    context, domain = _context(world), all_domains().get(drives.spec.domain)
+    domain = all_domains().get(drives.spec.domain)
     ranges = domain.steady if domain else {}
     most = max(1, count // len(chosen))  # per drive
     found: dict[str, list[tuple[float, int, int]]] = {}  # by attributes
@@ -39,7 +51,7 @@ def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: i
         raise ValueError(f"no validation drive has {context} steady states to begin a dream with; record more")
     shares = (len(part) for part in np.array_split(np.arange(count), len(found)))
     picked = [each for alike, share in zip(found.values(), shares, strict=True) for each in _spread(alike, share, most)]
-    return [scene_at(drives, drive, now, world) for _, drive, now in sorted(picked)]
+    return [(drive, now) for _, drive, now in sorted(picked)]
 
 
 def _spread(found: list[tuple[float, int, int]], count: int, most: int) -> list[tuple[float, int, int]]:

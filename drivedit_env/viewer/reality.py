@@ -29,7 +29,9 @@ class Reality:
         domain = domain_of_world(world)
         if domain is None:
             raise ValueError("this world has no simulator to drive beside it")
-        self._twin: Any = gym.make(domain.env_id, disable_env_checker=True, max_episode_steps=-1).unwrapped
+        kind = world.spec.picture
+        shown = {} if kind == domain.spec.picture else {"obs_type": kind}
+        self._twin: Any = gym.make(domain.env_id, disable_env_checker=True, max_episode_steps=-1, **shown).unwrapped
         self._start = {name: low for name, (low, _) in domain.judging_starts.items()}
         self._gentle = gentle_controls(world).mean(0).astype(np.float32)
         self._at: dict[str, Any] | None = None

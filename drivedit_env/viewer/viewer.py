@@ -14,6 +14,7 @@ from typing import Any
 
 import pygame
 
+from drivedit.utils import shown
 from drivedit.utils.commands import in_words
 from drivedit_env.viewer.controls import Pace, Wheel
 from drivedit_env.viewer.keys import HELP, Fingers, command_of
@@ -88,14 +89,14 @@ class Viewer:
         if session.note[0] != self._said:
             self._said, self._said_at = session.note[0], now
         return View(
-            moment.frame,
+            shown(moment.frame),
             moment.info,
             moment.action,
             session.env.world.spec.controls,
             moment.reward,
             moment.returned,
             self._pace.rate(now),
-            moment.real,
+            None if moment.real is None else shown(moment.real),
             (
                 *([] if session.track is None else [("Track", str(session.track))]),
                 ("Time", f"{moment.steps / session.fps:.1f} s"),

@@ -7,6 +7,8 @@ everything told to networks and people is right-positive, like steering.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from drivedit.config import CameraConfig, WorldConfig
 from drivedit.utils import Route
 
+ON_ROUTE: dict[str, Any] = {"points": None, "closed": False, "bounds": None, "arc": None}
 SKY = 1000.0  # metres ahead, where no road is told
 
 
@@ -66,6 +69,40 @@ def bounds_code(bounds: Tensor, pose: Tensor, reach: float) -> Tensor:
     right = near * (outward[:, 0] * sin - outward[:, 1] * cos)
     forward = near * (outward[:, 0] * cos + outward[:, 1] * sin)
     return torch.stack([right, forward, near, (1 - 8 * distance / reach).clamp(0, 2)], -1)
+
+
+def route_checks(route: Route) -> list[tuple[str, str, Tensor]]:
+    """What must hold of the parts of stored routes: name, what is wanted, and in which rows it holds, bool `[B]`."""
+    bounds = route.bounds
+    return [
+        ("count", "0 or at least 2 points", route.count != 1),
+        ("spacing", "more than 0 m", route.spacing > 0),
+        ("closed", "True or False", route.closed.view(torch.uint8) < 2),
+        ("bounds", "[x_min, y_min, x_max, y_max]", (bounds[:, :2] < bounds[:, 2:]).all(1)),
+    ]
+
+
+def given_route(told: Mapping[str, Any] | None, pose: Tensor, last: Tensor) -> tuple[Route, Tensor]:
+    """A route that is given from now on, for some rows, and where on it their cars are.
+
+    Args:
+        told: Some of `points`, `closed`, `bounds` and `arc`, as `World.condition` takes them; None: it is dreamed.
+        pose: `[B, 3]`.
+        last: Arc lengths `[B]` that they were at.
+
+    Returns:
+        The route of all rows, and arc lengths `[B]`.
+
+    Raises:
+        ValueError: There is another part, or the points are no route.
+    """
+    told = told or {}
+    if told.keys() - ON_ROUTE.keys():
+        raise ValueError(f"the condition route has the parts {list(ON_ROUTE)}, got {list(told)}")
+    *given, arc = {**ON_ROUTE, **told}.values()
+    route = Route.from_points(*([part] * len(pose) for part in given)).to(pose.device)
+    begin = None if arc is None else torch.full_like(last, arc)
+    return route, route.foot(pose[:, :2], begin)  # a drawing may pass the car several times: this is where it is
 
 
 class RouteCoder(nn.Module):

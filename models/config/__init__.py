@@ -7,6 +7,7 @@ from drivedit.config.domains import DEFAULT_WORLD
 from drivedit.config.inference import InferenceArgs, InferenceConfig
 from drivedit.config.models import CameraConfig, StudentConfig, TeacherConfig, VAEConfig, WorldConfig
 from drivedit.config.presets import ModelConfig, get_large_config, get_small_config
+from drivedit.config.range import PainterConfig, RangeStageConfig, RangeWorldConfig
 from drivedit.config.sde import (
     DiffNetConfig,
     DiffUnetConfig,
@@ -49,7 +50,10 @@ __all__ = [
     "ModelConfig",
     "MotionEncoderConfig",
     "MotionUNetConfig",
+    "PainterConfig",
     "Quantity",
+    "RangeStageConfig",
+    "RangeWorldConfig",
     "RewardTerm",
     "StudentConfig",
     "StudentStageConfig",

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, uint8
 
+from drivedit.models.conditions.route import route_checks
 from drivedit.models.state import RowState
 from drivedit.utils import Route
 
@@ -69,10 +70,7 @@ class DiTState(RowState):
         Raises:
             ValueError: A value is out of its range.
         """
-        for name, most in (("clock", FRAMES), ("count", self.points.shape[1])):
-            values = getattr(self, name).tolist()
-            if min(values) < 0 or max(values) > most:
-                raise ValueError(f"the state's {name} must be from 0 to {most}, got {values}")
+        self.check_whole(clock=FRAMES, count=self.points.shape[1])
 
     def check_values(self, control: float) -> None:
         """Checks the ranges of all fields; layout and indices have been checked.
@@ -83,20 +81,8 @@ class DiTState(RowState):
         Raises:
             ValueError: A value cannot be part of a world's present moment.
         """
-        most_of = {"k": LARGEST_CACHED, "v": LARGEST_CACHED, "motion": LARGEST_MOTION, "control": control}
-        for name in ("k", "v", "latents", "control", "motion", "pose", "arc", "points", "spacing", "others"):
-            value, most = getattr(self, name), most_of.get(name, LARGEST)
-            least, largest = (end.item() for end in value.aminmax()) if value.numel() else (0.0, 0.0)
-            if not (-most <= least and largest <= most):  # NaN is neither
-                got = f"{least:g} to {largest:g}"
-                raise ValueError(f"the state's {name} must be finite, from {-most:g} to {most:g}, got {got}")
-        for name, wanted, values, good in (
-            ("count", "0 or at least 2 points", self.count, lambda count: count != 1),
-            ("spacing", "more than 0 m", self.spacing, lambda spacing: spacing > 0),
-            ("closed", "True or False", self.closed.view(uint8), lambda byte: byte < 2),
-            ("told", "True or False", self.told.view(uint8), lambda byte: byte < 2),
-            ("bounds", "[x_min, y_min, x_max, y_max]", self.bounds, lambda at: at[0] < at[2] and at[1] < at[3]),
-        ):
-            for value in values.tolist():
-                if not good(value):
-                    raise ValueError(f"the state's {name} must be {wanted}, got {value}")
+        numbers = ("k", "v", "latents", "control", "motion", "pose", "arc", "points", "spacing", "others")
+        own = {"k": LARGEST_CACHED, "v": LARGEST_CACHED, "motion": LARGEST_MOTION, "control": control}
+        self.check_sizes(**{name: own.get(name, LARGEST) for name in numbers})
+        for check in (*route_checks(self.route), ("told", "True or False", self.told.view(uint8) < 2)):
+            self.check_rows(*check)

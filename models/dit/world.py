@@ -20,6 +20,7 @@ from torch import Tensor
 
 from drivedit.config import Modality, WorldConfig
 from drivedit.models.conditions.layout import LAYOUT, check_layout, nearest
+from drivedit.models.conditions.route import given_route
 from drivedit.models.dit.entering import enter_row
 from drivedit.models.dit.generation import KVCache
 from drivedit.models.dit.heads import HeadOutputs
@@ -29,11 +30,10 @@ from drivedit.models.flow.path import noise_levels
 from drivedit.models.flow.sampler import guided, sample
 from drivedit.models.scenes import OTHERS, ROUTE, Scene, check_scene
 from drivedit.models.world import Sampling, Scenes, StepOutput, World
-from drivedit.utils import Route, advance_pose
+from drivedit.utils import advance_pose
 from drivedit.utils.route import CAPACITY
 
 LATENT = "latent"  # the kind of observation that is not decoded
-ON_ROUTE: dict[str, Any] = {"points": None, "closed": False, "bounds": None, "arc": None}
 
 
 class DiTWorld(DiTNetworks, World[DiTState]):
@@ -156,8 +156,7 @@ class DiTWorld(DiTNetworks, World[DiTState]):
         Raises:
             ValueError: `dt` is given: this kind of world has frames of one length. Or the guidance is none for it.
         """
-        if dt is not None:
-            raise ValueError(f"the frames of this world are {self.spec.dt:g} s long, it takes no dt")
+        self.check_dt(dt, len(state))
         if state.k.is_inference():  # a ring made in inference mode cannot be written outside of it
             state = state.clone()
         sampling = sampling or Sampling()
@@ -211,24 +210,14 @@ class DiTWorld(DiTNetworks, World[DiTState]):
         if rows is not None:
             index = index[list(rows)]
         if ROUTE in values:
-            state = self._on_route(state, values[ROUTE] or {}, index)
+            route, arc = given_route(values[ROUTE], state.pose[index], state.arc[index])
+            state = state.with_rows(index, **vars(route), arc=arc)
         if OTHERS in values:
             boxes = check_layout(values[OTHERS])
             others = nearest(boxes, state.pose[index], self.config.others)
             told = torch.full((len(index),), boxes is not None, device=self.device)
-            state = _with(state, index, others=others, told=told)
+            state = state.with_rows(index, others=others, told=told)
         return state
-
-    def _on_route(self, state: DiTState, told: Mapping[str, Any], rows: Tensor) -> DiTState:
-        """The state with some rows on another road."""
-        if told.keys() - ON_ROUTE.keys():
-            raise ValueError(f"the condition route has the parts {list(ON_ROUTE)}, got {list(told)}")
-        *given, arc = {**ON_ROUTE, **told}.values()
-        route = Route.from_points(*([part] * len(rows) for part in given)).to(self.device)
-        begin = None if arc is None else torch.full_like(state.arc[rows], arc)
-        # a drawing may pass the car several times: this is where it is
-        foot = route.foot(state.pose[rows, :2], begin)
-        return _with(state, rows, **vars(route), arc=foot)
 
     def conditions(self, state: DiTState) -> dict[str, Any]:
         """The `route` of all rows, the `arc` `[B]` of their cars on it in metres, and the boxes of others."""
@@ -247,11 +236,3 @@ class DiTWorld(DiTNetworks, World[DiTState]):
     def poses(self, state: DiTState) -> Tensor:
         """The cars' poses, integrated from the dreamed motions, `[B, 3]`."""
         return state.pose
-
-
-def _with(state: DiTState, rows: Tensor, **values: Tensor) -> DiTState:
-    """The state with other values of some fields in some rows; what it was is left alone."""
-    changed = {name: getattr(state, name).clone() for name in values}
-    for name, value in values.items():
-        changed[name][rows] = value
-    return replace(state, **changed)

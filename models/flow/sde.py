@@ -94,6 +94,23 @@ class BrownianPath:
         return torch.lerp(left, right, share / width)
 
 
+class FreshPath:
+    """Increments that are drawn anew at every call, on a device: for training, where no path is asked for twice.
+
+    Args:
+        rng: A generator of the device.
+        shape: Of one row.
+    """
+
+    def __init__(self, rng: torch.Generator, shape: Sequence[int]) -> None:
+        self.rng, self.shape = rng, tuple(shape)
+
+    def increment(self, start: Tensor, end: Tensor) -> Tensor:
+        """What the paths gain between two times float64 `[B]` of each row, float32 `[B, *shape]` on the device."""
+        drawn = torch.randn(len(start), *self.shape, generator=self.rng, device=self.rng.device)
+        return over((end - start).clamp(min=0).sqrt().to(drawn), drawn) * drawn
+
+
 def grid_steps(start: Tensor, end: Tensor, dt: float) -> Tensor:
     """The times between which each row steps: its start, the multiples of `dt` after it, and its end.
 
@@ -162,8 +179,8 @@ def calculus(method: str) -> str:
 
 
 def integrate_sde(
-    drift: Field, diffusion: Field, x: Tensor, start: Tensor, end: Tensor, path: BrownianPath, dt: float,
-    method: str = "euler_heun",
+    drift: Field, diffusion: Field, x: Tensor, start: Tensor, end: Tensor, path: BrownianPath | FreshPath,
+    dt: float, method: str = "euler_heun",
 ) -> Tensor:  # fmt: skip
     """Carries rows along dx = f(x) dt + g(x) dW, each from its own time to its own.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,7 +18,7 @@ from drivedit.models import RowState, Scene, StepOutput, World
 from drivedit.models.scenes import OTHERS, ROUTE, origin_of_scene
 from drivedit.utils.episodes import check_attributes
 
-OPTIONS = ("scene", "route", "closed", "layout", "attributes")
+OPTIONS = ("scene", "route", "closed", "layout", "attributes", "dt")
 
 _entered: WeakKeyDictionary[World, dict[tuple[int, bool], tuple[RowState, StepOutput]]] = WeakKeyDictionary()
 
@@ -56,6 +56,8 @@ def check_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
         raise ValueError("option closed speaks of a hand-drawn route: give option route as well")
     if not isinstance(given.get("closed", False), (bool, np.bool_)):
         raise ValueError(f"option closed is True or False, got {given['closed']!r}")
+    if isinstance(given.get("dt", 1.0), bool) or not isinstance(given.get("dt", 1.0), Real):
+        raise ValueError(f"option dt is a number of seconds, got {given['dt']!r}")
     if not isinstance(given.get("attributes", {}), Mapping):
         raise ValueError(f"option attributes is a dictionary of values by name, got {given['attributes']!r}")
     return given

@@ -58,8 +58,8 @@ class ConvGRUCell(nn.Module):
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """The state `[B, M, h, w]` after an input `[B, inputs, h, w]`."""
-        update, reset = self.gates(torch.cat([x, h], 1)).sigmoid().chunk(2, 1)
-        candidate = self.candidate(torch.cat([x, reset * h], 1)).tanh()
+        update, reset = self.gates(torch.cat([x, h], 1)).sigmoid().to(h).chunk(2, 1)
+        candidate = self.candidate(torch.cat([x, reset * h], 1)).tanh().to(h)
         return h - update * h + candidate if self.legacy else torch.lerp(h, candidate, update)
 
 

@@ -31,13 +31,15 @@ class Conv(nn.Conv2d):
         circular: Whether the last column lies beside the first one. Above and below there are zeros.
         stride: 1 keeps the size, 2 halves it.
         zero: Whether weights begin at zero.
+        groups: Of channels, each of which is convolved alone.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, size: int, circular: bool = False, stride: int = 1, zero: bool = False
-    ) -> None:
+        self, inputs: int, outputs: int, size: int, circular: bool = False, stride: int = 1, zero: bool = False,
+        groups: int = 1,
+    ) -> None:  # fmt: skip
         margin = size // 2
-        super().__init__(inputs, outputs, size, stride, (margin, 0 if circular else margin))
+        super().__init__(inputs, outputs, size, stride, (margin, 0 if circular else margin), groups=groups)
         self.wrapped = margin if circular else 0
         if zero:
             nn.init.zeros_(self.weight)

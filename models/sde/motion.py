@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from drivedit.config import DiffUnetConfig, IntegrationConfig, MotionEncoderConfig
 from drivedit.models.flow.path import over
-from drivedit.models.flow.sde import ODE_METHODS, BrownianPath, calculus, integrate_ode, integrate_sde
+from drivedit.models.flow.sde import ODE_METHODS, BrownianPath, FreshPath, calculus, integrate_ode, integrate_sde
 from drivedit.models.sde.dynamics import DiffUnet
 from drivedit.models.sde.encoder import encoder_of
 from drivedit.models.sde.layers import configured
@@ -116,8 +116,8 @@ class DiffModel(nn.Module):
         return torch.stack(found)
 
     def advance(
-        self, m: Tensor, start: Tensor, end: Tensor, seeds: Sequence[int], controls: Tensor | None = None,
-        told: Tensor | None = None,
+        self, m: Tensor, start: Tensor, end: Tensor, seeds: Sequence[int] | torch.Generator,
+        controls: Tensor | None = None, told: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Motion states carried from each row's own time to its own, under a control that is held meanwhile.
 
@@ -125,7 +125,8 @@ class DiffModel(nn.Module):
             m: `[N, M, h, w]`.
             start: float64 `[N]`.
             end: float64 `[N]`.
-            seeds: Of the noise, a whole number for each row.
+            seeds: Of the noise, a whole number for each row; or, where no path is asked for twice, a generator of m's
+                device that it is drawn from.
             controls: `[N, A]`; None: none is told.
             told: bool `[N]`, which rows are told theirs; None: all.
 
@@ -142,7 +143,8 @@ class DiffModel(nn.Module):
 
         if not how.sde:
             return integrate_ode(drift, m, start, end, how.dt, how.method)
-        path = BrownianPath(seeds, m.shape[1:], how.dt, STREAM)
+        fresh = isinstance(seeds, torch.Generator)
+        path = FreshPath(seeds, m.shape[1:]) if fresh else BrownianPath(seeds, m.shape[1:], how.dt, STREAM)
         return integrate_sde(
             drift, lambda m: self.diff_unet.diffusion(m, code), m, start, end, path, how.dt, how.method
         )

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         set_seed,
     )
     from drivedit.utils.origin import from_origin, origin_of
-    from drivedit.utils.pictures import enlarged, rgb
+    from drivedit.utils.pictures import enlarged, rgb, shown
     from drivedit.utils.processes import begin_worker, one_thread
     from drivedit.utils.random import generator, global_state_kept, noise, seeded, truncate
     from drivedit.utils.route import UNBOUNDED, Route, advance_pose, motion_between
@@ -118,6 +118,7 @@ __all__ = [
     "replaced_folder",
     "resolve_device",
     "rgb",
+    "shown",
     "restore_folder",
     "restored",
     "safe_cat",

@@ -323,7 +323,7 @@ def fit_config(world: WorldConfig, drives: Drives | Facts, clip_frames: int = 1)
         raise ValueError(
             f"the recordings have the telemetry {list(facts.telemetry)}, the world wants {sorted(unknown)}"
         )
-    rewards, ending, roads = _rewards(spec, facts), facts.ended > 0, facts.routed
+    rewards, ending, roads = fit_rewards(spec, facts), facts.ended > 0, facts.routed
     routed = roads and world.student.route_dim > 0
     others = world.others if facts.peopled else 0
     lacking = [value.name for value in spec.telemetry if not facts.telemetry.get(value.name)]
@@ -366,7 +366,7 @@ def _student(world: WorldConfig, tokens: int, controls: int, clip_frames: int) -
     )
 
 
-def _rewards(spec: WorldSpec, facts: Facts) -> dict[str, RewardTerm]:
+def fit_rewards(spec: WorldSpec, facts: Facts) -> dict[str, RewardTerm]:
     """The reward terms, learned ones in the units of the recordings; only these, of value 0, where none is known.
 
     A world tells that it ends, and not why: of several terms that are paid at an end, each is paid as on average.

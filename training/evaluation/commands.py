@@ -10,6 +10,11 @@ from drivedit.evaluation.sizes import Sizes
 from drivedit.evaluation.sources import Sources
 from drivedit.utils.commands import typed
 
+NAMES = {  # of what is written beside report.json, with and without a simulator
+    True: "report.md, sheet.png, horizon.png, steering.png and beside.webp",
+    False: "sheet.png, horizon.png, beside.webp and dream.mp4",
+}
+
 
 def judge_world(
     world: str = DEFAULT_WORLD, out: Path = Path("runs/evaluation"), held_out: str | None = None,
@@ -42,6 +47,7 @@ def judge_world(
     from drivedit.evaluation.reports.report import as_text
     from drivedit.evaluation.suites.benchmark import evaluate_world, load_world
     from drivedit.evaluation.suites.recorded_benchmark import as_markdown
+    from drivedit.evaluation.suites.scan_benchmark import as_markdown as scan_table
     from drivedit.inference import under_guidance
 
     _check_counts(workers=workers, sampling_steps=sampling_steps)
@@ -57,11 +63,12 @@ def judge_world(
             judged, out, name=world if guidance == 1 else f"{world}, guidance {guidance:g}", held_out=held_out,
             sizes=sizes, sources=sources, sampling_steps=sampling_steps, compile=compile,
         )  # fmt: skip
-    recorded = "left_out" in report
-    table = as_markdown(report) if recorded else as_text(report)
-    names = "report.md, sheet.png, horizon.png, steering.png and beside.webp" if recorded else (
-        "sheet.png, horizon.png, beside.webp and dream.mp4"
-    )  # fmt: skip
+    if report.get("kind") == "scans":
+        recorded, table, names = True, scan_table(report), "report.md and sheet.png"
+    else:
+        recorded = "left_out" in report
+        table = as_markdown(report) if recorded else as_text(report)
+        names = NAMES[recorded]
     print(f"{table}\n\nreport.json, {names} are in {out}")
     if card is not None:
         cards.write_card(card, table if recorded else f"```\n{table}\n```", typed.get(), report["fingerprint"])

@@ -138,6 +138,24 @@ def simulator_lacking(world: World, held: HeldOut | None, sources: Sources) -> s
     return f"the world knows nothing of {', '.join(lacking)}" if lacking else ""
 
 
+def scene_of(drives: Any, number: int, states: slice, spec: WorldSpec, free: bool = False) -> Scene:
+    """The scene of some states of a drive for a world of a spec; the car is at (0, 0).
+
+    It has its route if the world is told one, unless `free`, and its place is known.
+    """
+    scene = Scene(**drives.moments(number, states, spec))
+    if scene.poses is None:
+        return scene
+    here, route, bounds = scene.poses[-1, :2].copy(), drives.routes[number], drives.bounds[number]
+    scene.poses = from_origin(scene.poses, here).astype(np.float32)
+    if scene.agents is not None:
+        scene.agents.boxes = from_origin(scene.agents.boxes, here).astype(np.float32)
+    if free or "route" not in spec.conditions or len(route) < 2:
+        return scene
+    bounds = from_origin(bounds, here).astype(np.float32) if np.isfinite(bounds).any() else None
+    return scene.with_route(from_origin(route, here).astype(np.float32), bool(drives.closed[number]), bounds)
+
+
 @dataclass
 class Clips:
     """Clips of held-out drives; the row of a clip is its number.
@@ -160,23 +178,9 @@ class Clips:
         return len(self.first)
 
     def scene(self, row: int, spec: WorldSpec, free: bool = False) -> Scene:
-        """The context of a clip for a world of a spec; the car is at (0, 0).
-
-        It has its route if the world is told one, unless `free`, and its place is known.
-        """
-        drives, number = self.held.drives, int(self.drive[row])
+        """The context of a clip for a world of a spec (`scene_of`)."""
         states = slice(int(self.first[row]), int(self.first[row]) + self.context + 1)
-        scene = Scene(**drives.moments(number, states, spec))
-        if scene.poses is None:
-            return scene
-        here, route, bounds = scene.poses[-1, :2].copy(), drives.routes[number], drives.bounds[number]
-        scene.poses = from_origin(scene.poses, here).astype(np.float32)
-        if scene.agents is not None:
-            scene.agents.boxes = from_origin(scene.agents.boxes, here).astype(np.float32)
-        if free or "route" not in spec.conditions or len(route) < 2:
-            return scene
-        bounds = from_origin(bounds, here).astype(np.float32) if np.isfinite(bounds).any() else None
-        return scene.with_route(from_origin(route, here).astype(np.float32), bool(drives.closed[number]), bounds)
+        return scene_of(self.held.drives, int(self.drive[row]), states, spec, free)
 
     def ahead(self, row: int, array: np.ndarray, now: bool = False) -> np.ndarray:
         """An array of `Drives` in the states that are to be dreamed, `[T, ...]`; with the present one if `now`."""

@@ -24,6 +24,7 @@ from drivedit.evaluation.sizes import Sizes
 from drivedit.evaluation.sources import Arrays, Sources, cached, stack, work
 from drivedit.evaluation.suites import closed_loop, control, open_loop, others, speed
 from drivedit.evaluation.suites.recorded_benchmark import evaluate_recorded
+from drivedit.evaluation.suites.scan_benchmark import evaluate_scans
 from drivedit.evaluation.twin_drives import (
     CONTEXT,
     Job,
@@ -36,7 +37,7 @@ from drivedit.evaluation.twin_drives import (
 )
 from drivedit.evaluation.twin_others import record_ahead, record_empty, record_hidden
 from drivedit.inference import compiled
-from drivedit.models import World
+from drivedit.models import RangeWorld, World
 from drivedit.utils import Route, extra
 
 PLACED_STEPS = 10  # of a drive on an empty road
@@ -65,7 +66,8 @@ def evaluate_world(
     """Measures a world: against its simulator if the drives come from there, else against recorded drives alone.
 
     Either way report.json, sheet.png, horizon.png and beside.webp are written to `out`, and with them report.txt and
-    dream.mp4 or, without a simulator, report.md and steering.png.
+    dream.mp4 or, without a simulator, report.md and steering.png. Worlds of range images have a suite of their own
+    (`evaluate_scans`).
 
     Args:
         world: The world.
@@ -93,6 +95,8 @@ def evaluate_world(
     options: dict[str, Any] = {"name": name, "sizes": sizes, "sources": sources, "sampling_steps": sampling_steps}
     options |= {"compile": compile, "quiet": quiet}
     with nullcontext() if held_out is None else opened(held_out, world.spec.observations) as held:
+        if isinstance(world, RangeWorld):
+            return evaluate_scans(world, held, out, name=name, sizes=sizes, sources=sources, quiet=quiet)
         why = simulator_lacking(world, held, sources)
         if why and held is None:
             raise ValueError(

@@ -1,0 +1,101 @@
+"""The network that paints a scan in one pass, out of the scans before it, the motion state, and noise.
+
+It works on patches, so on few cells, with blocks as in ConvNeXt (Liu et al. 2022). Its scan is the last one, or the
+last one moved by the ego-motion, cell by cell as a gate says, and a correction.
+
+Legend: B rows, H W rows and columns of a scan, h w of the painter's cells, C its width, M channels of the motion state,
+E width of the code.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from drivedit.config import PainterConfig
+from drivedit.models.sde.layers import Conv
+
+SCANS = 4  # the last two, the moved one, and noise, of two channels each
+OUTPUTS = 4  # a gate and a correction, for depth and for mask
+SURE = 2.0  # how sure the mask is at first of what it was
+
+
+class PainterBlock(nn.Module):
+    """A depthwise convolution, and a wider layer at every cell, whose input is scaled and shifted by a code.
+
+    Args:
+        config: Width, expansion and kernel.
+        code_dim: E.
+    """
+
+    def __init__(self, config: PainterConfig, code_dim: int) -> None:
+        super().__init__()
+        width = config.width
+        self.near = Conv(width, width, config.kernel, circular=True, groups=width)
+        self.norm = nn.GroupNorm(1, width)
+        self.up, self.down = Conv(width, config.expand * width, 1), Conv(config.expand * width, width, 1)
+        self.scale = nn.Parameter(torch.full((width, 1, 1), 0.1))
+        self.film = nn.Linear(code_dim, 2 * width)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        """Features `[B, C, h, w]` under codes `[B, E]`."""
+        scale, shift = self.film(code)[..., None, None].chunk(2, 1)
+        inner = self.norm(self.near(x)) * (1 + scale) + shift
+        return x + self.scale * self.down(F.silu(self.up(inner)))
+
+
+class Painter(nn.Module):
+    """Paints scans.
+
+    Args:
+        config: Its sizes.
+        motion_channels: M.
+        code_dim: E.
+    """
+
+    def __init__(self, config: PainterConfig, motion_channels: int, code_dim: int) -> None:
+        super().__init__()
+        self.patch = config.patch
+        cells = config.patch[0] * config.patch[1]
+        self.look = Conv(2 * SCANS * cells, config.width, 1)
+        self.motion = Conv(motion_channels, config.width, 1)
+        self.blocks = nn.ModuleList(PainterBlock(config, code_dim) for _ in range(config.blocks))
+        self.norm = nn.GroupNorm(1, config.width)
+        self.out = Conv(config.width, OUTPUTS * cells, 1, zero=True)
+
+    def forward(self, scans: Tensor, moved: Tensor, motion: Tensor, code: Tensor, noise: Tensor) -> Tensor:
+        """A scan, its depth and how sure it is that something came back, both in about [-1, 1].
+
+        Args:
+            scans: The last two `[B, 2, 2, H, W]`, the newest at the end.
+            moved: The newest one, moved by the ego-motion, `[B, 2, H, W]`.
+            motion: `[B, M, h', w']`.
+            code: `[B, E]`.
+            noise: `[B, 2, H, W]`.
+
+        Returns:
+            `[B, 2, H, W]`.
+        """
+        rows, columns = self.patch
+        seen = torch.cat([scans.flatten(1, 2), moved, noise], 1)
+        x = self.look(rearrange(seen, "b c (h r) (w s) -> b (c r s) h w", r=rows, s=columns))
+        x = x + F.interpolate(self.motion(motion), x.shape[-2:])
+        for block in self.blocks:
+            x = block(x, code)
+        out = rearrange(self.out(F.silu(self.norm(x))), "b (c r s) h w -> b c (h r) (w s)", r=rows, s=columns).float()
+        last = scans[:, -1]
+        there = moved[:, 1:] > 0
+        base = torch.lerp(last, torch.where(there, moved, last), out[:, :2].sigmoid())
+        depth, mask = base.unbind(1)
+        return torch.stack([depth + out[:, 2], (SURE * mask + out[:, 3]).tanh()], 1)
+
+
+def hardened(painted: Tensor) -> Tensor:
+    """Painted scans `[B, 2, H, W]` as a sensor gives them: a mask of -1 or 1, and no depth where nothing came back."""
+    depth, mask = painted.unbind(1)
+    there = mask > 0
+    return torch.stack([torch.where(there, depth.clamp(-1, 1), -1.0), torch.where(there, 1.0, -1.0)], 1)

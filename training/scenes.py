@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from drivedit.config import WorldConfig, all_domains
@@ -37,7 +40,7 @@ def pick_moments(drives: Drives, chosen: np.ndarray, context: int, count: int = 
     domain = all_domains().get(drives.spec.domain)
     ranges = domain.steady if domain else {}
     most = max(1, count // len(chosen))  # per drive
-    found: dict[str, list[tuple[float, int, int]]] = {}  # by attributes
+    found: dict[tuple[tuple[str, str], ...], list[tuple[float, int, int]]] = {}  # by attributes
     for drive in chosen:
         states = drives.states(int(drive))
         speeds, steady = drives.told(SPEED)[states], np.ones(states.stop - states.start, bool)
@@ -46,12 +49,25 @@ def pick_moments(drives: Drives, chosen: np.ndarray, context: int, count: int = 
         steady[: context - 1] = False
         for index in np.flatnonzero(steady)[:: max(1, steady.sum() // (3 * most))]:
             speed = float(np.nan_to_num(speeds[index]))
-            found.setdefault(str(drives.attributes[drive]), []).append((speed, int(drive), states.start + int(index)))
+            kind = tuple(sorted(drives.attributes[drive].items()))
+            found.setdefault(kind, []).append((speed, int(drive), states.start + int(index)))
     if not found:
         raise ValueError(f"no validation drive has {context} steady states to begin a dream with; record more")
-    shares = (len(part) for part in np.array_split(np.arange(count), len(found)))
+    sizes = [min(len(alike), most * len({drive for _, drive, _ in alike})) for alike in found.values()]
+    shares = _shares([dict(kind) for kind in found], sizes, count)
     picked = [each for alike, share in zip(found.values(), shares, strict=True) for each in _spread(alike, share, most)]
     return [(drive, now) for _, drive, now in sorted(picked)]
+
+
+def _shares(kinds: Sequence[Mapping[str, str]], sizes: Sequence[int], count: int) -> list[int]:
+    """How many of `count` moments each kind gives, of so many: next comes the one whose attributes were least seen."""
+    shares, seen = [0] * len(kinds), Counter[tuple[str, str]]()
+    for _ in range(min(count, sum(sizes))):
+        left = (index for index, size in enumerate(sizes) if shares[index] < size)
+        rarest = min(left, key=lambda index: (sum(seen[each] for each in kinds[index].items()), shares[index]))
+        shares[rarest] += 1
+        seen.update(kinds[rarest].items())
+    return shares
 
 
 def _spread(found: list[tuple[float, int, int]], count: int, most: int) -> list[tuple[float, int, int]]:

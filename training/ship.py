@@ -5,14 +5,19 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
+
 from drivedit.config import DEFAULT_WORLD
-from drivedit.models import World, find_world
+from drivedit.data.clips import Drives
+from drivedit.models import DiTWorld, World, find_world
+from drivedit.models.scene_files import pack_scenes
 from drivedit.training.cards import commit
+from drivedit.training.scenes import pick_scenes
 
 
 def ship(
     world: str = f"runs/{DEFAULT_WORLD}/student/world", report: str = "runs/evaluation", *, to: str,
-    template: str = f"{DEFAULT_WORLD}_card.md",
+    template: str = f"{DEFAULT_WORLD}_card.md", scenes: str | None = None, count: int = 24,
 ) -> World:  # fmt: skip
     """Writes a world with a card that says how it was made and what it was measured to do.
 
@@ -22,6 +27,8 @@ def ship(
         to: Folder to write: a new one, or one with nothing but a world in it, which is replaced.
         template: Text of the card with `{report}`, `{commit}`, `{parameters}` and `{size}` in it: a file, or the name
             of a shipped preset.
+        scenes: Folder of recordings from all of whose drives start scenes are picked anew; None: the world's own stay.
+        count: Most of these.
 
     Raises:
         FileExistsError: The folder to write holds anything else than a world.
@@ -38,7 +45,13 @@ def ship(
     source = Path(template)
     if not source.is_file():
         source = Path(str(resources.files("drivedit.training") / "presets" / template))
-    size = sum(path.stat().st_size for path in find_world(world).iterdir()) / 1e6
+    if scenes is not None:
+        if not isinstance(result, DiTWorld):
+            raise ValueError(f"scenes are picked for worlds of kind {DiTWorld.kind!r}, this is {result.kind!r}")
+        drives = Drives.open(scenes, kinds=[result.spec.picture])
+        result.scenes = pick_scenes(drives, np.arange(len(drives)), result.config, count)
+    size = sum(path.stat().st_size for path in find_world(world).glob("model*")) / 1e6
+    size += sum(value.nbytes for value in pack_scenes(result.scenes).values()) / 1e6
     result.card = source.read_text().format(
         report=text,
         commit=commit(),

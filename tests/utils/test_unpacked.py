@@ -16,7 +16,7 @@ from drivedit.data import clips, unpacked
 from drivedit.data.clips import Drives, fit_config
 from drivedit.data.recordings import iter_episodes, shard_paths, write_shard
 from drivedit.training.latents import Clips
-from drivedit.training.scenes import pick_scenes, scene_at
+from drivedit.training.scenes import _shares, pick_scenes, scene_at
 from drivedit.utils.episodes import check_agents
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.viewer.session import Session
@@ -222,3 +222,11 @@ def test_a_recording_that_is_unpacked_is_opened_where_nothing_can_be_written(tmp
     index.write_bytes(index.read_bytes()[:100])
     with pytest.raises(ValueError, match="damaged.*delete it"):
         Drives.open(tmp_path)
+
+
+def test_few_scenes_of_many_kinds_show_every_attribute():
+    kinds = [{"road": road, "time": time} for road in ("town", "rural", "highway") for time in ("day", "night")]
+    assert _shares(kinds, [9] * 6, 3) == [1, 0, 0, 1, 1, 0]
+    assert _shares(kinds, [9] * 6, 12) == [2] * 6
+    assert _shares(kinds, [1, 0, 2, 0, 0, 0], 9) == [1, 0, 2, 0, 0, 0], "no more than there are"
+    assert _shares([{}], [5], 3) == [3]

@@ -1,8 +1,8 @@
 """The network that paints a scan in one pass, out of the scans before it, the motion state, and noise.
 
 It works on patches, so on few cells, with blocks as in ConvNeXt (Liu et al. 2022). Its distances are those of the last
-scan, of the last one moved by the ego-motion, or of flat ground, cell by cell as weights say, and a correction. At first
-it copies.
+scan, of the last one moved by the ego-motion, or of flat ground, cell by cell as weights say, and a correction. At
+first it copies.
 
 Legend: B rows, H W rows and columns of a scan, h w of the painter's cells, C its width, M channels of the motion state,
 E width of the code.
@@ -19,14 +19,7 @@ from drivedit.config import PainterConfig
 from drivedit.models.sde.layers import Conv
 
 SCANS = 4  # the last two, the moved one, and noise, of two channels each
-FIRST = (
-    2.0,
-    0.0,
-    -2.0,
-    0.0,
-    -2.0,
-    0.0,
-)  # of the outputs: weights of last, moved and ground, correction; gate, correction
+FIRST = (2.0, 0.0, -2.0, 0.0, -2.0, 0.0)  # weights of last, moved and ground, correction; the mask's gate, correction
 SURE = 2.0  # how sure the mask is at first of what it was
 
 
@@ -100,11 +93,13 @@ class Painter(nn.Module):
         for block in self.blocks:
             x = block(x, code)
         out = rearrange(self.out(F.silu(self.norm(x))), "b (c r s) h w -> b c (h r) (w s)", r=rows, s=columns).float()
-        last = scans[:, -1]
-        filled = torch.where(moved[:, 1:] > 0, moved, last)
-        known = torch.stack([last[:, 0], filled[:, 0], flat[:, 0]], 1)
-        depth = (out[:, :3].softmax(1) * known).sum(1) + out[:, 3]
-        mask = SURE * torch.lerp(last[:, 1], filled[:, 1], out[:, 4].sigmoid()) + out[:, 5]
+        last, there = scans[:, -1], moved[:, 1] > 0
+        beside = torch.where(there, moved[:, 0], flat[:, 0])  # where a beam was lost
+        still = torch.where(last[:, 1] > 0, last[:, 0], beside)
+        gone = torch.where(there, moved[:, 0], still)
+        depth = (out[:, :3].softmax(1) * torch.stack([still, gone, flat[:, 0]], 1)).sum(1) + out[:, 3]
+        kept = torch.lerp(last[:, 1], torch.where(there, moved[:, 1], last[:, 1]), out[:, 4].sigmoid())
+        mask = SURE * kept + out[:, 5]
         return torch.stack([depth, mask.tanh()], 1)
 
 

@@ -128,8 +128,9 @@ def test_an_untrained_painter_copies_nearly_and_can_choose_each_of_its_sources(w
     def painted() -> torch.Tensor:
         return fresh.painter(scans, moved, fresh.beams.ground, state.motion, torch.zeros(1, 64), noise)[:, 0]
 
-    depths = {"last": scans[:, -1, 0], "moved": torch.where(moved[:, 1] > 0, moved[:, 0], scans[:, -1, 0])}
-    depths["ground"] = fresh.beams.ground.expand(1, 8, 32)
+    there, flat = moved[:, 1] > 0, fresh.beams.ground.expand(1, 8, 32)
+    still = torch.where(scans[:, -1, 1] > 0, scans[:, -1, 0], torch.where(there, moved[:, 0], flat))
+    depths = {"last": still, "moved": torch.where(there, moved[:, 0], still), "ground": flat}
     apart = {name: (painted() - depth).abs().mean() for name, depth in depths.items()}
     assert apart["last"] < apart["moved"] < apart["ground"]
     bias = fresh.painter.out.bias

@@ -22,7 +22,7 @@ LONGEST = 30.0  # s that a time to collision is at most
 
 
 class Beams(nn.Module):
-    """Where the cells of a range image look, as tensors.
+    """Where the cells of a range image look, as tensors; `ground` `[H, 1]` is the depth of flat ground there.
 
     Args:
         view: How the LiDAR looks around.
@@ -32,6 +32,7 @@ class Beams(nn.Module):
 
     up: Tensor
     right: Tensor
+    ground: Tensor
 
     def __init__(self, view: RangeView, height: float, corridor: float) -> None:
         super().__init__()
@@ -39,6 +40,11 @@ class Beams(nn.Module):
         self.apart = float(view.elevations[0] - view.elevations[1]) if view.rows > 1 else math.pi
         self.register_buffer("up", torch.from_numpy(view.elevations.astype(np.float32)[:, None]), persistent=False)
         self.register_buffer("right", torch.from_numpy(view.azimuths.astype(np.float32)), persistent=False)
+
+        down = (-view.elevations).clip(1e-6, None)
+        metres = np.where(height / np.sin(down) < view.reach, height / np.sin(down), view.reach).astype(np.float32)
+        flat = encode_range(torch.from_numpy(np.stack([metres, np.ones_like(metres)], -1))[:, None], view.reach)
+        self.register_buffer("ground", flat[0], persistent=False)
 
     def points(self, metres: Tensor) -> Tensor:
         """X ahead, y left and z up `[3, B, H, W]` of distances `[B, H, W]`."""

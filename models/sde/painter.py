@@ -1,7 +1,8 @@
 """The network that paints a scan in one pass, out of the scans before it, the motion state, and noise.
 
-It works on patches, so on few cells, with blocks as in ConvNeXt (Liu et al. 2022). Its scan is the last one, or the
-last one moved by the ego-motion, cell by cell as a gate says, and a correction.
+It works on patches, so on few cells, with blocks as in ConvNeXt (Liu et al. 2022). Its distances are those of the last
+scan, of the last one moved by the ego-motion, or of flat ground, cell by cell as weights say, and a correction. At
+first it copies.
 
 Legend: B rows, H W rows and columns of a scan, h w of the painter's cells, C its width, M channels of the motion state,
 E width of the code.
@@ -18,7 +19,7 @@ from drivedit.config import PainterConfig
 from drivedit.models.sde.layers import Conv
 
 SCANS = 4  # the last two, the moved one, and noise, of two channels each
-OUTPUTS = 4  # a gate and a correction, for depth and for mask
+FIRST = (2.0, 0.0, -2.0, 0.0, -2.0, 0.0)  # weights of last, moved and ground, correction; the mask's gate, correction
 SURE = 2.0  # how sure the mask is at first of what it was
 
 
@@ -61,18 +62,22 @@ class Painter(nn.Module):
         super().__init__()
         self.patch = config.patch
         cells = config.patch[0] * config.patch[1]
-        self.look = Conv(2 * SCANS * cells, config.width, 1)
+        self.look = Conv((2 * SCANS + 1) * cells, config.width, 1)
         self.motion = Conv(motion_channels, config.width, 1)
         self.blocks = nn.ModuleList(PainterBlock(config, code_dim) for _ in range(config.blocks))
         self.norm = nn.GroupNorm(1, config.width)
-        self.out = Conv(config.width, OUTPUTS * cells, 1, zero=True)
+        self.out = Conv(config.width, len(FIRST) * cells, 1, zero=True)
+        self.out.bias.data.copy_(torch.tensor(FIRST).repeat_interleave(cells))  # type: ignore[union-attr]
 
-    def forward(self, scans: Tensor, moved: Tensor, motion: Tensor, code: Tensor, noise: Tensor) -> Tensor:
+    def forward(
+        self, scans: Tensor, moved: Tensor, ground: Tensor, motion: Tensor, code: Tensor, noise: Tensor
+    ) -> Tensor:
         """A scan, its depth and how sure it is that something came back, both in about [-1, 1].
 
         Args:
             scans: The last two `[B, 2, 2, H, W]`, the newest at the end.
             moved: The newest one, moved by the ego-motion, `[B, 2, H, W]`.
+            ground: Depth of flat ground `[H, 1]`.
             motion: `[B, M, h', w']`.
             code: `[B, E]`.
             noise: `[B, 2, H, W]`.
@@ -81,17 +86,21 @@ class Painter(nn.Module):
             `[B, 2, H, W]`.
         """
         rows, columns = self.patch
-        seen = torch.cat([scans.flatten(1, 2), moved, noise], 1)
+        flat = ground.expand_as(noise[:, :1])
+        seen = torch.cat([scans.flatten(1, 2), moved, noise, flat], 1)
         x = self.look(rearrange(seen, "b c (h r) (w s) -> b (c r s) h w", r=rows, s=columns))
         x = x + F.interpolate(self.motion(motion), x.shape[-2:])
         for block in self.blocks:
             x = block(x, code)
         out = rearrange(self.out(F.silu(self.norm(x))), "b (c r s) h w -> b c (h r) (w s)", r=rows, s=columns).float()
-        last = scans[:, -1]
-        there = moved[:, 1:] > 0
-        base = torch.lerp(last, torch.where(there, moved, last), out[:, :2].sigmoid())
-        depth, mask = base.unbind(1)
-        return torch.stack([depth + out[:, 2], (SURE * mask + out[:, 3]).tanh()], 1)
+        last, there = scans[:, -1], moved[:, 1] > 0
+        beside = torch.where(there, moved[:, 0], flat[:, 0])  # where a beam was lost
+        still = torch.where(last[:, 1] > 0, last[:, 0], beside)
+        gone = torch.where(there, moved[:, 0], still)
+        depth = (out[:, :3].softmax(1) * torch.stack([still, gone, flat[:, 0]], 1)).sum(1) + out[:, 3]
+        kept = torch.lerp(last[:, 1], torch.where(there, moved[:, 1], last[:, 1]), out[:, 4].sigmoid())
+        mask = SURE * kept + out[:, 5]
+        return torch.stack([depth, mask.tanh()], 1)
 
 
 def hardened(painted: Tensor) -> Tensor:

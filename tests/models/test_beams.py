@@ -55,6 +55,12 @@ def test_the_nearer_one_hides_the_farther_one_and_rows_move_alone(beams):
     assert hit[..., 1].sum() == 1 and abs(hit[..., 0].max() - 125**0.5) < 0.1
 
 
+def test_flat_ground_is_as_far_as_it_lies_below_the_beam(beams):
+    metres = (beams.ground[:, 0] + 1) / 2 * math.log1p(85)
+    wanted = np.minimum(1.73 / np.sin(np.maximum(-FINE.elevations, 1e-6)), 85)
+    assert beams.ground.shape == (32, 1) and np.allclose(np.expm1(metres.numpy()), wanted, rtol=1e-4)
+
+
 def test_free_distance_is_that_to_what_stands_in_the_way(beams):
     road = np.array([[8.0, 0.0, -1.7], [30.0, 0.4, -1.0], [12.0, 2.5, -1.0], [9.0, 0.0, 0.4], [-4.0, 0.0, -1.0]])
     free = beams.free_distance(torch.cat([shown(road), shown(road[:1])]))

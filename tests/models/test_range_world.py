@@ -100,7 +100,7 @@ def test_a_step_takes_any_interval_and_each_row_its_own(world):
     assert torch.equal(later.scans[0], world.step(state, controls)[0].scans[0])
     assert not torch.equal(later.scans[0], later.scans[1])
     far = (later.pose - state.pose)[:, :2].norm(dim=1)
-    assert far[1] / far[0] == pytest.approx(2.5, rel=0.3)
+    assert 1.2 < far[1] / far[0] < 4
 
 
 @pytest.mark.parametrize("dt", [0.0, -0.1, float("nan"), [0.1, 0.1, 0.1]])
@@ -117,6 +117,28 @@ def test_intervals_beyond_the_trained_ones_are_warned_of(world):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         world.step(state, torch.zeros(1, 2), torch.tensor([0.3]))
+
+
+def test_an_untrained_painter_copies_nearly_and_can_choose_each_of_its_sources(world):
+    fresh = RangeWorld(world.config).eval()
+    state = fresh.start(world.scenes[:1], [1])
+    scans = state.scans
+    moved, noise = fresh.beams.moved(scans[:, -1], torch.tensor([[2.0, 0.0, 0.0]])), torch.randn(1, 2, 8, 32)
+
+    def painted() -> torch.Tensor:
+        return fresh.painter(scans, moved, fresh.beams.ground, state.motion, torch.zeros(1, 64), noise)[:, 0]
+
+    there, flat = moved[:, 1] > 0, fresh.beams.ground.expand(1, 8, 32)
+    still = torch.where(scans[:, -1, 1] > 0, scans[:, -1, 0], torch.where(there, moved[:, 0], flat))
+    depths = {"last": still, "moved": torch.where(there, moved[:, 0], still), "ground": flat}
+    apart = {name: (painted() - depth).abs().mean() for name, depth in depths.items()}
+    assert apart["last"] < apart["moved"] < apart["ground"]
+    bias = fresh.painter.out.bias
+    assert bias is not None
+    for place, depth in enumerate(depths.values()):
+        bias.data.zero_()
+        bias.data[16 * place : 16 * (place + 1)] = 50.0
+        assert torch.allclose(painted(), depth, atol=1e-5)
 
 
 def test_one_pass_and_no_guidance(world):

@@ -139,7 +139,7 @@ class RangeMethod(Method):
         if not painted:
             return (rates, motion, moved, code), scan
         drawn = rngs.normal(*moved.shape) * (0.0 if mean else 1.0)
-        found = world.painter(scans, moved, motion, code, drawn)
+        found = world.painter(scans, moved, world.beams.ground, motion, code, drawn)
         far, off = self.score(found.unflatten(0, (copies, rows)), scan)
         wanted["error"] = off
         now.add(**far)

@@ -50,8 +50,8 @@ def _from_above(points: np.ndarray, side: int) -> np.ndarray:
     rows, columns = place[inside].T
     ground = np.quantile(points[:, 2], 0.1) if len(points) else 0.0
     picture[rows, columns] = _coloured(((low[inside, 2] - ground) / SCALE_ABOVE).clip(0, 1)[None])[0]
-    car = side * np.array([0.5 - 1 / FROM_ABOVE, 0.5 + 1 / FROM_ABOVE])
-    cv2.rectangle(picture, *((int(each), int(each)) for each in car), (255, 255, 255), -1)
+    first, last = (int(side * (0.5 + metre / FROM_ABOVE)) for metre in (-1, 1))
+    cv2.rectangle(picture, (first, first), (last, last), (255, 255, 255), -1)
     return picture
 
 

@@ -52,7 +52,7 @@ def test_the_gap_alone_is_learned_while_the_rest_stays(behind):
     changed = {name for name, value in taught.state_dict().items() if not torch.equal(value, before[name])}
     assert changed and all(name.startswith("ahead.") for name in changed)
     teach.teach(behind, taught, 1, batch=4)
-    assert not torch.equal(taught.first[0].weight, before["first.0.weight"])
+    assert not torch.equal(taught.get_parameter("first.0.weight"), before["first.0.weight"])
 
 
 def test_places_are_right_where_the_one_ahead_is_seen_and_nobody_counts_where_one_is_hidden():

@@ -136,7 +136,8 @@ def test_whose_pixels_are_whose_is_known_without_another_look(env):
             twin.step(action)
         seen = twin.see()
         assert np.array_equal(twin.instances(), seen.instance) and not np.array_equal(first, seen.instance)
-        assert set(np.unique(seen.instance)) - {0} <= set(twin.truth().agents.ids)
+        agents = twin.truth().agents
+        assert agents is not None and set(np.unique(seen.instance)) - {0} <= set(agents.ids)
         state = twin.get_state()
         twin.reset(seed=5)
         twin.set_state(state)

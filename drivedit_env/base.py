@@ -190,7 +190,7 @@ class DreamSettings:
         return self._intervals(seconds, len(seconds))
 
     def _intervals(self, seconds: Any, rows: int) -> np.ndarray | None:
-        """Seconds `[rows]` of a step, of one number, of `rows` numbers, or of None, the world's own.
+        """Seconds `[rows]` of a step, of one number or `rows` numbers; None: the world's own.
 
         Raises:
             ValueError: The world takes no such interval.
@@ -201,6 +201,8 @@ class DreamSettings:
         numbers = real_numbers(seconds, wanted).astype(np.float64)
         if numbers.shape not in ((), (rows,)):
             raise ValueError(f"{wanted}, got shape {list(numbers.shape)}")
+        if (numbers == self.world.spec.dt).all():
+            return None
         self.world.check_dt(torch.from_numpy(np.array(numbers)), rows)
         return np.broadcast_to(numbers, (rows,)).copy()
 

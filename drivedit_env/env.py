@@ -259,7 +259,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         """
         state = self._need_state("get_state").clone()
         random = dict(self.np_random.bit_generator.state)
-        lists = [self._scene], [self._ended], [self._elapsed], [self._others]
+        lists = [self._scene], [self._ended], [self._elapsed], [self.dt], [self._others]
         return EnvState(state, self._world_fingerprint(), [random], *lists)
 
     def set_state(self, state: EnvState | bytes) -> None:
@@ -278,6 +278,7 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         self._change(
             _np_random=restored(state.random[0]), _np_random_seed=-1, _state=state.world.clone(), _frame=None,
             _scene=state.scene[0], _ended=state.ended[0], _others=others, _elapsed=state.elapsed[0],
+            _dt=self._intervals(state.dt[0], 1),
         )  # fmt: skip
 
     def fork(self, n: int, seeds: Sequence[int] | None = None) -> DriveDiTVectorEnv:

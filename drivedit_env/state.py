@@ -16,7 +16,7 @@ from drivedit.models.state import seal, unseal
 from drivedit.utils import restored, whole_number
 
 VERSION = 6
-LISTS = ("random", "scene", "ended", "elapsed")  # what there is beside the world's state, one per row
+LISTS = ("random", "scene", "ended", "elapsed", "dt")  # what there is beside the world's state, one per row
 
 
 @dataclass
@@ -30,6 +30,7 @@ class EnvState:
         scene: Indices of the start scenes, -1 for one that was handed over.
         ended: Whether each episode has ended.
         elapsed: Steps of each episode so far.
+        dt: Seconds of the coming steps of each.
         others: What says where others are from now on: a log, which is kept by value, or a function; None: nothing
             does, they are part of the worlds.
     """
@@ -40,6 +41,7 @@ class EnvState:
     scene: list[int]
     ended: list[bool]
     elapsed: list[int]
+    dt: list[float]
     others: list[Source]
 
     def __len__(self) -> int:
@@ -58,6 +60,7 @@ class EnvState:
             [self.scene[row] for row in rows],
             [self.ended[row] for row in rows],
             [self.elapsed[row] for row in rows],
+            [self.dt[row] for row in rows],
             [self.others[row] for row in rows],
         )
 
@@ -74,9 +77,11 @@ class EnvState:
         wrong = [name for name, part in parts.items() if not isinstance(part, list) or len(part) != len(self.world)]
         if wrong:
             raise ValueError(f"a state of {len(self.world)} worlds has as many entries of {wrong}, in lists")
-        for _, scene, ended, elapsed, others in zip(*parts.values(), strict=True):
+        for _, scene, ended, elapsed, dt, others in zip(*parts.values(), strict=True):
             whole_number(scene, f"scenes are numbered from -1 to {len(world.scenes) - 1}", -1, len(world.scenes) - 1)
             whole_number(elapsed, "elapsed steps are a whole number of at least 0", 0, 2**53)
+            if not isinstance(dt, (float, np.floating)) or not 0 < dt < np.inf:
+                raise ValueError(f"a step takes a number of seconds above 0, got {dt!r}")
             if not isinstance(ended, (bool, np.bool_)):
                 raise ValueError(f"an episode has ended or not, True or False, got {ended!r}")
             if not isinstance(others, Source):
@@ -114,7 +119,7 @@ class EnvState:
                 raise ValueError(f"version {version}, this package reads {VERSION}")
             worlds = kind.from_bytes(memoryview(data)[8 + size :], fingerprint, device)
             state = cls(worlds, fingerprint, *lists, others=unpack_sources(head, len(worlds)))
-            for name, type_, values in zip(LISTS, (dict, int, bool, int), lists, strict=True):
+            for name, type_, values in zip(LISTS, (dict, int, bool, int, float), lists, strict=True):
                 if type(values) is not list or [type(value) for value in values] != [type_] * len(state.world):
                     raise ValueError(f"{name} must be {len(state.world)} of {type_.__name__}, got {values!r:.80}")
             for random in state.random:

@@ -221,7 +221,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
         rows = self._check_rows(range(self.num_envs) if rows is None else rows)
         state = self._need_state("get_state").select(rows)
         random = [dict(self._rngs[row].bit_generator.state) for row in rows]
-        lists = [values[rows].tolist() for values in (self._scenes, self._done, self._elapsed)]
+        lists = [values[rows].tolist() for values in (self._scenes, self._done, self._elapsed, self.dt)]
         return EnvState(state, self._world_fingerprint(), random, *lists, others=[self._others[row] for row in rows])
 
     def set_state(self, state: EnvState | bytes, rows: Sequence[int] | None = None) -> None:
@@ -251,7 +251,7 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
             seeds: Of the branches' futures; None: all have the world's own future, so that branches with the same
                 actions coincide bit for bit, and others differ by their actions alone (common random numbers).
         """
-        return fork(self, self.get_state([index]), n, seeds, index)
+        return fork(self, self.get_state([index]), n, seeds)
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -264,9 +264,11 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
             rngs[row], seeds[row], films[row], others[row] = restored(random), -1, [], source
         scenes, elapsed, done = (values.copy() for values in (self._scenes, self._elapsed, self._done))
         scenes[rows], elapsed[rows], done[rows] = state.scene, state.elapsed, state.ended
+        seconds = self.dt
+        seconds[rows] = state.dt
         self._change(
             _state=worlds, _seen=None, _rngs=rngs, _seeds=seeds, _films=films, _scenes=scenes, _elapsed=elapsed,
-            _done=done, _others=others,
+            _done=done, _others=others, _dt=self._intervals(seconds, self.num_envs),
         )  # fmt: skip
 
     def _enter(self, starts: dict[int, Start]) -> tuple[RowState, Infos]:
@@ -355,10 +357,8 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
         return self._state
 
 
-def fork(
-    env: DreamSettings, state: EnvState, n: int, seeds: Sequence[int] | None = None, row: int = 0
-) -> DriveDiTVectorEnv:
-    """Opens n worlds with the settings of an environment that go on from a state of one world, its world `row`.
+def fork(env: DreamSettings, state: EnvState, n: int, seeds: Sequence[int] | None = None) -> DriveDiTVectorEnv:
+    """Opens n worlds with the settings of an environment that go on from a state of one world.
 
     Raises:
         ValueError: There are not n seeds, or one is no seed.
@@ -378,8 +378,6 @@ def fork(
         guidance=env.guidance, readout=env._readout,
     )  # fmt: skip
     state = state.select([0] * n)
-    if env._dt is not None:
-        branches.dt = env._dt[row]
     if futures:
         state.world = env.world.reseed(state.world, futures)
     branches._become(state, state.world)

@@ -37,6 +37,28 @@ def test_gymnasium_finds_nothing_wrong(world, tmp_path):
     assert both["latent"].shape == (2, 8, 32) and np.allclose(both["range"], seen, atol=2e-2)
 
 
+def test_a_snapshot_knows_how_long_the_coming_steps_are(world):
+    env = DriveDiTEnv(world, obs_type="range")
+    env.reset(seed=3, options={"scene": 0, "dt": 0.2})
+    state, data = env.get_state(), env.get_state().to_bytes()
+    wanted, _, _, _, told = env.step(ACTION)
+    for begin in (state, data):
+        env.reset(seed=4)
+        assert env.dt == 0.1
+        env.set_state(begin)
+        seen, _, _, _, info = env.step(ACTION)
+        assert env.dt == 0.2 and np.array_equal(seen, wanted) and info["time"] == told["time"]
+    envs = DriveDiTVectorEnv(2, world, obs_type="range")
+    envs.reset(seed=4)
+    envs.set_state(state, rows=[1])
+    assert envs.dt.tolist() == [0.1, 0.2] and envs.get_state([1]).dt == [0.2]
+    assert np.array_equal(envs.step(np.stack([ACTION, ACTION]))[0][1], wanted)
+    assert envs.fork(1, 2).dt.tolist() == [0.2, 0.2]
+    state.dt = [-1.0]
+    with pytest.raises(ValueError, match="above 0"):
+        env.set_state(state)
+
+
 def test_snapshots_copies_and_forks_go_on_bit_for_bit(world):
     env = DriveDiTEnv(world, obs_type="range")
     env.reset(seed=3, options={"scene": 0})

@@ -223,7 +223,7 @@ class Player:
             data = bytearray(state)
             data[self.rng.integers(len(data))] ^= 1 << int(self.rng.integers(8))
             return bytes(data[: self.rng.integers(len(data))] if self.rng.random() < 0.3 else data)
-        name = ["world"] * 6 + ["fingerprint", "random", "scene", "ended", "elapsed", "others"]
+        name = ["world"] * 6 + ["fingerprint", "random", "scene", "ended", "elapsed", "dt", "others"]
         part = name[self.rng.integers(len(name))]
         if part != "world":
             return replace(state, **{part: self._spoiled(getattr(state, part))})

@@ -33,8 +33,9 @@ def state(world) -> DiTState:
 def stored(state: DiTState) -> EnvState:
     stream = dict(np.random.default_rng(0).bit_generator.state)
     return EnvState(
-        state, "me", [stream] * len(state), [0, -1], [False, True], [3, 4], [None, Log((BOXES[:1].astype(np.float32),))]
-    )
+        state, "me", [stream] * len(state), [0, -1], [False, True], [3, 4], [0.1, 0.2],
+        [None, Log((BOXES[:1].astype(np.float32),))],
+    )  # fmt: skip
 
 
 def damaged(data: bytes, rng: random.Random, count: int) -> Iterator[bytes]:
@@ -70,6 +71,7 @@ def test_every_damaged_bit_is_seen(state):
         {"ended": [0, 1]}, {"elapsed": [1.5, 2]}, {"scene": "ab"}, {"random": [{"bit_generator": "PCG64"}] * 2},
         {"others": [0]}, {"others": [1, 0]}, {"others": [None, True]}, {"others": [{}, None]}, {"logs": [[[3]]]},
         {"others": [{"function": ["a", 0]}, None]}, {"logs": 3}, {"logs": [[[[0] * 8]]]},
+        {"dt": [0.1]}, {"dt": [0.1, None]},
     ],
     ids=str,
 )  # fmt: skip

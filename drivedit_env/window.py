@@ -61,7 +61,7 @@ class Window:
             self._screen, self._clock = Screen(), pygame.time.Clock()
         self._returned += reward
         self._steps += 1
-        if any(event.type == pygame.QUIT for event in pygame.event.get()):
+        if any(event.type == pygame.QUIT for event in self._screen.events()):
             gym.logger.warn("the window was closed; the environment goes on without it")
             self.close()
             return

@@ -79,25 +79,39 @@ class Screen:
     """
 
     def __init__(self, title: str = "DriveDiT", size: tuple[int, int] = SIZE) -> None:
+        self._title, self._windowed = title, size
+        self._pictures: list[tuple[np.ndarray, tuple[int, int], pygame.Surface]] = []
+        self._closed = False
+        self._open()
+
+    def _open(self) -> None:
         try:
             if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"} & set(os.environ):
                 raise pygame.error("DISPLAY is not set")
             pygame.display.init()
             if pygame.display.get_driver() == "offscreen" and "SDL_VIDEODRIVER" not in os.environ:
                 raise pygame.error("none answers")
-            pygame.display.set_mode(size, pygame.RESIZABLE)
+            pygame.display.set_mode(self._windowed, pygame.RESIZABLE)
         except pygame.error as error:
             pygame.display.quit()
             raise RuntimeError(NO_DISPLAY.format(error)) from None
-        pygame.font.init()
-        pygame.display.set_caption(title)
-        self._windowed = size
-        self._pictures: list[tuple[np.ndarray, tuple[int, int], pygame.Surface]] = []
+        pygame.display.set_caption(self._title)
+
+    def events(self) -> list[pygame.event.Event]:
+        """What was pressed since the last call.
+
+        Environments of others quit all of pygame when they close: the window then opens anew.
+        """
+        if self._closed:
+            return []
+        if pygame.display.get_surface() is None:
+            self._open()
+        return pygame.event.get()
 
     def draw(self, view: View) -> None:
-        """Draws and shows."""
+        """Draws and shows, unless it is closed."""
         window = pygame.display.get_surface()
-        if window is None:
+        if self._closed or window is None:
             return
         width, height = window.get_size()
         shrink = max(SMALLEST[0] / width, SMALLEST[1] / height, 1.0)
@@ -141,10 +155,8 @@ class Screen:
 
     def close(self) -> None:
         """Closes the window."""
+        self._closed = True
         pygame.display.quit()
-        _write.cache_clear()
-        _font.cache_clear()
-        pygame.font.quit()
 
     def _picture(self, number: int, frame: np.ndarray, size: tuple[int, int]) -> Any:
         """The frame at a size, made anew only when one of them has changed."""
@@ -369,9 +381,19 @@ def _shade(surface: pygame.Surface, box: pygame.Rect, radius: int, alpha: int = 
 
 
 @lru_cache(maxsize=16)
-def _font(size: int) -> pygame.font.Font:
+def _made(size: int) -> pygame.font.Font:
     """The font that comes with pygame: the same on every machine."""
     return pygame.font.Font(None, max(size, 8))
+
+
+def _font(size: int) -> pygame.font.Font:
+    """A font that can be written with: those made before somebody quit pygame cannot."""
+    try:
+        _made(size).get_linesize()
+    except pygame.error:
+        _made.cache_clear()
+        pygame.font.init()
+    return _made(size)
 
 
 @lru_cache(maxsize=256)

@@ -66,7 +66,7 @@ class Viewer:
 
     def tick(self) -> None:
         """One redraw: what was pressed, what came of it, what is next."""
-        for event in pygame.event.get():
+        for event in self.screen.events():
             self._handle(event)
         self._collect()
         if not self._jobs:

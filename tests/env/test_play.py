@@ -140,6 +140,8 @@ def test_gymnasiums_window_is_drawn_at_reset_and_step(tiny_world: DiTWorld):
     assert not np.array_equal(first, pygame.surfarray.array3d(surface))
     assert env.render() is None
     assert env.unwrapped.fork(2).render_mode is None  # type: ignore[attr-defined]
+    pygame.quit()  # as other environments do when they close
+    assert np.array_equal(env.step(GAS)[0], plain.step(GAS)[0]) and pygame.display.get_surface() is not None
     pygame.event.post(pygame.event.Event(pygame.QUIT))
     with pytest.warns(UserWarning, match="window was closed"):
         env.step(GAS)

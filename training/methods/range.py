@@ -65,6 +65,11 @@ class RangeMethod(Method):
         config: The loss.
     """
 
+    hot = (
+        "world.painter.forward", "world.motion.diff_unet.f.forward", "world.motion.diff_unet.g.forward",
+        "world.motion.motion_encoder.forward", "world.motion.gru.forward",
+    )  # fmt: skip
+
     def __init__(self, world: RangeWorld, config: RangeStageConfig) -> None:
         super().__init__()
         self.world, self.config = world, config

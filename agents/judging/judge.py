@@ -48,7 +48,7 @@ DREAMED = {GIVEN: "", FREE: ", told nothing"}  # how lines of each dreamed side 
 CODE = ("drivedit.agents", MODELS)  # that drives come from, with that of the environments
 MADE_FROM = "made_from"  # name beside the drives
 MAY_CHANGE = ("free",)  # fields of a contest that the drives do not depend on
-OF_REALITY = ("real", "starts", "horizon", "first_seed", "run_up")  # those that drives in reality depend on
+OF_REALITY = ("real", "starts", "horizon", "first_seed", "run_up", "obs_type")  # those that drives in reality depend on
 
 log = logging.getLogger(__name__)
 

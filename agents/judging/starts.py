@@ -42,6 +42,8 @@ class JudgeSetup:
         sampling_steps: Network passes for a dreamed frame; None: the world's own number.
         free: Whether policies drive in dreams that are told nothing as well, beside those that are told the route.
         compile: Whether the dream's steps are compiled first.
+        obs_type: Kind of observation that the real environment shows; None: its own, or where its domain has several
+            kinds the dream's.
     """
 
     dream: str = DREAM
@@ -54,6 +56,7 @@ class JudgeSetup:
     sampling_steps: int | None = None
     free: bool = False
     compile: bool = False
+    obs_type: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("starts", "horizon", "run_up"):
@@ -90,17 +93,20 @@ class JudgeSetup:
         return [] if domain is None else list(domain.spec.endings)
 
     def resolved(self) -> JudgeSetup:
-        """The same with the real environment named; the default domain's where the dream's world is of none."""
-        if self.real is not None:
-            return self
+        """The same with the real environment, the default domain's where the dream has none, and what it shows."""
         env = self.open(GIVEN)
         env.close()
-        domain = domain_behind(env)
-        return replace(self, real=SIMULATOR if domain is None else f"{SHIPS}:{domain.env_id}")
+        domain, spec = domain_behind(env), getattr(getattr(env.unwrapped, "world", None), "spec", None)
+        real = self.real or (SIMULATOR if domain is None else f"{SHIPS}:{domain.env_id}")
+        theirs, shown = domain_of(real), self.obs_type
+        if shown is None and spec is not None and theirs and len(theirs.spec.observations) > 1:
+            shown = spec.picture
+        return replace(self, real=real, obs_type=shown)
 
     def open(self, side: str, **settings: Any) -> gym.Env:
         """A new environment of one side, without a limit of steps."""
-        chosen = {} if side == REAL else self.settings
+        shown = {"obs_type": self.obs_type} if self.obs_type else {}
+        chosen = shown if side == REAL else self.settings
         name = self.reality if side == REAL else self.dream
         return gym.make(name, disable_env_checker=True, max_episode_steps=-1, **chosen, **settings)
 

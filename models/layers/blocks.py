@@ -51,7 +51,9 @@ class Block(nn.Module):
 
     def drop(self, y: Tensor, spread: Spread | None) -> Tensor:
         """Dropout; processes that share a clip leave out what one alone would."""
-        if spread is None or not self.training or not self.dropout.p:
+        if not self.training or not self.dropout.p:
+            return y
+        if spread is None:
             return self.dropout(y)
         return y * spread.part(self.dropout(y.new_ones(len(y), spread.size * y.shape[1], *y.shape[2:])))
 

@@ -11,8 +11,11 @@ from drivedit.agents.judging.agreement import halves, pearson, spearman, starts_
 from drivedit.agents.judging.judge import compare, judge
 from drivedit.agents.judging.report import as_text, write_report
 from drivedit.agents.judging.starts import FREE, GIVEN, REAL, JudgeSetup, Start, find_starts, place
-from drivedit.agents.judging.trials import ENDED, Drives, _ending
+from drivedit.agents.judging.trials import ENDED, Drives, _ending, check
+from drivedit.config import PainterConfig, RangeWorldConfig
 from drivedit.config.domains.street import DOMAIN
+from drivedit.config.domains.street import SPEC as STREET
+from drivedit.models import RangeWorld
 
 
 class Cliff(gym.Env):
@@ -118,6 +121,18 @@ def test_dreams_told_nothing_are_dreams_without_a_route(tiny_world, tmp_path):
         place(env, start, side)
         given.append(bool(env.step(np.zeros(2, np.float32))[4]["given"]["route"]))
     assert given == [True, False]
+
+
+def test_reality_shows_what_the_dream_shows(tmp_path):
+    world = RangeWorld(RangeWorldConfig(spec=STREET.only(["range"]), model_channels=1, painter=PainterConfig(width=4)))
+    world.save_pretrained(tmp_path / "lidar")
+    contest = JudgeSetup(world=str(tmp_path / "lidar"), starts=1, horizon=2, run_up=2).resolved()
+    assert contest.obs_type == "range" and contest.real == "drivedit_env:StreetTwin-v0"
+    start = find_starts(contest)[0]
+    assert start.scene is not None and start.scene["observations"]["range"].shape[1:] == (32, 256, 2)
+    check(contest, ["street/cautious", "street/blind"], start)
+    spaces = [contest.open(side).observation_space for side in (GIVEN, REAL)]
+    assert spaces[0] == spaces[1] and spaces[0].shape == (32, 256, 2)
 
 
 def test_reality_is_not_driven_again_for_another_dream():

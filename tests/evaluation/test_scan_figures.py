@@ -129,7 +129,7 @@ def test_a_world_is_judged_by_a_recording_that_was_held_out(world, tmp_path):
     report = evaluate_world(judged, tmp_path / "out", name="wall", held_out=root, sizes=sizes, quiet=True)
     stored = json.loads((tmp_path / "out" / "report.json").read_text())
     assert stored["kind"] == "scans" and stored["clips"] == 2 and stored["figures"].keys() == report["figures"].keys()
-    assert report["figures"]["steps_per_second"] > 0 and "no simulator" in report["left_out"][0]
+    assert report["figures"]["steps_per_second_dream"] > 0 and "no simulator" in report["left_out"][0]
     table = (tmp_path / "out" / "report.md").read_text()
     assert "| chamfer_1s |" in table and "moved by true ego-motion" in table and (tmp_path / "out/sheet.png").exists()
     with pytest.raises(ValueError, match="give --held-out"):

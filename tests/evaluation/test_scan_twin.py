@@ -10,7 +10,7 @@ from helpers.ranges import DERIVED
 from drivedit.config import PainterConfig, RangeWorldConfig
 from drivedit.config.domains.street import SPEC
 from drivedit.evaluation.sources import Sources
-from drivedit.evaluation.suites.scan_benchmark import interval_figures
+from drivedit.evaluation.suites.scan_benchmark import drift_figures, interval_figures
 from drivedit.evaluation.suites.scan_twin import branch, branch_figures, drive_clips
 from drivedit.models import RangeWorld
 
@@ -64,3 +64,9 @@ def test_untrained_intervals_are_compared_with_the_trained_one(world, sources):
     times = [name for name in found if name.startswith("chamfer_after_steps_of_")]
     assert [name[23:] for name in times] == ["0.1s", "0.06s", "0.14s", "0.26s"]
     assert found["untrained_interval_ratio"] == max(found[n] for n in times) / found["chamfer_after_steps_of_0.1s"] >= 1
+
+
+def test_drift_is_told_early_and_late(world, sources):
+    found = drift_figures(world, sources, 2, 40)
+    early, late = (found[f"frechet_own_encoder_{after}_steps"] for after in (30, 40))
+    assert min(early, late) > 0 and found["drift_ratio"] == late / early and len(found) == 3

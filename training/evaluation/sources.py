@@ -77,9 +77,10 @@ class Sources:
         """The policies of the domain by name, each made from a seed."""
         return load_object(self.config.policies) if self.config.policies else {}
 
-    def make_twin(self) -> Simulator:
-        """The simulator, without Gymnasium's wrappers."""
-        return load_object(self.config.simulator)()
+    def make_twin(self, shown: str | None = None) -> Simulator:
+        """The simulator, without Gymnasium's wrappers; where it has several, it shows one kind of observation."""
+        several = shown is not None and len(self.config.spec.observations) > 1
+        return load_object(self.config.simulator)(**{"obs_type": shown} if several else {})
 
     def make_dream(self, world: Any, **options: Any) -> Any:
         """The environment of a world, without Gymnasium's wrappers."""

@@ -1,4 +1,4 @@
-"""Policies of the street see pictures alone: what they read is about true, and each drives as its name says."""
+"""Policies of the street see pictures or scans alone: they read about what is true, each drives as its name says."""
 
 import math
 
@@ -7,16 +7,18 @@ import pytest
 from helpers.streets import PLAIN
 
 from drivedit.config.domains.street import DOMAIN
+from drivedit.data.blind_policies import Fixed
 from drivedit.data.clips import Drives
 from drivedit.data.collect import collect_recordings
 from drivedit.data.domains.street import readout
 from drivedit.data.domains.street.drivers import LaneKeeper
 from drivedit.data.domains.street.driving import speed_after
 from drivedit.data.domains.street.fit_readout import fit_readout, targets
-from drivedit.data.domains.street.policies import DAB, POLICIES, SKILLS, Fixed, PixelDriver, Skill
-from drivedit.data.domains.street.readout import AHEAD, NEAR, SCALES, read
+from drivedit.data.domains.street.policies import DAB, POLICIES, SKILLS, SightDriver, Skill
+from drivedit.data.domains.street.readout import AHEAD, NEAR, SCALES, SENSES, read
 from drivedit.data.domains.street.twin import StreetTwin
 from drivedit.utils import load_object
+from drivedit.utils.ranges import RangeView
 
 pytestmark = pytest.mark.xdist_group("street")
 LIGHT = {**PLAIN, "traffic": "light"}
@@ -60,8 +62,12 @@ def test_pictures_tell_where_the_lane_goes(env):
 
 
 def test_pictures_of_another_size_are_named():
-    with pytest.raises(ValueError, match=r"uint8 \[B, 64, 128, 3\], got float32 \[1, 64, 128, 3\]"):
-        read(np.zeros((1, 64, 128, 3), np.float32), np.zeros((1, 64, 128, 3), np.uint8))
+    picture, scan = np.zeros((1, 64, 128, 3), np.uint8), np.zeros((1, 32, 256, 2), np.float32)
+    with pytest.raises(ValueError, match=r"float32 \[32, 256, 2\] \(range\), got float32 \[64,"):
+        read(picture.astype(np.float32), picture)
+    with pytest.raises(ValueError, match=r"before must be like .* float32 \[1, 32, 256, 2\], got uint8 \[1, 64,"):
+        read(scan, picture)
+    assert np.isfinite(read(scan, scan)["gap"]).all(), "a scan in which nothing came back"
 
 
 def run(env: StreetTwin, policy, seed: int, steps: int, **options) -> tuple[dict[str, np.ndarray], str]:
@@ -87,6 +93,31 @@ def test_paces_and_lines_differ_as_their_names_say(env):
     speed = {name: each["speed"][30:].mean() for name, each in told.items()}
     assert speed["ambling"] < 0.6 * speed["follower"] and speed["fast"] > 1.1 * speed["follower"]
     assert told["keeps_left"]["lateral_offset"][30:].mean() < told["follower"]["lateral_offset"][30:].mean() - 0.4
+
+
+def test_scans_tell_the_car_ahead_and_they_are_driven_by():
+    env = StreetTwin(obs_type="range")
+    paces = {name: run(env, POLICIES[name](0), 910_002, 60)[0]["speed"][30:].mean() for name in ("ambling", "fast")}
+    assert paces["ambling"] < 0.8 * paces["fast"]
+    start = {"attributes": {**PLAIN, "road": "highway"}, "track_position": 0.5, "speed": 12.0}
+    gaps = {}
+    for ahead in (8.0, 40.0):
+        before, _ = env.reset(seed=910_003, options=start)
+        for _ in range(3):
+            scan = env.step(np.zeros(2, np.float32))[0]
+            put_ahead(scan, ahead), put_ahead(before, ahead)
+            gaps[ahead] = read(scan[None], before[None])["gap"][0]
+            before = scan
+    assert gaps[8.0] < 20 < gaps[40.0]
+
+
+def put_ahead(scan: np.ndarray, metres: float) -> None:
+    """Puts what looks like the back of a car, 1.8 m wide and 1.5 m high, into a scan."""
+    view = RangeView(32, 256)
+    half = max(1, round(math.atan2(0.9, metres) / (2 * math.pi / 256)))
+    low, high = (-math.atan2(1.9 - height, metres) for height in (0.2, 1.5))
+    rows = np.flatnonzero((view.elevations > low) & (view.elevations < high))
+    scan[rows[:, None], np.arange(128 - half, 128 + half + 1)] = metres, 1.0
 
 
 @pytest.mark.parametrize("throttle", [1.0, 0.3, -0.5])
@@ -143,11 +174,11 @@ def test_all_policies_give_controls_and_are_functions_of_their_seed(env):
         drives = [[policy(frame) for frame in frames] for policy in (make(1), make(1))]
         assert np.array_equal(drives[0], drives[1]), name
         assert np.isfinite(drives[0]).all() and np.abs(drives[0]).max() <= 1 and drives[0][0].dtype == np.float32, name
-    noisy = PixelDriver(Skill(noise=0.2), 1)
+    noisy = SightDriver(Skill(noise=0.2), 1)
     first = [noisy({"camera": frame, "range": frame}) for frame in frames]
     noisy.reset()
     assert np.array_equal(first, [noisy(frame) for frame in frames])
-    assert not np.array_equal(first, [PixelDriver(Skill(noise=0.2), 2)(frame) for frame in frames])
+    assert not np.array_equal(first, [SightDriver(Skill(noise=0.2), 2)(frame) for frame in frames])
     assert np.array_equal(Fixed((0.1, -0.2))(None), np.array([0.1, -0.2], np.float32))
 
 
@@ -168,18 +199,21 @@ def test_wrong_skills_are_named(wrong, message):
 @pytest.fixture(scope="module")
 def drives(tmp_path_factory) -> Drives:
     folder = tmp_path_factory.mktemp("drives")
-    collect_recordings(folder, 60, 1, episode_steps=20, shard_steps=60, progress=False, domain="street")
+    collect_recordings(
+        folder, 60, 1, episode_steps=20, shard_steps=60, progress=False, domain="street", observations=list(SENSES)
+    )
     return Drives.open(folder)
 
 
-def test_the_readout_is_fitted_to_recordings(drives, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(Drives, "open", lambda folder: drives)
-    fit_readout("drives", steps=3, size=4, out=str(tmp_path / "fitted.safetensors"))
+@pytest.mark.parametrize("kind", SENSES)
+def test_the_readout_is_fitted_to_recordings(kind, drives, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Drives, "open", lambda folder, kinds: drives)
+    fit_readout("drives", kind, steps=3, size=4, out=tmp_path / "fitted.safetensors")
     told = capsys.readouterr().out
     assert all(name in told for name in SCALES)
-    monkeypatch.setattr(readout, "WEIGHTS", tmp_path / "fitted.safetensors")
-    frames = np.random.default_rng(0).integers(0, 256, (2, 64, 128, 3), np.uint8)
+    frames = drives.observations[kind][:2]
     shipped = read(frames, frames)["limit"]
+    monkeypatch.setattr(readout.Sense, "weights", tmp_path / "fitted.safetensors")
     readout._network.cache_clear()
     assert np.isfinite(read(frames, frames)["limit"]).all() and not np.allclose(read(frames, frames)["limit"], shipped)
     readout._network.cache_clear()

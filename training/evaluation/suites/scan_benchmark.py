@@ -34,7 +34,7 @@ from drivedit.evaluation.suites.scans import (
     scan_figures,
     told_figures,
 )
-from drivedit.evaluation.suites.speed import dream_rate
+from drivedit.evaluation.suites.speed import dream_rate, speed_figures
 from drivedit.evaluation.twin_drives import CONTEXT
 from drivedit.models import RangeWorld
 from drivedit.models.sde.ranges import encode_range
@@ -43,6 +43,9 @@ from drivedit.utils import load_object, shown
 logger = logging.getLogger(__name__)
 FUTURES = 16
 LONGEST = 3.0  # seconds of a clip
+LONG = 300  # steps of a long dream
+DRIFT = (30, LONG)  # steps that the drift is told after
+SPAN = 20  # steps up to one of them that stand for it
 UNTRAINED = (0.6, 1.4, 2.6)  # intervals, in units of the spec's, that are not among the trained ones
 SHEET = (0.5, 1.0, 2.0, 3.0)  # seconds of the sheet's columns
 
@@ -86,9 +89,13 @@ def evaluate_scans(
         found |= branch_figures(world, branch(sources, world, sizes.states), sources)
         _say(quiet, "driving at other intervals")
         found |= interval_figures(world, sources, max(2, len(clips) // 4))
-    state = world.start(clips.scenes[:1], [0])
-    found |= {"steps_per_second": dream_rate(world, clips.scenes[0], sources, sizes.rounds),
-              "snapshot_kilobytes": state.size() / 1e3}  # fmt: skip
+        _say(quiet, "dreaming on for long")
+        found |= drift_figures(world, sources, sizes.drives, min(LONG, sizes.drive_steps))
+        _say(quiet, "measuring speed")
+        found |= speed_figures(world, clips.scenes[0], sources, sizes.rounds)
+    else:
+        found["steps_per_second_dream"] = dream_rate(world, clips.scenes[0], sources, sizes.rounds)
+    found["snapshot_kilobytes"] = world.start(clips.scenes[:1], [0]).size() / 1e3
     _sheet(clips, dreamed, out / "sheet.png")
     report = {
         "kind": "scans", "world": name, "fingerprint": world.fingerprint, "left_out": left_out, "sizes": asdict(sizes),
@@ -205,6 +212,31 @@ def interval_figures(world: RangeWorld, sources: Sources, count: int) -> dict[st
     trained = found[f"chamfer_after_steps_of_{world.spec.dt:g}s"]
     worst = max(found.values())
     return found | {"untrained_interval_ratio": worst / max(trained, 1e-9)}
+
+
+def drift_figures(world: RangeWorld, sources: Sources, drives: int, steps: int = LONG) -> dict[str, float]:
+    """How far scans of long dreams are from true ones as a whole, in the world's own encoder's eyes, late over early.
+
+    The true ones are all scans of drives on held-out roads. Dreams go on from the beginnings of these, told their
+    controls, which lead them elsewhere by and by.
+
+    Args:
+        world: The world.
+        sources: Names the simulator.
+        drives: How many.
+        steps: Of each, `DRIFT` being cut off there.
+    """
+    clips = drive_clips(sources, world, drives, steps, world.spec.dt)
+    dreamed = dream_scans(world, clips.scenes, clips.controls)
+    spaced = max(1, SPAN // 5)
+    true = features(world, clips.scans[:, 1::spaced].reshape(-1, *world.spec.observations[world.spec.picture].shape))
+    found = {}
+    for after in sorted({min(each, steps) for each in DRIFT}):
+        made = dreamed.scans[:, max(0, after - SPAN) : after : spaced]
+        made = features(world, made.reshape(-1, *made.shape[2:]))
+        found[f"frechet_own_encoder_{after}_steps"] = frechet_distance(made, true)
+    apart = list(found.values())
+    return found | {"drift_ratio": apart[-1] / max(apart[0], 1e-9)}
 
 
 def _sheet(clips: ScanClips, dreamed: ScanDream, path: Path, rows: int = 3) -> None:

@@ -15,7 +15,6 @@ from drivedit.evaluation.sources import Sources
 from drivedit.evaluation.suites.scans import ScanClips, dream_scans
 from drivedit.evaluation.twin_drives import BRANCHES, CLIPS, CONTEXT, SPEED_FRAMES, STEER_FRAMES, draw
 from drivedit.models import RangeWorld, Scene
-from drivedit.utils import load_object
 
 SETTLE = 20  # most steps before the context
 
@@ -35,7 +34,7 @@ def drive_clips(sources: Sources, world: RangeWorld, count: int, steps: int, dt:
 
 def _clip(sources: Sources, world: RangeWorld, index: int, steps: int, dt: float) -> ScanClips:
     """One clip of a drive that does not end before it does."""
-    rng, twin = sources.rng(CLIPS, index), _twin(sources, world)
+    rng, twin = sources.rng(CLIPS, index), sources.make_twin(world.spec.picture)
     seconds = world.spec.dt * float(rng.integers(1, SETTLE))
     while True:
         driver, start = draw(sources, rng, sources.probes.good)
@@ -77,7 +76,7 @@ def branch(sources: Sources, world: RangeWorld, count: int) -> ScanBranches:
     """States at speed on held-out roads, and what the forked simulator makes of the probes' controls from them."""
     probes, scenes, turned, speeds = sources.probes, [], [], []
     for index in range(count):
-        rng, twin = sources.rng(BRANCHES, index), _twin(sources, world)
+        rng, twin = sources.rng(BRANCHES, index), sources.make_twin(world.spec.picture)
         while True:
             driver, start = draw(sources, rng, probes.good)
             observation, _ = twin.reset(seed=_seed(sources, BRANCHES, index), options=probes.at_speed(start))
@@ -130,11 +129,6 @@ def _held(twin: Any, state: Any, controls: np.ndarray, steps: int) -> list[tuple
         if ended:
             return []
     return kept
-
-
-def _twin(sources: Sources, world: RangeWorld) -> Any:
-    """The simulator, showing range images."""
-    return load_object(sources.config.simulator)(obs_type=world.spec.picture)
 
 
 def _scene(world: RangeWorld, twin: Any) -> Scene:

@@ -39,7 +39,7 @@ def speed_figures(
     runners: dict[str, Callable[[np.ndarray], Any]] = {
         "dream": _dreamer(world, scene, sources, sampling_steps, compile),
         "dream_16": _dreamer(world, scene, sources, sampling_steps, compile, BATCH),
-        "twin": _simulator(sources),
+        "twin": _simulator(sources, world.spec.picture),
     }
     if probes.stock is not None:
         runners["stock"] = probes.stock()
@@ -102,7 +102,7 @@ def _dreamer(
     return run
 
 
-def _simulator(sources: Sources) -> Callable[[np.ndarray], Any]:
-    twin = sources.make_twin()
+def _simulator(sources: Sources, shown: str) -> Callable[[np.ndarray], Any]:
+    twin = sources.make_twin(shown)
     twin.reset(seed=sources.config.held_out_from, options=sources.probes.at_speed({}))
     return twin.step

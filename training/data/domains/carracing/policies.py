@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from drivedit.data.blind_policies import Erratic, Fixed
 from drivedit.data.domains.carracing.lane_keeper import LaneKeeper, Skill
 
 Policy = Callable[[np.ndarray], Any]
@@ -44,41 +45,6 @@ SKILLS: dict[str, Skill] = {
 }
 
 
-class Fixed:
-    """Holds the same controls whatever it sees.
-
-    Args:
-        action: Steering and throttle.
-    """
-
-    def __init__(self, action: tuple[float, float]) -> None:
-        self.action = np.array(action, np.float32)
-
-    def __call__(self, frame: np.ndarray) -> np.ndarray:
-        """The controls, float32 [2]."""
-        return self.action.copy()
-
-
-class Fumbling:
-    """Draws steering and throttle anew at every step, mostly forwards.
-
-    Args:
-        seed: Seed of the draws.
-    """
-
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
-        self.reset()
-
-    def reset(self) -> None:
-        """Begins the draws again."""
-        self._random = np.random.default_rng(self.seed)
-
-    def __call__(self, frame: np.ndarray) -> np.ndarray:
-        """Random controls, float32 [2], whatever is seen."""
-        return self._random.uniform((-0.4, -0.2), (0.4, 0.6)).astype(np.float32)
-
-
 def _keeper(skill: Skill) -> Callable[[int], Policy]:
     return lambda seed: LaneKeeper(skill, seed)
 
@@ -87,5 +53,5 @@ POLICIES: dict[str, Callable[[int], Policy]] = {
     **{name: _keeper(skill) for name, skill in SKILLS.items()},
     "straight_on": lambda seed: Fixed((0.0, 0.2)),
     "parked": lambda seed: Fixed((0.0, 0.0)),
-    "fumbling": Fumbling,
+    "fumbling": Erratic,
 }

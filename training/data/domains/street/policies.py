@@ -1,4 +1,4 @@
-"""Policies of the street by name: drivers of widely different skill and manners that see the picture alone.
+"""Policies of the street by name: drivers of widely different skill and manners that see a picture or a scan alone.
 
 They read off it where the lane goes, how far the car ahead is and how fast they are (`readout`), so they drive a dream
 and the simulator alike. Lanes are followed by pure pursuit (Coulter 1992), cars by IDM.
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from drivedit.config.domains.street import SPEC
+from drivedit.data.blind_policies import Erratic, Fixed
 from drivedit.data.domains.street.driving import BACK, BRAKES, FRONT, FULL_LOCK, GRAVITY, follow, speed_after
-from drivedit.data.domains.street.readout import AHEAD, read
+from drivedit.data.domains.street.readout import AHEAD, SENSES, read
 
 Policy = Callable[[Any], Any]
 
@@ -29,7 +30,7 @@ DAB = (8, -0.6)  # steps and throttle of braking for no reason
 
 @dataclass(frozen=True)
 class Skill:
-    """How a `PixelDriver` drives.
+    """How a `SightDriver` drives.
 
     Attributes:
         pace: Share of the traffic's speed that it wants.
@@ -74,8 +75,8 @@ class Skill:
             raise ValueError(f"fright must be in [0, 1], got {self.fright}")
 
 
-class PixelDriver:
-    """Keeps its lane and its distance, seeing pictures only.
+class SightDriver:
+    """Keeps its lane and its distance, seeing pictures only, or range images only.
 
     Args:
         skill: How it drives.
@@ -99,9 +100,12 @@ class PixelDriver:
         """The controls of the next step, float32 [2]: steering (right positive) and throttle, in [-1, 1].
 
         Args:
-            observation: The picture, uint8 [64, 128, 3], or observations by kind.
+            observation: The picture, uint8 [64, 128, 3], or the range image, float32 [32, 256, 2], or observations by
+                kind, of which it sees the first one of those.
         """
-        frame = observation[SPEC.picture] if isinstance(observation, Mapping) else observation
+        if isinstance(observation, Mapping):
+            observation = next(observation[kind] for kind in SENSES if kind in observation)
+        frame = np.asarray(observation)
         before = frame if self._before is None else self._before
         seen = {name: float(each[0]) for name, each in read(frame[None], before[None]).items()}
         self._remember(seen)
@@ -148,41 +152,6 @@ class PixelDriver:
         return push / skill.gas if push > 0 else max(push / BRAKES, hardest)
 
 
-class Fixed:
-    """Holds the same controls whatever it sees.
-
-    Args:
-        action: Steering and throttle.
-    """
-
-    def __init__(self, action: tuple[float, float]) -> None:
-        self.action = np.array(action, np.float32)
-
-    def __call__(self, observation: Any) -> np.ndarray:
-        """The controls, float32 [2]."""
-        return self.action.copy()
-
-
-class Erratic:
-    """Draws steering and throttle anew at every step, mostly forwards.
-
-    Args:
-        seed: Seed of the draws.
-    """
-
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
-        self.reset()
-
-    def reset(self) -> None:
-        """Begins the draws again."""
-        self._random = np.random.default_rng(self.seed)
-
-    def __call__(self, observation: Any) -> np.ndarray:
-        """Random controls, float32 [2], whatever is seen."""
-        return self._random.uniform((-0.4, -0.2), (0.4, 0.6)).astype(np.float32)
-
-
 SKILLS: dict[str, Skill] = {
     "follower": Skill(),
     "cautious": Skill(pace=0.75, headway=2.0),
@@ -217,7 +186,7 @@ SKILLS: dict[str, Skill] = {
 
 
 def _seeing(skill: Skill) -> Callable[[int], Policy]:
-    return lambda seed: PixelDriver(skill, seed)
+    return lambda seed: SightDriver(skill, seed)
 
 
 POLICIES: dict[str, Callable[[int], Policy]] = {

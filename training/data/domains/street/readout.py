@@ -139,7 +139,7 @@ def read(observations: np.ndarray, before: np.ndarray) -> dict[str, np.ndarray]:
             f"{before.dtype} {list(before.shape)}"
         )
     with torch.inference_mode():
-        given = sense.as_input(*(torch.from_numpy(np.ascontiguousarray(each)) for each in (observations, before)))
+        given = sense.as_input(*(torch.from_numpy(np.array(each)) for each in (observations, before)))
         found = _network(sense.kind)(given)
     values = {name: found[:, k].numpy() * scale for k, (name, scale) in enumerate(SCALES.items())}
     nearness = np.clip(values["nearness"], NEAR / (NEAR + 100.0), 1.0)

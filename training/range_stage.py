@@ -12,14 +12,14 @@ from drivedit.config import DataConfig, LoopConfig, RangeStageConfig, RangeWorld
 from drivedit.data.clips import Drives
 from drivedit.data.recordings import joint_spec, read_folder_attrs
 from drivedit.evaluation.suites.scans import ScanClips, dream_scans, moments_of, scan_figures, told_figures
-from drivedit.models import RangeWorld, Scene
+from drivedit.models import RangeWorld
 from drivedit.models.sde.ranges import encode_range
 from drivedit.training.cards import Recorded, write_card
 from drivedit.training.loop import train
 from drivedit.training.methods.range import DEPTH, LEAST, RangeMethod
 from drivedit.training.range_clips import RangeClips, fit_range, range_image
 from drivedit.training.runs import run_folder
-from drivedit.training.scenes import pick_moments
+from drivedit.training.scenes import pick_scenes
 from drivedit.training.stages import RUN, is_main, told
 from drivedit.training.steps import Figures
 from drivedit.utils import extra, generator, resolve_device, seeded
@@ -28,7 +28,8 @@ with extra("train", "training"):
     from accelerate import PartialState
 
 log = logging.getLogger(__name__)
-CONTEXT = 8  # controls of a start scene
+CONTEXT = 8  # controls before a clip that is judged
+SCENES = 16  # most start scenes
 QUANTILES = (0.05, 0.99)  # of the errors at which confidence is 1 and 0
 
 
@@ -68,7 +69,7 @@ def range_world(
             drives, moments_of(drives, checked, CONTEXT, loss.horizon, loss.judged), CONTEXT, loss.horizon, world.spec
         )
         log.info("picking start scenes")
-        scenes = pick_scenes(drives, checked, world)
+        scenes = pick_scenes(drives, checked, world, SCENES)
         with seeded(generator(train_.seed, "weights")):
             result = RangeWorld(world).to(where)
         count = sum(weight.numel() for weight in result.parameters())
@@ -95,13 +96,6 @@ def range_world(
             write_card(result, "range", about, train_, data, recorded, measured)
             result.save_pretrained(folder / "range" / "world")
     return result
-
-
-def pick_scenes(drives: Drives, chosen: np.ndarray, world: RangeWorldConfig) -> list[Scene]:
-    """Start scenes of some drives, as `drivedit.training.scenes.pick_moments` spreads them."""
-    moments = pick_moments(drives, chosen, CONTEXT + 1)
-    now = np.array([state for _, state in moments])
-    return ScanClips.of(drives, now, CONTEXT, 0, world.spec).scenes
 
 
 @torch.no_grad()

@@ -7,16 +7,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from drivedit.config import WorldConfig, all_domains
+from drivedit.config import RangeWorldConfig, WorldConfig, all_domains
 from drivedit.data.clips import Drives
 from drivedit.models import Scene, check_scene
 
 SPEED = "speed"  # telemetry, where it is known, that scenes are spread over
 
 
-def pick_scenes(drives: Drives, chosen: np.ndarray, world: WorldConfig, count: int = 48) -> list[Scene]:
+def pick_scenes(
+    drives: Drives, chosen: np.ndarray, world: WorldConfig | RangeWorldConfig, count: int = 48
+) -> list[Scene]:
     """The scenes of the moments that `pick_moments` gives, as far as a world looks back."""
-    moments = pick_moments(drives, chosen, _context(world), count)
+    moments = pick_moments(drives, chosen, world.scene_states, count)
     return [scene_at(drives, drive, now, world) for drive, now in moments]
 
 
@@ -83,16 +85,11 @@ def _spread(found: list[tuple[float, int, int]], count: int, most: int) -> list[
     return picked
 
 
-def _context(world: WorldConfig) -> int:
-    """Frames of a scene."""
-    return (world.student.window or 8) + 1
-
-
-def scene_at(drives: Drives, drive: int, now: int, world: WorldConfig) -> Scene:
+def scene_at(drives: Drives, drive: int, now: int, world: WorldConfig | RangeWorldConfig) -> Scene:
     """The scene of a moment: the state `now` of a drive and what came before it, as far as the world looks back."""
-    first = max(now - _context(world) + 1, drives.states(drive).start)
+    first = max(now - world.scene_states + 1, drives.states(drive).start)
     scene = Scene(**drives.moments(drive, slice(first, now + 1), world.spec))
-    if world.student.route_dim:
+    if world.route_dim:
         route, bounds = drives.routes[drive], drives.bounds[drive]
         bounds = bounds if np.isfinite(bounds).any() else None
         scene = scene.with_route(route if len(route) else None, bool(drives.closed[drive]), bounds)

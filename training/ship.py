@@ -9,7 +9,7 @@ import numpy as np
 
 from drivedit.config import DEFAULT_WORLD
 from drivedit.data.clips import Drives
-from drivedit.models import DiTWorld, World, find_world
+from drivedit.models import World, find_world
 from drivedit.models.scene_files import pack_scenes
 from drivedit.training.cards import commit
 from drivedit.training.scenes import pick_scenes
@@ -46,8 +46,6 @@ def ship(
     if not source.is_file():
         source = Path(str(resources.files("drivedit.training") / "presets" / template))
     if scenes is not None:
-        if not isinstance(result, DiTWorld):
-            raise ValueError(f"scenes are picked for worlds of kind {DiTWorld.kind!r}, this is {result.kind!r}")
         drives = Drives.open(scenes, kinds=[result.spec.picture])
         result.scenes = pick_scenes(drives, np.arange(len(drives)), result.config, count)
     size = sum(path.stat().st_size for path in find_world(world).glob("model*")) / 1e6

@@ -239,6 +239,16 @@ class WorldConfig(BaseConfig):
         return height, width
 
     @property
+    def scene_states(self) -> int:
+        """States that a start scene shows."""
+        return (self.student.window or 8) + 1
+
+    @property
+    def route_dim(self) -> int:
+        """Numbers of the route's code; 0: it is told none."""
+        return self.student.route_dim
+
+    @property
     def driven(self) -> int:
         """What the dynamics can be told of the driving: the controls, those before, and the ego-motion."""
         return 2 * len(self.spec.controls) + 3

@@ -9,6 +9,7 @@ from drivedit.config.models import MANY
 from drivedit.config.sde import DiffUnetConfig, IntegrationConfig, MotionEncoderConfig, SdeOptions
 from drivedit.config.spec import LARGEST, MOST_NAMES, WorldSpec
 
+SHOWN = 5  # scans of a start scene; each is as large as ten pictures
 FREE_DISTANCE, TIME_TO_COLLISION = "free_distance", "time_to_collision"  # telemetry that is read off the scan itself
 
 
@@ -132,6 +133,11 @@ class RangeWorldConfig(BaseConfig):
     def reach(self) -> float:
         """The greatest distance, metres."""
         return self.spec.observations[self.spec.picture].high
+
+    @property
+    def scene_states(self) -> int:
+        """States that a start scene shows."""
+        return SHOWN
 
     @property
     def motion_channels(self) -> int:

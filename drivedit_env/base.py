@@ -12,7 +12,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
 
 from drivedit.inference import compile_decoder, compile_step
 from drivedit.models import RowState, Sampling, StepOutput, World, shipped_worlds
@@ -292,20 +291,21 @@ class DreamSettings:
             return seen[self._kinds[self._obs_type]]
         return {name: seen[kind] for name, kind in self._kinds.items()}
 
-    def _rewards(self, out: StepOutput) -> np.ndarray:
-        """Weighted sums of the reward terms, float64 `[B]`."""
-        rewards = np.zeros(len(out.ended))
-        terms = _columns(out.reward_terms)
+    def _reward(self, infos: dict[str, Any]) -> Any:
+        """The weighted sum of the reward terms of an info, `[B]` as they are, or one."""
+        rewards, terms = np.zeros(np.shape(infos["confidence"])), infos["reward_terms"]
         for name, weight in self.reward_weights.items():
-            rewards += weight * terms[name]
+            rewards = rewards + weight * terms[name]
         return rewards
 
     def _infos(self, out: StepOutput, state: RowState, elapsed: np.ndarray) -> dict[str, Any]:
         """Info of all worlds, so many steps after their starts: arrays `[B]`, in dictionaries where info has them."""
+        values = [*out.telemetry.values(), *out.reward_terms.values(), out.confidence]
+        columns = iter(torch.stack(values).double().cpu().numpy())  # the caller's to keep
         return {
-            "telemetry": _columns(out.telemetry),
-            "reward_terms": _columns(out.reward_terms),
-            **_columns({"confidence": out.confidence}),
+            "telemetry": dict(zip(out.telemetry, columns, strict=False)),
+            "reward_terms": dict(zip(out.reward_terms, columns, strict=False)),
+            "confidence": next(columns),
             "given": {name: value.cpu().numpy() for name, value in self.world.given(state).items()},
             "time": self.world.seconds(state, elapsed),
         }
@@ -349,13 +349,6 @@ class DreamSettings:
         if not self._fingerprint:
             self._fingerprint = self.world.digest()
         return self._fingerprint
-
-
-def _columns(values: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """Numbers `[B]` by name in float64, the caller's to keep."""
-    if not values:
-        return {}
-    return dict(zip(values, torch.stack([*values.values()]).double().cpu().numpy(), strict=True))
 
 
 def rows_of(seen: Observations, rows: Any) -> Observations:

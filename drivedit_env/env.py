@@ -225,9 +225,9 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         before = self._picture("step") if self._reads(elapsed) else None
         state, out = self._dream(state, action[None])
         state = follow(self.world, state, [self._others], [elapsed])
-        reward, ended = float(self._rewards(out)[0]), bool(out.ended)
         frame = self._look(state)
         info = {**self._info(out, state, self._scene, elapsed), **self._agents(frame, before, self._scene, elapsed)}
+        reward, ended = float(self._reward(info)), bool(out.ended)
         self._change(_state=state, _frame=frame, _ended=ended, _elapsed=elapsed)
         if self._window is not None:
             self._window.show(self._picture("step"), info, action, reward)

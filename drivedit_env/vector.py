@@ -168,8 +168,8 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
         elapsed, rngs, everyone = self._elapsed + 1, self._rngs, np.ones(self.num_envs, bool)
         others = [None if begins else source for begins, source in zip(fresh, self._others, strict=True)]
         state = follow(self.world, state, others, elapsed.tolist())
-        rewards, terminated = self._rewards(out), out.ended.cpu().numpy() & ~fresh
         infos = {**self._infos(out, state, elapsed), "scene": self._scenes.copy()}
+        rewards, terminated = self._reward(infos), out.ended.cpu().numpy() & ~fresh
         limit = np.inf if self.max_episode_steps is None else self.max_episode_steps
         truncated = (elapsed >= limit) & ~fresh
         done = terminated | truncated

@@ -147,3 +147,11 @@ def test_the_command_writes_a_world_that_is_found_by_its_kind(tmp_path):
     assert "noise" in rows[0] and "depth" in rows[0]
     state, _ = world.enter(world.scenes[:1], [0])
     assert world.step(state, torch.zeros(1, 2), torch.tensor([0.2]))[1].reward.isfinite().all()
+    (tmp_path / "report.md").write_text("chamfer: .5 m\n")
+    made, template = str(tmp_path / "run" / "range" / "world"), tmp_path / "card.md"
+    template.write_text("{parameters} M, {size} MB, {commit}\n{report}")
+    told = ["--scenes", str(tmp_path / "rec"), "--count", "2", "--template", str(template)]
+    assert main(["ship", "--world", made, "--report", str(tmp_path), "--to", str(tmp_path / "out"), *told]) == 0
+    shipped = World.from_pretrained(tmp_path / "out", device="cpu")
+    assert len(shipped.scenes) == 2 and "chamfer: .5 m" in shipped.card
+    assert shipped.scenes[0].observations["range"].shape == (5, 8, 32, 2) and shipped.scenes[0].route is not None

@@ -46,7 +46,7 @@ LONGEST = 3.0  # seconds of a clip
 LONG = 300  # steps of a long dream
 DRIFT = (30, LONG)  # steps that the drift is told after
 SPAN = 20  # steps up to one of them that stand for it
-UNTRAINED = (0.6, 1.4, 2.6)  # intervals, in units of the spec's, that are not among the trained ones
+UNTRAINED = (0.5, 1.5, 2.5)  # intervals, in units of the spec's, that are not among the trained ones
 SHEET = (0.5, 1.0, 2.0, 3.0)  # seconds of the sheet's columns
 
 

@@ -20,6 +20,7 @@ from drivedit.models.sde.layers import Conv
 
 SCANS = 4  # the last two, the moved one, and noise, of two channels each
 FIRST = (2.0, 0.0, -2.0, 0.0, -2.0, 0.0)  # weights of last, moved and ground, correction; the mask's gate, correction
+NEAR = 0.2  # how far from a known depth a painted one is taken for it, of what networks see: some 5 m at 10 m
 SURE = 2.0  # how sure the mask is at first of what it was
 
 
@@ -94,17 +95,33 @@ class Painter(nn.Module):
             x = block(x, code)
         out = rearrange(self.out(F.silu(self.norm(x))), "b (c r s) h w -> b c (h r) (w s)", r=rows, s=columns).float()
         last, there = scans[:, -1], moved[:, 1] > 0
-        beside = torch.where(there, moved[:, 0], flat[:, 0])  # where a beam was lost
-        still = torch.where(last[:, 1] > 0, last[:, 0], beside)
-        gone = torch.where(there, moved[:, 0], still)
-        depth = (out[:, :3].softmax(1) * torch.stack([still, gone, flat[:, 0]], 1)).sum(1) + out[:, 3]
+        depth = (out[:, :3].softmax(1) * known_depths(last, moved, ground)).sum(1) + out[:, 3]
         kept = torch.lerp(last[:, 1], torch.where(there, moved[:, 1], last[:, 1]), out[:, 4].sigmoid())
         mask = SURE * kept + out[:, 5]
         return torch.stack([depth, mask.tanh()], 1)
 
 
-def hardened(painted: Tensor) -> Tensor:
-    """Painted scans `[B, 2, H, W]` as a sensor gives them: a mask of -1 or 1, and no depth where nothing came back."""
+def known_depths(last: Tensor, moved: Tensor, ground: Tensor) -> Tensor:
+    """Depths `[B, 3, H, W]` that a cell may have kept: of the last scan, of that one moved, and of flat ground."""
+    there, flat = moved[:, 1] > 0, ground.expand_as(moved[:, 0])
+    still = torch.where(last[:, 1] > 0, last[:, 0], torch.where(there, moved[:, 0], flat))  # a beam may have been lost
+    return torch.stack([still, torch.where(there, moved[:, 0], still), flat], 1)
+
+
+def hardened(painted: Tensor, last: Tensor, moved: Tensor, ground: Tensor) -> Tensor:
+    """Painted scans `[B, 2, H, W]` as a sensor gives them.
+
+    Their mask is -1 or 1, there is no depth where nothing came back, and a depth near a known one is that: between a
+    wall and what stands before it there is nothing.
+
+    Args:
+        painted: What `Painter` gave.
+        last: The last scans `[B, 2, H, W]`.
+        moved: Those, moved by the ego-motion.
+        ground: Depth of flat ground `[H, 1]`.
+    """
     depth, mask = painted.unbind(1)
-    there = mask > 0
+    known, there = known_depths(last, moved, ground), mask > 0
+    off, which = (known - depth[:, None]).abs().min(1, keepdim=True)
+    depth = torch.where(off < NEAR, known.gather(1, which), depth[:, None])[:, 0]
     return torch.stack([torch.where(there, depth.clamp(-1, 1), -1.0), torch.where(there, 1.0, -1.0)], 1)

@@ -182,7 +182,8 @@ class RangeWorld(RangeNetworks, World[RangeState]):
         rates = self.go_on(motion, state.rates, code, units)
         gone = self.gone(rates, units)
         moved = self.beams.moved(state.scans[:, -1], gone)
-        scan = hardened(self.painter(state.scans, moved, self.beams.ground, motion, code, drawn))
+        painted = self.painter(state.scans, moved, self.beams.ground, motion, code, drawn)
+        scan = hardened(painted, state.scans[:, -1], moved, self.beams.ground)
         motion = self.absorbed(motion, scan, moved, units)
         pose = advance_pose(state.pose, gone)
         state = replace(

@@ -148,7 +148,8 @@ class RangeMethod(Method):
         far, off = self.score(found.unflatten(0, (copies, rows)), scan)
         wanted["error"] = off
         now.add(**far)
-        return (rates[:rows], motion[:rows], moved[:rows], code[:rows]), hardened(found[:rows].detach())
+        own = hardened(found[:rows].detach(), scans[:rows, -1], moved[:rows], world.beams.ground)
+        return (rates[:rows], motion[:rows], moved[:rows], code[:rows]), own
 
     def score(self, found: Tensor, scan: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Scores of samples `[1 or 2, B, 2, H, W]` beside the truth `[B, 2, H, W]`, and errors `[B]` of the first one.

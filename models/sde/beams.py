@@ -16,6 +16,8 @@ from drivedit.utils.ranges import RangeView
 
 CLEARANCE = 0.3  # m above the ground, from where on something is in the way
 CEILING = 0.3  # m above the sensor, from where on nothing is
+TOGETHER = 1.0  # m between two points of one thing
+LOOKED_AT = 64  # nearest points that may be something
 LEAST_CLOSING = 0.1  # m/s, below which nothing comes nearer
 MOST_CLOSING = 60.0  # m/s; what comes nearer faster is something else than before
 LONGEST = 30.0  # s that a time to collision is at most
@@ -86,13 +88,18 @@ class Beams(nn.Module):
     def free_distance(self, shown: Tensor) -> Tensor:
         """Metres `[B]` straight ahead to what stands in a corridor, at most the sensor's reach.
 
+        Two points near each other are something; one alone may be a raindrop.
+
         Args:
             shown: `[B, 2, H, W]` as networks see them.
         """
         metres, mask = decode_range(shown, self.view.reach).unbind(-1)
         x, y, z = self.points(metres)
         hit = (mask > 0) & (x > 0) & (y.abs() < self.corridor) & (z > CLEARANCE - self.height) & (z < CEILING)
-        return torch.where(hit, x, self.view.reach).amin((1, 2))
+        near = torch.where(hit, x, torch.inf).flatten(1)
+        near = near.topk(min(LOOKED_AT, near.shape[1]), largest=False).values
+        whole = near.diff() < TOGETHER  # nothing less nothing is no number, and not below
+        return torch.where(whole, near[:, :-1], self.view.reach).amin(1)
 
 
 def time_to_collision(before: Tensor, now: Tensor, forward: Tensor, dt: Tensor) -> Tensor:

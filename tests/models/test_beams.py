@@ -62,7 +62,8 @@ def test_flat_ground_is_as_far_as_it_lies_below_the_beam(beams):
 
 
 def test_free_distance_is_that_to_what_stands_in_the_way(beams):
-    road = np.array([[8.0, 0.0, -1.7], [30.0, 0.4, -1.0], [12.0, 2.5, -1.0], [9.0, 0.0, 0.4], [-4.0, 0.0, -1.0]])
+    road = np.array([[8.0, 0.0, -1.7], [30.0, 0.4, -1.0], [12.0, 2.5, -1.0], [9.0, 0.0, 0.4], [-4.0, 0.0, -1.0],
+                     [30.2, -0.4, -1.0], [20.0, 0.0, -1.0]])  # fmt: skip
     free = beams.free_distance(torch.cat([shown(road), shown(road[:1])]))
     assert torch.allclose(free, torch.tensor([30.0, 85.0]), atol=0.3)
 

@@ -292,7 +292,7 @@ class DreamSettings:
         return {name: seen[kind] for name, kind in self._kinds.items()}
 
     def _reward(self, infos: dict[str, Any]) -> Any:
-        """The weighted sum of the reward terms of an info, `[B]` as they are, or one."""
+        """The weighted sum of the reward terms, float64 `[B]`, or a number where the info is of one world."""
         rewards, terms = np.zeros(np.shape(infos["confidence"])), infos["reward_terms"]
         for name, weight in self.reward_weights.items():
             rewards = rewards + weight * terms[name]
@@ -301,11 +301,12 @@ class DreamSettings:
     def _infos(self, out: StepOutput, state: RowState, elapsed: np.ndarray) -> dict[str, Any]:
         """Info of all worlds, so many steps after their starts: arrays `[B]`, in dictionaries where info has them."""
         values = [*out.telemetry.values(), *out.reward_terms.values(), out.confidence]
-        columns = iter(torch.stack(values).double().cpu().numpy())  # the caller's to keep
+        columns = torch.stack(values).double().cpu().numpy()  # the caller's to keep
+        told = len(out.telemetry)
         return {
-            "telemetry": dict(zip(out.telemetry, columns, strict=False)),
-            "reward_terms": dict(zip(out.reward_terms, columns, strict=False)),
-            "confidence": next(columns),
+            "telemetry": dict(zip(out.telemetry, columns[:told], strict=True)),
+            "reward_terms": dict(zip(out.reward_terms, columns[told:-1], strict=True)),
+            "confidence": columns[-1],
             "given": {name: value.cpu().numpy() for name, value in self.world.given(state).items()},
             "time": self.world.seconds(state, elapsed),
         }

@@ -54,7 +54,7 @@ def pick_moments(drives: Drives, chosen: np.ndarray, context: int, count: int = 
             kind = tuple(sorted(drives.attributes[drive].items()))
             found.setdefault(kind, []).append((speed, int(drive), states.start + int(index)))
     if not found:
-        raise ValueError(f"no validation drive has {context} steady states to begin a dream with; record more")
+        raise ValueError(f"no drive has {context} steady states to begin a dream with; record more")
     sizes = [min(len(alike), most * len({drive for _, drive, _ in alike})) for alike in found.values()]
     shares = _shares([dict(kind) for kind in found], sizes, count)
     picked = [each for alike, share in zip(found.values(), shares, strict=True) for each in _spread(alike, share, most)]

@@ -37,7 +37,7 @@ from drivedit.agents.judging.agreement import (
 from drivedit.agents.judging.starts import FREE, GIVEN, REAL, JudgeSetup, Start, find_starts
 from drivedit.agents.judging.trials import PLANNER, Drives, batched, check, drive_apart, drive_together
 from drivedit.config import DomainConfig, domain_of, find_domain
-from drivedit.config.rooms import MODELS
+from drivedit.config.rooms import BLIND, MODELS
 from drivedit.utils import code_fingerprint, extra, fingerprint, package_of, write_atomically
 
 HORIZONS = (25, 50, 100, 300)  # those below the contest's own are reported beside it
@@ -333,8 +333,8 @@ def _content(policy: str) -> str:
 
 
 def _package(domain: DomainConfig | None) -> list[str]:
-    """The package of a domain's policies, if there are any."""
-    return [package_of(domain.policies.partition(":")[0])] if domain and domain.policies else []
+    """Where the code of a domain's policies is, if there are any."""
+    return [package_of(domain.policies.partition(":")[0]), BLIND] if domain and domain.policies else []
 
 
 def _file(out: Path, side: str, policy: str) -> Path:

@@ -94,13 +94,16 @@ class JudgeSetup:
 
     def resolved(self) -> JudgeSetup:
         """The same with the real environment, the default domain's where the dream has none, and what it shows."""
-        env = self.open(GIVEN)
+        env = replace(self, compile=False).open(GIVEN)
         env.close()
         domain, spec = domain_behind(env), getattr(getattr(env.unwrapped, "world", None), "spec", None)
         real = self.real or (SIMULATOR if domain is None else f"{SHIPS}:{domain.env_id}")
-        theirs, shown = domain_of(real), self.obs_type
-        if shown is None and spec is not None and theirs and len(theirs.spec.observations) > 1:
-            shown = spec.picture
+        theirs = domain_of(real)
+        own = theirs is not None and real.rpartition(":")[2] == theirs.env_id  # public ones show what they show
+        kinds = list(theirs.spec.observations) if theirs and own and len(theirs.spec.observations) > 1 else []
+        if self.obs_type is not None and self.obs_type not in kinds:
+            raise ValueError(f"obs_type must be one of the kinds that {real} can show, {kinds}, got {self.obs_type!r}")
+        shown = spec.picture if self.obs_type is None and spec and spec.picture in kinds else self.obs_type
         return replace(self, real=real, obs_type=shown)
 
     def open(self, side: str, **settings: Any) -> gym.Env:

@@ -98,10 +98,7 @@ class Screen:
         pygame.display.set_caption(self._title)
 
     def events(self) -> list[pygame.event.Event]:
-        """What was pressed since the last call.
-
-        Environments of others quit all of pygame when they close: the window then opens anew.
-        """
+        """What was pressed since the last call; the window opens anew where others, closing theirs, quit pygame."""
         if self._closed:
             return []
         if pygame.display.get_surface() is None:
@@ -144,9 +141,9 @@ class Screen:
         """Between the whole screen and the window as it was before; False where the display cannot."""
         window = pygame.display.get_surface()
         try:
-            if window is None or pygame.display.is_fullscreen():
+            if pygame.display.is_fullscreen():
                 pygame.display.set_mode(self._windowed, pygame.RESIZABLE)
-            else:
+            elif window is not None:
                 self._windowed = window.get_size()
                 pygame.display.set_mode((0, 0), pygame.FULLSCREEN)
         except pygame.error:

@@ -9,7 +9,7 @@ from drivedit.config.models import MANY
 from drivedit.config.sde import DiffUnetConfig, IntegrationConfig, MotionEncoderConfig, SdeOptions
 from drivedit.config.spec import LARGEST, MOST_NAMES, WorldSpec
 
-SHOWN = 5  # scans of a start scene; each is as large as ten pictures
+SHOWN = 5  # scans of a start scene; each is 64 kB
 FREE_DISTANCE, TIME_TO_COLLISION = "free_distance", "time_to_collision"  # telemetry that is read off the scan itself
 
 

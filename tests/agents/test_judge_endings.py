@@ -1,5 +1,7 @@
 """The judge of endings: how often drives end, whether reality repeats itself, and dreams that are told nothing."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -131,8 +133,10 @@ def test_reality_shows_what_the_dream_shows(tmp_path):
     start = find_starts(contest)[0]
     assert start.scene is not None and start.scene["observations"]["range"].shape[1:] == (32, 256, 2)
     check(contest, ["street/cautious", "street/blind"], start)
-    spaces = [contest.open(side).observation_space for side in (GIVEN, REAL)]
-    assert spaces[0] == spaces[1] and spaces[0].shape == (32, 256, 2)
+    with pytest.raises(ValueError, match=r"can show, \['camera', 'range'\], got 'smell'"):
+        replace(contest, obs_type="smell").resolved()
+    with pytest.raises(ValueError, match=r"StreetTwin|can show, \[\], got 'range'"):
+        replace(contest, real="drivedit_env:CarRacingTwin-v0").resolved()
 
 
 def test_reality_is_not_driven_again_for_another_dream():

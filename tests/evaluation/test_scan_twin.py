@@ -62,11 +62,12 @@ def test_untrained_intervals_are_compared_with_the_trained_one(world, sources):
     with pytest.warns(UserWarning, match="beyond the intervals"):
         found = interval_figures(world, sources, 1)
     times = [name for name in found if name.startswith("chamfer_after_steps_of_")]
-    assert [name[23:] for name in times] == ["0.1s", "0.05s", "0.15s", "0.25s"]
+    assert [name[23:] for name in times] == ["0.1s", "0.06s", "0.14s", "0.26s"]
     assert found["untrained_interval_ratio"] == max(found[n] for n in times) / found["chamfer_after_steps_of_0.1s"] >= 1
 
 
 def test_drift_is_told_early_and_late(world, sources):
-    found = drift_figures(world, sources, 2, 40)
-    early, late = (found[f"frechet_own_encoder_{after}_steps"] for after in (30, 40))
-    assert min(early, late) > 0 and found["drift_ratio"] == late / early and len(found) == 3
+    found = drift_figures(world, sources, 2, 60)
+    early, late = (found[f"frechet_own_encoder_{after}_steps"] for after in (30, 60))
+    assert early > found["frechet_own_encoder_true"] > 0, "untrained dreams are farther from true scans than these"
+    assert late > 0 and found["drift_ratio"] == late / early

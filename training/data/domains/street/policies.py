@@ -21,7 +21,7 @@ from drivedit.data.domains.street.readout import AHEAD, SENSES, read
 
 Policy = Callable[[Any], Any]
 
-TRUST = 0.02  # share of a speed that is seen, in one that is remembered: pictures tell little of it
+TRUST = 0.02  # share of a speed that is seen, in one that is remembered: what is seen tells little of it
 TRUST_GAP = 0.5  # the same of gaps and closing speeds
 SEEN = 70.0  # m: cars farther ahead are not heeded
 FIRST_SPEED = 0.4  # share of the limit that is assumed before anything has moved
@@ -104,7 +104,10 @@ class SightDriver:
                 kind, of which it sees the first one of those.
         """
         if isinstance(observation, Mapping):
-            observation = next(observation[kind] for kind in SENSES if kind in observation)
+            seen = [observation[kind] for kind in SENSES if kind in observation]
+            if not seen:
+                raise ValueError(f"observations must have one of {', '.join(SENSES)}, got {', '.join(observation)}")
+            observation = seen[0]
         frame = np.asarray(observation)
         before = frame if self._before is None else self._before
         seen = {name: float(each[0]) for name, each in read(frame[None], before[None]).items()}

@@ -61,7 +61,7 @@ class Sense:
 
 
 class Network(nn.Sequential):
-    """Four convolutions and two linear layers, `[B, 4, rows, columns]` to `[B, len(SCALES)]`.
+    """Five convolutions and two linear layers, `[B, 4, rows, columns]` to `[B, len(SCALES)]`.
 
     Args:
         rows: H.
@@ -95,8 +95,9 @@ def _of_scans(scans: Tensor, before: Tensor) -> Tensor:
     now, last = (
         torch.stack([each[..., 0].clamp(min=0).log1p() / reach.log1p(), each[..., 1]], 1) for each in (scans, before)
     )
-    nearer = (now - last) * (now[:, 1:] * last[:, 1:] > 0.25)
-    return torch.cat([2 * now - 1, (8.0 * nearer[:, :1]).clamp(-1, 1), now[:, 1:] - last[:, 1:]], 1)
+    farther, lost = (now - last).split(1, 1)
+    both = now[:, 1:] * last[:, 1:] > 0.25
+    return torch.cat([2 * now - 1, (8.0 * farther * both).clamp(-1, 1), lost], 1)
 
 
 SENSES = {
@@ -132,6 +133,8 @@ def read(observations: np.ndarray, before: np.ndarray) -> dict[str, np.ndarray]:
     Raises:
         ValueError: The observations have another shape or type, or are of two kinds.
     """
+    if observations.ndim != 4 or not len(observations):
+        raise ValueError(f"observations are [B, H, W, C] with one at least, got shape {list(observations.shape)}")
     sense = sense_of(observations[0])
     if before.shape != observations.shape or before.dtype != observations.dtype:
         raise ValueError(

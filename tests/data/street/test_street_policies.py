@@ -105,7 +105,8 @@ def test_scans_tell_the_car_ahead_and_they_are_driven_by():
         before, _ = env.reset(seed=910_003, options=start)
         for _ in range(3):
             scan = env.step(np.zeros(2, np.float32))[0]
-            put_ahead(scan, ahead), put_ahead(before, ahead)
+            put_ahead(scan, ahead)
+            put_ahead(before, ahead)
             gaps[ahead] = read(scan[None], before[None])["gap"][0]
             before = scan
     assert gaps[8.0] < 20 < gaps[40.0]

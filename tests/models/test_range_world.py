@@ -11,6 +11,7 @@ from helpers.ranges import make_range_world, range_config, wall_scene
 from drivedit.config import Modality, PainterConfig, RangeWorldConfig
 from drivedit.inference import compile_step, tune
 from drivedit.models import RangeState, RangeWorld, Sampling, World
+from drivedit.models.sde.painter import hardened
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,14 @@ def test_intervals_beyond_the_trained_ones_are_warned_of(world):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         world.step(state, torch.zeros(1, 2), torch.tensor([0.3]))
+
+
+def test_a_painted_depth_near_a_known_one_is_that_and_others_stay():
+    last, moved = (torch.tensor([[[[depth] * 5], [[1.0] * 5]]]) for depth in (0.0, -0.1))
+    painted = torch.tensor([[[[0.06, -0.08, 0.55, -0.5, 0.0]], [[0.9, 0.1, 0.9, 0.9, -0.1]]]])
+    depth, mask = hardened(painted, last, moved, torch.tensor([[0.6]]))[0]
+    assert torch.allclose(depth[0], torch.tensor([0.0, -0.1, 0.6, -0.5, -1.0])), "last, moved, ground, new, lost"
+    assert mask[0].tolist() == [1, 1, 1, 1, -1]
 
 
 def test_an_untrained_painter_copies_nearly_and_can_choose_each_of_its_sources(world):

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from drivedit.models.dit.heads import HeadOutputs, Heads
 from drivedit.models.dit.memory import MemoryBank
 from drivedit.models.dit.state import DiTState
 from drivedit.models.dit.student import DiTStudent
@@ -11,10 +10,13 @@ from drivedit.models.dit.tokens import FrameTokenizer
 from drivedit.models.dit.vae import VAE3D
 from drivedit.models.dit.world import DiTWorld
 from drivedit.models.finding import find_world, shipped_worlds
+from drivedit.models.layers.heads import HeadOutputs, Heads
 from drivedit.models.scenes import Scene, check_scene
 from drivedit.models.sde.range_state import RangeState
 from drivedit.models.sde.range_world import RangeWorld
 from drivedit.models.state import RowState
+from drivedit.models.warp.state import WarpState
+from drivedit.models.warp.world import WarpWorld
 from drivedit.models.world import Sampling, StepOutput, World
 from drivedit.utils.lazy import lazily
 
@@ -47,6 +49,8 @@ __all__ = [
     "Scene",
     "StepOutput",
     "VAE3D",
+    "WarpState",
+    "WarpWorld",
     "World",
     "check_scene",
     "find_world",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from drivedit.data.clips import Drives
-from drivedit.models import DiTWorld
+from drivedit.models import World
 from drivedit.training.scenes import scene_at
 
 QUANTILES = (0.05, 0.99)
@@ -14,7 +16,7 @@ LEAST = 1e-6  # error
 
 
 @torch.no_grad()
-def calibrate(world: DiTWorld, drives: Drives, chosen: np.ndarray, frames: int, rows: int = 24) -> None:
+def calibrate(world: World[Any], drives: Drives, chosen: np.ndarray, frames: int, rows: int = 24) -> None:
     """Sets the errors at which a world's confidence is 1 and 0: low and high quantiles of what it dreams.
 
     It dreams as it will be used, with its own number of passes, on its own frames, whatever it was taught by: a few

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from drivedit.config import DataConfig, WorldConfig
+from drivedit.config import DataConfig, WarpWorldConfig, WorldConfig
 from drivedit.data.clips import Drives, clip_starts
 from drivedit.models import DiTWorld
 from drivedit.models.conditions.layout import LayoutCoder, join
@@ -86,7 +86,7 @@ class Clips:
 
     Args:
         drives: The recordings.
-        latents: float16 `[S, C, h, w]`.
+        latents: float16 `[S, C, h, w]`; or the pictures themselves, uint8 `[S, H, W, C]`.
         world: Gives the route code and the units of the heads.
         frames: Targets of a clip.
         device: Where batches are made. All is kept there if it takes less than half of the memory; else the latents
@@ -94,9 +94,10 @@ class Clips:
     """
 
     def __init__(
-        self, drives: Drives, latents: np.ndarray, world: WorldConfig, frames: int, device: torch.device | str = "cpu"
-    ) -> None:
-        self.frames, self.history, self.device = frames, world.student.history, torch.device(device)
+        self, drives: Drives, latents: np.ndarray, world: WorldConfig | WarpWorldConfig, frames: int,
+        device: torch.device | str = "cpu",
+    ) -> None:  # fmt: skip
+        self.frames, self.history, self.device = frames, world.history, torch.device(device)
         spec, states = world.spec, len(drives.control)
         told = [drives.telemetry[value.name] / np.float32(value.scale) for value in spec.telemetry]
         units = {name: spec.rewards[name].value for name in spec.learned()}
@@ -161,13 +162,13 @@ def _room(device: torch.device) -> float:
     return 0.0 if device.type == "cpu" else 0.5 * torch.get_device_module(device).mem_get_info(device)[0]
 
 
-def route_codes(drives: Drives, world: WorldConfig, device: torch.device | str = "cpu") -> np.ndarray:
+def route_codes(drives: Drives, world: WorldConfig | WarpWorldConfig, device: torch.device | str = "cpu") -> np.ndarray:
     """Route code for the frame after each state, float16 `[S, C]`, made as a dream makes it.
 
     The foot point is tracked, and the car is placed where its last motion would bring it. C is 0 for a world that
     is told no route, and codes of drives without a route are zero.
     """
-    if not world.student.route_dim:
+    if not world.route_dim:
         return np.zeros((int(drives.first[-1]), 0), np.float16)
     coder = RouteCoder(world).to(device)
     motions, poses = (torch.from_numpy(np.array(each)).to(device) for each in (drives.motion(), drives.pose))

@@ -26,14 +26,14 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose update of a weight matrix is orthogonalised, and scaled to the size of AdamW's.
 
     Args:
-        matrices: Parameters with two axes.
+        matrices: Parameters with two axes, or kernels of convolutions that are matrices: `[M, N, 1, 1]`.
         lr: Learning rate, of the size of AdamW's.
         weight_decay: Decoupled, relative to the learning rate.
         momentum: Of Nesterov's kind.
         bf16: Orthogonalise in bfloat16 where the hardware multiplies it; else in float32.
 
     Raises:
-        ValueError: A parameter has not two axes.
+        ValueError: A parameter is no matrix.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Muon(torch.optim.Optimizer):
     ) -> None:  # fmt: skip
         self.bf16 = bf16
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-        wrong = [list(p.shape) for group in self.param_groups for p in group["params"] if p.ndim != 2]
+        wrong = [list(p.shape) for group in self.param_groups for p in group["params"] if not is_matrix(p)]
         if wrong:
             raise ValueError(f"Muon updates matrices, got parameters of the shapes {wrong}")
 
@@ -63,9 +63,14 @@ class Muon(torch.optim.Optimizer):
         buffer = state.setdefault("momentum_buffer", torch.zeros_like(grad))
         buffer.lerp_(grad, 1 - momentum)
         dtype = fast_dtype(matrix.device) if self.bf16 else torch.float32
-        update = orthogonalised(grad.lerp(buffer, momentum), dtype)
+        update = orthogonalised(grad.lerp(buffer, momentum).flatten(1), dtype)
         matrix.mul_(1 - group["lr"] * group["weight_decay"])
-        matrix.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(matrix.shape)))
+        matrix.add_(update.reshape(matrix.shape), alpha=-group["lr"] * 0.2 * math.sqrt(max(matrix.shape)))
+
+
+def is_matrix(weight: Tensor) -> bool:
+    """Whether a weight is a matrix, be it that of a convolution of single pixels."""
+    return weight.ndim >= 2 and weight.shape[0] * weight.shape[1] == weight.numel()
 
 
 def orthogonalised(matrix: Tensor, dtype: torch.dtype) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drivedit.config import CameraConfig, WorldConfig
+from drivedit.config import CameraConfig, WarpWorldConfig, WorldConfig
 from drivedit.models.conditions.route import RouteCoder
 from drivedit.utils import Route, from_origin, real_numbers
 from drivedit.utils.episodes import Agents
@@ -41,12 +41,12 @@ class LayoutCoder(nn.Module):
     edges_x: Tensor
     edges_y: Tensor
 
-    def __init__(self, config: WorldConfig) -> None:
+    def __init__(self, config: WorldConfig | WarpWorldConfig) -> None:
         super().__init__()
         assert config.camera is not None
         height, width = config.image_size
         self.camera, self.cells = config.camera, config.map_cells
-        self.columns, self.rows = (side // (8 * config.patch) for side in (width, height))
+        self.columns, self.rows = (side // config.token_pixels for side in (width, height))
         tall = height / width
         for name, count, reach in (("edges_x", self.columns, 1.0), ("edges_y", self.rows, tall)):
             edges = torch.linspace(-reach, reach, count * self.cells + 1, device="cpu")

@@ -27,6 +27,7 @@ from drivedit.config.training import (
     VAEStageConfig,
 )
 from drivedit.config.video import MODEL_TYPES, VideoTransformerConfig
+from drivedit.config.warp import WarpStageConfig, WarpWorldConfig
 
 __all__ = [
     "DEFAULT_WORLD",
@@ -62,6 +63,8 @@ __all__ = [
     "VAEConfig",
     "VAEStageConfig",
     "VideoTransformerConfig",
+    "WarpStageConfig",
+    "WarpWorldConfig",
     "WorldConfig",
     "WorldSpec",
     "domain_of",

@@ -239,6 +239,21 @@ class WorldConfig(BaseConfig):
         return height, width
 
     @property
+    def token_pixels(self) -> int:
+        """Pixels along one side of a token."""
+        return 8 * self.patch
+
+    @property
+    def map_tokens(self) -> int:
+        """Tokens of a frame, each of which is told its part of the maps."""
+        return self.student.tokens_per_frame
+
+    @property
+    def history(self) -> int:
+        """Frames before the coming one that the network looks back on."""
+        return self.student.history
+
+    @property
     def scene_states(self) -> int:
         """States that a start scene shows."""
         return (self.student.window or 8) + 1

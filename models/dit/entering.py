@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from drivedit.models.conditions.layout import check_layout, moving, nearest
+from drivedit.models.conditions.layout import check_layout, nearest
 from drivedit.models.dit.networks import DiTNetworks
 from drivedit.models.dit.state import DiTState
+from drivedit.models.entering import check_motion, others_of
 from drivedit.models.scenes import OTHERS, Scene
 from drivedit.models.world import StepOutput
 from drivedit.utils import Route, motion_between
-
-LARGEST_MOTION = 100.0  # between two frames of a scene, in units of `WorldConfig.motion_scale`
 
 
 def enter_row(world: DiTNetworks, scene: Scene, seed: int) -> tuple[DiTState, StepOutput]:
     """Fills the ring with the context's frames, each as if the world had just made it."""
     keep = world.dynamics.capacity
-    _check_motion(world, scene)
+    check_motion(scene, world.motion_scale)
     frames, controls = scene.frames[-keep - 1 :], scene.controls[-keep:]
     history = world.config.student.history
     latents = world.encode(frames[None])[0].flip(0)  # the latest first
@@ -28,7 +25,7 @@ def enter_row(world: DiTNetworks, scene: Scene, seed: int) -> tuple[DiTState, St
     route = Route.from_points([scene.route], [scene.closed], [scene.bounds]).to(world.device)
     told = route if scene.poses is not None else Route.from_points([None], [False]).to(world.device)
     poses = torch.from_numpy(scene.poses_or_start()[-keep - 1 :]).to(world.device)
-    arc, others = route.foot(poses[:1, :2], None), _others(world, scene, poses)
+    arc, others = route.foot(poses[:1, :2], None), others_of(scene, poses, world.config.others)
     cache = world.dynamics.empty_cache(1, world.device, world.dtype)
     control = torch.from_numpy(controls).to(world.device)
     motion = torch.zeros(1, 3, device=world.device)
@@ -62,29 +59,3 @@ def enter_row(world: DiTNetworks, scene: Scene, seed: int) -> tuple[DiTState, St
         others=nearest(layout, poses[-1:], world.config.others),
         told=torch.full((1,), layout is not None, device=world.device),
     ), out  # fmt: skip
-
-
-def _others(world: DiTNetworks, scene: Scene, poses: Tensor) -> Tensor:
-    """Others at the last frames of a scene, `[n + 1, A, 8]`; none `[0, A, 8]` where the world is not told of them."""
-    states = len(scene.frames)
-    agents = scene.agents if OTHERS in scene.conditions and scene.poses is not None else None
-    boxes = [] if agents is None else moving(agents, np.arange(states, dtype=np.float64))[-len(poses) :]
-    pairs = zip(boxes, poses[:, None], strict=False)
-    rows = [nearest(torch.from_numpy(each).float(), pose, world.config.others) for each, pose in pairs]
-    return torch.cat([nearest(None, poses[:0], world.config.others), *rows])
-
-
-def _check_motion(world: DiTNetworks, scene: Scene) -> None:
-    """ValueError where the poses of a scene jump."""
-    if scene.poses is None:
-        return
-    poses = torch.from_numpy(scene.poses).to(world.device)
-    motion = motion_between(poses[:-1], poses[1:])
-    far = (motion.abs() > LARGEST_MOTION * world.motion_scale).any(1)
-    if far.any():
-        frame = int(far.nonzero()[0])
-        most = [LARGEST_MOTION * scale for scale in world.config.motion_scale]
-        raise ValueError(
-            f"scene poses jump between frames {frame} and {frame + 1} by {motion[frame].tolist()}: a car moves at "
-            f"most {most} (m forward, m to the right, rad) from one frame to the next"
-        )

@@ -8,20 +8,18 @@ from __future__ import annotations
 import numpy as np
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from drivedit.config import WorldConfig
-from drivedit.models.conditions.layout import TOLD, LayoutCoder, drive_on, join
-from drivedit.models.conditions.route import RouteCoder
 from drivedit.models.dit.generation import KVCache
-from drivedit.models.dit.heads import HeadOutputs, Heads
-from drivedit.models.dit.state import DiTState
 from drivedit.models.dit.student import DiTStudent
 from drivedit.models.dit.tokens import FrameTokenizer
 from drivedit.models.dit.vae import VAE3D
+from drivedit.models.layers.heads import HeadOutputs, Heads
 from drivedit.models.layers.past import as_channels
-from drivedit.models.world import Sampling, StepOutput
-from drivedit.utils import Route, advance_pose, load_object, noise, truncate
+from drivedit.models.told import ToldNetworks
+from drivedit.models.world import Sampling
+from drivedit.utils import load_object, noise, truncate
 
 BACKBONES = {"transformer": "drivedit.models.dit.student:DiTStudent"}  # networks of the dynamics by name
 OF_A_BACKBONE = (
@@ -39,7 +37,7 @@ def without_controls(driven: Tensor, null_control: Tensor, where: Tensor | None 
     return torch.cat([controls, driven[..., width:]], -1)
 
 
-class DiTNetworks(nn.Module):
+class DiTNetworks(ToldNetworks):
     """Autoencoder, causal diffusion transformer, and heads.
 
     Args:
@@ -53,16 +51,11 @@ class DiTNetworks(nn.Module):
     config: WorldConfig
     latent_mean: Tensor
     latent_std: Tensor
-    error_range: Tensor
-    telemetry_scale: Tensor
-    motion_scale: Tensor
     null_control: Tensor  # stands for controls that are not told, now and before: beyond their ranges
 
     def __init__(self, config: WorldConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         spec = config.spec
-        if not spec.observations or not spec.controls:
-            raise ValueError(f"a world shows a picture and has controls, its spec has {spec}")
         if config.student.control_dim > config.driven:
             raise ValueError(
                 f"a world of {len(spec.controls)} controls tells its student at most {config.driven}: these, those "
@@ -70,7 +63,6 @@ class DiTNetworks(nn.Module):
             )
         if config.backbone not in BACKBONES:
             raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}, got {config.backbone!r}")
-        self.config = config
         self.vae = VAE3D.from_config(config.vae)
         self.dynamics: DiTStudent = load_object(BACKBONES[config.backbone]).from_config(config.student)
         lacking = [name for name in OF_A_BACKBONE if not hasattr(self.dynamics, name)]
@@ -79,26 +71,14 @@ class DiTNetworks(nn.Module):
         height, width = config.image_size
         self._latent_shape = config.vae.latent_dim, height // 8, width // 8
         self.tokenizer = FrameTokenizer(config.vae.latent_dim, config.patch)
-        self.coder = RouteCoder(config)
-        self.layout = LayoutCoder(config) if config.others else None
         self.heads = Heads(
             config.student.d_model, config.student.tokens_per_frame, len(spec.telemetry), len(spec.learned())
         )
         channels = (1, config.vae.latent_dim, 1, 1)
         self.register_buffer("latent_mean", torch.zeros(channels))
         self.register_buffer("latent_std", torch.ones(channels))
-        self.register_buffer("error_range", torch.tensor([-3.0, 0.0]))  # log errors of best and worst dreams
-        self.register_buffer(
-            "telemetry_scale", torch.tensor([value.scale for value in spec.telemetry]), persistent=False
-        )
-        self.register_buffer("motion_scale", torch.tensor(config.motion_scale), persistent=False)
         null = [1.5 * control.low - 0.5 * control.high for control in spec.controls]
         self.register_buffer("null_control", torch.tensor(2 * null), persistent=False)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the world lives."""
-        return self.latent_mean.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -170,57 +150,3 @@ class DiTNetworks(nn.Module):
         sampling = sampling or Sampling()
         scale = self.config.temperature if sampling.temperature is None else sampling.temperature
         return scale * truncate(noise(seeds, stream, steps, self.latent_shape()), sampling.top_p).to(self.device)
-
-    def code(
-        self, route: Route, pose: Tensor, arc: Tensor, motion: Tensor, others: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
-        """What is told for the coming frame, from where the last motion would bring the car.
-
-        Args:
-            route: The routes.
-            pose: The cars' `[B, 3]`.
-            arc: Where on the route they are `[B]`.
-            motion: Their last motions `[B, 3]`.
-            others: Whether it is told who else is there `[B]`, and what of them, as `drive_others` gives it; None: no.
-        """
-        code = self.coder(route, advance_pose(pose, motion * self.motion_scale), arc)
-        if self.layout is None:
-            return code
-        return join(code, *(others or (torch.zeros(len(code), device=self.device), self.nobody(len(code)))))
-
-    def drive_others(self, state: DiTState) -> tuple[Tensor, Tensor]:
-        """Others `[B, A, 8]` at the coming frame, and what is told of them `[B, P, k]`: zeros where nothing is."""
-        if self.layout is None or not state.told.any():
-            return state.others, self.nobody(len(state))
-        others = drive_on(state.others, state.route, self.config.spec.dt)
-        return others, self.see_others(others, state.pose, state.motion) * state.told[:, None, None]
-
-    def see_others(self, others: Tensor, pose: Tensor, motion: Tensor) -> Tensor:
-        """What is told of others `[B, A, 8]` for the coming frame, from where the last motion would bring the car."""
-        if self.layout is None:
-            return self.nobody(len(others))
-        return self.layout(others, advance_pose(pose, motion * self.motion_scale))
-
-    def nobody(self, rows: int) -> Tensor:
-        """What is told of others where nothing is: zeros `[B, P, k]`."""
-        width = 0 if self.layout is None else TOLD * self.config.map_cells**2
-        return torch.zeros(rows, self.config.student.tokens_per_frame, width, device=self.device)
-
-    def output(self, readings: HeadOutputs, telemetry: Tensor) -> StepOutput:
-        """What is told, of the raw readings and the telemetry `[B, K]` in its units."""
-        spec = self.config.spec
-        probability = readings.ended.double().sigmoid().float()  # in float32 equal rows may differ in the last bit
-        ended = probability > self.config.end_threshold
-        told = dict(zip(spec.names("telemetry"), telemetry.unbind(-1), strict=False))  # without any, one is unused
-        learned = dict(zip(spec.learned(), readings.reward.unbind(-1), strict=False))
-        terms = {}
-        for name, term in spec.rewards.items():
-            if term.kind == "constant":
-                terms[name] = torch.full_like(probability, term.value)
-            elif term.kind == "on_end":
-                terms[name] = term.value * ended.float()
-            else:
-                terms[name] = (learned if term.kind == "learned" else told)[name] * term.value
-        low, high = self.error_range
-        confidence = 1 - ((readings.log_error - low) / (high - low)).clamp(0, 1)
-        return StepOutput(terms, ended, probability, told, confidence)

@@ -8,8 +8,7 @@ from typing import ClassVar
 from torch import Tensor, uint8
 
 from drivedit.models.conditions.route import route_checks
-from drivedit.models.state import RowState
-from drivedit.utils import Route
+from drivedit.models.road import RoadState
 
 LARGEST = 1e9  # of all other numbers but seeds and clocks: their squares still fit into float32
 LARGEST_MOTION = 1e6  # it sets scales and gates of the network, whose products multiply
@@ -18,7 +17,7 @@ FRAMES = 2**53  # most frames that a clock counts, exact in float64
 
 
 @dataclass
-class DiTState(RowState):
+class DiTState(RoadState):
     """State of B independent worlds.
 
     Attributes:
@@ -58,11 +57,6 @@ class DiTState(RowState):
     bounds: Tensor
     others: Tensor
     told: Tensor
-
-    @property
-    def route(self) -> Route:
-        """The routes of all rows."""
-        return Route(self.points, self.count, self.spacing, self.closed, self.bounds)
 
     def check_indices(self) -> None:
         """Checks the values that say where memory is read and written; the layout has been checked.

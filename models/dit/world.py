@@ -9,34 +9,32 @@ Legend: B worlds, n + 1 context frames, C h w latent, P tokens per frame, D toke
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from drivedit.config import Modality, WorldConfig
-from drivedit.models.conditions.layout import LAYOUT, check_layout, nearest
-from drivedit.models.conditions.route import given_route
+from drivedit.models.conditions.layout import LAYOUT
 from drivedit.models.dit.entering import enter_row
 from drivedit.models.dit.generation import KVCache
-from drivedit.models.dit.heads import HeadOutputs
 from drivedit.models.dit.networks import DiTNetworks, without_controls
 from drivedit.models.dit.state import DiTState
 from drivedit.models.flow.path import noise_levels
 from drivedit.models.flow.sampler import guided, sample
-from drivedit.models.scenes import OTHERS, ROUTE, Scene, check_scene
-from drivedit.models.world import Sampling, Scenes, StepOutput, World
+from drivedit.models.layers.heads import HeadOutputs
+from drivedit.models.road import RoadWorld
+from drivedit.models.world import Sampling, Scenes, StepOutput
 from drivedit.utils import advance_pose
 from drivedit.utils.route import CAPACITY
 
 LATENT = "latent"  # the kind of observation that is not decoded
 
 
-class DiTWorld(DiTNetworks, World[DiTState]):
+class DiTWorld(DiTNetworks, RoadWorld[DiTState]):
     """A world of autoencoder, causal diffusion transformer, and heads.
 
     Args:
@@ -64,18 +62,9 @@ class DiTWorld(DiTNetworks, World[DiTState]):
         return self.config.sampling_steps
 
     @property
-    def end_threshold(self) -> float:  # type: ignore[override]
-        """Probability beyond which an episode ends; 1: never."""
-        return self.config.end_threshold
-
-    @property
     def guidable(self) -> bool:
         """Whether guidance on the controls is possible; see `World.guidable`."""
         return self.config.null_control
-
-    def check_scene(self, scene: Scene | Mapping[str, Any]) -> Scene:
-        """A scene of this world; see `World.check_scene`."""
-        return check_scene(scene, self.config.spec)
 
     def check_state(self, state: DiTState) -> None:
         """Checks that a state could be one of this world; see `World.check_state`."""
@@ -200,39 +189,3 @@ class DiTWorld(DiTNetworks, World[DiTState]):
             readings.motion, pose, arc, **vars(route), others=others, told=state.told,
         )  # fmt: skip
         return state, self.output(readings, telemetry)
-
-    # -- what is given -------------------------------------------------------------------------------------------
-
-    def condition(self, state: DiTState, values: Mapping[str, Any], rows: Sequence[int] | None = None) -> DiTState:
-        """The state on another road, or with others on it; see `World.condition`."""
-        self.check_conditions(values)
-        index = torch.arange(len(state), device=self.device)
-        if rows is not None:
-            index = index[list(rows)]
-        if ROUTE in values:
-            route, arc = given_route(values[ROUTE], state.pose[index], state.arc[index])
-            state = state.with_rows(index, **vars(route), arc=arc)
-        if OTHERS in values:
-            boxes = check_layout(values[OTHERS])
-            others = nearest(boxes, state.pose[index], self.config.others)
-            told = torch.full((len(index),), boxes is not None, device=self.device)
-            state = state.with_rows(index, others=others, told=told)
-        return state
-
-    def conditions(self, state: DiTState) -> dict[str, Any]:
-        """The `route` of all rows, the `arc` `[B]` of their cars on it in metres, and the boxes of others."""
-        others = {OTHERS: state.others} if self.config.others else {}
-        return {ROUTE: state.route, "arc": state.arc, **others}
-
-    def given(self, state: DiTState) -> dict[str, Tensor]:
-        """Whether rows are told the route, and who is there; see `World.given`."""
-        told = {ROUTE: state.count > 0, OTHERS: state.told}
-        return {name: told[name] for name in self.spec.conditions if name in told}
-
-    def reseed(self, state: DiTState, seeds: Sequence[int]) -> DiTState:
-        """The state with other futures."""
-        return replace(state, seeds=torch.as_tensor(list(seeds), dtype=torch.long, device=self.device))
-
-    def poses(self, state: DiTState) -> Tensor:
-        """The cars' poses, integrated from the dreamed motions, `[B, 3]`."""
-        return state.pose

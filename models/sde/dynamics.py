@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drivedit.models.layers.blocks import mlp
-from drivedit.models.sde.layers import Conv, nonlinearity
+from drivedit.models.layers.convnext import Conv
+from drivedit.models.sde.layers import nonlinearity
 
 
 class OdeSdeFuncNet(nn.Module):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drivedit.config import MotionEncoderConfig
-from drivedit.models.sde.layers import Conv
+from drivedit.models.layers.convnext import Conv
 
 
 class MotionEncoder(nn.Module):

@@ -1,7 +1,4 @@
-"""Convolutions whose columns may wrap around, nonlinearities by name, and configurations however they are written.
-
-Legend: B rows, C channels, H W rows and columns of a picture.
-"""
+"""Nonlinearities by name, and configurations however they are written."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from drivedit.config import BaseConfig
 
@@ -19,37 +16,6 @@ NONLINEAR: dict[str, Callable[[Tensor], Tensor]] = {
 }  # fmt: skip
 
 Config = TypeVar("Config", bound=BaseConfig)
-
-
-class Conv(nn.Conv2d):
-    """A convolution of odd size that keeps height and width, or halves them.
-
-    Args:
-        inputs: Channels.
-        outputs: Channels.
-        size: Rows and columns of the kernel.
-        circular: Whether the last column lies beside the first one. Above and below there are zeros.
-        stride: 1 keeps the size, 2 halves it.
-        zero: Whether weights begin at zero.
-        groups: Of channels, each of which is convolved alone.
-    """
-
-    def __init__(
-        self, inputs: int, outputs: int, size: int, circular: bool = False, stride: int = 1, zero: bool = False,
-        groups: int = 1,
-    ) -> None:  # fmt: skip
-        margin = size // 2
-        super().__init__(inputs, outputs, size, stride, (margin, 0 if circular else margin), groups=groups)
-        self.wrapped = margin if circular else 0
-        if zero:
-            nn.init.zeros_(self.weight)
-            nn.init.zeros_(self.bias)  # type: ignore[arg-type]
-
-    def forward(self, input: Tensor) -> Tensor:
-        """`[B, inputs, H, W]` to `[B, outputs, H, W]`, or half the size."""
-        if self.wrapped:
-            input = F.pad(input, (self.wrapped, self.wrapped, 0, 0), mode="circular")
-        return super().forward(input)
 
 
 def nonlinearity(name: str) -> Callable[[Tensor], Tensor]:

@@ -16,38 +16,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from drivedit.config import PainterConfig
-from drivedit.models.sde.layers import Conv
+from drivedit.models.layers.convnext import Conv, ConvNextBlock
 
 SCANS = 4  # the last two, the moved one, and noise, of two channels each
 FIRST = (2.0, 0.0, -2.0, 0.0, -2.0, 0.0)  # weights of last, moved and ground, correction; the mask's gate, correction
 NEAR = 0.2  # how far from a known depth a painted one is taken for it, of what networks see: some 5 m at 10 m
 SURE = 2.0  # how sure the mask is at first of what it was
-
-
-class PainterBlock(nn.Module):
-    """A depthwise convolution, and a wider layer at every cell, whose input is scaled and shifted by a code.
-
-    Args:
-        config: Width, expansion and kernel.
-        code_dim: E.
-    """
-
-    def __init__(self, config: PainterConfig, code_dim: int) -> None:
-        super().__init__()
-        width = config.width
-        self.near = Conv(width, width, config.kernel, circular=True, groups=width)
-        self.norm = nn.GroupNorm(1, width)
-        self.up, self.down = Conv(width, config.expand * width, 1), Conv(config.expand * width, width, 1)
-        self.scale = nn.Parameter(torch.full((width, 1, 1), 0.1))
-        self.film = nn.Linear(code_dim, 2 * width)
-        nn.init.zeros_(self.film.weight)
-        nn.init.zeros_(self.film.bias)
-
-    def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        """Features `[B, C, h, w]` under codes `[B, E]`."""
-        scale, shift = self.film(code)[..., None, None].chunk(2, 1)
-        inner = self.norm(self.near(x)) * (1 + scale) + shift
-        return x + self.scale * self.down(F.silu(self.up(inner)))
 
 
 class Painter(nn.Module):
@@ -65,7 +39,10 @@ class Painter(nn.Module):
         cells = config.patch[0] * config.patch[1]
         self.look = Conv((2 * SCANS + 1) * cells, config.width, 1)
         self.motion = Conv(motion_channels, config.width, 1)
-        self.blocks = nn.ModuleList(PainterBlock(config, code_dim) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(
+            ConvNextBlock(config.width, config.expand, config.kernel, code_dim, circular=True)
+            for _ in range(config.blocks)
+        )
         self.norm = nn.GroupNorm(1, config.width)
         self.out = Conv(config.width, len(FIRST) * cells, 1, zero=True)
         self.out.bias.data.copy_(torch.tensor(FIRST).repeat_interleave(cells))  # type: ignore[union-attr]

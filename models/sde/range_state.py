@@ -8,8 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from drivedit.models.conditions.route import route_checks
-from drivedit.models.state import RowState
-from drivedit.utils import Route
+from drivedit.models.road import RoadState
 
 LARGEST = 1e9  # of numbers that have no smaller bound
 LARGEST_MOTION = 1e6  # of the motion state and the ego-motion
@@ -18,7 +17,7 @@ FRAMES = 2**53
 
 
 @dataclass
-class RangeState(RowState):
+class RangeState(RoadState):
     """State of B independent worlds. Times are in units of the spec's `dt`.
 
     Attributes:
@@ -52,11 +51,6 @@ class RangeState(RowState):
     spacing: Tensor
     closed: Tensor
     bounds: Tensor
-
-    @property
-    def route(self) -> Route:
-        """The routes of all rows."""
-        return Route(self.points, self.count, self.spacing, self.closed, self.bounds)
 
     def check_values(self) -> None:
         """Checks the ranges of all fields; the layout has been checked.

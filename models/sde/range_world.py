@@ -10,9 +10,9 @@ Legend: B worlds, H W rows and columns of a scan, M h w the motion state.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,8 +20,7 @@ from torch import Tensor
 
 from drivedit.config import Modality, RangeWorldConfig
 from drivedit.config.range import FREE_DISTANCE, TIME_TO_COLLISION
-from drivedit.models.conditions.route import given_route
-from drivedit.models.scenes import ROUTE, Scene, check_scene
+from drivedit.models.road import RoadWorld
 from drivedit.models.sde.beams import time_to_collision
 from drivedit.models.sde.filtering import STREAM
 from drivedit.models.sde.painter import hardened
@@ -29,14 +28,14 @@ from drivedit.models.sde.range_entering import enter_row
 from drivedit.models.sde.range_networks import RangeNetworks, RangeReadings
 from drivedit.models.sde.range_state import RangeState
 from drivedit.models.sde.ranges import decode_range, encode_range
-from drivedit.models.world import Sampling, Scenes, StepOutput, World
+from drivedit.models.world import Sampling, Scenes, StepOutput
 from drivedit.utils import advance_pose, noise, truncate
 from drivedit.utils.route import CAPACITY
 
 LATENT = "latent"  # a scan as networks see it
 
 
-class RangeWorld(RangeNetworks, World[RangeState]):
+class RangeWorld(RangeNetworks, RoadWorld[RangeState]):
     """A world of range images.
 
     Args:
@@ -57,15 +56,6 @@ class RangeWorld(RangeNetworks, World[RangeState]):
         super().__init__(config)
         self.card = card
         self.scenes = [self.check_scene(scene) for scene in scenes]
-
-    @property
-    def end_threshold(self) -> float:  # type: ignore[override]
-        """Probability beyond which an episode ends; 1: never."""
-        return self.config.end_threshold
-
-    def check_scene(self, scene: Scene | Mapping[str, Any]) -> Scene:
-        """A scene of this world; see `World.check_scene`."""
-        return check_scene(scene, self.config.spec)
 
     def check_state(self, state: RangeState) -> None:
         """Checks that a state could be one of this world; see `World.check_state`."""
@@ -242,32 +232,3 @@ class RangeWorld(RangeNetworks, World[RangeState]):
         low, high = self.error_range
         confidence = 1 - ((readings.log_error - low) / (high - low)).clamp(0, 1)
         return StepOutput(terms, ended, probability, {name: told[name] for name in spec.names("telemetry")}, confidence)
-
-    # -- what is given ---------------------------------------------------------------------------------------------
-
-    def condition(self, state: RangeState, values: Mapping[str, Any], rows: Sequence[int] | None = None) -> RangeState:
-        """The state on another road; see `World.condition`."""
-        self.check_conditions(values)
-        if ROUTE not in values:
-            return state
-        index = torch.arange(len(state), device=self.device)
-        if rows is not None:
-            index = index[list(rows)]
-        route, arc = given_route(values[ROUTE], state.pose[index], state.arc[index])
-        return state.with_rows(index, **vars(route), arc=arc)
-
-    def conditions(self, state: RangeState) -> dict[str, Any]:
-        """The `route` of all rows, and the `arc` `[B]` of their cars on it in metres."""
-        return {ROUTE: state.route, "arc": state.arc}
-
-    def given(self, state: RangeState) -> dict[str, Tensor]:
-        """Whether rows are told the route; see `World.given`."""
-        return {name: state.count > 0 for name in self.spec.conditions if name == ROUTE}
-
-    def reseed(self, state: RangeState, seeds: Sequence[int]) -> RangeState:
-        """The state with other futures."""
-        return replace(state, seeds=torch.as_tensor(list(seeds), dtype=torch.long, device=self.device))
-
-    def poses(self, state: RangeState) -> Tensor:
-        """The cars' poses, integrated from the dreamed motions, `[B, 3]`."""
-        return state.pose

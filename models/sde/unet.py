@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from drivedit.config import MotionUNetConfig
 from drivedit.models.layers.blocks import mlp
-from drivedit.models.sde.layers import Conv
+from drivedit.models.layers.convnext import Conv
 from drivedit.models.sde.unet_blocks import Attention, ResBlock, Stage
 
 LONGEST = 10_000.0  # of the wave lengths of time codes

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drivedit.models.sde.layers import Conv
+from drivedit.models.layers.convnext import Conv
 
 
 class MotionNorm(nn.Module):

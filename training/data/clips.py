@@ -307,51 +307,75 @@ def fit_config(world: WorldConfig, drives: Drives | Facts, clip_frames: int = 1)
             they have several pictures (see `the_picture`).
     """
     facts = drives.facts() if isinstance(drives, Drives) else drives
-    seen = facts.spec.only([the_picture(facts.spec, world.spec.picture if world.spec.observations else None)])
-    spec = seen
-    if world.spec.observations:
-        spec = world.spec
-        spec.check_same(seen, "the world", "the recordings", ("observations", "controls", "learned"))
+    spec = seen_spec(world.spec, facts)
     height, width, channels = spec.observations[spec.picture].shape
     side = 8 * world.patch
     if height % side or width % side:
         raise ValueError(
             f"pictures must have sides that are multiples of {side} (8 * world.patch), got {height} x {width}"
         )
-    unknown = set(spec.names("telemetry")) - set(facts.telemetry)
-    if unknown:
-        raise ValueError(
-            f"the recordings have the telemetry {list(facts.telemetry)}, the world wants {sorted(unknown)}"
-        )
-    rewards, ending, roads = fit_rewards(spec, facts), facts.ended > 0, facts.routed
-    routed = roads and world.student.route_dim > 0
-    others = world.others if facts.peopled else 0
-    lacking = [value.name for value in spec.telemetry if not facts.telemetry.get(value.name)]
-    told = (
-        ("reward", any(term.value for term in rewards.values())),
-        ("endings", ending),
-        ("route", roads),
-        ("layout", others or not world.others),
-    )
-    lacking += [name for name, there in told if not there]
-    if lacking:
-        log.info("the world will not know what these recordings lack: %s", ", ".join(lacking))
+    routed = facts.routed and world.student.route_dim > 0
     student = _student(world, height * width // side**2, len(spec.controls), clip_frames)
-    spec = replace(
-        spec,
-        telemetry=[value for value in spec.telemetry if facts.telemetry.get(value.name)],
-        rewards=rewards,
-        conditions=["route"] * routed + ["layout"] * bool(others),
-        dt=seen.dt,
-        any_dt=False,
-        endings=spec.endings if ending else {},
-    )
+    spec = known_spec(spec, facts, routed, world.others)
+    others, ending = world.others if "layout" in spec.conditions else 0, facts.ended > 0
     world = replace(
         world, others=others, spec=spec, student=student, vae=replace(world.vae, in_channels=channels),
         end_threshold=world.end_threshold if ending else 1.0,
     )  # fmt: skip
     route_dim, map_dim = world.code_widths() if routed or others else (0, 0)
     return replace(world, student=replace(student, route_dim=route_dim, map_dim=map_dim))
+
+
+def seen_spec(wanted: WorldSpec, facts: Facts, name: str | None = None) -> WorldSpec:
+    """The spec that is wanted, or without one that of the recordings with one picture, which may be named.
+
+    Raises:
+        ValueError: The spec that is wanted is not that of the recordings, or they have several pictures and none is
+            named.
+    """
+    seen = facts.spec.only([the_picture(facts.spec, wanted.picture if wanted.observations else name)])
+    if not wanted.observations:
+        return seen
+    wanted.check_same(seen, "the world", "the recordings", ("observations", "controls", "learned"))
+    return replace(wanted, dt=seen.dt)
+
+
+def known_spec(spec: WorldSpec, facts: Facts, routed: bool, others: int) -> WorldSpec:
+    """A spec without what recordings do not know; what they lack is told once.
+
+    Args:
+        spec: Of a world with one picture.
+        facts: What the recordings know.
+        routed: Whether the world is told the route.
+        others: How many others it would be told.
+
+    Raises:
+        ValueError: The spec has telemetry that was not recorded.
+    """
+    unknown = set(spec.names("telemetry")) - set(facts.telemetry)
+    if unknown:
+        raise ValueError(
+            f"the recordings have the telemetry {list(facts.telemetry)}, the world wants {sorted(unknown)}"
+        )
+    rewards, ending, peopled = fit_rewards(spec, facts), facts.ended > 0, others > 0 and facts.peopled
+    lacking = [value.name for value in spec.telemetry if not facts.telemetry.get(value.name)]
+    told = (
+        ("reward", any(term.value for term in rewards.values())),
+        ("endings", ending),
+        ("route", facts.routed),
+        ("layout", peopled or not others),
+    )
+    lacking += [name for name, there in told if not there]
+    if lacking:
+        log.info("the world will not know what these recordings lack: %s", ", ".join(lacking))
+    return replace(
+        spec,
+        telemetry=[value for value in spec.telemetry if facts.telemetry.get(value.name)],
+        rewards=rewards,
+        conditions=["route"] * routed + ["layout"] * peopled,
+        any_dt=False,
+        endings=spec.endings if ending else {},
+    )
 
 
 def _student(world: WorldConfig, tokens: int, controls: int, clip_frames: int) -> StudentConfig:

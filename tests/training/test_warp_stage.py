@@ -1,0 +1,174 @@
+"""The warp stage: clips of pictures, the loss, own frames, what is learned, the command and the world it writes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers.warps import SPEC, field_episode, make_warp_world, warp_config
+
+from drivedit.config import WarpStageConfig
+from drivedit.data.clips import Drives
+from drivedit.data.recordings import shard_path
+from drivedit.models import WarpWorld, World
+from drivedit.training.__main__ import main
+from drivedit.training.latents import Clips
+from drivedit.training.methods.clips import Rngs
+from drivedit.training.methods.method import Progress
+from drivedit.training.methods.warp import WarpMethod
+from drivedit.training.optimizers import Muon, is_matrix
+from drivedit.training.warp_stage import HeldDreams, edges, fit_warp, psnr
+from drivedit.utils import generator
+from drivedit.utils.shards import write_shard
+
+LOSS = WarpStageConfig(clip_frames=3, lead=2, mean_until=0.0, own_from=0.0, own_share=1.0)
+STARTS = np.array([3, 6, 20, 24])
+
+
+@pytest.fixture(scope="module")
+def drives() -> Drives:
+    return Drives.of([field_episode(14, 0), field_episode(16, 1, ended=True)], SPEC)
+
+
+@pytest.fixture(scope="module")
+def clips(drives) -> Clips:
+    return Clips(drives, drives.frames, fit_warp(warp_config(), drives.facts()), LOSS.lead + LOSS.clip_frames)
+
+
+def test_the_world_is_fitted_to_the_recordings(drives):
+    world = fit_warp(warp_config(), drives.facts())
+    assert world.spec.conditions == ["route", "layout"] and world.others == 2 and world.end_threshold == 2.0
+    lonely = fit_warp(warp_config(others=0), drives.facts())
+    assert lonely.spec.conditions == ["route"] and lonely.map_width == 1
+    untold = Drives.of([field_episode(8, 0)], SPEC)
+    assert fit_warp(warp_config(), untold.facts()).end_threshold == 1.0, "nothing ends in these"
+
+
+def test_clips_are_the_pictures_and_tell_who_is_there(drives, clips):
+    batch = clips.batch(STARTS)
+    assert torch.equal(batch["latents"][0].to(torch.uint8), torch.from_numpy(drives.frames[1:8]))
+    assert batch["route"].shape == (4, 5, clips_width()) and batch["control"].shape == (4, 5, 7)
+
+
+def clips_width() -> int:
+    return warp_config().route_dim
+
+
+def test_the_loss_sees_noise_and_controls_and_all_parts_get_a_gradient(clips):
+    method, batch = WarpMethod(make_warp_world(), LOSS), clips.batch(STARTS)
+    loss, logs = method.loss(batch, Progress(5, 0.9), generator(0, "noise"))
+    loss.backward()
+    idle = [name for name, weight in method.world.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert not idle and loss.isfinite() and logs["apart"] > 0
+    again, _ = method.loss(batch, Progress(5, 0.9), generator(0, "noise"))
+    assert torch.equal(loss.detach(), again.detach())
+    other = {**batch, "control": -batch["control"]}
+    assert method.loss(other, Progress(5, 0.9), generator(0, "noise"))[0] != loss.detach()
+
+
+def test_at_first_one_frame_is_painted_without_noise_and_clips_are_recorded_ones(clips):
+    late = WarpStageConfig(clip_frames=3, lead=2, mean_until=0.5, own_from=0.5, own_share=1.0)
+    method, batch = WarpMethod(make_warp_world(), late), clips.batch(STARTS)
+    world, seen = method.world, []
+    sight = world.sight
+
+    def spied(frames, driven, motion):
+        seen.append(frames[:, -1])
+        return sight(frames, driven, motion)
+
+    world.sight = spied  # type: ignore[method-assign]
+    _, logs = method.loss(batch, Progress(0, 0.4), generator(0, "noise"))
+    true = (batch["latents"] / 127.5 - 1).permute(0, 1, 4, 2, 3)
+    assert logs["apart"] < 1e-2 and len(seen) == 3
+    assert all(torch.equal(frame, true[:, 1 + step]) for step, frame in enumerate(seen))
+    lengths = set()
+    for step in range(8):
+        seen.clear()
+        method.loss(batch, Progress(step, 1.0), generator(0, "noise", step))
+        lengths.add(len(seen))
+        assert torch.equal(seen[0], true[:, 1]) and not any(map(torch.equal, seen[1:], true[:, 2:].unbind(1)))
+    assert lengths == {3, 4, 5}, "a lead of 0 to 2 frames goes before the three that are scored"
+
+
+def test_what_is_told_is_dropped_from_some_clips_each_on_its_own(clips):
+    method, batch = WarpMethod(make_warp_world(), LOSS), clips.batch(np.resize(STARTS, 200))
+    rngs = Rngs(generator(0, "told"), torch.device("cpu"), generator(0, "shared"))
+    code = method.told(torch.ones_like(batch["route"]), rngs)
+    of_others = method.of_others.bool()
+    routed, peopled = code[:, 0, ~of_others].mean(1), code[:, 0, of_others].mean(1)
+    assert set(routed.tolist()) == set(peopled.tolist()) == {0.0, 1.0}
+    assert routed.mean() == pytest.approx(0.6, abs=0.12) and peopled.mean() == pytest.approx(0.5, abs=0.12)
+    assert 0.2 < (routed * peopled).mean() < 0.4
+
+
+def test_training_learns_the_motion_and_paints_better_than_warping_alone(clips):
+    method = WarpMethod(WarpWorld(clips_world()), WarpStageConfig(clip_frames=3, lead=0, mean_until=1.0, own_from=1.0))
+    groups = method.groups(0)[0]
+    assert groups.matrices and all(is_matrix(p) for p in groups.matrices)
+    muon = Muon(groups.matrices, 2e-3)
+    chosen = {id(p) for p in groups.matrices}
+    adam = torch.optim.AdamW([p for p in groups.parameters if id(p) not in chosen], 5e-3)
+    fixed = clips.batch(STARTS)
+
+    def judged() -> dict[str, float]:
+        with torch.no_grad():
+            return {k: v.item() for k, v in method.loss(fixed, Progress(0, 0.5), generator(0, "judged"))[1].items()}
+
+    before = judged()
+    for step in range(40):
+        starts = torch.randint(2, 9, (6,), generator=generator(0, "starts", step)).numpy()
+        loss, _ = method.loss(clips.batch(starts), Progress(step, 0.5), generator(0, "noise", step))
+        for each in (muon, adam):
+            each.zero_grad()
+        loss.backward()
+        for each in (muon, adam):
+            each.step()
+    after = judged()
+    assert after["motion"] < 0.7 * before["motion"] and after["picture"] < 0.95 * before["picture"]
+
+
+def clips_world():
+    drives = Drives.of([field_episode(14, 0), field_episode(16, 1, ended=True)], SPEC)
+    return fit_warp(warp_config(), drives.facts())
+
+
+def test_figures_are_those_of_the_pictures(drives):
+    held = HeldDreams(drives, np.arange(2), warp_config(), 5, 6)
+    assert held.ahead == [1, 5] and held.frames.shape == (6, 5, 32, 64, 3)
+    method = WarpMethod(make_warp_world(noise=0.0), LOSS).eval()
+    found = held.figures(method)
+    assert set(found) == {f"{name}_{n}" for name in ("psnr", "copy", "sharpness") for n in (1, 5)} | {"off_m"}
+    true = torch.from_numpy(held.frames[:, 0])
+    last = torch.from_numpy(np.stack([scene.frames[-1] for scene in held.scenes]))
+    assert found["copy_1"] == pytest.approx(psnr(last, true)) and psnr(true, true) > 70
+    assert psnr(true // 2 * 2, true) > psnr(true // 8 * 8, true) and edges(true // 255) < edges(true)
+    with pytest.raises(ValueError, match="no drive that is only looked at has"):
+        HeldDreams(Drives.of([field_episode(3, 0)], SPEC), np.arange(1), warp_config(), 5, 6)
+
+
+def test_the_command_writes_a_world_that_is_found_by_its_kind(tmp_path):
+    (tmp_path / "rec").mkdir()
+    write_shard(shard_path(tmp_path / "rec", 0), [field_episode(20, n) for n in range(3)], {"held_out": False})
+    words = [
+        "warp", "--data.root", str(tmp_path / "rec"), "--out", str(tmp_path / "run"), "--train.steps", "2",
+        "--train.batch_size", "2", "--train.log_every", "1", "--world.head", "8", "--world.painter.width", "8",
+        "--world.painter.blocks", "1", "--world.painter.patch", "[4, 4]", "--world.others", "2", "--loss.clip_frames",
+        "2", "--loss.lead", "2", "--loss.judged", "2", "--loss.horizon", "5", "--device", "cpu",
+    ]  # fmt: skip
+    assert main(words) == 0
+    world = World.from_pretrained(tmp_path / "run" / "warp" / "world", device="cpu")
+    assert isinstance(world, WarpWorld) and world.scenes and world.spec.conditions == ["route", "layout"]
+    assert "## Stage `warp`" in world.card and "psnr_5" in world.card
+    rows = [json.loads(line) for line in (tmp_path / "run" / "warp" / "curve.jsonl").read_text().splitlines()]
+    assert "picture" in rows[0] and "edges" in rows[0]
+    state, _ = world.enter(world.scenes[:1], [0])
+    assert world.step(state, torch.zeros(1, 2))[1].reward.isfinite().all()
+
+
+def test_recordings_without_poses_are_refused_before_long_work(tmp_path, capsys):
+    episode = field_episode(20, 0)
+    episode.poses = np.full_like(episode.poses, np.nan)
+    (tmp_path / "rec").mkdir()
+    write_shard(shard_path(tmp_path / "rec", 0), [episode, episode], {"held_out": False})
+    assert main(["warp", "--data.root", str(tmp_path / "rec"), "--out", str(tmp_path / "run"), "--device", "cpu"]) == 1
+    assert "poses are known in every state" in capsys.readouterr().err

@@ -1,0 +1,172 @@
+"""The `warp` stage's method: clips go on frame by frame, and two samples are painted of each frame.
+
+The energy score of the two (`energy_score`) is least for samples of the true law, of the picture's patches and, so that
+edges count, of those of its Laplacian. First the likeliest frame is learned alone, without noise; later clips go on
+with their own frames and their own ego-motion.
+
+Legend: B clips, T frames, C H W the picture, M h w the memory, K numbers of a code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from drivedit.config import WarpStageConfig
+from drivedit.models import WarpWorld
+from drivedit.models.layers.heads import HeadOutputs
+from drivedit.models.warp.networks import Painted
+from drivedit.training.methods.clips import Rngs
+from drivedit.training.methods.energy import energy_score
+from drivedit.training.methods.method import Logs, Method, Progress
+from drivedit.training.optimizers import is_matrix
+from drivedit.utils import generator
+
+UNIT = 0.1  # of pictures in [-1, 1]: the unit of the loss
+LEAST = 1e-6  # error whose logarithm is learned
+
+
+class WarpMethod(Method):
+    """Trains a `WarpWorld`.
+
+    Args:
+        world: The world.
+        config: The loss.
+    """
+
+    hot = ("world.painter.forward",)
+    edges: Tensor
+
+    def __init__(self, world: WarpWorld, config: WarpStageConfig) -> None:
+        super().__init__()
+        self.world, self.config = world, config
+        laplacian = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
+        self.register_buffer("edges", laplacian.repeat(world.config.channels, 1, 1, 1), persistent=False)
+
+    def loss(self, batch: dict[str, Any], progress: Progress, rng: torch.Generator) -> tuple[Tensor, Logs]:
+        """The loss of a batch of `drivedit.training.latents.Clips` whose latents are the pictures."""
+        world, config = self.world, self.config
+        rngs = Rngs(rng, batch["latents"].device, generator(0, "alike", progress.step))
+        frames = (batch["latents"] / 127.5 - 1).permute(0, 1, 4, 2, 3)
+        rows = len(frames)
+        mean = progress.share < config.mean_until
+        ramp = min(1.0, max(0.0, (progress.share - config.own_from) / max(1e-6, 1 - config.own_from)) * 2)
+        own = rngs.uniform(rows) < config.own_share * ramp
+        lead = min(rngs.shared_integer(round(ramp * config.lead) + 1), frames.shape[1] - 2 - config.clip_frames)
+        posed = rngs.uniform(rows, 1) >= config.drop_motion
+        code = self.told(batch["route"], rngs)
+        shaken = batch["control"][:, 0, -3:] + config.shake * rngs.normal(rows, 3)
+        pair, memory = frames[:, :2], frames.new_zeros(rows, *world.memory_shape())
+        motion = shaken * posed
+        losses: dict[str, list[Tensor]] = {}
+        for now in range(lead + config.clip_frames):
+            scored = now >= lead
+            with torch.set_grad_enabled(scored and torch.is_grad_enabled()):
+                driven = torch.cat([batch["control"][:, now, :-3], motion], 1)
+                foretold = world.foretold(driven, code[:, now], memory)
+                wanted = {name: batch[name][:, now] for name in ("motion", "telemetry", "reward", "ended")}
+                gone = torch.where(posed & ~own[:, None], wanted["motion"], foretold.detach())
+                given = pair, memory, driven, code[:, now], gone
+                painted, copy = self.samples(given, mean, 1 if mean or not scored else 2, rngs)
+            target = frames[:, now + 2]
+            if scored:
+                self.note(losses, painted, copy, target, foretold, wanted)
+            seen = torch.where(own[:, None, None, None], painted.frame.detach().clamp(-1, 1), target)
+            pair, memory = torch.stack([pair[:, 1], seen], 1), painted.memory
+            told = torch.where(posed, wanted["motion"] + config.shake * rngs.normal(rows, 3), painted.read.motion)
+            motion = torch.where(own[:, None], foretold, told).detach()
+        return self.total(losses)
+
+    def note(
+        self, losses: dict[str, list[Tensor]], painted: Painted, copy: Tensor, target: Tensor, foretold: Tensor,
+        wanted: dict[str, Tensor],
+    ) -> None:  # fmt: skip
+        """Adds the losses of a frame to those before it."""
+        error = (painted.frame.detach() - target).square().mean((1, 2, 3))
+        found = self.score(painted.frame, copy, target) | self.judge_heads(foretold, painted.read, wanted, error)
+        for name, loss in found.items():
+            losses.setdefault(name, []).append(loss)
+
+    def matrices(self) -> list[nn.Parameter]:
+        """The matrices of the painter, which Muon trains."""
+        return [p for p in self.world.painter.parameters() if is_matrix(p)]
+
+    def told(self, code: Tensor, rngs: Rngs) -> Tensor:
+        """Of the codes `[B, T, K]` the route is dropped from some clips, and others on the road from some."""
+        routed = (rngs.uniform(len(code), 1, 1) >= self.config.drop_route).to(code)
+        if not self.world.config.others or not code.shape[-1]:
+            return code * routed
+        peopled = (rngs.uniform(len(code), 1, 1) >= self.config.drop_layout).to(code)
+        return code * torch.lerp(routed, peopled, self.of_others.to(code))
+
+    @property
+    def of_others(self) -> Tensor:
+        """Which numbers of the code tell of others: `[K]`."""
+        config, cells = self.world.config, self.world.config.map_cells**2
+        place = torch.zeros(config.place_width)
+        place[-1] = 1
+        maps = torch.cat([torch.zeros(cells), torch.ones(3 * cells)]).repeat(config.map_tokens)
+        return torch.cat([place, maps])
+
+    def samples(
+        self, given: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], mean: bool, copies: int, rngs: Rngs
+    ) -> tuple[Painted, Tensor]:
+        """Paints frames, and of each another sample where there are two.
+
+        Args:
+            given: The last two frames, memory, what is told of the driving, code, and ego-motion.
+            mean: Whether they are painted without noise.
+            copies: Samples, 1 or 2.
+            rngs: Of the noise.
+        """
+        world, rows = self.world, len(given[0])
+        warped, costs = world.sight(given[0], given[2], given[4])
+        many = [each.repeat(copies, *[1] * (each.ndim - 1)) for each in (*given, warped, costs)]
+        frames, memory, driven, code, motion = many[:5]
+        noise = rngs.normal(copies * rows, 1, *world.config.image_size) * (0.0 if mean else 1.0)
+        painted = world.paint(frames, (many[5], many[6]), memory, driven, code, motion, noise)
+        read = HeadOutputs(*(value[:rows] for value in vars(painted.read).values()))
+        return Painted(painted.frame[:rows], painted.memory[:rows], read), painted.frame[-rows:]
+
+    def score(self, first: Tensor, second: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Scores of two samples `[B, C, H, W]` beside the truth, of pictures and of edges."""
+        picture, apart = energy_score(*(self.patches(each / UNIT) for each in (first, second, target)))
+        losses = {"picture": picture, "apart": apart.detach()}
+        if self.config.detail:
+            found = (self.patches(self.laplacian(each / UNIT)) for each in (first, second, target))
+            losses["edges"] = energy_score(*found)[0]
+        return losses
+
+    def laplacian(self, pictures: Tensor) -> Tensor:
+        """Differences of pixels from their neighbours, `[B, C, H, W]`."""
+        padded = F.pad(pictures, (1, 1, 1, 1), mode="replicate")
+        return F.conv2d(padded, self.edges.to(padded), groups=pictures.shape[1])
+
+    def patches(self, pictures: Tensor) -> Tensor:
+        """Patches of pictures `[B, C, H, W]` as vectors: `[B, P, D]`."""
+        side = self.world.config.token_pixels
+        return rearrange(pictures, "b c (h r) (w s) -> b (h w) (c r s)", r=side, s=side)
+
+    def judge_heads(self, foretold: Tensor, read: HeadOutputs, wanted: dict[str, Tensor], error: Tensor) -> Logs:
+        """Losses of ego-motion, foretold and read, and of the heads; `error` `[B]` is that of the frame."""
+        return {
+            "motion": F.smooth_l1_loss(foretold, wanted["motion"], beta=0.1),
+            "seen": F.smooth_l1_loss(read.motion, wanted["motion"], beta=0.1),
+            "telemetry": F.smooth_l1_loss(read.telemetry, wanted["telemetry"], beta=0.5),
+            "reward": F.smooth_l1_loss(read.reward, wanted["reward"]),
+            "ended": F.binary_cross_entropy_with_logits(read.ended, wanted["ended"]),
+            "expected_error": F.smooth_l1_loss(read.log_error, error.clamp(min=LEAST).log()),
+        }
+
+    def total(self, losses: dict[str, list[Tensor]]) -> tuple[Tensor, Logs]:
+        """The loss of all frames, and what is logged."""
+        means = {name: torch.stack(each).mean() for name, each in losses.items()}
+        heads = torch.stack([means[name] for name in ("telemetry", "reward", "ended", "expected_error")]).sum()
+        loss = means["picture"] + self.config.motion_weight * (means["motion"] + means["seen"])
+        if "edges" in means:
+            loss = loss + self.config.detail * means["edges"]
+        return loss + self.config.head_weight * heads, {name: value.detach() for name, value in means.items()}

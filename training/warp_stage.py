@@ -1,0 +1,174 @@
+"""The `warp` stage: a world that warps and paints its pictures, in one training; writes OUT/warp/world."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from drivedit.config import DataConfig, LoopConfig, WarpStageConfig, WarpWorldConfig
+from drivedit.data.clips import Drives, Facts, known_spec, seen_spec, the_picture
+from drivedit.data.recordings import joint_spec, read_folder_attrs
+from drivedit.models import Scene, WarpWorld
+from drivedit.training.calibration import calibrate
+from drivedit.training.cards import Recorded, write_card
+from drivedit.training.latents import Clips, batches
+from drivedit.training.loop import train
+from drivedit.training.methods.warp import WarpMethod
+from drivedit.training.runs import run_folder
+from drivedit.training.scenes import pick_scenes, scene_at
+from drivedit.training.stages import RUN, is_main, told
+from drivedit.training.steps import Figures
+from drivedit.utils import extra, generator, resolve_device, seeded
+
+with extra("train", "training"):
+    from accelerate import PartialState
+
+log = logging.getLogger(__name__)
+AHEAD = (1, 5, 10, 20)  # frames ahead that figures are told of
+
+
+def warp_world(
+    world: WarpWorldConfig, train_: LoopConfig, data: DataConfig, loss: WarpStageConfig, out: str = RUN,
+    device: str = "auto",
+) -> WarpWorld:  # fmt: skip
+    """Trains a world of a camera in a car and writes OUT/warp/world.
+
+    Meant to be run with a preset (--config): defaults alone make another network.
+
+    Args:
+        world: The world to be.
+        train_: The loop.
+        data: The recordings, with poses; `data.picture` names the picture where there are several.
+        loss: The loss.
+        out: Folder of the run; an interrupted run goes on.
+        device: Where it trains: auto, cpu, cuda, ...
+
+    Raises:
+        ValueError: The recordings are read as a stream, have no picture or no poses, or are too short.
+    """
+    where = resolve_device(device)
+    if data.stream:
+        raise ValueError("this kind of world learns from unpacked recordings: leave out data.stream")
+    spec = joint_spec([attrs["spec"] for attrs in read_folder_attrs(data.root, held_out=False)])
+    kind = the_picture(spec, world.spec.picture if world.spec.observations else data.picture)
+    with run_folder(out, where) as folder:
+        WarpWorld.check_place(folder / "warp" / "world")
+        with PartialState(cpu=where.type == "cpu").main_process_first():
+            drives = Drives.open(data.root, kinds=[kind])
+        world = fit_warp(world, drives.facts())
+        if not np.isfinite(np.asarray(drives.pose)).all():
+            raise ValueError("this kind of world learns from recordings whose poses are known in every state")
+        _, checked = drives.split(data.validation_fraction)
+        clips = Clips(drives, drives.frames, world, loss.lead + loss.clip_frames)
+        batch, _ = batches(clips, drives, data, train_.batch_size)
+        held = HeldDreams(drives, checked, world, loss.horizon, loss.judged)
+        log.info("picking start scenes")
+        scenes = pick_scenes(drives, checked, world)
+        with seeded(generator(train_.seed, "weights")):
+            result = WarpWorld(world).to(where)
+        log.info("warp: %.2f M parameters", sum(weight.numel() for weight in result.parameters()) / 1e6)
+        about = {"world": world.to_dict(), "loss": loss.to_dict()}
+        recorded = Recorded.of(drives, len(checked))
+        about["data"] = {"fingerprint": recorded.fingerprint, "drives": recorded.drives,
+                         "validation_fraction": data.validation_fraction}  # fmt: skip
+        best = train(
+            WarpMethod(result, loss), batch, train_, folder / "warp", device=where, about=about,
+            validate=lambda method: held.figures(method), judge=f"psnr_{held.ahead[-1]}",
+        )  # fmt: skip
+        assert isinstance(best, WarpMethod)
+        result = best.world.eval()
+        log.info("calibrating the confidence on dreams of recorded drives")
+        calibrate(result, drives, checked, loss.horizon // 2)
+        measured = held.figures(best)
+        log.info("warp: %s", told(measured))
+        if is_main(where):
+            result.scenes = scenes
+            write_card(result, "warp", about, train_, data, recorded, measured)
+            result.save_pretrained(folder / "warp" / "world")
+    return result
+
+
+def fit_warp(world: WarpWorldConfig, facts: Facts) -> WarpWorldConfig:
+    """The world that these recordings can teach: their spec with one picture, without what they do not know.
+
+    Raises:
+        ValueError: The spec that is wanted is not that of the recordings.
+    """
+    spec = known_spec(seen_spec(world.spec, facts), facts, facts.routed and bool(world.route_offsets), world.others)
+    ending = facts.ended > 0
+    return WarpWorldConfig.from_dict(world.to_dict() | {
+        "spec": spec.to_dict(), "others": world.others if "layout" in spec.conditions else 0,
+        "end_threshold": world.end_threshold if ending else 1.0,
+    })  # fmt: skip
+
+
+class HeldDreams:
+    """Drives that are only looked at, and how well a world dreams them.
+
+    Args:
+        drives: The recordings.
+        chosen: Numbers of the drives.
+        world: The world that is to be.
+        horizon: Frames of a dream, fewer where all drives are too short.
+        count: Dreams, spread evenly over the drives.
+    """
+
+    def __init__(self, drives: Drives, chosen: np.ndarray, world: WarpWorldConfig, horizon: int, count: int) -> None:
+        longest = int(np.diff(drives.first)[chosen].max())
+        self.horizon = max(1, min(horizon, longest - world.scene_states))
+        before, moments = world.scene_states - 1, []
+        for drive in chosen:
+            states = drives.states(int(drive))
+            moments += [(int(drive), now) for now in range(states.start + before, states.stop - self.horizon)]
+        if not moments:
+            raise ValueError(f"no drive that is only looked at has {before + self.horizon + 1} states; record longer")
+        picked = [moments[index] for index in np.linspace(0, len(moments) - 1, count).astype(int)]
+        self.scenes: list[Scene] = [scene_at(drives, drive, now, world) for drive, now in picked]
+        after = np.array([now for _, now in picked])[:, None] + np.arange(1, self.horizon + 1)
+        self.controls = torch.from_numpy(np.array(drives.control[after], np.float32))
+        self.frames = np.array(drives.frames[after])
+        self.poses = np.array(drives.pose[after])
+
+    @property
+    def ahead(self) -> list[int]:
+        """Frames ahead that figures are told of."""
+        return [each for each in AHEAD if each <= self.horizon] or [1]
+
+    @torch.no_grad()
+    def figures(self, method: nn.Module) -> Figures:
+        """PSNR (dB) and sharpness (of the true pictures') after some frames, copying, and how far the car is off."""
+        assert isinstance(method, WarpMethod)
+        world, was = method.world, method.training
+        method.eval()
+        state, kind = world.start(self.scenes, list(range(len(self.scenes)))), world.spec.picture
+        copied = torch.from_numpy(np.stack([scene.frames[-1] for scene in self.scenes]))
+        figures: Figures = {}
+        for step, controls in enumerate(self.controls.to(world.device).unbind(1), 1):
+            state, _ = world.step(state, controls)
+            if step in self.ahead:
+                true = torch.from_numpy(self.frames[:, step - 1])
+                dreamed = world.observe(state, [kind])[kind].cpu()
+                figures[f"psnr_{step}"] = psnr(dreamed, true)
+                figures[f"copy_{step}"] = psnr(copied, true)
+                figures[f"sharpness_{step}"] = edges(dreamed) / max(edges(true), 1e-9)
+        poses = world.poses(state).double().cpu().numpy()
+        figures["off_m"] = float(np.hypot(*(poses - self.poses[:, -1])[:, :2].T).mean())
+        method.train(was)
+        return figures
+
+
+def psnr(found: Tensor, true: Tensor) -> float:
+    """Mean over pictures uint8 `[N, H, W, C]`, dB."""
+    off = (found.float() - true.float()).square().flatten(1).mean(1).clamp(min=1e-3)
+    return (10 * torch.log10(255**2 / off)).mean().item()
+
+
+def edges(pictures: Tensor) -> float:
+    """Mean square of the Laplacian of grey pictures, of uint8 `[N, H, W, C]`."""
+    grey = pictures.float().mean(-1)[:, None]
+    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
+    return F.conv2d(grey, kernel).square().mean().item()

@@ -173,6 +173,7 @@ class WarpStageConfig(BaseConfig):
         own_from: Share of the run after which clips go on with their own frames.
         own_share: Share of the clips that do so in the end.
         detail: Weight of the score of edges (the Laplacian of the picture) beside that of the picture.
+        coarse: Weight of the score of the picture a quarter as large, whose patches are whole things.
         head_weight: Weight of the heads' losses.
         motion_weight: Weight of the ego-motion's loss.
         drop_route: Share of clips that dream without a route.
@@ -189,6 +190,7 @@ class WarpStageConfig(BaseConfig):
     own_from: float = 0.3
     own_share: float = 0.8
     detail: float = 0.5
+    coarse: float = 1.0
     head_weight: float = 0.1
     motion_weight: float = 1.0
     drop_route: float = 0.4
@@ -201,6 +203,6 @@ class WarpStageConfig(BaseConfig):
     def __post_init__(self) -> None:
         self.check_ranges(
             clip_frames=(1, 1000), lead=(0, 1000), mean_until=(0, 1), own_from=(0, 1), own_share=(0, 1),
-            detail=(0, 1e3), head_weight=(0, 1e6), motion_weight=(0, 1e6), drop_route=(0, 1), drop_layout=(0, 1),
-            drop_motion=(0, 1), shake=(0, 100), judged=(1, 10_000), horizon=(1, 10_000),
+            detail=(0, 1e3), coarse=(0, 1e3), head_weight=(0, 1e6), motion_weight=(0, 1e6), drop_route=(0, 1),
+            drop_layout=(0, 1), drop_motion=(0, 1), shake=(0, 100), judged=(1, 10_000), horizon=(1, 10_000),
         )  # fmt: skip

@@ -90,6 +90,32 @@ def test_at_first_one_frame_is_painted_without_noise_and_clips_are_recorded_ones
     assert lengths == {3, 4, 5}, "a lead of 0 to 2 frames goes before the three that are scored"
 
 
+def test_a_clip_on_its_own_learns_how_its_motion_changes_and_sees_its_own(clips):
+    method, batch = WarpMethod(make_warp_world(), LOSS), clips.batch(STARTS)
+    noted, kept = [], method.note
+
+    def spied(losses, painted, copy, target, foretold, wanted):
+        noted.append((foretold.detach(), wanted))
+        kept(losses, painted, copy, target, foretold, wanted)
+
+    method.note = spied  # type: ignore[method-assign]
+    method.loss(batch, Progress(0, 1.0), generator(0, "noise"))
+    change = batch["motion"].diff(dim=1)
+    apart = [b[1]["foretold"] - a[0] for a, b in zip(noted, noted[1:], strict=False)]
+    steps = [change[:, index] for index in range(4)]
+    assert any(torch.allclose(apart[0], step, atol=1e-5) for step in steps)
+    assert all(torch.equal(foretold, wanted["motion"]) for foretold, wanted in noted)
+    late = WarpMethod(
+        make_warp_world(), WarpStageConfig(clip_frames=3, lead=0, own_from=1.0, drop_motion=0.0, shake=0.0)
+    )
+    noted.clear()
+    kept, late.note = late.note, spied  # type: ignore[method-assign]
+    late.loss(batch, Progress(0, 0.5), generator(0, "noise"))
+    for index, (_, wanted) in enumerate(noted):
+        assert torch.allclose(wanted["foretold"], batch["motion"][:, index], atol=1e-5)
+        assert torch.equal(wanted["motion"], batch["motion"][:, index])
+
+
 def test_what_is_told_is_dropped_from_some_clips_each_on_its_own(clips):
     method, batch = WarpMethod(make_warp_world(), LOSS), clips.batch(np.resize(STARTS, 200))
     rngs = Rngs(generator(0, "told"), torch.device("cpu"), generator(0, "shared"))

@@ -1,8 +1,8 @@
 """The `warp` stage's method: clips go on frame by frame, and two samples are painted of each frame.
 
 The energy score of the two (`energy_score`) is least for samples of the true law, of the picture's patches and, so that
-edges count, of those of its Laplacian. First the likeliest frame is learned alone, without noise; later clips go on
-with their own frames and their own ego-motion.
+edges and whole things count, of its Laplacian and of the picture a quarter as large. First the likeliest frame is
+learned alone, without noise; later clips go on with their own frames and their own ego-motion.
 
 Legend: B clips, T frames, C H W the picture, M h w the memory, K numbers of a code.
 """
@@ -26,6 +26,7 @@ from drivedit.training.methods.method import Logs, Method, Progress
 from drivedit.training.optimizers import is_matrix
 from drivedit.utils import generator
 
+COARSER = 4  # pixels along a side, that a coarse picture has one for
 UNIT = 0.1  # of pictures in [-1, 1]: the unit of the loss
 LEAST = 1e-6  # error whose logarithm is learned
 
@@ -70,14 +71,21 @@ class WarpMethod(Method):
                 foretold = world.foretold(driven, code[:, now], memory)
                 wanted = {name: batch[name][:, now] for name in ("motion", "telemetry", "reward", "ended")}
                 gone = torch.where(posed & ~own[:, None], wanted["motion"], foretold.detach())
+                # a car that is too fast by now cannot know it: what it learns is how its motion changes
+                changed = motion + wanted["motion"] - batch["control"][:, now, -3:]
+                wanted["foretold"] = torch.where(posed | own[:, None], changed, wanted["motion"])
+                wanted["motion"] = torch.where(own[:, None], gone, wanted["motion"])
                 given = pair, memory, driven, code[:, now], gone
-                painted, copy = self.samples(given, mean, 1 if mean or not scored else 2, rngs)
+                scale = 0.0 if mean else 1.0 if scored else world.config.temperature
+                painted, copy = self.samples(given, scale, 1 if mean or not scored else 2, rngs)
             target = frames[:, now + 2]
             if scored:
                 self.note(losses, painted, copy, target, foretold, wanted)
             seen = torch.where(own[:, None, None, None], painted.frame.detach().clamp(-1, 1), target)
             pair, memory = torch.stack([pair[:, 1], seen], 1), painted.memory
-            told = torch.where(posed, wanted["motion"] + config.shake * rngs.normal(rows, 3), painted.read.motion)
+            told = torch.where(
+                posed, batch["motion"][:, now] + config.shake * rngs.normal(rows, 3), painted.read.motion
+            )
             motion = torch.where(own[:, None], foretold, told).detach()
         return self.total(losses)
 
@@ -113,13 +121,13 @@ class WarpMethod(Method):
         return torch.cat([place, maps])
 
     def samples(
-        self, given: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], mean: bool, copies: int, rngs: Rngs
+        self, given: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], scale: float, copies: int, rngs: Rngs
     ) -> tuple[Painted, Tensor]:
         """Paints frames, and of each another sample where there are two.
 
         Args:
             given: The last two frames, memory, what is told of the driving, code, and ego-motion.
-            mean: Whether they are painted without noise.
+            scale: Of the noise.
             copies: Samples, 1 or 2.
             rngs: Of the noise.
         """
@@ -127,15 +135,18 @@ class WarpMethod(Method):
         warped, costs = world.sight(given[0], given[2], given[4])
         many = [each.repeat(copies, *[1] * (each.ndim - 1)) for each in (*given, warped, costs)]
         frames, memory, driven, code, motion = many[:5]
-        noise = rngs.normal(copies * rows, 1, *world.config.image_size) * (0.0 if mean else 1.0)
+        noise = rngs.normal(copies * rows, 1, *world.config.image_size) * scale
         painted = world.paint(frames, (many[5], many[6]), memory, driven, code, motion, noise)
         read = HeadOutputs(*(value[:rows] for value in vars(painted.read).values()))
         return Painted(painted.frame[:rows], painted.memory[:rows], read), painted.frame[-rows:]
 
     def score(self, first: Tensor, second: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Scores of two samples `[B, C, H, W]` beside the truth, of pictures and of edges."""
+        """Scores of two samples `[B, C, H, W]` beside the truth: of pictures, of coarse pictures, and of edges."""
         picture, apart = energy_score(*(self.patches(each / UNIT) for each in (first, second, target)))
         losses = {"picture": picture, "apart": apart.detach()}
+        if self.config.coarse:
+            pooled = (self.patches(F.avg_pool2d(each / UNIT, COARSER)) for each in (first, second, target))
+            losses["coarse"] = energy_score(*pooled)[0]
         if self.config.detail:
             found = (self.patches(self.laplacian(each / UNIT)) for each in (first, second, target))
             losses["edges"] = energy_score(*found)[0]
@@ -154,7 +165,7 @@ class WarpMethod(Method):
     def judge_heads(self, foretold: Tensor, read: HeadOutputs, wanted: dict[str, Tensor], error: Tensor) -> Logs:
         """Losses of ego-motion, foretold and read, and of the heads; `error` `[B]` is that of the frame."""
         return {
-            "motion": F.smooth_l1_loss(foretold, wanted["motion"], beta=0.1),
+            "motion": F.smooth_l1_loss(foretold, wanted["foretold"], beta=0.1),
             "seen": F.smooth_l1_loss(read.motion, wanted["motion"], beta=0.1),
             "telemetry": F.smooth_l1_loss(read.telemetry, wanted["telemetry"], beta=0.5),
             "reward": F.smooth_l1_loss(read.reward, wanted["reward"]),
@@ -167,6 +178,6 @@ class WarpMethod(Method):
         means = {name: torch.stack(each).mean() for name, each in losses.items()}
         heads = torch.stack([means[name] for name in ("telemetry", "reward", "ended", "expected_error")]).sum()
         loss = means["picture"] + self.config.motion_weight * (means["motion"] + means["seen"])
-        if "edges" in means:
-            loss = loss + self.config.detail * means["edges"]
+        for name, weight in (("coarse", self.config.coarse), ("edges", self.config.detail)):
+            loss = loss + (weight * means[name] if weight else 0)
         return loss + self.config.head_weight * heads, {name: value.detach() for name, value in means.items()}

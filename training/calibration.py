@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from drivedit.data.clips import Drives
-from drivedit.models import World
+from drivedit.models import DiTWorld, WarpWorld
 from drivedit.training.scenes import scene_at
 
 QUANTILES = (0.05, 0.99)
@@ -16,7 +16,7 @@ LEAST = 1e-6  # error
 
 
 @torch.no_grad()
-def calibrate(world: World[Any], drives: Drives, chosen: np.ndarray, frames: int, rows: int = 24) -> None:
+def calibrate(world: DiTWorld | WarpWorld, drives: Drives, chosen: np.ndarray, frames: int, rows: int = 24) -> None:
     """Sets the errors at which a world's confidence is 1 and 0: low and high quantiles of what it dreams.
 
     It dreams as it will be used, with its own number of passes, on its own frames, whatever it was taught by: a few
@@ -40,7 +40,9 @@ def calibrate(world: World[Any], drives: Drives, chosen: np.ndarray, frames: int
     now = np.array([moment for _, moment in picked])
     was = world.training
     world.eval()
-    state = world.start([scene_at(drives, drive, moment, world.config) for drive, moment in picked], list(range(rows)))
+    state: Any = world.start(
+        [scene_at(drives, drive, moment, world.config) for drive, moment in picked], list(range(rows))
+    )
     errors = []
     for ahead in range(1, frames + 1):
         control = torch.from_numpy(np.array(drives.control[now + ahead], np.float32)).to(world.device)

@@ -28,6 +28,7 @@ with extra("train", "training"):
     from accelerate import PartialState
 
 log = logging.getLogger(__name__)
+LEAST_CHANGE = 1e-6  # of ego-motion in its units; what is less is rounding
 AHEAD = (1, 5, 10, 20)  # frames ahead that figures are told of
 
 
@@ -76,7 +77,8 @@ def warp_world(
         about["data"] = {"fingerprint": recorded.fingerprint, "drives": recorded.drives,
                          "validation_fraction": data.validation_fraction}  # fmt: skip
         best = train(
-            WarpMethod(result, loss), batch, train_, folder / "warp", device=where, about=about,
+            WarpMethod(result, loss, motion_changes(drives, world)), batch, train_, folder / "warp", device=where,
+            about=about,
             validate=lambda method: held.figures(method), judge=f"psnr_{held.ahead[-1]}",
         )  # fmt: skip
         assert isinstance(best, WarpMethod)
@@ -104,6 +106,15 @@ def fit_warp(world: WarpWorldConfig, facts: Facts) -> WarpWorldConfig:
         "spec": spec.to_dict(), "others": world.others if "layout" in spec.conditions else 0,
         "end_threshold": world.end_threshold if ending else 1.0,
     })  # fmt: skip
+
+
+def motion_changes(drives: Drives, world: WarpWorldConfig) -> Tensor:
+    """Mean size of the change of ego-motion from frame to frame `[3]`, in units of the world's; 1 where it is even."""
+    motion = drives.motion() / np.asarray(world.motion_scale, np.float32)
+    change = np.abs(np.diff(motion, axis=0))
+    begins = np.unique(np.concatenate([drives.first[:-1], drives.first[:-1] + 1]))  # these have no motion before
+    size = np.delete(change, begins[(begins > 0) & (begins <= len(change))] - 1, axis=0).mean(0)
+    return torch.from_numpy(np.where(size > LEAST_CHANGE, size, 1.0).astype(np.float32))
 
 
 class HeldDreams:

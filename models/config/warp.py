@@ -179,7 +179,8 @@ class WarpStageConfig(BaseConfig):
         drop_route: Share of clips that dream without a route.
         drop_layout: Share of clips that dream others as they like.
         drop_motion: Share of clips that are not told their ego-motion and have to see it.
-        shake: Standard deviation of the noise on the ego-motion that a clip goes on from, in its units.
+        shake: Standard deviation of the noise on the ego-motion that a clip goes on from, as a share of how much that
+            changes from frame to frame.
         judged: Held-back clips that figures are told of.
         horizon: Frames of these.
     """
@@ -192,11 +193,11 @@ class WarpStageConfig(BaseConfig):
     detail: float = 0.5
     coarse: float = 1.0
     head_weight: float = 0.1
-    motion_weight: float = 1.0
+    motion_weight: float = 0.5
     drop_route: float = 0.4
     drop_layout: float = 0.5
     drop_motion: float = 0.2
-    shake: float = 0.03
+    shake: float = 0.1
     judged: int = 24
     horizon: int = 20
 

@@ -116,9 +116,9 @@ def test_route_and_layout_are_told_and_taken_back(world):
     assert world.given(told)["layout"].tolist() == [False, True]
     after, _ = world.step(told.clone(), torch.zeros(2, 2))
     assert not torch.equal(after.frames[0], after.frames[1])
-    moved = after.others[1, 0, 0] - told.others[1, 0, 0]
+    moved = float(after.others[1, 0, 0] - told.others[1, 0, 0])
     assert moved == pytest.approx(0.3, abs=1e-3), "3 m/s for .1 s"
-    bent = world.condition(state, {"route": {"points": LINE + np.float32([0, 3])}})
+    bent = world.condition(state, {"route": {"points": LINE + np.array([0, 3], np.float32)}})
     assert not torch.equal(world.step(bent, torch.zeros(2, 2))[0].frames[0], after.frames[0])
     free = world.condition(told, {"route": None, "layout": None})
     assert not torch.stack(list(world.given(free).values())).any()

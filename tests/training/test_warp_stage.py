@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers.warps import SPEC, field_episode, make_warp_world, warp_config
+from helpers.warps import SPEC, field_drive, field_episode, make_warp_world, warp_config
 
 from drivedit.config import WarpStageConfig
 from drivedit.data.clips import Drives
@@ -17,7 +17,7 @@ from drivedit.training.methods.clips import Rngs
 from drivedit.training.methods.method import Progress
 from drivedit.training.methods.warp import WarpMethod
 from drivedit.training.optimizers import Muon, is_matrix
-from drivedit.training.warp_stage import HeldDreams, edges, fit_warp, psnr
+from drivedit.training.warp_stage import HeldDreams, edges, fit_warp, motion_changes, psnr
 from drivedit.utils import generator
 from drivedit.utils.shards import write_shard
 
@@ -156,6 +156,20 @@ def test_training_learns_the_motion_and_paints_better_than_warping_alone(clips):
 def clips_world():
     drives = Drives.of([field_episode(14, 0), field_episode(16, 1, ended=True)], SPEC)
     return fit_warp(warp_config(), drives.facts())
+
+
+def test_changes_of_ego_motion_are_those_inside_drives(drives):
+    config = warp_config()
+    motion = [motion_of(seed, steps, config.motion_scale) for seed, steps in ((0, 14), (1, 16))]
+    wanted = np.concatenate([np.abs(np.diff(each, axis=0)) for each in motion]).mean(0)
+    assert np.allclose(motion_changes(drives, config).numpy(), np.where(wanted > 1e-6, wanted, 1.0), rtol=1e-3)
+
+
+def motion_of(seed: int, steps: int, unit: list[float]) -> np.ndarray:
+    """Ego-motion `[steps, 3]` of a drive of `field_drive`: forward along the old heading, and the turn to the right."""
+    _, controls, _ = field_drive(steps, seed)
+    go, turn = 0.6 + 0.3 * controls[:, 1], 0.05 * controls[:, 0]
+    return np.stack([go, np.zeros(steps), turn], 1) / unit
 
 
 def test_figures_are_those_of_the_pictures(drives):

@@ -37,13 +37,16 @@ class WarpMethod(Method):
     Args:
         world: The world.
         config: The loss.
+        changes: `[3]` how much ego-motion changes from frame to frame, in its units: its errors are counted in these.
     """
 
     hot = ("world.painter.forward",)
     edges: Tensor
+    changes: Tensor
 
-    def __init__(self, world: WarpWorld, config: WarpStageConfig) -> None:
+    def __init__(self, world: WarpWorld, config: WarpStageConfig, changes: Tensor | None = None) -> None:
         super().__init__()
+        self.register_buffer("changes", torch.ones(3) if changes is None else changes, persistent=False)
         self.world, self.config = world, config
         laplacian = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
         self.register_buffer("edges", laplacian.repeat(world.config.channels, 1, 1, 1), persistent=False)
@@ -60,7 +63,7 @@ class WarpMethod(Method):
         lead = min(rngs.shared_integer(round(ramp * config.lead) + 1), frames.shape[1] - 2 - config.clip_frames)
         posed = rngs.uniform(rows, 1) >= config.drop_motion
         code = self.told(batch["route"], rngs)
-        shaken = batch["control"][:, 0, -3:] + config.shake * rngs.normal(rows, 3)
+        shaken = batch["control"][:, 0, -3:] + self.shaken(rngs, rows)
         pair, memory = frames[:, :2], frames.new_zeros(rows, *world.memory_shape())
         motion = shaken * posed
         losses: dict[str, list[Tensor]] = {}
@@ -83,11 +86,13 @@ class WarpMethod(Method):
                 self.note(losses, painted, copy, target, foretold, wanted)
             seen = torch.where(own[:, None, None, None], painted.frame.detach().clamp(-1, 1), target)
             pair, memory = torch.stack([pair[:, 1], seen], 1), painted.memory
-            told = torch.where(
-                posed, batch["motion"][:, now] + config.shake * rngs.normal(rows, 3), painted.read.motion
-            )
+            told = torch.where(posed, batch["motion"][:, now] + self.shaken(rngs, rows), painted.read.motion)
             motion = torch.where(own[:, None], foretold, told).detach()
         return self.total(losses)
+
+    def shaken(self, rngs: Rngs, rows: int) -> Tensor:
+        """Noise `[B, 3]` on the ego-motion that clips go on from."""
+        return self.config.shake * self.changes * rngs.normal(rows, 3)
 
     def note(
         self, losses: dict[str, list[Tensor]], painted: Painted, copy: Tensor, target: Tensor, foretold: Tensor,
@@ -165,8 +170,8 @@ class WarpMethod(Method):
     def judge_heads(self, foretold: Tensor, read: HeadOutputs, wanted: dict[str, Tensor], error: Tensor) -> Logs:
         """Losses of ego-motion, foretold and read, and of the heads; `error` `[B]` is that of the frame."""
         return {
-            "motion": F.smooth_l1_loss(foretold, wanted["foretold"], beta=0.1),
-            "seen": F.smooth_l1_loss(read.motion, wanted["motion"], beta=0.1),
+            "motion": F.smooth_l1_loss(foretold / self.changes, wanted["foretold"] / self.changes, beta=0.3),
+            "seen": F.smooth_l1_loss(read.motion / self.changes, wanted["motion"] / self.changes, beta=0.3),
             "telemetry": F.smooth_l1_loss(read.telemetry, wanted["telemetry"], beta=0.5),
             "reward": F.smooth_l1_loss(read.reward, wanted["reward"]),
             "ended": F.binary_cross_entropy_with_logits(read.ended, wanted["ended"]),

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from drivedit.config import Quantity, RangeWorldConfig, WorldSpec
 from drivedit.config.range import FREE_DISTANCE, TIME_TO_COLLISION
-from drivedit.data.clips import Drives, fit_rewards
+from drivedit.data.clips import Drives
+from drivedit.data.known import fit_rewards
 from drivedit.models.conditions.route import route_code
 from drivedit.models.sde.beams import LONGEST
 from drivedit.utils import Route, advance_pose, motion_between

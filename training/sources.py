@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from drivedit.config import DataConfig, LoopConfig, WorldSpec
-from drivedit.data.clips import Drives, Facts, clip_starts, the_picture
+from drivedit.data.clips import Drives, clip_starts
+from drivedit.data.known import Facts, the_picture
 from drivedit.data.recordings import joint_spec, read_folder_attrs, shard_paths
 from drivedit.data.stream import Order, Shards
 from drivedit.models import DiTWorld

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drivedit.config import DataConfig, LoopConfig, WarpStageConfig, WarpWorldConfig
-from drivedit.data.clips import Drives, Facts, known_spec, seen_spec, the_picture
+from drivedit.data.clips import Drives
+from drivedit.data.known import Facts, known_spec, seen_spec, the_picture
 from drivedit.data.recordings import joint_spec, read_folder_attrs
 from drivedit.models import Scene, WarpWorld
 from drivedit.training.calibration import calibrate

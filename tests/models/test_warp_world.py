@@ -162,11 +162,13 @@ def test_configurations_that_cannot_be_are_refused(changes, message):
         warp_config(**changes)
 
 
-def test_a_world_that_knows_no_road_says_so(world):
-    alone = make_warp_world(spec=replace(warp_config().spec, conditions=[]), others=0)
+def test_a_world_that_knows_no_road_says_so():
+    alone = WarpWorld(replace(warp_config(), spec=replace(warp_config().spec, conditions=[]), others=0)).eval()
     assert alone.config.route_dim == 0
-    state, _ = drive(alone, alone.start([replace(field_scene(3), conditions={})], [1]), 2)
+    state, _ = drive(alone, alone.start([field_scene(3, posed=False)], [1]), 2)
     assert state.others.shape == (1, 0, 8)
+    with pytest.raises(ValueError, match="learned nothing about routes"):
+        alone.start([field_scene(3)], [1])
     told = WarpWorld(replace(warp_config(), spec=replace(warp_config().spec, conditions=["route"]), others=0))
     assert told.config.map_width == 1 and told.layout is None
 
@@ -175,8 +177,9 @@ def test_a_folder_gives_the_same_world(world, tmp_path):
     world.save_pretrained(tmp_path / "w")
     loaded = World.from_pretrained(tmp_path / "w", device="cpu")
     assert isinstance(loaded, WarpWorld) and loaded.config == world.config and loaded.card == world.card
-    states = [each.start(each.scenes, [1, 2]) for each in (world, loaded)]
-    assert same(drive(world, states[0], 3)[1], drive(loaded, states[1], 3)[1])
+    again = WarpWorld.from_pretrained(tmp_path / "w", device="cpu")
+    states = [each.start(each.scenes, [1, 2]) for each in (loaded, again)]
+    assert same(drive(loaded, states[0], 3)[1], drive(again, states[1], 3)[1])
 
 
 def test_pictures_are_rounded_to_bytes():

@@ -9,7 +9,8 @@ from helpers.training import make_episode
 from helpers.worlds import make_world
 
 from drivedit.config import DataConfig, LoopConfig, Modality, StudentStageConfig, VAEStageConfig, WorldConfig, WorldSpec
-from drivedit.data.clips import Drives, fit_config, the_picture
+from drivedit.data.clips import Drives, fit_config
+from drivedit.data.known import the_picture
 from drivedit.data.recordings import iter_episodes, read_shard, shard_path, write_shard
 from drivedit.evaluation.held_out import check_fit, opened
 from drivedit.models import DiTWorld

@@ -20,7 +20,8 @@ import torch
 from tqdm import tqdm
 
 from drivedit.config import WorldSpec
-from drivedit.data.clips import Drives, Facts
+from drivedit.data.clips import Drives
+from drivedit.data.known import Facts
 from drivedit.data.recordings import check_kind, read_attrs, read_shard, shard_paths
 from drivedit.data.unpacked import CODE
 from drivedit.utils import code_fingerprint, fingerprint, generator, locked, write_atomically

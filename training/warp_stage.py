@@ -6,13 +6,13 @@ import logging
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drivedit.config import DataConfig, LoopConfig, WarpStageConfig, WarpWorldConfig
 from drivedit.data.clips import Drives
 from drivedit.data.known import Facts, known_spec, seen_spec, the_picture
 from drivedit.data.recordings import joint_spec, read_folder_attrs
+from drivedit.evaluation.metrics.figures import laplacian_energy, psnr, squared_error
 from drivedit.models import Scene, WarpWorld
 from drivedit.training.calibration import calibrate
 from drivedit.training.cards import Recorded, write_card
@@ -157,30 +157,16 @@ class HeldDreams:
         world, was = method.world, method.training
         method.eval()
         state, kind = world.start(self.scenes, list(range(len(self.scenes)))), world.spec.picture
-        copied = torch.from_numpy(np.stack([scene.frames[-1] for scene in self.scenes]))
+        copied = np.stack([scene.frames[-1] for scene in self.scenes])
         figures: Figures = {}
         for step, controls in enumerate(self.controls.to(world.device).unbind(1), 1):
             state, _ = world.step(state, controls)
             if step in self.ahead:
-                true = torch.from_numpy(self.frames[:, step - 1])
-                dreamed = world.observe(state, [kind])[kind].cpu()
-                figures[f"psnr_{step}"] = psnr(dreamed, true)
-                figures[f"copy_{step}"] = psnr(copied, true)
-                figures[f"sharpness_{step}"] = edges(dreamed) / max(edges(true), 1e-9)
+                true, dreamed = self.frames[:, step - 1], world.observe(state, [kind])[kind].cpu().numpy()
+                figures[f"psnr_{step}"] = float(psnr(squared_error(dreamed, true)).mean())
+                figures[f"copy_{step}"] = float(psnr(squared_error(copied, true)).mean())
+                figures[f"sharpness_{step}"] = laplacian_energy(dreamed) / max(laplacian_energy(true), 1e-9)
         poses = world.poses(state).double().cpu().numpy()
         figures["off_m"] = float(np.hypot(*(poses - self.poses[:, -1])[:, :2].T).mean())
         method.train(was)
         return figures
-
-
-def psnr(found: Tensor, true: Tensor) -> float:
-    """Mean over pictures uint8 `[N, H, W, C]`, dB."""
-    off = (found.float() - true.float()).square().flatten(1).mean(1).clamp(min=1e-3)
-    return (10 * torch.log10(255**2 / off)).mean().item()
-
-
-def edges(pictures: Tensor) -> float:
-    """Mean square of the Laplacian of grey pictures, of uint8 `[N, H, W, C]`."""
-    grey = pictures.float().mean(-1)[:, None]
-    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
-    return F.conv2d(grey, kernel).square().mean().item()

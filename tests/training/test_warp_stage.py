@@ -10,6 +10,7 @@ from helpers.warps import SPEC, field_drive, field_episode, make_warp_world, war
 from drivedit.config import WarpStageConfig
 from drivedit.data.clips import Drives
 from drivedit.data.recordings import shard_path
+from drivedit.evaluation.metrics.figures import psnr, squared_error
 from drivedit.models import WarpWorld, World
 from drivedit.training.__main__ import main
 from drivedit.training.latents import Clips
@@ -17,7 +18,7 @@ from drivedit.training.methods.clips import Rngs
 from drivedit.training.methods.method import Progress
 from drivedit.training.methods.warp import WarpMethod
 from drivedit.training.optimizers import Muon, is_matrix
-from drivedit.training.warp_stage import HeldDreams, edges, fit_warp, motion_changes, psnr
+from drivedit.training.warp_stage import HeldDreams, fit_warp, motion_changes
 from drivedit.utils import generator
 from drivedit.utils.shards import write_shard
 
@@ -178,10 +179,9 @@ def test_figures_are_those_of_the_pictures(drives):
     method = WarpMethod(make_warp_world(noise=0.0), LOSS).eval()
     found = held.figures(method)
     assert set(found) == {f"{name}_{n}" for name in ("psnr", "copy", "sharpness") for n in (1, 5)} | {"off_m"}
-    true = torch.from_numpy(held.frames[:, 0])
-    last = torch.from_numpy(np.stack([scene.frames[-1] for scene in held.scenes]))
-    assert found["copy_1"] == pytest.approx(psnr(last, true)) and psnr(true, true) > 70
-    assert psnr(true // 2 * 2, true) > psnr(true // 8 * 8, true) and edges(true // 255) < edges(true)
+    true, last = held.frames[:, 0], np.stack([scene.frames[-1] for scene in held.scenes])
+    assert found["copy_1"] == pytest.approx(float(psnr(squared_error(last, true)).mean()))
+    assert found["psnr_1"] > found["copy_1"] + 1, "untrained, it warps by the recorded motion"
     with pytest.raises(ValueError, match="no drive that is only looked at has"):
         HeldDreams(Drives.of([field_episode(3, 0)], SPEC), np.arange(1), warp_config(), 5, 6)
 

@@ -24,7 +24,7 @@ from drivedit.training.methods.clips import Rngs
 from drivedit.training.methods.energy import energy_score
 from drivedit.training.methods.method import Logs, Method, Progress
 from drivedit.training.optimizers import is_matrix
-from drivedit.utils import generator
+from drivedit.utils import generator, laplacian
 
 COARSER = 4  # pixels along a side, that a coarse picture has one for
 UNIT = 0.1  # of pictures in [-1, 1]: the unit of the loss
@@ -41,15 +41,12 @@ class WarpMethod(Method):
     """
 
     hot = ("world.painter.forward",)
-    edges: Tensor
     changes: Tensor
 
     def __init__(self, world: WarpWorld, config: WarpStageConfig, changes: Tensor | None = None) -> None:
         super().__init__()
         self.register_buffer("changes", torch.ones(3) if changes is None else changes, persistent=False)
         self.world, self.config = world, config
-        laplacian = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
-        self.register_buffer("edges", laplacian.repeat(world.config.channels, 1, 1, 1), persistent=False)
 
     def loss(self, batch: dict[str, Any], progress: Progress, rng: torch.Generator) -> tuple[Tensor, Logs]:
         """The loss of a batch of `drivedit.training.latents.Clips` whose latents are the pictures."""
@@ -153,14 +150,9 @@ class WarpMethod(Method):
             pooled = (self.patches(F.avg_pool2d(each / UNIT, COARSER)) for each in (first, second, target))
             losses["coarse"] = energy_score(*pooled)[0]
         if self.config.detail:
-            found = (self.patches(self.laplacian(each / UNIT)) for each in (first, second, target))
+            found = (self.patches(laplacian(each / UNIT)) for each in (first, second, target))
             losses["edges"] = energy_score(*found)[0]
         return losses
-
-    def laplacian(self, pictures: Tensor) -> Tensor:
-        """Differences of pixels from their neighbours, `[B, C, H, W]`."""
-        padded = F.pad(pictures, (1, 1, 1, 1), mode="replicate")
-        return F.conv2d(padded, self.edges.to(padded), groups=pictures.shape[1])
 
     def patches(self, pictures: Tensor) -> Tensor:
         """Patches of pictures `[B, C, H, W]` as vectors: `[B, P, D]`."""

@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from drivedit.config import DataConfig, LoopConfig, WarpStageConfig, WarpWorldConfig
 from drivedit.data.clips import Drives
@@ -16,6 +16,7 @@ from drivedit.evaluation.metrics.figures import laplacian_energy, psnr, squared_
 from drivedit.models import Scene, WarpWorld
 from drivedit.training.calibration import calibrate
 from drivedit.training.cards import Recorded, write_card
+from drivedit.training.ego import Tracks, fit_ego
 from drivedit.training.latents import Clips, batches
 from drivedit.training.loop import train
 from drivedit.training.methods.warp import WarpMethod
@@ -29,7 +30,6 @@ with extra("train", "training"):
     from accelerate import PartialState
 
 log = logging.getLogger(__name__)
-LEAST_CHANGE = 1e-6  # of ego-motion in its units; what is less is rounding
 AHEAD = (1, 5, 10, 20)  # frames ahead that figures are told of
 
 
@@ -64,7 +64,7 @@ def warp_world(
         world = fit_warp(world, drives.facts())
         if not np.isfinite(np.asarray(drives.pose)).all():
             raise ValueError("this kind of world learns from recordings whose poses are known in every state")
-        _, checked = drives.split(data.validation_fraction)
+        chosen, checked = drives.split(data.validation_fraction)
         clips = Clips(drives, drives.frames, world, loss.lead + loss.clip_frames)
         batch, _ = batches(clips, drives, data, train_.batch_size)
         held = HeldDreams(drives, checked, world, loss.horizon, loss.judged)
@@ -72,13 +72,16 @@ def warp_world(
         scenes = pick_scenes(drives, checked, world)
         with seeded(generator(train_.seed, "weights")):
             result = WarpWorld(world).to(where)
+        tracks = Tracks(drives, world.motion_scale)
+        ego_off = fit_ego(result.ego, tracks, chosen, checked, loss.ego_steps, train_.seed)
+        log.info("ego-motion: %.2f m off after a path on drives that are only looked at", ego_off)
         log.info("warp: %.2f M parameters", sum(weight.numel() for weight in result.parameters()) / 1e6)
         about = {"world": world.to_dict(), "loss": loss.to_dict()}
         recorded = Recorded.of(drives, len(checked))
         about["data"] = {"fingerprint": recorded.fingerprint, "drives": recorded.drives,
                          "validation_fraction": data.validation_fraction}  # fmt: skip
         best = train(
-            WarpMethod(result, loss, motion_changes(drives, world)), batch, train_, folder / "warp", device=where,
+            WarpMethod(result, loss), batch, train_, folder / "warp", device=where,
             about=about,
             validate=lambda method: held.figures(method), judge=f"psnr_{held.ahead[-1]}",
         )  # fmt: skip
@@ -107,15 +110,6 @@ def fit_warp(world: WarpWorldConfig, facts: Facts) -> WarpWorldConfig:
         "spec": spec.to_dict(), "others": world.others if "layout" in spec.conditions else 0,
         "end_threshold": world.end_threshold if ending else 1.0,
     })  # fmt: skip
-
-
-def motion_changes(drives: Drives, world: WarpWorldConfig) -> Tensor:
-    """Mean size of the change of ego-motion from frame to frame `[3]`, in units of the world's; 1 where it is even."""
-    motion = drives.motion() / np.asarray(world.motion_scale, np.float32)
-    change = np.abs(np.diff(motion, axis=0))
-    begins = np.unique(np.concatenate([drives.first[:-1], drives.first[:-1] + 1]))  # these have no motion before
-    size = np.delete(change, begins[(begins > 0) & (begins <= len(change))] - 1, axis=0).mean(0)
-    return torch.from_numpy(np.where(size > LEAST_CHANGE, size, 1.0).astype(np.float32))
 
 
 class HeldDreams:

@@ -168,42 +168,39 @@ class WarpStageConfig(BaseConfig):
 
     Attributes:
         clip_frames: Frames of a clip that are scored.
-        lead: Most frames before these, on which clips only go on; how many, is drawn.
+        lead: Most frames before these, on which clips only go on; how many, is drawn, few more often.
         mean_until: Share of the run in which the likeliest frame is learned, without noise.
         own_from: Share of the run after which clips go on with their own frames.
         own_share: Share of the clips that do so in the end.
         detail: Weight of the score of edges (the Laplacian of the picture) beside that of the picture.
         coarse: Weight of the score of the picture a quarter as large, whose patches are whole things.
         head_weight: Weight of the heads' losses.
-        motion_weight: Weight of the ego-motion's loss.
         drop_route: Share of clips that dream without a route.
         drop_layout: Share of clips that dream others as they like.
         drop_motion: Share of clips that are not told their ego-motion and have to see it.
-        shake: Standard deviation of the noise on the ego-motion that a clip goes on from, as a share of how much that
-            changes from frame to frame.
+        ego_steps: Steps in which the ego-motion is learned, before all else.
         judged: Held-back clips that figures are told of.
         horizon: Frames of these.
     """
 
     clip_frames: int = 6
-    lead: int = 18
+    lead: int = 40
     mean_until: float = 0.3
     own_from: float = 0.3
     own_share: float = 0.8
     detail: float = 0.5
     coarse: float = 1.0
     head_weight: float = 0.1
-    motion_weight: float = 0.5
     drop_route: float = 0.4
     drop_layout: float = 0.5
-    drop_motion: float = 0.2
-    shake: float = 0.1
+    drop_motion: float = 0.1
+    ego_steps: int = 3000
     judged: int = 24
     horizon: int = 20
 
     def __post_init__(self) -> None:
         self.check_ranges(
             clip_frames=(1, 1000), lead=(0, 1000), mean_until=(0, 1), own_from=(0, 1), own_share=(0, 1),
-            detail=(0, 1e3), coarse=(0, 1e3), head_weight=(0, 1e6), motion_weight=(0, 1e6), drop_route=(0, 1),
-            drop_layout=(0, 1), drop_motion=(0, 1), shake=(0, 100), judged=(1, 10_000), horizon=(1, 10_000),
+            detail=(0, 1e3), coarse=(0, 1e3), head_weight=(0, 1e6), drop_route=(0, 1),
+            drop_layout=(0, 1), drop_motion=(0, 1), ego_steps=(1, 10**9), judged=(1, 10_000), horizon=(1, 10_000),
         )  # fmt: skip

@@ -45,7 +45,7 @@ def enter_row(world: WarpNetworks, scene: Scene, seed: int) -> tuple[WarpState, 
         code = told_code(world, told, pose, arc, motion, None if seen is None else (torch.ones_like(arc), seen))
         driven = torch.cat([controls[now - 1 : now], controls[max(now - 2, 0) : max(now - 1, 1)], motion], 1)
         pair = torch.stack([frames[max(now - 2, 0)], frames[now - 1]], 1)
-        gone = world.foretold(driven, code, memory) if known is None else known[now - 1 : now]
+        gone = world.foretold(controls[now - 1 : now], motion) if known is None else known[now - 1 : now]
         painted = world.paint(pair, world.sight(pair, driven, gone), memory, driven, code, gone, noise)
         memory = painted.memory
         motion = painted.read.motion if known is None else gone

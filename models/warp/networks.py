@@ -13,18 +13,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from drivedit.config import WarpWorldConfig
 from drivedit.config.warp import POOLED
 from drivedit.models.layers.blocks import mlp
+from drivedit.models.layers.ego import EgoMotion
 from drivedit.models.layers.heads import HeadOutputs, Heads
 from drivedit.models.told import ToldNetworks
 from drivedit.models.warp.painter import FramePainter
 from drivedit.models.warp.planes import Planes
 
 CODE = 96  # width of what the painter is told for all cells
-SQUEEZED = 8  # channels of the memory at each pooled cell, for the ego-motion
 
 
 @dataclass
@@ -61,15 +61,8 @@ class WarpNetworks(ToldNetworks):
         place = config.place_width if config.route_dim else 0
         self.code_net = mlp(config.driven + 3 + place, CODE)
         self.painter = FramePainter(config, len(self.planes), CODE)
+        self.ego = EgoMotion(len(spec.controls))
         cells = config.map_tokens // POOLED**2
-        self.squeeze = nn.Linear(config.memory, SQUEEZED)
-        last = nn.Linear(config.head, 3)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.motion_net = nn.Sequential(
-            nn.Linear(SQUEEZED * cells + config.driven + place, config.head), nn.SiLU(),
-            nn.Linear(config.head, config.head), nn.SiLU(), last,
-        )  # fmt: skip
         self.heads = Heads(config.painter.width, cells, len(spec.telemetry), len(spec.learned()))
 
     def memory_shape(self) -> tuple[int, int, int]:
@@ -93,17 +86,9 @@ class WarpNetworks(ToldNetworks):
 
     # -- a step --------------------------------------------------------------------------------------------------
 
-    def foretold(self, driven: Tensor, code: Tensor, memory: Tensor) -> Tensor:
-        """Ego-motion `[B, 3]` on the way to the coming frame.
-
-        Args:
-            driven: `[B, 2 A + 3]` controls, those before, and the ego-motion before.
-            code: `[B, K]` of what is told.
-            memory: `[B, M, h, w]`.
-        """
-        cells = self.squeeze(self.pooled(memory))
-        told = torch.cat([cells.flatten(1), driven, self.parts(code)[0]], 1)
-        return driven[:, -3:] + self.motion_net(told).float()
+    def foretold(self, controls: Tensor, motion: Tensor) -> Tensor:
+        """Ego-motion `[B, 3]` on the way to the coming frame, of controls `[B, A]` and the ego-motion before."""
+        return self.ego(controls, motion, motion.new_ones(len(motion)))
 
     def pooled(self, cells: Tensor) -> Tensor:
         """Features `[B, D, h, w]` of the painter's cells, averaged over some: tokens `[B, P, D]` for the heads."""
@@ -124,7 +109,7 @@ class WarpNetworks(ToldNetworks):
 
         Args:
             frames: The last two `[B, 2, C, H, W]`, the newest at the end.
-            driven: As `foretold` takes it: with the ego-motion between the two.
+            driven: `[B, 2 A + 3]` controls, those before, and the ego-motion before: that between the two.
             motion: `[B, 3]` on the way to the coming frame.
         """
         before = self.planes(frames[:, 0], driven[:, -3:] * self.motion_scale, "bilinear")
@@ -141,7 +126,7 @@ class WarpNetworks(ToldNetworks):
             frames: The last two `[B, 2, C, H, W]`, the newest at the end.
             sight: Of `sight`.
             memory: `[B, M, h, w]`.
-            driven: As `foretold` takes it.
+            driven: As `sight` takes it.
             code: `[B, K]`.
             motion: `[B, 3]` ego-motion that led to the frame.
             noise: `[B, 1, H, W]`.

@@ -144,7 +144,7 @@ class WarpWorld(WarpNetworks, RoadWorld[WarpState]):
         others, layout = self.drive_others(state)
         code = told_code(self, state.route, state.pose, state.arc, state.motion, (state.told, layout))
         driven = torch.cat([controls.to(state.motion), state.control, state.motion], 1)
-        motion = self.foretold(driven, code, state.memory)
+        motion = self.foretold(controls.to(state.motion), state.motion)
         sight = self.sight(state.frames, driven, motion)
         painted = self.paint(state.frames, sight, state.memory, driven, code, motion, drawn)
         frame = painted.frame.clamp(-1, 1)

@@ -40,6 +40,10 @@ class Rngs:
         """A number below `count`, the same in all processes: none waits for the passes of another."""
         return int(torch.randint(count, (1,), generator=self.shared))
 
+    def shared_lead(self, most: int) -> int:
+        """A number up to `most`, small ones more often, the same in all processes."""
+        return int((most + 1) * float(torch.rand((), generator=self.shared)) ** 2)
+
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers."""
         return torch.randn(shape, generator=self.own, device=self.device)

@@ -2,7 +2,8 @@
 
 The energy score of the two (`energy_score`) is least for samples of the true law, of the picture's patches and, so that
 edges and whole things count, of its Laplacian and of the picture a quarter as large. First the likeliest frame is
-learned alone, without noise; later clips go on with their own frames and their own ego-motion.
+learned alone, without noise; later clips go on with their own frames. Ego-motion is given, as a dream gives it to
+itself (`drivedit.training.ego`): so the true frame stays one that may follow.
 
 Legend: B clips, T frames, C H W the picture, M h w the memory, K numbers of a code.
 """
@@ -37,67 +38,59 @@ class WarpMethod(Method):
     Args:
         world: The world.
         config: The loss.
-        changes: `[3]` how much ego-motion changes from frame to frame, in its units: its errors are counted in these.
     """
 
     hot = ("world.painter.forward",)
-    changes: Tensor
 
-    def __init__(self, world: WarpWorld, config: WarpStageConfig, changes: Tensor | None = None) -> None:
+    def __init__(self, world: WarpWorld, config: WarpStageConfig) -> None:
         super().__init__()
-        self.register_buffer("changes", torch.ones(3) if changes is None else changes, persistent=False)
         self.world, self.config = world, config
+        world.ego.requires_grad_(False)  # it was learned before
 
     def loss(self, batch: dict[str, Any], progress: Progress, rng: torch.Generator) -> tuple[Tensor, Logs]:
         """The loss of a batch of `drivedit.training.latents.Clips` whose latents are the pictures."""
         world, config = self.world, self.config
         rngs = Rngs(rng, batch["latents"].device, generator(0, "alike", progress.step))
-        frames = (batch["latents"] / 127.5 - 1).permute(0, 1, 4, 2, 3)
-        rows = len(frames)
+        rows = len(batch["latents"])
         mean = progress.share < config.mean_until
         ramp = min(1.0, max(0.0, (progress.share - config.own_from) / max(1e-6, 1 - config.own_from)) * 2)
-        own = rngs.uniform(rows) < config.own_share * ramp
-        lead = min(rngs.shared_integer(round(ramp * config.lead) + 1), frames.shape[1] - 2 - config.clip_frames)
         posed = rngs.uniform(rows, 1) >= config.drop_motion
+        own = (rngs.uniform(rows) < config.own_share * ramp) & posed[:, 0]
+        most = batch["control"].shape[1] - config.clip_frames
+        lead = min(rngs.shared_lead(round(ramp * config.lead)), most)
+        batch = {name: value[:, most - lead :] for name, value in batch.items()}  # its last frames are scored
+        frames = (batch["latents"] / 127.5 - 1).permute(0, 1, 4, 2, 3)
         code = self.told(batch["route"], rngs)
-        shaken = batch["control"][:, 0, -3:] + self.shaken(rngs, rows)
         pair, memory = frames[:, :2], frames.new_zeros(rows, *world.memory_shape())
-        motion = shaken * posed
+        motion = batch["control"][:, 0, -3:] * posed
         losses: dict[str, list[Tensor]] = {}
         for now in range(lead + config.clip_frames):
             scored = now >= lead
             with torch.set_grad_enabled(scored and torch.is_grad_enabled()):
                 driven = torch.cat([batch["control"][:, now, :-3], motion], 1)
-                foretold = world.foretold(driven, code[:, now], memory)
                 wanted = {name: batch[name][:, now] for name in ("motion", "telemetry", "reward", "ended")}
-                gone = torch.where(posed & ~own[:, None], wanted["motion"], foretold.detach())
-                # a car that is too fast by now cannot know it: what it learns is how its motion changes
-                changed = motion + wanted["motion"] - batch["control"][:, now, -3:]
-                wanted["foretold"] = torch.where(posed | own[:, None], changed, wanted["motion"])
-                wanted["motion"] = torch.where(own[:, None], gone, wanted["motion"])
-                given = pair, memory, driven, code[:, now], gone
+                foretold = world.foretold(driven[:, : len(world.spec.controls)], motion)
+                gone = torch.where(posed, wanted["motion"], foretold)
                 scale = 0.0 if mean else 1.0 if scored else world.config.temperature
+                given = pair, memory, driven, code[:, now], gone
                 painted, copy = self.samples(given, scale, 1 if mean or not scored else 2, rngs)
             target = frames[:, now + 2]
             if scored:
-                self.note(losses, painted, copy, target, foretold, wanted)
+                self.note(losses, painted, copy, target, wanted, posed)
             seen = torch.where(own[:, None, None, None], painted.frame.detach().clamp(-1, 1), target)
             pair, memory = torch.stack([pair[:, 1], seen], 1), painted.memory
-            told = torch.where(posed, batch["motion"][:, now] + self.shaken(rngs, rows), painted.read.motion)
-            motion = torch.where(own[:, None], foretold, told).detach()
+            motion = torch.where(posed, wanted["motion"], painted.read.motion.detach())
         return self.total(losses)
 
-    def shaken(self, rngs: Rngs, rows: int) -> Tensor:
-        """Noise `[B, 3]` on the ego-motion that clips go on from."""
-        return self.config.shake * self.changes * rngs.normal(rows, 3)
-
     def note(
-        self, losses: dict[str, list[Tensor]], painted: Painted, copy: Tensor, target: Tensor, foretold: Tensor,
-        wanted: dict[str, Tensor],
+        self, losses: dict[str, list[Tensor]], painted: Painted, copy: Tensor, target: Tensor,
+        wanted: dict[str, Tensor], posed: Tensor,
     ) -> None:  # fmt: skip
-        """Adds the losses of a frame to those before it."""
+        """Adds the losses of a frame to those before it; pictures count where the ego-motion is known, `[B, 1]`."""
         error = (painted.frame.detach() - target).square().mean((1, 2, 3))
-        found = self.score(painted.frame, copy, target) | self.judge_heads(foretold, painted.read, wanted, error)
+        kept = posed[..., None, None]
+        first, second = (torch.where(kept, each, target) for each in (painted.frame, copy))
+        found = self.score(first, second, target) | self.judge_heads(painted.read, wanted, error)
         for name, loss in found.items():
             losses.setdefault(name, []).append(loss)
 
@@ -159,11 +152,10 @@ class WarpMethod(Method):
         side = self.world.config.token_pixels
         return rearrange(pictures, "b c (h r) (w s) -> b (h w) (c r s)", r=side, s=side)
 
-    def judge_heads(self, foretold: Tensor, read: HeadOutputs, wanted: dict[str, Tensor], error: Tensor) -> Logs:
-        """Losses of ego-motion, foretold and read, and of the heads; `error` `[B]` is that of the frame."""
+    def judge_heads(self, read: HeadOutputs, wanted: dict[str, Tensor], error: Tensor) -> Logs:
+        """Losses of the ego-motion that is seen, and of the heads; `error` `[B]` is that of the frame."""
         return {
-            "motion": F.smooth_l1_loss(foretold / self.changes, wanted["foretold"] / self.changes, beta=0.3),
-            "seen": F.smooth_l1_loss(read.motion / self.changes, wanted["motion"] / self.changes, beta=0.3),
+            "seen": F.smooth_l1_loss(read.motion, wanted["motion"], beta=0.1),
             "telemetry": F.smooth_l1_loss(read.telemetry, wanted["telemetry"], beta=0.5),
             "reward": F.smooth_l1_loss(read.reward, wanted["reward"]),
             "ended": F.binary_cross_entropy_with_logits(read.ended, wanted["ended"]),
@@ -173,8 +165,8 @@ class WarpMethod(Method):
     def total(self, losses: dict[str, list[Tensor]]) -> tuple[Tensor, Logs]:
         """The loss of all frames, and what is logged."""
         means = {name: torch.stack(each).mean() for name, each in losses.items()}
-        heads = torch.stack([means[name] for name in ("telemetry", "reward", "ended", "expected_error")]).sum()
-        loss = means["picture"] + self.config.motion_weight * (means["motion"] + means["seen"])
+        names = "seen", "telemetry", "reward", "ended", "expected_error"
+        heads, loss = torch.stack([means[name] for name in names]).sum(), means["picture"]
         for name, weight in (("coarse", self.config.coarse), ("edges", self.config.detail)):
             loss = loss + (weight * means[name] if weight else 0)
         return loss + self.config.head_weight * heads, {name: value.detach() for name, value in means.items()}

@@ -177,6 +177,7 @@ class WarpStageConfig(BaseConfig):
         head_weight: Weight of the heads' losses.
         drop_route: Share of clips that dream without a route.
         drop_layout: Share of clips that dream others as they like.
+        hide: Share of clips in whose first frames others that are told of are painted over, so that they have to appear.
         drop_motion: Share of clips that are not told their ego-motion and have to see it.
         ego_steps: Steps in which the ego-motion is learned, before all else.
         judged: Held-back clips that figures are told of.
@@ -193,6 +194,7 @@ class WarpStageConfig(BaseConfig):
     head_weight: float = 0.1
     drop_route: float = 0.4
     drop_layout: float = 0.5
+    hide: float = 0.2
     drop_motion: float = 0.1
     ego_steps: int = 3000
     judged: int = 24
@@ -202,5 +204,5 @@ class WarpStageConfig(BaseConfig):
         self.check_ranges(
             clip_frames=(1, 1000), lead=(0, 1000), mean_until=(0, 1), own_from=(0, 1), own_share=(0, 1),
             detail=(0, 1e3), coarse=(0, 1e3), head_weight=(0, 1e6), drop_route=(0, 1),
-            drop_layout=(0, 1), drop_motion=(0, 1), ego_steps=(1, 10**9), judged=(1, 10_000), horizon=(1, 10_000),
+            drop_layout=(0, 1), hide=(0, 1), drop_motion=(0, 1), ego_steps=(1, 10**9), judged=(1, 10_000), horizon=(1, 10_000),
         )  # fmt: skip

@@ -28,6 +28,25 @@ CODE = 96  # width of what the painter is told for all cells
 
 
 @dataclass
+class Sight:
+    """What an ego-motion makes of the last frame.
+
+    Attributes:
+        warped: The frame on those planes that the painter is shown, `[B, ..., C, H, W]`.
+        costs: How wrong each plane was for the frame itself (`FramePainter.costs`).
+        places: Where to look for what lies on each plane, `[B, K, H, W, 2]`.
+    """
+
+    warped: Tensor
+    costs: Tensor
+    places: Tensor
+
+    def repeated(self, copies: int) -> Sight:
+        """So many times the same, one after another."""
+        return Sight(*(each.repeat(copies, *[1] * (each.ndim - 1)) for each in (self.warped, self.costs, self.places)))
+
+
+@dataclass
 class Painted:
     """A frame, and what was found on the way to it.
 
@@ -104,22 +123,22 @@ class WarpNetworks(ToldNetworks):
         return place, maps.reshape(len(code), rows, columns, config.map_width).permute(0, 3, 1, 2)
 
     @torch.no_grad()
-    def sight(self, frames: Tensor, driven: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
-        """The last frame on each plane `[B, K, C, H, W]`, and how wrong each plane was for it (`FramePainter.costs`).
+    def sight(self, frames: Tensor, driven: Tensor, motion: Tensor) -> Sight:
+        """What the ego-motion makes of the last frame.
 
         Args:
             frames: The last two `[B, 2, C, H, W]`, the newest at the end.
             driven: `[B, 2 A + 3]` controls, those before, and the ego-motion before: that between the two.
             motion: `[B, 3]` on the way to the coming frame.
         """
-        before = self.planes(frames[:, 0], driven[:, -3:] * self.motion_scale, "bilinear")
-        warped = self.planes(frames[:, -1], motion * self.motion_scale)
-        return warped, self.painter.costs(before, frames[:, -1])
+        before = self.planes(frames[:, 0], self.planes.places(driven[:, -3:] * self.motion_scale))
+        places = self.planes.places(motion * self.motion_scale)
+        warped = self.planes(frames[:, -1], places[:, self.painter.shown])
+        return Sight(warped, self.painter.costs(before, frames[:, -1]), places)
 
     def paint(
-        self, frames: Tensor, sight: tuple[Tensor, Tensor], memory: Tensor, driven: Tensor, code: Tensor,
-        motion: Tensor, noise: Tensor,
-    ) -> Painted:  # fmt: skip
+        self, frames: Tensor, sight: Sight, memory: Tensor, driven: Tensor, code: Tensor, motion: Tensor, noise: Tensor
+    ) -> Painted:
         """The coming frame.
 
         Args:
@@ -133,7 +152,9 @@ class WarpNetworks(ToldNetworks):
         """
         place, maps = self.parts(code)
         told = self.code_net(torch.cat([driven, motion, place], 1))
-        frame, memory, features = self.painter(frames, *sight, maps, memory, told, noise)
+        seen = sight.warped, sight.costs, sight.places
+        strokes, memory, features = self.painter(frames, *seen, maps, memory, told, noise)
+        frame = self.planes(frames[:, -1], strokes.places[:, None], "bicubic")[:, 0] + strokes.paint
         read = self.heads(self.pooled(features))
         read.motion = motion + read.motion
         return Painted(frame, memory, read)

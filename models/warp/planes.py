@@ -20,6 +20,7 @@ from drivedit.config import CameraConfig
 NEAREST = 0.2  # m before the camera
 HORIZON = 1e-3  # sine of the angle below the horizon, from where on there is ground
 FAR = 1e6  # m to what lies on the ground above the horizon
+BEYOND = 2.0  # of the half picture from its middle: farther out, where its last pixels go on, places are all one
 
 
 class Planes(nn.Module):
@@ -58,7 +59,7 @@ class Planes(nn.Module):
             motion: `[B, 3]` forward, right (m) and turn to the right (rad).
 
         Returns:
-            `[B, K, H, W, 2]`, to the right and down.
+            `[B, K, H, W, 2]`, to the right and down. For each pixel they lie on one line, by distance.
         """
         ahead, right, up = (self.rays * self.away[:, None]).unbind(1)  # [K, H, W], from the camera
         forward, aside, turn = (each[:, None, None, None] for each in motion.unbind(-1))
@@ -69,14 +70,12 @@ class Planes(nn.Module):
         down = -(before * self.sine + up * self.cosine)
         rows, columns = self.size
         scale = depth * self.slope
-        return torch.stack([right / scale, down / scale * columns / rows], -1)
+        return torch.stack([right / scale, down / scale * columns / rows], -1).clamp(-BEYOND, BEYOND)
 
-    def forward(self, picture: Tensor, motion: Tensor, mode: str = "bicubic") -> Tensor:
-        """Pictures `[B, K, C, H, W]` after ego-motions `[B, 3]`, of such in [-1, 1] `[B, C, H, W]`.
+    def forward(self, picture: Tensor, places: Tensor, mode: str = "bilinear") -> Tensor:
+        """Pictures `[B, K, C, H, W]` of what one in [-1, 1] `[B, C, H, W]` shows at places `[B, K, H, W, 2]`.
 
         Beyond the edges the last pixels go on.
         """
-        rows, columns = self.size
-        places = self.places(motion).flatten(1, 2)  # [B, K * H, W, 2]
-        seen = F.grid_sample(picture, places, mode=mode, padding_mode="border", align_corners=False)
-        return seen.unflatten(2, (len(self), rows)).transpose(1, 2).clamp(-1, 1)
+        seen = F.grid_sample(picture, places.flatten(1, 2), mode=mode, padding_mode="border", align_corners=False)
+        return seen.unflatten(2, places.shape[1:3]).transpose(1, 2)

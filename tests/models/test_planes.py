@@ -49,7 +49,7 @@ def test_a_point_of_a_plane_is_looked_up_where_the_camera_saw_it(planes, row):
 
 def test_standing_still_shows_the_same_and_a_turn_moves_what_is_far_by_its_angle(planes):
     picture = torch.rand(1, 3, *SIZE) * 2 - 1
-    seen = planes(picture, torch.zeros(1, 3))
+    seen = planes(picture, planes.places(torch.zeros(1, 3)))
     assert seen.shape == (1, 4, 3, *SIZE) and torch.allclose(seen, picture[:, None].expand_as(seen), atol=1e-4)
     level = Planes(CameraConfig(fov=90.0), (8, 16), [1e6])
     places = level.places(torch.tensor([[0.0, 0.0, 0.2]]))[0, 1, 4, :, 0]
@@ -64,8 +64,8 @@ def test_the_ground_is_seen_as_a_camera_sees_it_after_the_motion(planes):
     motion = motion_between(torch.from_numpy(poses[:-1]), torch.from_numpy(poses[1:])).float()
     old, new = (torch.from_numpy(each).permute(0, 3, 1, 2) / 127.5 - 1 for each in (before, after))
     near = slice(SIZE[0] * 5 // 8, SIZE[0] * 7 // 8)  # below the horizon, and seen before
-    found = planes(old.float(), motion)[:, 0, :, near, 8:-8]
+    found = planes(old.float(), planes.places(motion), "bicubic")[:, 0, :, near, 8:-8]
     true, still = new[:, :, near, 8:-8], old[:, :, near, 8:-8]
     off = (found - true).abs().mean()
     assert off < 0.01 and off < 0.1 * (still - true).abs().mean()
-    assert (planes(old.float(), -motion)[:, 0, :, near, 8:-8] - true).abs().mean() > 5 * off
+    assert (planes(old.float(), planes.places(-motion), "bicubic")[:, 0, :, near, 8:-8] - true).abs().mean() > 5 * off

@@ -71,7 +71,7 @@ def test_the_loss_sees_noise_and_controls_and_all_parts_get_a_gradient(clips):
 
 def test_at_first_one_frame_is_painted_without_noise_and_clips_are_recorded_ones(clips):
     late = WarpStageConfig(clip_frames=3, lead=2, mean_until=0.5, own_from=0.5, own_share=1.0)
-    method, batch = WarpMethod(make_warp_world(), replace(late, drop_motion=0.0)), clips.batch(STARTS)
+    method, batch = WarpMethod(make_warp_world(), replace(late, drop_motion=0.0, hide=0.0)), clips.batch(STARTS)
     world, seen = method.world, []
     sight = world.sight
 
@@ -142,6 +142,23 @@ def test_what_is_told_is_dropped_from_some_clips_each_on_its_own(clips):
     assert set(routed.tolist()) == set(peopled.tolist()) == {0.0, 1.0}
     assert routed.mean() == pytest.approx(0.6, abs=0.12) and peopled.mean() == pytest.approx(0.5, abs=0.12)
     assert 0.2 < (routed * peopled).mean() < 0.4
+
+
+def test_others_that_are_told_of_are_hidden_by_other_parts_of_the_picture(clips):
+    method, batch = WarpMethod(make_warp_world(), LOSS), clips.batch(STARTS)
+    pair = (batch["latents"][:, :2] / 127.5 - 1).permute(0, 1, 4, 2, 3)
+    rngs = Rngs(generator(0, "hide"), torch.device("cpu"), generator(0, "shared"))
+    code = batch["route"][:, 0]
+    hidden = method.hidden(pair, code, rngs)
+    shown = method.world.parts(code)[1][:, 1].repeat_interleave(4, 1).repeat_interleave(4, 2) > 0
+    changed = (hidden != pair).any(2).any(1)
+    assert shown.any() and changed[shown].float().mean() > 0.5 and changed.float().mean() < 0.3
+    for row in range(len(pair)):
+        columns = {tuple(column.tolist()) for column in pair[row, 0].flatten(1).T}
+        assert {tuple(column.tolist()) for column in hidden[row, 0].flatten(1).T} <= columns, "pixels of the picture"
+    assert torch.equal(method.hidden(pair, torch.zeros_like(code), rngs), pair), "nobody is told of"
+    lonely = WarpMethod(make_warp_world(others=0), LOSS)
+    assert torch.equal(lonely.hidden(pair, torch.zeros(4, lonely.world.config.route_dim), rngs), pair)
 
 
 def test_training_reads_the_speed_and_paints_better_than_warping_alone(clips):

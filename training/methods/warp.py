@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from drivedit.config import WarpStageConfig
 from drivedit.models import WarpWorld
+from drivedit.models.conditions.layout import TOLD
 from drivedit.models.layers.heads import HeadOutputs
 from drivedit.models.warp.networks import Painted
 from drivedit.training.methods.clips import Rngs
@@ -55,13 +56,15 @@ class WarpMethod(Method):
         mean = progress.share < config.mean_until
         ramp = min(1.0, max(0.0, (progress.share - config.own_from) / max(1e-6, 1 - config.own_from)) * 2)
         posed = rngs.uniform(rows, 1) >= config.drop_motion
-        own = (rngs.uniform(rows) < config.own_share * ramp) & posed[:, 0]
+        hides = rngs.uniform(rows) < config.hide * ramp
+        own = ((rngs.uniform(rows) < config.own_share * ramp) | hides) & posed[:, 0]
         most = batch["control"].shape[1] - config.clip_frames
         lead = min(rngs.shared_lead(round(ramp * config.lead)), most)
         batch = {name: value[:, most - lead :] for name, value in batch.items()}  # its last frames are scored
         frames = (batch["latents"] / 127.5 - 1).permute(0, 1, 4, 2, 3)
         code = self.told(batch["route"], rngs)
-        pair, memory = frames[:, :2], frames.new_zeros(rows, *world.memory_shape())
+        pair = torch.where(hides[:, None, None, None, None], self.hidden(frames[:, :2], code[:, 0], rngs), frames[:, :2])
+        memory = frames.new_zeros(rows, *world.memory_shape())
         motion = batch["control"][:, 0, -3:] * posed
         losses: dict[str, list[Tensor]] = {}
         for now in range(lead + config.clip_frames):
@@ -81,6 +84,24 @@ class WarpMethod(Method):
             pair, memory = torch.stack([pair[:, 1], seen], 1), painted.memory
             motion = torch.where(posed, wanted["motion"], painted.read.motion.detach())
         return self.total(losses)
+
+    def hidden(self, pair: Tensor, code: Tensor, rngs: Rngs) -> Tensor:
+        """Frames `[B, 2, C, H, W]` in which other parts of the picture hide those whom the code `[B, K]` tells of.
+
+        Who is told of and was not there has to be painted; in recordings alone nobody ever appears.
+        """
+        world, side = self.world, self.world.config.token_pixels
+        if not world.config.others or not code.shape[1]:
+            return pair
+        shown = world.parts(code)[1][:, world.config.map_cells**2 :: TOLD].amax(1, keepdim=True)
+        there = F.max_pool2d((shown > 0).float(), 3, 1, 1)  # they have moved by a cell at most
+        there = there.repeat_interleave(side, 2).repeat_interleave(side, 3)[:, None] > 0
+        columns = world.config.cells[1]
+        for way in (-1, 1):
+            shift = way * side * (columns // 8 + rngs.shared_integer(max(1, columns // 4)))
+            fits = there & ~there.roll(shift, -1)
+            pair, there = torch.where(fits, pair.roll(shift, -1), pair), there & ~fits
+        return pair
 
     def note(
         self, losses: dict[str, list[Tensor]], painted: Painted, copy: Tensor, target: Tensor,
@@ -127,11 +148,10 @@ class WarpMethod(Method):
             rngs: Of the noise.
         """
         world, rows = self.world, len(given[0])
-        warped, costs = world.sight(given[0], given[2], given[4])
-        many = [each.repeat(copies, *[1] * (each.ndim - 1)) for each in (*given, warped, costs)]
-        frames, memory, driven, code, motion = many[:5]
+        sight = world.sight(given[0], given[2], given[4]).repeated(copies)
+        frames, memory, driven, code, motion = (each.repeat(copies, *[1] * (each.ndim - 1)) for each in given)
         noise = rngs.normal(copies * rows, 1, *world.config.image_size) * scale
-        painted = world.paint(frames, (many[5], many[6]), memory, driven, code, motion, noise)
+        painted = world.paint(frames, sight, memory, driven, code, motion, noise)
         read = HeadOutputs(*(value[:rows] for value in vars(painted.read).values()))
         return Painted(painted.frame[:rows], painted.memory[:rows], read), painted.frame[-rows:]
 

@@ -172,6 +172,8 @@ class WarpStageConfig(BaseConfig):
         mean_until: Share of the run in which the likeliest frame is learned, without noise.
         own_from: Share of the run after which clips go on with their own frames.
         own_share: Share of the clips that do so in the end.
+        spread: Weight of the distance between the two samples of a picture in their score. At 1 they are samples of the
+            true law; below, nearer to the likeliest picture.
         detail: Weight of the score of edges (the Laplacian of the picture) beside that of the picture.
         coarse: Weight of the score of the picture a quarter as large, whose patches are whole things.
         head_weight: Weight of the heads' losses.
@@ -189,6 +191,7 @@ class WarpStageConfig(BaseConfig):
     mean_until: float = 0.3
     own_from: float = 0.3
     own_share: float = 0.8
+    spread: float = 0.7
     detail: float = 0.5
     coarse: float = 1.0
     head_weight: float = 0.1
@@ -203,6 +206,6 @@ class WarpStageConfig(BaseConfig):
     def __post_init__(self) -> None:
         self.check_ranges(
             clip_frames=(1, 1000), lead=(0, 1000), mean_until=(0, 1), own_from=(0, 1), own_share=(0, 1),
-            detail=(0, 1e3), coarse=(0, 1e3), head_weight=(0, 1e6), drop_route=(0, 1),
+            spread=(0, 1), detail=(0, 1e3), coarse=(0, 1e3), head_weight=(0, 1e6), drop_route=(0, 1),
             drop_layout=(0, 1), hide=(0, 1), drop_motion=(0, 1), ego_steps=(1, 10**9), judged=(1, 10_000), horizon=(1, 10_000),
         )  # fmt: skip

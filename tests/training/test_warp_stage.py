@@ -161,6 +161,20 @@ def test_others_that_are_told_of_are_hidden_by_other_parts_of_the_picture(clips)
     assert torch.equal(lonely.hidden(pair, torch.zeros(4, lonely.world.config.route_dim), rngs), pair)
 
 
+def test_less_spread_brings_samples_of_pictures_nearer_to_the_likeliest_one_and_leaves_edges():
+    truth, still = torch.randn(64, 3, 32, 32, generator=generator(0, "truth")), torch.zeros(64, 3, 32, 32)
+    samples = [torch.randn(truth.shape, generator=generator(0, "sample", n)) for n in range(2)]
+    best = {}
+    for spread in (1.0, 0.7):
+        method = WarpMethod(make_warp_world(), replace(LOSS, spread=spread))
+        scores = [method.score(*(still + size * each for each in samples), truth) for size in np.linspace(0, 1.2, 13)]
+        for name in ("picture", "coarse", "edges"):
+            best[name, spread] = int(np.argmin([each[name] for each in scores]))
+    for name in ("picture", "coarse"):
+        assert best[name, 1.0] in (9, 10, 11) and best[name, 0.7] in (5, 6, 7)
+    assert best["edges", 1.0] == best["edges", 0.7] in (9, 10, 11)
+
+
 def test_training_reads_the_speed_and_paints_better_than_warping_alone(clips):
     method = WarpMethod(WarpWorld(clips_world()), WarpStageConfig(clip_frames=3, lead=0, mean_until=1.0, own_from=1.0))
     groups = method.groups(0)[0]

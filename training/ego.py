@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from drivedit.data.clips import Drives
 from drivedit.models.layers.ego import EgoMotion
+from drivedit.training.stages import is_main
 from drivedit.utils import advance_pose, generator, motion_between
 
 log = logging.getLogger(__name__)
@@ -27,14 +28,22 @@ INTERVALS = 16  # of a path, where drives are so long
 RATE = 5e-3  # of learning
 FALLING_FROM = 0.4  # share of the steps after which it falls
 CHANGE = 0.3  # of the unit: larger errors count by their size, smaller ones by its square
+LARGEST = 10.0  # norm of a gradient: a jump of one recorded pose must not undo what was learned
+USUAL = 0.99  # quantile beyond which a change is no longer a car's
 LEAST = 1e-6  # change of ego-motion in its units; what is less is rounding
 JUDGED = 512  # paths that are only looked at
 
 
 @dataclass
 class Paths:
-    """Paths of cars: `rates` `[B, n + 1, 3]` of ego-motion, that before the first interval to begin with, and whether
-    each is `known` `[B, n + 1]`; `controls` `[B, n, A]` and intervals `dt` `[B, n]` in units of time."""
+    """Paths of cars.
+
+    Attributes:
+        rates: `[B, n + 1, 3]` ego-motion of a unit of time, before the first interval and in each.
+        known: `[B, n + 1]` 1 where it is known.
+        controls: `[B, n, A]` of each interval.
+        dt: `[B, n]` their lengths in units of time.
+    """
 
     rates: Tensor
     known: Tensor
@@ -68,13 +77,16 @@ class Tracks:
         known = np.isfinite(rates).all(-1) & (passed > 0)
         return np.where(known[..., None], rates, 0.0), known
 
-    def starts(self, chosen: np.ndarray, intervals: int) -> np.ndarray:
-        """States of some drives from which on there are so many intervals, and before which there is one."""
-        span = intervals * self.strides[1]
+    def starts(self, chosen: np.ndarray) -> tuple[np.ndarray, int]:
+        """States of some drives that paths begin from, with a known motion before them; and the intervals of a path."""
         first, last = self.drives.first[chosen], self.drives.first[chosen + 1] - 1
+        longest = int((last - first).max()) - 1 if len(chosen) else 0
+        intervals = max(1, min(INTERVALS, longest // self.strides[1]))
+        span = intervals * self.strides[1]
         found = [np.arange(a + 1, max(a, b - span) + 1) for a, b in zip(first, last, strict=True)]
         states = np.concatenate([np.zeros(0, int), *found])
-        return states[np.isfinite(np.asarray(self.drives.pose)[states]).all(-1)]
+        known = np.isfinite(np.asarray(self.drives.pose)).all(-1)
+        return states[known[states] & known[states - 1]], intervals
 
     def paths(self, starts: np.ndarray, steps: np.ndarray) -> Paths:
         """Paths from states `[B]` on, of intervals of so many states `[B, n]`."""
@@ -85,9 +97,7 @@ class Tracks:
         return Paths(*(torch.from_numpy(np.ascontiguousarray(each)).float() for each in found))
 
 
-def fit_ego(
-    ego: EgoMotion, tracks: Tracks, chosen: np.ndarray, checked: np.ndarray, steps: int, seed: int
-) -> float:
+def fit_ego(ego: EgoMotion, tracks: Tracks, chosen: np.ndarray, checked: np.ndarray, steps: int, seed: int) -> float:
     """Learns ego-motion; methods leave it as it is from then on.
 
     Args:
@@ -104,11 +114,9 @@ def fit_ego(
     """
     device = ego.unit.device
     least, most = tracks.strides
-    longest = int(np.diff(tracks.drives.first).max())
-    intervals = max(1, min(INTERVALS, (longest - 2) // most))
-    starts = tracks.starts(chosen, intervals)
+    starts, intervals = tracks.starts(chosen)
     if not len(starts):
-        log.warning("ego-motion: no drive has poses of %d states; it goes on as it is", intervals * most + 2)
+        log.warning("ego-motion: no drive has known poses of %d states; it goes on as it is", most + 2)
         return float("nan")
     rng, optimizer = generator(seed, "ego"), torch.optim.AdamW(ego.net.parameters(), RATE)
 
@@ -116,8 +124,8 @@ def fit_ego(
         begin = starts[torch.randint(len(starts), (ROWS,), generator=rng).numpy()]
         return tracks.paths(begin, torch.randint(least, most + 1, (ROWS, intervals), generator=rng).numpy())
 
-    ego.unit.copy_(mean_change(drawn()))
-    for step in tqdm(range(steps), desc="ego-motion", delay=5, mininterval=5):
+    ego.unit.copy_(usual_change(drawn()))
+    for step in tqdm(range(steps), desc="ego-motion", delay=5, mininterval=5, disable=not is_main(device)):
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, (1 - step / steps) / (1 - FALLING_FROM))
         paths = drawn()
@@ -125,17 +133,24 @@ def fit_ego(
         off = F.smooth_l1_loss(go_on(ego, paths) / ego.unit, wanted / ego.unit, reduction="none", beta=CHANGE)
         optimizer.zero_grad()
         (off * known).mean().backward()
+        torch.nn.utils.clip_grad_norm_(ego.net.parameters(), LARGEST)
         optimizer.step()
-    held = tracks.starts(checked, intervals)
+    held, intervals = tracks.starts(checked)
+    if not len(held):
+        log.warning("ego-motion: no drive that is only looked at has known poses of %d states", most + 2)
+        return float("nan")
     held = held[np.linspace(0, len(held) - 1, min(JUDGED, len(held))).astype(int)]
-    return apart(ego, tracks.paths(held, np.full((len(held), intervals), least)), tracks.unit)
+    off_m = apart(ego, tracks.paths(held, np.full((len(held), intervals), least)), tracks.unit)
+    log.info("ego-motion: %.2f m off after %d frames of drives that are only looked at", off_m, intervals * least)
+    return off_m
 
 
-def mean_change(paths: Paths) -> Tensor:
-    """Mean size of the change of ego-motion in a unit of time `[3]`; 1 where it is even."""
+def usual_change(paths: Paths) -> Tensor:
+    """Mean size of the change of ego-motion in a unit of time `[3]`, without the largest ones; 1 where it is even."""
     change = paths.rates.diff(dim=1).abs() / paths.dt[..., None]
-    both = (paths.known[:, 1:] * paths.known[:, :-1])[..., None]
-    size = (change * both).sum((0, 1)) / both.sum().clamp(min=1)
+    both = paths.known[:, 1:] * paths.known[:, :-1] > 0
+    change = change[both] if bool(both.any()) else torch.zeros(1, 3)
+    size = change.minimum(change.quantile(USUAL, 0)).mean(0)
     return torch.where(size > LEAST, size, torch.ones(3))
 
 
@@ -151,12 +166,12 @@ def go_on(ego: EgoMotion, paths: Paths) -> Tensor:
 
 @torch.no_grad()
 def apart(ego: EgoMotion, paths: Paths, unit: np.ndarray) -> float:
-    """How far paths end from where they ended in truth, a mean in metres."""
-    scale = torch.from_numpy(unit).float()
+    """How far paths end from where they ended in truth, a mean in metres over those that are known all along."""
+    scale, known = torch.from_numpy(unit).float(), paths.known.all(1)
     ends = []
     for rates in (go_on(ego, paths).cpu(), paths.rates[:, 1:]):
         pose = torch.zeros(len(rates), 3)
         for moved in (rates * paths.dt[..., None] * scale).unbind(1):
             pose = advance_pose(pose, moved)
         ends.append(pose)
-    return float((ends[0] - ends[1])[:, :2].norm(dim=1).mean())
+    return float((ends[0] - ends[1])[known > 0, :2].norm(dim=1).mean())

@@ -73,8 +73,8 @@ def warp_world(
         with seeded(generator(train_.seed, "weights")):
             result = WarpWorld(world).to(where)
         tracks = Tracks(drives, world.motion_scale)
-        ego_off = fit_ego(result.ego, tracks, chosen, checked, loss.ego_steps, train_.seed)
-        log.info("ego-motion: %.2f m off after a path on drives that are only looked at", ego_off)
+        if not (folder / "warp" / "last.pt").exists():  # or it is there
+            fit_ego(result.ego, tracks, chosen, checked, loss.ego_steps, train_.seed)
         log.info("warp: %.2f M parameters", sum(weight.numel() for weight in result.parameters()) / 1e6)
         about = {"world": world.to_dict(), "loss": loss.to_dict()}
         recorded = Recorded.of(drives, len(checked))

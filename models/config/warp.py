@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from drivedit.config.base import BaseConfig
-from drivedit.config.models import MANY, CameraConfig
+from drivedit.config.models import CameraConfig
 from drivedit.config.range import PainterConfig
 from drivedit.config.spec import LARGEST, MOST_NAMES, WorldSpec
 
@@ -22,7 +22,6 @@ class WarpWorldConfig(BaseConfig):
         depths: Distances (m) of the upright planes that a part of the picture may lie on, beside the ground.
         painter: The network that chooses between them and paints.
         memory: Channels of the memory at each cell of the painter.
-        head: Width of the heads.
         temperature: Scale of the noise that a frame is made from; below 1 futures are more alike and less surprising.
         motion_scale: Unit of (forward, right, turn) of the ego-motion.
         end_threshold: Probability beyond which the dream ends; 1: never.
@@ -43,7 +42,6 @@ class WarpWorldConfig(BaseConfig):
     depths: list[float] = field(default_factory=lambda: [1e5, 80.0, 45.0, 28.0, 19.0, 13.0, 9.5, 7.0, 5.0, 3.5])
     painter: PainterConfig = field(default_factory=PainterConfig)
     memory: int = 32
-    head: int = 128
     temperature: float = 1.0
     motion_scale: list[float] = field(default_factory=lambda: [1.0, 0.2, 0.05])
     end_threshold: float = 0.5
@@ -58,7 +56,7 @@ class WarpWorldConfig(BaseConfig):
 
     def __post_init__(self) -> None:
         self.check_ranges(
-            depths=(0.1, 1e6), memory=(1, 1024), head=(1, MANY), temperature=(0, 100), motion_scale=(1e-6, LARGEST),
+            depths=(0.1, 1e6), memory=(1, 1024), temperature=(0, 100), motion_scale=(1e-6, LARGEST),
             end_threshold=(0, 2), route_offsets=(-1e5, 1e5), route_scale=(1e-3, 1e6), others=(0, 256),
             map_cells=(1, 16), map_arcs=(-1e5, 1e5), road_half_width=(1e-3, 1e4),
         )  # fmt: skip
@@ -179,7 +177,7 @@ class WarpStageConfig(BaseConfig):
         head_weight: Weight of the heads' losses.
         drop_route: Share of clips that dream without a route.
         drop_layout: Share of clips that dream others as they like.
-        hide: Share of clips in whose first frames others that are told of are painted over, so that they have to appear.
+        hide: Share of clips in whose first frames others that are told of are hidden, so that they have to appear.
         drop_motion: Share of clips that are not told their ego-motion and have to see it.
         ego_steps: Steps in which the ego-motion is learned, before all else.
         judged: Held-back clips that figures are told of.
@@ -207,5 +205,6 @@ class WarpStageConfig(BaseConfig):
         self.check_ranges(
             clip_frames=(1, 1000), lead=(0, 1000), mean_until=(0, 1), own_from=(0, 1), own_share=(0, 1),
             spread=(0, 1), detail=(0, 1e3), coarse=(0, 1e3), head_weight=(0, 1e6), drop_route=(0, 1),
-            drop_layout=(0, 1), hide=(0, 1), drop_motion=(0, 1), ego_steps=(1, 10**9), judged=(1, 10_000), horizon=(1, 10_000),
+            drop_layout=(0, 1), hide=(0, 1), drop_motion=(0, 1), ego_steps=(1, 10**9), judged=(1, 10_000),
+            horizon=(1, 10_000),
         )  # fmt: skip

@@ -53,7 +53,7 @@ class Painted:
     Attributes:
         frame: `[B, C, H, W]`, in about [-1, 1].
         memory: `[B, M, h, w]` afterwards.
-        read: What the heads read; their `motion` is the foretold one, corrected by what is seen.
+        read: What the heads read; their `motion` is the given one, corrected by what is seen.
     """
 
     frame: Tensor

@@ -109,6 +109,6 @@ class FramePainter(nn.Module):
         out = rearrange(self.out(x), "b (c r s) h w -> b c (h r) (w s)", r=side, s=side).float()
         weights, off, paint = out.split([self.planes + 1, 2, frames.shape[2]], 1)
         known = torch.cat([self.still.expand(len(places), -1, -1, -1, -1), places], 1)
-        place = (weights.softmax(1)[..., None] * known).sum(1) + off.permute(0, 2, 3, 1) * self.pixel
+        place = torch.einsum("bkhw,bkhwc->bhwc", weights.softmax(1), known) + off.permute(0, 2, 3, 1) * self.pixel
         keep, new = self.gates(x).float().chunk(2, 1)
         return Strokes(place, paint), torch.lerp(new.tanh(), memory, keep.sigmoid()), x

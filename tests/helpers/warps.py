@@ -83,7 +83,7 @@ def field_episode(steps: int, seed: int = 0, ended: bool = False) -> Episode:
     return Episode(
         spec=SPEC, observations={"camera": frames}, controls=controls, rewards=rewards,
         terminated=np.arange(steps) == (steps - 1 if ended else -1),
-        telemetry={"speed": np.full(steps + 1, 6.0, np.float32)}, poses=poses,
+        telemetry={"speed": np.r_[6.0, 6.0 + 3.0 * controls[:, 1]].astype(np.float32)}, poses=poses,
         times=np.arange(steps + 1) * SPEC.dt, closed=False, route=LINE, agents=agents,
     )  # fmt: skip
 
@@ -92,7 +92,7 @@ def warp_config(**changes) -> WarpWorldConfig:
     """A tiny configuration."""
     config = WarpWorldConfig(
         spec=SPEC, camera=CAMERA, depths=[1e5, 30.0, 10.0, 5.0], painter=PainterConfig((4, 4), 16, 2, 2, 3), memory=4,
-        head=16, end_threshold=2.0, others=2, route_offsets=[0.0, 5.0, 10.0],
+        end_threshold=2.0, others=2, route_offsets=[0.0, 5.0, 10.0],
     )  # fmt: skip
     return replace(config, **changes)
 

@@ -7,7 +7,7 @@ from helpers.warps import SPEC, field_episode
 
 from drivedit.data.clips import Drives
 from drivedit.models.layers.ego import EgoMotion
-from drivedit.training.ego import Tracks, apart, fit_ego, go_on, mean_change
+from drivedit.training.ego import Tracks, apart, fit_ego, go_on, usual_change
 
 UNIT = [1.0, 0.2, 0.05]
 
@@ -46,20 +46,32 @@ def test_it_learns_what_controls_do_and_paths_end_where_they_ended(drives):
     assert torch.equal(again.unit, ego.unit) and (ego.unit < 1).all(), "the unit is kept with the weights"
 
 
-def test_changes_are_counted_where_both_motions_are_known(drives):
-    paths = Tracks(drives, UNIT).paths(np.array([3, 50]), np.ones((2, 5), int))
-    change = paths.rates.diff(dim=1).abs()
-    assert torch.allclose(mean_change(paths)[[0, 2]], change.mean((0, 1))[[0, 2]], rtol=1e-4)
-    assert mean_change(paths)[1] == 1, "these cars do not slide"
-    paths.known[1, 3] = False
-    kept = torch.cat([change[0], change[1, [0, 1, 4]]])
-    assert torch.allclose(mean_change(paths)[[0, 2]], kept.mean(0)[[0, 2]], rtol=1e-4)
+def test_changes_are_counted_where_both_motions_are_known_and_a_jump_hardly_counts(drives):
+    paths = Tracks(drives, UNIT).paths(np.arange(3, 23), np.ones((20, 16), int))
+    change, unit = paths.rates.diff(dim=1).abs(), usual_change(paths)
+    assert torch.allclose(unit[[0, 2]], change.mean((0, 1))[[0, 2]], rtol=0.05)
+    assert unit[1] == 1, "these cars do not slide"
+    paths.known[:, 3] = 0
+    kept = torch.cat([change[:, :2], change[:, 4:]], 1)
+    assert torch.allclose(usual_change(paths)[[0, 2]], kept.mean((0, 1))[[0, 2]], rtol=0.05)
+    paths.rates[0, 8] = 1e6
+    assert torch.allclose(usual_change(paths)[[0, 2]], unit[[0, 2]], rtol=0.1)
 
 
 def test_paths_begin_where_a_motion_led_to_and_the_pose_is_known(drives, caplog):
     tracks = Tracks(drives, UNIT, (1, 2))
-    assert tracks.starts(np.array([1]), 4).tolist() == list(range(42, 82 - 8))
-    assert not len(tracks.starts(np.array([0]), 25))
+    starts, intervals = tracks.starts(np.array([1]))
+    assert intervals == 16 and starts.tolist() == list(range(42, 82 - 32))
+    short = Drives.of([field_episode(4, 0), field_episode(40, 1)], SPEC)
+    assert Tracks(short, UNIT).starts(np.array([0]))[1] == 3, "paths are as long as the drives that are chosen allow"
+    gone = field_episode(40, 0)
+    assert gone.poses is not None
+    gone.poses[20] = np.nan
+    starts, _ = Tracks(Drives.of([gone], SPEC), UNIT).starts(np.array([0]))
+    assert 19 in starts and not {20, 21} & set(starts.tolist()), "no path begins at or right after what is not known"
+    paths = Tracks(Drives.of([gone], SPEC), UNIT).paths(np.array([10, 22]), np.ones((2, 16), int))
+    again = Tracks(Drives.of([gone], SPEC), UNIT).paths(np.array([22]), np.ones((1, 16), int))
+    assert apart(EgoMotion(2), paths, np.array(UNIT)) == pytest.approx(apart(EgoMotion(2), again, np.array(UNIT)))
     lost = [field_episode(40, seed) for seed in range(2)]
     for episode in lost:
         assert episode.poses is not None

@@ -1,8 +1,8 @@
 """The `warp` stage's method: clips go on frame by frame, and two samples are painted of each frame.
 
 The energy score of the two (`energy_score`) is least for samples of the true law, of the picture's patches and, so that
-edges and whole things count, of its Laplacian and of the picture a quarter as large. Pictures, not edges, are kept nearer
-to the likeliest one than that (`spread`), for a sample is twice as wrong. First the likeliest frame is
+edges and whole things count, of its Laplacian and of the picture a quarter as large. Pictures, not edges, are kept
+nearer to the likeliest one than that (`spread`), for a sample is wrong by twice as much. First the likeliest frame is
 learned alone, without noise; later clips go on with their own frames. Ego-motion is given, as a dream gives it to
 itself (`drivedit.training.ego`): so the true frame stays one that may follow.
 
@@ -57,14 +57,16 @@ class WarpMethod(Method):
         mean = progress.share < config.mean_until
         ramp = min(1.0, max(0.0, (progress.share - config.own_from) / max(1e-6, 1 - config.own_from)) * 2)
         posed = rngs.uniform(rows, 1) >= config.drop_motion
-        hides = rngs.uniform(rows) < config.hide * ramp
-        own = ((rngs.uniform(rows) < config.own_share * ramp) | hides) & posed[:, 0]
+        hides = (rngs.uniform(rows) < config.hide * ramp) & posed[:, 0]
+        own = ((rngs.uniform(rows) < config.own_share * ramp) & posed[:, 0]) | hides
         most = batch["control"].shape[1] - config.clip_frames
         lead = min(rngs.shared_lead(round(ramp * config.lead)), most)
-        batch = {name: value[:, most - lead :] for name, value in batch.items()}  # its last frames are scored
+        begin = (most - lead) * rngs.shared_integer(2)  # the last frames of a clip are scored as often as the first
+        batch = {name: value[:, begin:] for name, value in batch.items()}
         frames = (batch["latents"] / 127.5 - 1).permute(0, 1, 4, 2, 3)
         code = self.told(batch["route"], rngs)
-        pair = torch.where(hides[:, None, None, None, None], self.hidden(frames[:, :2], code[:, 0], rngs), frames[:, :2])
+        pair = frames[:, :2]
+        pair = torch.where(hides[:, None, None, None, None], self.hidden(pair, code[:, 0], rngs), pair)
         memory = frames.new_zeros(rows, *world.memory_shape())
         motion = batch["control"][:, 0, -3:] * posed
         losses: dict[str, list[Tensor]] = {}
@@ -98,7 +100,7 @@ class WarpMethod(Method):
         there = F.max_pool2d((shown > 0).float(), 3, 1, 1)  # they have moved by a cell at most
         there = there.repeat_interleave(side, 2).repeat_interleave(side, 3)[:, None] > 0
         columns = world.config.cells[1]
-        for way in (-1, 1):
+        for way in (-1, 1, -2, 2):
             shift = way * side * (columns // 8 + rngs.shared_integer(max(1, columns // 4)))
             fits = there & ~there.roll(shift, -1)
             pair, there = torch.where(fits, pair.roll(shift, -1), pair), there & ~fits

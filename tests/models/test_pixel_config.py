@@ -53,7 +53,7 @@ def test_the_bottleneck_follows_the_patch_unless_it_is_told():
         ({"mlp_type": "gelu"}, "mlp_type must be 'swiglu', got 'gelu'"),
         ({"freq_loss_block_size": 16}, "freq_loss_block_size must be 8, got 16"),
         ({"freq_loss_quality": 0}, "freq_loss_quality must be from 1 to 100, got 0"),
-        ({"time_eps": 0.5}, "time_eps must be from 0 to 0.49, got 0.5"),
+        ({"time_eps": 0.5}, "time_eps must be from 0.0001 to 0.49, got 0.5"),
         ({"cfg_dropout": float("nan")}, "cfg_dropout must be from 0 to 1, got nan"),
         ({"out_channels": 6}, "out_channels must be in_channels, got 6 and 3"),
         ({"in_channels": 1, "out_channels": 1}, "freq_loss_use_ycbcr needs 3 in_channels, got 1"),

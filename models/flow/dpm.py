@@ -3,7 +3,8 @@
 With l = log((1 - sigma) / sigma), half the logarithm of the signal-to-noise ratio, the flow is solved exactly but for
 an integral of the clean estimate over l. Held constant over a step, it gives `euler_step`. Of second order is the same
 step along a better estimate: extrapolated from the last step, or asked in the middle of this one. Where l is infinite,
-at pure noise and pure data, a step is plain; that happens once at each end, and leaves the order of the whole.
+at pure noise and pure data, a step is plain. That happens once at each end and costs h^2; on even levels h apart that
+go down to pure data, the steps in l grow as well, and the whole error falls as h^2 log(1 / h).
 """
 
 from __future__ import annotations

@@ -73,13 +73,12 @@ def test_samples_have_mean_and_spread_of_the_data(method):
 
 @pytest.mark.parametrize("solver", [multistep, singlestep])
 def test_dpm_steps_between_pure_noise_and_pure_data(solver):
-    """The logarithm of the signal-to-noise ratio is infinite at both ends; the order holds."""
+    """The logarithm of their ratio is infinite at both ends; the error falls as h^2 log(1 / h)."""
     z, errors = normal(200, 1), []
-    for steps in (1, 2, 20, 40, 80):
+    for steps in (1, 2, 80, 160):
         data = solver(lambda x, sigma, given: estimate(x, 1 - sigma[:, None]), z, noise_levels(steps).double())
         errors.append((data - (MEAN + SPREAD * z)).abs().max().item())
-    assert all(map(math.isfinite, errors))
-    assert [math.log2(one / other) for one, other in pairwise(errors[2:])] == pytest.approx([2, 2], abs=0.3)
+    assert all(map(math.isfinite, errors)) and 1.65 < math.log2(errors[2] / errors[3]) < 2
 
 
 @pytest.mark.parametrize("method", METHODS)

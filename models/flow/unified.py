@@ -8,7 +8,6 @@ Here time t rises from noise at 0 to data at 1, and a network tells the velocity
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from torch import Tensor
 from drivedit.config.pixel import SAMPLER_METHODS, PixelHDMConfig
 from drivedit.models.flow.dpm import multistep, singlestep
 from drivedit.models.flow.path import clean_estimate
-from drivedit.models.flow.sampler import guidance, guided, integrate
+from drivedit.models.flow.sampler import Denoiser, guidance, guided, integrate
 
 
 def apply_cfg(x_cond: Tensor, x_uncond: Tensor, guidance_scale: float, rescale_factor: float = 0.0) -> Tensor:
@@ -114,28 +113,19 @@ class UnifiedSampler:
         Raises:
             ValueError: There is guidance and nothing stands for no text, or a number is out of its range.
         """
-        if guidance_scale != 1 and null_text_embeddings is None and null_pooled_text_embed is None:
-            raise ValueError(
-                f"a guidance_scale other than 1 needs null_text_embeddings or null_pooled_text_embed, got "
-                f"{guidance_scale} and neither"
-            )
         levels = (1 - self.timesteps(num_steps, t_start)).to(z_0.device)
-        told = _present(text_embed=text_embeddings, text_mask=text_mask, pooled_text_embed=pooled_text_embed)
-        null = _present(
-            text_embed=null_text_embeddings, text_mask=null_text_mask, pooled_text_embed=null_pooled_text_embed
-        )
+        told = _told(text_embeddings, text_mask, pooled_text_embed)
+        null = _told(null_text_embeddings, null_text_mask, null_pooled_text_embed)
+        if guidance_scale != 1 and not null:
+            raise ValueError(f"guidance_scale {guidance_scale} needs null_text_embeddings or null_pooled_text_embed")
+        velocity = guided(_falling(model), guidance_scale, null, guidance_rescale)
 
-        def field(x: Tensor, sigma: Tensor, given: dict[str, Tensor]) -> Tensor:
-            return -model(x, 1 - sigma, **given)
+        def clean(x: Tensor, sigma: Tensor, given: dict[str, Tensor]) -> Tensor:
+            return clean_estimate(x, velocity(x, sigma, given), sigma)
 
         def after(step: int, x: Tensor) -> None:
             if callback is not None:
                 callback(step, len(levels) - 1, x)
-
-        velocity = guided(field, guidance_scale, null, guidance_rescale)
-
-        def clean(x: Tensor, sigma: Tensor, given: dict[str, Tensor]) -> Tensor:
-            return clean_estimate(x, velocity(x, sigma, given), sigma)
 
         if self.method in ("euler", "heun"):
             z = integrate(velocity, z_0, levels, told, self.method, after)
@@ -161,5 +151,16 @@ def create_sampler_from_config(config: PixelHDMConfig) -> UnifiedSampler:
     return UnifiedSampler(config.default_sampler_method, config.default_num_steps, config.time_eps)
 
 
-def _present(**named: Any) -> dict[str, Any]:
-    return {name: value for name, value in named.items() if value is not None}
+def _falling(model: Callable[..., Tensor]) -> Denoiser:
+    """The velocity on the package's path, of a model of rising time."""
+
+    def velocity(x: Tensor, sigma: Tensor, given: dict[str, Tensor]) -> Tensor:
+        return -model(x, 1 - sigma, **given)
+
+    return velocity
+
+
+def _told(text_embed: Tensor | None, text_mask: Tensor | None, pooled: Tensor | None) -> dict[str, Tensor]:
+    """What a model is told of a text, by name; nothing where there is neither text."""
+    named = {"text_embed": text_embed, "text_mask": text_mask if text_embed is not None else None}
+    return {name: each for name, each in (named | {"pooled_text_embed": pooled}).items() if each is not None}

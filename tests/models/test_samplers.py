@@ -116,7 +116,7 @@ def test_guidance_goes_beyond_the_text(method):
     guided = run(text, guidance_scale=3.0, null_text_embeddings=text / 4)
     assert torch.allclose(guided, run(text / 4 + 3 * (text - text / 4)))
     assert torch.allclose(run(text, guidance_scale=0.0, null_text_embeddings=text / 4), run(text / 4))
-    with pytest.raises(ValueError, match="needs null_text_embeddings or null_pooled_text_embed, got 7.5"):
+    with pytest.raises(ValueError, match="guidance_scale 7.5 needs null_text_embeddings or null_pooled"):
         run(text, guidance_scale=7.5)
 
 

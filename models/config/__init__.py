@@ -6,6 +6,7 @@ from drivedit.config.domain import DomainConfig, all_domains, domain_of, find_do
 from drivedit.config.domains import DEFAULT_WORLD
 from drivedit.config.inference import InferenceArgs, InferenceConfig
 from drivedit.config.models import CameraConfig, StudentConfig, TeacherConfig, VAEConfig, WorldConfig
+from drivedit.config.pixel import PixelHDMConfig
 from drivedit.config.presets import ModelConfig, get_large_config, get_small_config
 from drivedit.config.range import PainterConfig, RangeStageConfig, RangeWorldConfig
 from drivedit.config.sde import (
@@ -52,6 +53,7 @@ __all__ = [
     "MotionEncoderConfig",
     "MotionUNetConfig",
     "PainterConfig",
+    "PixelHDMConfig",
     "Quantity",
     "RangeStageConfig",
     "RangeWorldConfig",

@@ -126,13 +126,13 @@ class PixelHDM(SavedNetwork):
         return y[:, words:], features[:, words:]
 
     def _pixel_level(self, pixels: Tensor, grid: tuple[int, int], condition: Tensor) -> tuple[Tensor, Tensor]:
-        """Features `[B, L, P, C]` of pixels `[B, L, P, 3]` under conditions `[B, L, D]`, and the scales' mean square."""
-        y, gammas = self.embed_pixels(pixels), [pixels.new_zeros(())]
+        """Features `[B, L, P, C]` of pixels `[B, L, P, 3]` under conditions `[B, L, D]`, and their scales' mean square."""
+        y, gamma = self.embed_pixels(pixels), torch.zeros((), device=pixels.device)
         turn = self._turn(torch.ones(len(y), 0, dtype=torch.bool, device=y.device), grid)
         for block in self.pixel_blocks:
-            y, gamma = self._run(block, y, condition, turn)
-            gammas.append(gamma)
-        return y, torch.stack(gammas).sum() / max(len(self.pixel_blocks), 1)
+            y, squares = self._run(block, y, condition, turn)
+            gamma = gamma + squares / len(self.pixel_blocks)
+        return y, gamma
 
     def _run(self, block: Callable[..., Any], *given: Any) -> Any:
         """A block's output; in training its inner activations may be computed again instead of kept."""

@@ -43,10 +43,10 @@ class PixelHDM(SavedNetwork):
         self.config: PixelHDMConfig = config or PixelHDMConfig.default()
         c = self.config
         width, values = c.hidden_dim, c.in_channels * c.patch_size**2
+        bottleneck = c.bottleneck_dim or width
         self.embed_patches = nn.Sequential(
-            nn.Linear(values, c.bottleneck_dim or width, bias=False), nn.SiLU(),
-            nn.Linear(c.bottleneck_dim or width, width, bias=False),
-        )  # fmt: skip
+            nn.Linear(values, bottleneck, bias=False), nn.SiLU(), nn.Linear(bottleneck, width, bias=False)
+        )
         self.embed_pixels = nn.Linear(c.in_channels, c.pixel_dim)
         self.of_time = mlp(c.time_embed_dim, width)
         same = c.text_hidden_size == width
@@ -126,7 +126,7 @@ class PixelHDM(SavedNetwork):
         return y[:, words:], features[:, words:]
 
     def _pixel_level(self, pixels: Tensor, grid: tuple[int, int], condition: Tensor) -> tuple[Tensor, Tensor]:
-        """Features `[B, L, P, C]` of pixels `[B, L, P, 3]` under conditions `[B, L, D]`, and their scales' mean square."""
+        """Features `[B, L, P, C]` of pixels `[B, L, P, 3]` under conditions `[B, L, D]`; mean square of their scales."""
         y, gamma = self.embed_pixels(pixels), torch.zeros((), device=pixels.device)
         turn = self._turn(torch.ones(len(y), 0, dtype=torch.bool, device=y.device), grid)
         for block in self.pixel_blocks:

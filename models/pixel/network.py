@@ -126,7 +126,7 @@ class PixelHDM(SavedNetwork):
         return y[:, words:], features[:, words:]
 
     def _pixel_level(self, pixels: Tensor, grid: tuple[int, int], condition: Tensor) -> tuple[Tensor, Tensor]:
-        """Features `[B, L, P, C]` of pixels `[B, L, P, 3]` under conditions `[B, L, D]`; mean square of their scales."""
+        """Features `[B, L, P, C]` of pixels `[B, L, P, 3]` under conditions `[B, L, D]`; scales' mean square."""
         y, gamma = self.embed_pixels(pixels), torch.zeros((), device=pixels.device)
         turn = self._turn(torch.ones(len(y), 0, dtype=torch.bool, device=y.device), grid)
         for block in self.pixel_blocks:

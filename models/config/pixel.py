@@ -151,7 +151,7 @@ class PixelHDMConfig(BaseConfig):
             hidden_dim=(1, MANY), pixel_dim=(1, MANY), patch_size=(1, 1024), patch_layers=(1, 512),
             pixel_layers=(0, 512), num_heads=(1, 1024), num_kv_heads=(1, 1024), head_dim=(1, MANY),
             mlp_ratio=(0.01, 64), bottleneck_dim=(1, MANY), in_channels=(1, 64), out_channels=(1, 64), norm_eps=(0, 1),
-            dropout=(0, 1), time_embed_dim=(2, MANY), time_p_mean=(-10, 10), time_p_std=(0, 10), time_eps=(0, 0.49),
+            dropout=(0, 1), time_embed_dim=(2, MANY), time_p_mean=(-10, 10), time_p_std=(0, 10), time_eps=(1e-4, 0.49),
             repa_hidden_size=(1, MANY), repa_patch_size=(1, 1024), repa_align_layer=(1, 512),
             repa_lambda=(0, LARGEST), repa_early_stop=(0, LARGEST), freq_loss_quality=(1, 100),
             freq_loss_lambda=(0, LARGEST), text_max_length=(1, MANY), text_hidden_size=(1, MANY), cfg_dropout=(0, 1),

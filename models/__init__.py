@@ -1,4 +1,4 @@
-"""The networks, the world made of them, and its state; names of `drivedit.models.sde` are imported when asked for."""
+"""The networks, the world made of them, and its state; names of the packages `sde` and `pixel` come when asked for."""
 
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,19 @@ from drivedit.models.world import Sampling, StepOutput, World
 from drivedit.utils.lazy import lazily
 
 if TYPE_CHECKING:
+    from drivedit.models.pixel.encoders import create_dinov3_encoder_from_config as create_dinov3_encoder_from_config
+    from drivedit.models.pixel.encoders import create_text_encoder_from_config as create_text_encoder_from_config
+    from drivedit.models.pixel.network import PixelHDM as PixelHDM
+    from drivedit.models.pixel.text_to_image import PixelHDMForT2I as PixelHDMForT2I
+    from drivedit.models.pixel.text_to_image import (
+        create_pixelhdm_for_t2i as create_pixelhdm_for_t2i,
+    )
+    from drivedit.models.pixel.text_to_image import (
+        create_pixelhdm_for_t2i_from_config as create_pixelhdm_for_t2i_from_config,
+    )
+    from drivedit.models.pixel.text_to_image import (
+        create_pixelhdm_from_config as create_pixelhdm_from_config,
+    )
     from drivedit.models.sde.dynamics import DiffUnet as DiffUnet
     from drivedit.models.sde.dynamics import OdeSdeFuncNet as OdeSdeFuncNet
     from drivedit.models.sde.encoder import ConvGRUCell as ConvGRUCell

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from drivedit.models.layers.attention import Recall, Spread
 
+LONGEST = 10_000.0  # of the wave lengths of `waves`
+
 
 class Block(nn.Module):
     """Attention and feed-forward, each behind a norm that the condition scales, shifts and gates.
@@ -65,6 +67,25 @@ class Block(nn.Module):
         return Recall(norm(k), v, memory.ne(0).any(-1))
 
 
+class SwiGLU(nn.Module):
+    """A feed-forward layer one half of which gates the other (Shazeer 2020), without biases.
+
+    Args:
+        width: E.
+        hidden: Channels of each half.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transforms `[..., E]`."""
+        gate, value = self.up(x).chunk(2, -1)
+        return self.down(F.silu(gate) * value)
+
+
 def squared_relu(x: Tensor) -> Tensor:
     """The square of the positive part."""
     return F.relu(x).square()
@@ -89,3 +110,11 @@ def fourier_features(sigma: Tensor) -> Tensor:
     """Sixteen smooth functions `[..., 16]` of the noise level `[...]`: cosines and sines of its multiples."""
     angle = sigma[..., None] * (math.pi * torch.arange(8, device=sigma.device) / 2 + 0.5)
     return torch.cat([angle.cos(), angle.sin()], -1)
+
+
+def waves(index: Tensor, width: int) -> Tensor:
+    """Cosines and sines `[B, width]` of numbers `[B]`, of wave lengths from 2 pi up (Vaswani et al. 2017)."""
+    half = width // 2
+    speed = torch.exp(-math.log(LONGEST) * torch.arange(half, device=index.device) / half)
+    angle = index[:, None] * speed.to(index)
+    return F.pad(torch.cat([angle.cos(), angle.sin()], -1), (0, width - 2 * half))

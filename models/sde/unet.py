@@ -7,7 +7,6 @@ Legend: B rows, H W rows and columns of a frame, M channels of a motion state, h
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,11 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drivedit.config import MotionUNetConfig
-from drivedit.models.layers.blocks import mlp
+from drivedit.models.layers.blocks import mlp, waves
 from drivedit.models.layers.convnext import Conv
 from drivedit.models.sde.unet_blocks import Attention, ResBlock, Stage
-
-LONGEST = 10_000.0  # of the wave lengths of time codes
 
 
 @dataclass
@@ -165,11 +162,3 @@ class UNet2DMotionCond(nn.Module):
         if index.shape not in ((), (1,), (len(sample),)):
             raise ValueError(f"timestep must be one number or [{len(sample)}], got {list(index.shape)}")
         return index.expand(len(sample))
-
-
-def waves(index: Tensor, width: int) -> Tensor:
-    """Cosines and sines `[B, width]` of numbers `[B]`, of wave lengths from 2 pi up (Vaswani et al. 2017)."""
-    half = width // 2
-    speed = torch.exp(-math.log(LONGEST) * torch.arange(half, device=index.device) / half)
-    angle = index[:, None] * speed.to(index)
-    return F.pad(torch.cat([angle.cos(), angle.sin()], -1), (0, width - 2 * half))

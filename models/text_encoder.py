@@ -112,5 +112,5 @@ def _pretrained(path: Path) -> tuple[Any, Any]:
     load = {"local_files_only": True}
     return (
         transformers.AutoTokenizer.from_pretrained(path, **load),
-        transformers.AutoModel.from_pretrained(path, **load).eval(),
+        transformers.AutoModel.from_pretrained(path, use_safetensors=True, **load).eval(),
     )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from drivedit.config.pixel import PixelHDMConfig
 from drivedit.models.flow.path import velocity
+from drivedit.models.pixel.network import channels_last
 from drivedit.training.alignment import AlignmentLoss
 from drivedit.training.frequency import FrequencyLoss
 from drivedit.training.losses import FlowMatchingLoss
@@ -67,23 +68,19 @@ class PixelLoss(nn.Module):
         none = v_pred.new_zeros(())
         parts = {"vloss": self.flow(-v_pred, x_clean, noise), "freq_loss": none, "repa_loss": none}
         if self.frequency is not None:
-            parts["freq_loss"] = self.frequency(*map(self._channels_first, (v_pred, -velocity(x_clean, noise))))
+            pictures = (channels_last(each, self.channels) for each in (v_pred, -velocity(x_clean, noise)))
+            parts["freq_loss"] = self.frequency(*(each.movedim(-1, 1) for each in pictures))
         if self.alignment is not None and h_t is not None:
-            parts["repa_loss"] = self.alignment(h_t, self._channels_first(x_clean), step, dino_features)
+            clean = channels_last(x_clean, self.channels).movedim(-1, 1)
+            parts["repa_loss"] = self.alignment(h_t, clean, step, dino_features)
         if gamma_l2 is not None:
             parts["gamma_l2"] = self.gamma_weight * gamma_l2
         total = sum(parts.values(), none)
         return {"total": total} | {name: part.detach() for name, part in parts.items()}
 
-    def _channels_first(self, pictures: Tensor) -> Tensor:
-        if pictures.ndim != 4 or self.channels not in (pictures.shape[-1], pictures.shape[1]):
-            wanted = f"[B, H, W, {self.channels}] or [B, {self.channels}, H, W]"
-            raise ValueError(f"pictures must be {wanted}, got {tuple(pictures.shape)}")
-        return pictures.movedim(-1, 1) if pictures.shape[-1] == self.channels else pictures
-
 
 def create_combined_loss_from_config(
-    config: PixelHDMConfig, encoder: Callable[[Tensor], Tensor] | None = None
+    config: PixelHDMConfig, *, encoder: Callable[[Tensor], Tensor] | None = None
 ) -> PixelLoss:
     """The loss that a configuration tells; `encoder` gives the features of alignment where they are not told."""
     return PixelLoss(config, encoder)

@@ -190,6 +190,22 @@ API: dict[str, str] = {
     "drivedit.models.sde.STDiffPipeline.__call__": (
         "Vo, Vo_last_frame, idx_o, idx_p, generator, num_inference_steps, output_type, to_cpu, fix_init_noise"
     ),
+    "drivedit.models.PixelHDM.forward": (
+        "x_t, t, text_embed=None, text_mask=None, pooled_text_embed=None, return_features=False"
+    ),
+    "drivedit.models.create_pixelhdm_for_t2i": "config=None, load_text_encoder=True, load_dino_encoder=True",
+    "drivedit.models.create_pixelhdm_from_config": "config",
+    "drivedit.models.create_pixelhdm_for_t2i_from_config": "config, load_text_encoder=True, load_dino_encoder=True",
+    "drivedit.models.create_text_encoder_from_config": "config",
+    "drivedit.models.create_dinov3_encoder_from_config": "config",
+    "drivedit.models.flow.unified.UnifiedSampler": "method='heun', num_steps=50, t_eps=0.05",
+    "drivedit.models.flow.unified.UnifiedSampler.count_nfe": "num_steps=None, use_cfg=False, t_start=0.0",
+    "drivedit.models.flow.unified.create_sampler_from_config": "config",
+    "drivedit.models.flow.unified.apply_cfg": "x_cond, x_uncond, guidance_scale, rescale_factor=0.0",
+    "drivedit.models.flow.unified.StandardCFG.apply": "x_cond, x_uncond, guidance_scale",
+    "drivedit.training.flow_matching.create_flow_matching": "config",
+    "drivedit.training.flow_matching.create_flow_matching_from_config": "config",
+    "drivedit.training.pixel_losses.create_combined_loss_from_config": "config",
     "drivedit.models.sets.transformer.ApproxEquivTransformer": (
         "projection, num_layers=5, d_model=1024, conditioning_dim=128, num_heads=8, d_ff=1024, num_tokens=32, "
         "learn_pe=False, learn_projection=False, pe_type='initial', pe_penalty=0.0, time_encoding='scalar', d_enc=256, "

@@ -181,7 +181,7 @@ def test_the_projector_is_trained_and_the_encoder_is_not():
     encoder = nn.Sequential(nn.Conv2d(3, 32, 8, 8), nn.Flatten(2), nn.Unflatten(2, (16,)))
     ask = lambda pictures: encoder(pictures).transpose(1, 2)  # noqa: E731
     for given in (encoder, ask):
-        loss = create_combined_loss_from_config(ON, given)
+        loss = create_combined_loss_from_config(ON, encoder=given)
         assert {name for name, _ in loss.named_parameters()} == {
             "alignment.projector.weight",
             "alignment.projector.bias",

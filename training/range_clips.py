@@ -17,8 +17,7 @@ from drivedit.data.clips import Drives
 from drivedit.data.known import fit_rewards
 from drivedit.models.conditions.route import route_code
 from drivedit.models.sde.beams import LONGEST
-from drivedit.training.ego import Tracks
-from drivedit.utils import Route, advance_pose
+from drivedit.utils import Route, advance_pose, motion_between
 
 RARE = 0.05  # share of clips that end with an ending, where there are any
 
@@ -91,7 +90,7 @@ class RangeClips:
         self.drive = np.repeat(np.arange(len(drives)), np.diff(drives.first))
         spec = world.spec
         self.learned, self.told = spec.learned(), world.learned_telemetry()
-        self.tracks = Tracks(drives, world.rate_scale, strides)
+        self.steered = _totals([np.asarray(drives.control)[:, place] for place in range(len(spec.controls))])
         self.earned = _totals([drives.earned(name) for name in self.learned] or [np.zeros(len(drives.ended))])
         self.route = _routes(drives) if world.route_dim else None
         self.arc = _arcs(drives, self.route) if self.route is not None else None
@@ -126,17 +125,28 @@ class RangeClips:
         scales = {value.name: value.scale for value in spec.telemetry}
         units = np.array([spec.rewards[name].value or 1.0 for name in self.learned] or [1.0])
         told = [np.asarray(drives.telemetry[name])[index] / scales[name] for name in self.told]
-        before = np.maximum(index[:, :1] - 1, drives.first[self.drive[index[:, :1]]])
-        rates, known = self.tracks.rates(np.concatenate([before, index], 1))
+        rates, known = self._rates(index, dt)
         arrays = {
             "scans": np.array(drives.frames[index]), "dt": dt, "rates": rates, "known": known,
-            "controls": self.tracks.controls(index),
+            "controls": np.diff(self.steered[index], axis=1) / steps[..., None],
             "rewards": np.diff(self.earned[index], axis=1) / units / dt[..., None],
             "ended": np.asarray(drives.ended)[index[:, 1:]], "route": self._codes(index, rates, dt),
             "telemetry": np.stack(told or [np.zeros(index.shape)], -1),
         }  # fmt: skip
         tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
         return {name: value if value.dtype == torch.bool else value.float() for name, value in tensors.items()}
+
+    def _rates(self, index: np.ndarray, dt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ego-motion of a unit of time `[B, n + 1, 3]` that led to each state, and where it is known."""
+        drives = self.drives
+        before = np.maximum(index[:, :1] - 1, drives.first[self.drive[index[:, :1]]])
+        pose = torch.from_numpy(np.array(drives.pose[np.concatenate([before, index], 1)]))
+        times = np.array(drives.times[np.concatenate([before, index[:, :1]], 1)])
+        passed = np.concatenate([np.diff(times, axis=1) / self.world.spec.dt, dt], 1)
+        moved = motion_between(pose[:, :-1], pose[:, 1:]).numpy() / np.maximum(passed, 1e-6)[..., None]
+        rates = (moved / np.array(self.world.rate_scale)).astype(np.float32)
+        known = np.isfinite(rates).all(-1) & (passed > 0)
+        return np.where(known[..., None], rates, 0.0), known
 
     def _codes(self, index: np.ndarray, rates: np.ndarray, dt: np.ndarray) -> np.ndarray:
         """The route's code of every interval `[B, n, R]`, from where the ego-motion before would bring the car."""

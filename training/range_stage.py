@@ -15,7 +15,6 @@ from drivedit.evaluation.suites.scans import ScanClips, dream_scans, moments_of,
 from drivedit.models import RangeWorld
 from drivedit.models.sde.ranges import encode_range
 from drivedit.training.cards import Recorded, write_card
-from drivedit.training.ego import fit_ego
 from drivedit.training.loop import train
 from drivedit.training.methods.range import DEPTH, LEAST, RangeMethod
 from drivedit.training.range_clips import RangeClips, fit_range, range_image
@@ -73,8 +72,6 @@ def range_world(
         scenes = pick_scenes(drives, checked, world, SCENES)
         with seeded(generator(train_.seed, "weights")):
             result = RangeWorld(world).to(where)
-        if not (folder / "range" / "last.pt").exists():  # or it is there
-            fit_ego(result.ego, clips.tracks, chosen, checked, loss.ego_steps, train_.seed)
         count = sum(weight.numel() for weight in result.parameters())
         log.info("range: %.2f M parameters, %d moments to learn from", count / 1e6, len(clips.ends))
 

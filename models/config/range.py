@@ -179,9 +179,9 @@ class RangeStageConfig(BaseConfig):
         own_from: Share of the run after which clips go on with their own scans.
         own_share: Share of the clips that do so in the end.
         head_weight: Weight of the heads' losses.
-        motion_weight: Weight of the loss of the ego-motion that is seen.
+        motion_weight: Weight of the ego-motion's loss.
         drop_route: Share of clips that dream without a route.
-        ego_steps: Steps in which the ego-motion is learned, before all else.
+        shake: Standard deviation of the noise on the ego-motion that a clip goes on from, in its units.
         judged: Held-back clips that figures are told of.
         horizon: Frames of these, at the trained interval.
     """
@@ -195,7 +195,7 @@ class RangeStageConfig(BaseConfig):
     head_weight: float = 0.05
     motion_weight: float = 1.0
     drop_route: float = 0.4
-    ego_steps: int = 3000
+    shake: float = 0.05
     judged: int = 24
     horizon: int = 20
 
@@ -203,7 +203,7 @@ class RangeStageConfig(BaseConfig):
         self.check_ranges(
             clip_frames=(1, 1000), context=(1, 1000), strides=(1, 1000), mean_until=(0, 1), own_from=(0, 1),
             own_share=(0, 1), head_weight=(0, 1e6), motion_weight=(0, 1e6), drop_route=(0, 1),
-            ego_steps=(1, 10**9), judged=(1, 10_000), horizon=(1, 10_000),
+            shake=(0, 100), judged=(1, 10_000), horizon=(1, 10_000),
         )  # fmt: skip
         if self.strides[0] > self.strides[1]:
             raise ValueError(f"strides must not fall, got {self.strides}")

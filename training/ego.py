@@ -85,7 +85,7 @@ class Tracks:
         span = intervals * self.strides[1]
         found = [np.arange(a + 1, max(a, b - span) + 1) for a, b in zip(first, last, strict=True)]
         states = np.concatenate([np.zeros(0, int), *found])
-        known = np.isfinite(np.asarray(self.drives.pose)).all(-1)
+        known: np.ndarray = np.isfinite(np.asarray(self.drives.pose)).all(-1)
         return states[known[states] & known[states - 1]], intervals
 
     def paths(self, starts: np.ndarray, steps: np.ndarray) -> Paths:

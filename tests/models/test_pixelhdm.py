@@ -163,7 +163,7 @@ def test_grouped_queries_are_plain_attention_with_keys_that_heads_share(kv_heads
     weights = [layer.q.weight, *layer.kv.weight.chunk(2)]
     q, k, v = (torch.stack([F.linear(x, w.unflatten(0, (-1, 16))[each]) for each in which], 1)
                for w, which in zip(weights, heads, strict=True))  # fmt: skip
-    turn_heads = tuple(part.transpose(1, 2) for part in turn)
+    turn_heads = turn[0].transpose(1, 2), turn[1].transpose(1, 2)
     q, k = (rotate(F.rms_norm(part, (16,), eps=1e-6), turn_heads) for part in (q, k))
     scores = (q @ k.mT / 4).masked_fill(~seen[:, None, None], -torch.inf)
     y = (scores.softmax(-1) @ v) * layer.gate(x).sigmoid().mT[..., None]

@@ -171,7 +171,7 @@ def test_less_spread_brings_samples_of_pictures_nearer_to_the_likeliest_one_and_
     best = {}
     for spread in (1.0, 0.7):
         method = WarpMethod(make_warp_world(), replace(LOSS, spread=spread))
-        scores = [method.score(*(still + size * each for each in samples), truth) for size in np.linspace(0, 1.2, 13)]
+        scores = [method.score(still + n / 10 * samples[0], still + n / 10 * samples[1], truth) for n in range(13)]
         for name in ("picture", "coarse", "edges"):
             best[name, spread] = int(np.argmin([each[name] for each in scores]))
     for name in ("picture", "coarse"):

@@ -85,8 +85,9 @@ class Tracks:
         span = intervals * self.strides[1]
         found = [np.arange(a + 1, max(a, b - span) + 1) for a, b in zip(first, last, strict=True)]
         states = np.concatenate([np.zeros(0, int), *found])
-        known: np.ndarray = np.isfinite(np.asarray(self.drives.pose)).all(-1)
-        return states[known[states] & known[states - 1]], intervals
+        poses = np.asarray(self.drives.pose)
+        known = np.isfinite(poses[states]).all(1) & np.isfinite(poses[states - 1]).all(1)
+        return states[known], intervals
 
     def paths(self, starts: np.ndarray, steps: np.ndarray) -> Paths:
         """Paths from states `[B]` on, of intervals of so many states `[B, n]`."""

@@ -20,7 +20,7 @@ from drivedit.training.methods.range import DEPTH, LEAST, RangeMethod
 from drivedit.training.range_clips import RangeClips, fit_range, range_image
 from drivedit.training.runs import run_folder
 from drivedit.training.scenes import pick_scenes
-from drivedit.training.stages import RUN, is_main, told
+from drivedit.training.stages import RUN, begin_with, is_main, told
 from drivedit.training.steps import Figures
 from drivedit.utils import extra, generator, resolve_device, seeded
 
@@ -35,7 +35,7 @@ QUANTILES = (0.05, 0.99)  # of the errors at which confidence is 1 and 0
 
 def range_world(
     world: RangeWorldConfig, train_: LoopConfig, data: DataConfig, loss: RangeStageConfig, out: str = RUN,
-    device: str = "auto",
+    begin: str = "", device: str = "auto",
 ) -> RangeWorld:  # fmt: skip
     """Trains a world of range images in continuous time and writes OUT/range/world.
 
@@ -48,6 +48,7 @@ def range_world(
         data: The recordings; `data.picture` names the range image where there are several.
         loss: The loss.
         out: Folder of the run; an interrupted run goes on.
+        begin: A world whose weights it begins with, for instance to learn other recordings; "": none.
         device: Where it trains: auto, cpu, cuda, ...
 
     Raises:
@@ -64,21 +65,22 @@ def range_world(
             drives = Drives.open(data.root, kinds=[kind])
         chosen, checked = drives.split(data.validation_fraction)
         world = fit_range(world, drives, loss.strides, kind)
+        with seeded(generator(train_.seed, "weights")):
+            result = RangeWorld(world).to(where)
+        begin_with(result, begin)
         clips = RangeClips(drives, world, chosen, loss.context + loss.clip_frames - 1, loss.strides)
         held = ScanClips.of(
             drives, moments_of(drives, checked, CONTEXT, loss.horizon, loss.judged), CONTEXT, loss.horizon, world.spec
         )
         log.info("picking start scenes")
         scenes = pick_scenes(drives, checked, world, SCENES)
-        with seeded(generator(train_.seed, "weights")):
-            result = RangeWorld(world).to(where)
         count = sum(weight.numel() for weight in result.parameters())
         log.info("range: %.2f M parameters, %d moments to learn from", count / 1e6, len(clips.ends))
 
         def batch(rng: torch.Generator) -> dict[str, torch.Tensor]:
             return clips.draw(train_.batch_size, rng)
 
-        about = {"world": world.to_dict(), "loss": loss.to_dict()}
+        about = {"world": world.to_dict(), "loss": loss.to_dict(), "begin": begin}
         recorded = Recorded.of(drives, len(checked))
         about["data"] = {"fingerprint": recorded.fingerprint, "drives": recorded.drives,
                          "validation_fraction": data.validation_fraction}  # fmt: skip

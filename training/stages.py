@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from drivedit.config import (
     DEFAULT_WORLD,
@@ -26,7 +26,7 @@ from drivedit.config import (
     WorldConfig,
 )
 from drivedit.data.clips import fit_config
-from drivedit.models import DiTTeacher, DiTWorld
+from drivedit.models import DiTTeacher, DiTWorld, World
 from drivedit.training.calibration import calibrate
 from drivedit.training.cards import write_card
 from drivedit.training.latents import encoder_fingerprint, frames_of, moments
@@ -318,6 +318,24 @@ def learn_dynamics(
         setattr(world, part, module)  # those that were trained are perhaps in shards
     world.config = replace(world.config, null_control=stage.config.drop_control > 0)
     return dynamics_figures(best, held)
+
+
+def begin_with(world: nn.Module, begin: str) -> None:
+    """Gives a world the weights of another one of its kind: a folder, a shipped name, or hub:NAME/WORLD; "": none.
+
+    Raises:
+        ValueError: That one has other networks.
+    """
+    if not begin:
+        return
+    assert isinstance(world, World)
+    weights = type(world).from_pretrained(begin, device=world.device).state_dict()
+    own = {name: tuple(weight.shape) for name, weight in world.state_dict().items()}
+    for name in sorted(own.keys() | weights.keys()):
+        got = tuple(weights[name].shape) if name in weights else None
+        if got != own.get(name):
+            raise ValueError(f"{begin} has other networks: {name} is {got} there, {own.get(name)} here")
+    world.load_state_dict(weights)
 
 
 def told(figures: Mapping[str, float]) -> str:

@@ -22,7 +22,7 @@ from drivedit.training.loop import train
 from drivedit.training.methods.warp import WarpMethod
 from drivedit.training.runs import run_folder
 from drivedit.training.scenes import pick_scenes, scene_at
-from drivedit.training.stages import RUN, is_main, told
+from drivedit.training.stages import RUN, begin_with, is_main, told
 from drivedit.training.steps import Figures
 from drivedit.utils import extra, generator, resolve_device, seeded
 
@@ -35,7 +35,7 @@ AHEAD = (1, 5, 10, 20)  # frames ahead that figures are told of
 
 def warp_world(
     world: WarpWorldConfig, train_: LoopConfig, data: DataConfig, loss: WarpStageConfig, out: str = RUN,
-    device: str = "auto",
+    begin: str = "", device: str = "auto",
 ) -> WarpWorld:  # fmt: skip
     """Trains a world of a camera in a car and writes OUT/warp/world.
 
@@ -47,6 +47,7 @@ def warp_world(
         data: The recordings, with poses; `data.picture` names the picture where there are several.
         loss: The loss.
         out: Folder of the run; an interrupted run goes on.
+        begin: A world whose weights it begins with, for instance to learn other recordings; "": none.
         device: Where it trains: auto, cpu, cuda, ...
 
     Raises:
@@ -64,19 +65,20 @@ def warp_world(
         world = fit_warp(world, drives.facts())
         if not np.isfinite(np.asarray(drives.pose)).all():
             raise ValueError("this kind of world learns from recordings whose poses are known in every state")
+        with seeded(generator(train_.seed, "weights")):
+            result = WarpWorld(world).to(where)
+        begin_with(result, begin)
         chosen, checked = drives.split(data.validation_fraction)
         clips = Clips(drives, drives.frames, world, loss.lead + loss.clip_frames)
         batch, _ = batches(clips, drives, data, train_.batch_size)
         held = HeldDreams(drives, checked, world, loss.horizon, loss.judged)
         log.info("picking start scenes")
         scenes = pick_scenes(drives, checked, world)
-        with seeded(generator(train_.seed, "weights")):
-            result = WarpWorld(world).to(where)
         tracks = Tracks(drives, world.motion_scale)
         if not (folder / "warp" / "last.pt").exists():  # or it is there
             fit_ego(result.ego, tracks, chosen, checked, loss.ego_steps, train_.seed)
         log.info("warp: %.2f M parameters", sum(weight.numel() for weight in result.parameters()) / 1e6)
-        about = {"world": world.to_dict(), "loss": loss.to_dict()}
+        about = {"world": world.to_dict(), "loss": loss.to_dict(), "begin": begin}
         recorded = Recorded.of(drives, len(checked))
         about["data"] = {"fingerprint": recorded.fingerprint, "drives": recorded.drives,
                          "validation_fraction": data.validation_fraction}  # fmt: skip

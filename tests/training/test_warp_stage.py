@@ -19,6 +19,7 @@ from drivedit.training.methods.clips import Rngs
 from drivedit.training.methods.method import Progress
 from drivedit.training.methods.warp import WarpMethod
 from drivedit.training.optimizers import Muon, is_matrix
+from drivedit.training.stages import begin_with
 from drivedit.training.warp_stage import HeldDreams, fit_warp
 from drivedit.utils import generator
 from drivedit.utils.shards import write_shard
@@ -241,6 +242,16 @@ def test_the_command_writes_a_world_that_is_found_by_its_kind(tmp_path):
     assert "picture" in rows[0] and "edges" in rows[0]
     state, _ = world.enter(world.scenes[:1], [0])
     assert world.step(state, torch.zeros(1, 2))[1].reward.isfinite().all()
+
+
+def test_a_run_may_begin_with_the_weights_of_another_world_of_the_same_networks(tmp_path):
+    make_warp_world(1).save_pretrained(tmp_path / "trained")
+    world = make_warp_world(2)
+    begin_with(world, str(tmp_path / "trained"))
+    trained = make_warp_world(1).state_dict()
+    assert all(torch.equal(weight, trained[name]) for name, weight in world.state_dict().items())
+    with pytest.raises(ValueError, match=r"other networks: .* is \(.*\) there, \(.*\) here"):
+        begin_with(make_warp_world(others=0), str(tmp_path / "trained"))
 
 
 def test_recordings_without_poses_are_refused_before_long_work(tmp_path, capsys):

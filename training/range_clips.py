@@ -17,7 +17,8 @@ from drivedit.data.clips import Drives
 from drivedit.data.known import fit_rewards
 from drivedit.models.conditions.route import route_code
 from drivedit.models.sde.beams import LONGEST
-from drivedit.utils import Route, advance_pose, motion_between
+from drivedit.training.ego import Tracks
+from drivedit.utils import Route, advance_pose
 
 RARE = 0.05  # share of clips that end with an ending, where there are any
 
@@ -83,17 +84,18 @@ class RangeClips:
         parts = [np.arange(a + span, b + 1) for a, b in zip(first, last, strict=True) if b >= a + span]
         if not parts:
             raise ValueError(
-                f"no drive has {span + 1} states; record longer episodes, or lower loss.clip_frames or loss.strides"
+                f"no drive has {span + 1} states; record longer episodes, or lower loss.clip_frames, loss.lead or "
+                f"loss.strides"
             )
         self.ends = np.concatenate(parts)
         self.rare = last[np.asarray(drives.ended)[last] & (last >= first + span)]
         self.drive = np.repeat(np.arange(len(drives)), np.diff(drives.first))
         spec = world.spec
         self.learned, self.told = spec.learned(), world.learned_telemetry()
-        self.steered = _totals([np.asarray(drives.control)[:, place] for place in range(len(spec.controls))])
+        self.tracks = Tracks(drives, world.rate_scale, strides)
         self.earned = _totals([drives.earned(name) for name in self.learned] or [np.zeros(len(drives.ended))])
-        self.route = _routes(drives) if world.route_dim else None
-        self.arc = _arcs(drives, self.route) if self.route is not None else None
+        self.route = stacked_routes(drives) if world.route_dim else None
+        self.arc = state_arcs(drives, self.route) if self.route is not None else None
 
     def draw(self, rows: int, rng: torch.Generator) -> dict[str, Tensor]:
         """A batch of clips with drawn ends and intervals."""
@@ -125,10 +127,11 @@ class RangeClips:
         scales = {value.name: value.scale for value in spec.telemetry}
         units = np.array([spec.rewards[name].value or 1.0 for name in self.learned] or [1.0])
         told = [np.asarray(drives.telemetry[name])[index] / scales[name] for name in self.told]
-        rates, known = self._rates(index, dt)
+        before = np.maximum(index[:, :1] - 1, drives.first[self.drive[index[:, :1]]])
+        rates, known = self.tracks.rates(np.concatenate([before, index], 1))
         arrays = {
             "scans": np.array(drives.frames[index]), "dt": dt, "rates": rates, "known": known,
-            "controls": np.diff(self.steered[index], axis=1) / steps[..., None],
+            "controls": self.tracks.controls(index),
             "rewards": np.diff(self.earned[index], axis=1) / units / dt[..., None],
             "ended": np.asarray(drives.ended)[index[:, 1:]], "route": self._codes(index, rates, dt),
             "telemetry": np.stack(told or [np.zeros(index.shape)], -1),
@@ -136,25 +139,13 @@ class RangeClips:
         tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
         return {name: value if value.dtype == torch.bool else value.float() for name, value in tensors.items()}
 
-    def _rates(self, index: np.ndarray, dt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ego-motion of a unit of time `[B, n + 1, 3]` that led to each state, and where it is known."""
-        drives = self.drives
-        before = np.maximum(index[:, :1] - 1, drives.first[self.drive[index[:, :1]]])
-        pose = torch.from_numpy(np.array(drives.pose[np.concatenate([before, index], 1)]))
-        times = np.array(drives.times[np.concatenate([before, index[:, :1]], 1)])
-        passed = np.concatenate([np.diff(times, axis=1) / self.world.spec.dt, dt], 1)
-        moved = motion_between(pose[:, :-1], pose[:, 1:]).numpy() / np.maximum(passed, 1e-6)[..., None]
-        rates = (moved / np.array(self.world.rate_scale)).astype(np.float32)
-        known = np.isfinite(rates).all(-1) & (passed > 0)
-        return np.where(known[..., None], rates, 0.0), known
-
     def _codes(self, index: np.ndarray, rates: np.ndarray, dt: np.ndarray) -> np.ndarray:
         """The route's code of every interval `[B, n, R]`, from where the ego-motion before would bring the car."""
         if self.route is None or self.arc is None:
             return np.zeros((*dt.shape, 0), np.float32)
         states, world = index[:, :-1].reshape(-1), self.world
         rows = torch.from_numpy(self.drive[states])
-        route = Route(*(getattr(self.route, name)[rows] for name in Route.__dataclass_fields__))
+        route = self.route.rows(rows)
         pose = torch.from_numpy(np.array(self.drives.pose[states])).float().nan_to_num()
         gone = (rates[:, :-1] * dt[..., None]).reshape(-1, 3) * np.array(world.rate_scale, np.float32)
         ahead = advance_pose(pose, torch.from_numpy(gone).float())
@@ -168,13 +159,13 @@ def _totals(columns: list[np.ndarray]) -> np.ndarray:
     return np.cumsum(np.nan_to_num(np.stack(columns, 1)).astype(np.float64), 0)
 
 
-def _routes(drives: Drives) -> Route:
+def stacked_routes(drives: Drives) -> Route:
     """The routes of all drives."""
     lines = [line if len(line) else None for line in drives.routes]
     return Route.from_points(lines, [bool(closed) for closed in drives.closed], list(drives.bounds))
 
 
-def _arcs(drives: Drives, route: Route) -> np.ndarray:
+def state_arcs(drives: Drives, route: Route) -> np.ndarray:
     """Foot point of every state on its route, float32 `[S]`, tracked along the drives."""
     lengths, arc = np.diff(drives.first), None
     arcs = np.zeros(int(drives.first[-1]), np.float32)

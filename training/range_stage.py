@@ -15,6 +15,7 @@ from drivedit.evaluation.suites.scans import ScanClips, dream_scans, moments_of,
 from drivedit.models import RangeWorld
 from drivedit.models.sde.ranges import encode_range
 from drivedit.training.cards import Recorded, write_card
+from drivedit.training.ego import fit_ego
 from drivedit.training.loop import train
 from drivedit.training.methods.range import DEPTH, LEAST, RangeMethod
 from drivedit.training.range_clips import RangeClips, fit_range, range_image
@@ -68,12 +69,14 @@ def range_world(
         with seeded(generator(train_.seed, "weights")):
             result = RangeWorld(world).to(where)
         begin_with(result, begin)
-        clips = RangeClips(drives, world, chosen, loss.context + loss.clip_frames - 1, loss.strides)
+        clips = RangeClips(drives, world, chosen, loss.context + loss.lead + loss.clip_frames - 1, loss.strides)
         held = ScanClips.of(
             drives, moments_of(drives, checked, CONTEXT, loss.horizon, loss.judged), CONTEXT, loss.horizon, world.spec
         )
         log.info("picking start scenes")
         scenes = pick_scenes(drives, checked, world, SCENES)
+        if not (folder / "range" / "last.pt").exists():  # or it is there
+            fit_ego(result.ego, clips.tracks, chosen, checked, loss.ego_steps, train_.seed)
         count = sum(weight.numel() for weight in result.parameters())
         log.info("range: %.2f M parameters, %d moments to learn from", count / 1e6, len(clips.ends))
 

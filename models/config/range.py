@@ -172,21 +172,23 @@ class RangeStageConfig(BaseConfig):
     """Loss of the `range` stage: clips are filtered frame by frame, first recorded ones, then more and more own ones.
 
     Attributes:
-        clip_frames: Frames of a clip that are painted.
+        clip_frames: Frames of a clip that are scored.
+        lead: Most frames before these, on which clips only go on; how many, is drawn, few more often.
         context: Frames before them that are only looked at, one at least.
         strides: Fewest and most recorded frames from one frame of a clip to the next, drawn for each.
         mean_until: Share of the run in which the likeliest scan is learned, without noise.
         own_from: Share of the run after which clips go on with their own scans.
         own_share: Share of the clips that do so in the end.
         head_weight: Weight of the heads' losses.
-        motion_weight: Weight of the ego-motion's loss.
+        motion_weight: Weight of the loss of the ego-motion that is seen.
         drop_route: Share of clips that dream without a route.
-        shake: Standard deviation of the noise on the ego-motion that a clip goes on from, in its units.
+        ego_steps: Steps in which the ego-motion is learned, before all else.
         judged: Held-back clips that figures are told of.
         horizon: Frames of these, at the trained interval.
     """
 
     clip_frames: int = 6
+    lead: int = 0
     context: int = 2
     strides: tuple[int, int] = (1, 3)
     mean_until: float = 0.3
@@ -195,15 +197,15 @@ class RangeStageConfig(BaseConfig):
     head_weight: float = 0.05
     motion_weight: float = 1.0
     drop_route: float = 0.4
-    shake: float = 0.05
+    ego_steps: int = 3000
     judged: int = 24
     horizon: int = 20
 
     def __post_init__(self) -> None:
         self.check_ranges(
-            clip_frames=(1, 1000), context=(1, 1000), strides=(1, 1000), mean_until=(0, 1), own_from=(0, 1),
-            own_share=(0, 1), head_weight=(0, 1e6), motion_weight=(0, 1e6), drop_route=(0, 1),
-            shake=(0, 100), judged=(1, 10_000), horizon=(1, 10_000),
+            clip_frames=(1, 1000), lead=(0, 1000), context=(1, 1000), strides=(1, 1000), mean_until=(0, 1),
+            own_from=(0, 1), own_share=(0, 1), head_weight=(0, 1e6), motion_weight=(0, 1e6), drop_route=(0, 1),
+            ego_steps=(1, 10**9), judged=(1, 10_000), horizon=(1, 10_000),
         )  # fmt: skip
         if self.strides[0] > self.strides[1]:
             raise ValueError(f"strides must not fall, got {self.strides}")

@@ -45,11 +45,11 @@ def enter_row(world: RangeNetworks, scene: Scene, seed: int) -> tuple[RangeState
         # the seed is not the world's: a scene begins the same way in every future
         motion = world.carried(motion, clock[index - 1 : index], dt, [0], given)
         code = world.encoded(given, dt)
-        rates = world.go_on(motion, rates, code, dt)
-        moved = world.beams.moved(scans[index - 1], world.gone(rates, dt))
+        gone = world.ego(controls[index - 1 : index], rates, dt) if known is None else known[index - 1 : index]
+        moved = world.beams.moved(scans[index - 1], world.gone(gone, dt))
         motion = world.absorbed(motion, scans[index], moved, dt)
-        readings = world.read(motion, code, rates)
-        rates = readings.rates if known is None else known[index - 1 : index]
+        readings = world.read(motion, code, gone)
+        rates = readings.rates if known is None else gone
         arc = told.foot(poses[index : index + 1, :2], arc)
     arc = route.foot(poses[-1:, :2], arc)
     state = RangeState(

@@ -18,6 +18,7 @@ from drivedit.config import RangeWorldConfig
 from drivedit.models.conditions.route import route_code
 from drivedit.models.flow.path import over
 from drivedit.models.layers.blocks import mlp
+from drivedit.models.layers.ego import EgoMotion
 from drivedit.models.sde.beams import Beams
 from drivedit.models.sde.motion import DiffModel
 from drivedit.models.sde.painter import Painter
@@ -101,7 +102,7 @@ class RangeNetworks(nn.Module):
         channels, cells = config.motion_channels, rows * columns // 4**config.n_downs
         self.code = mlp(config.told_dim + 1, CODE)
         self.painter = Painter(config.painter, channels, CODE)
-        self.rates = RangeHeads(channels, cells, config.head, 3)
+        self.ego = EgoMotion(len(spec.controls))
         names = config.learned_telemetry()
         self.counts = [3, max(len(names), 1), max(len(spec.learned()), 1), 1, 1]
         self.heads = RangeHeads(channels, cells, config.head, sum(self.counts))
@@ -146,10 +147,6 @@ class RangeNetworks(nn.Module):
     ) -> Tensor:
         """The motion states `[B, M, h, w]` after intervals `[B]`, before anything is seen (`DiffModel.advance`)."""
         return self.motion.advance(motion, clock, clock + dt.to(clock), seeds, told)
-
-    def go_on(self, motion: Tensor, rates: Tensor, code: Tensor, dt: Tensor) -> Tensor:
-        """The ego-motion of a unit of time in this interval `[B, 3]`, from that in the one before."""
-        return rates + over(dt.to(rates), rates) * self.rates(motion, code).float()
 
     def gone(self, rates: Tensor, dt: Tensor) -> Tensor:
         """Ego-motions `[B, 3]` in metres and rad, at rates that are held for intervals `[B]`."""

@@ -169,7 +169,7 @@ class RangeWorld(RangeNetworks, RoadWorld[RangeState]):
         told = self.told(controls.to(state.rates), state.rates, near)
         motion = self.carried(state.motion, state.clock, units, state.seeds.tolist(), told)
         code = self.encoded(told, units)
-        rates = self.go_on(motion, state.rates, code, units)
+        rates = self.ego(controls.to(state.rates), state.rates, units)
         gone = self.gone(rates, units)
         moved = self.beams.moved(state.scans[:, -1], gone)
         painted = self.painter(state.scans, moved, self.beams.ground, motion, code, drawn)

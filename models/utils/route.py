@@ -71,6 +71,10 @@ class Route:
         """Moves the routes to a device."""
         return Route(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
+    def rows(self, where: Tensor) -> Route:
+        """Some of the rows; one may be named several times."""
+        return Route(**{f.name: getattr(self, f.name)[where] for f in fields(self)})
+
     def at(self, s: Tensor) -> tuple[Tensor, Tensor]:
         """Points and unit tangents at arc lengths.
 

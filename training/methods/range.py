@@ -2,7 +2,8 @@
 
 The energy score of the two (`energy_score`), each of which has a path of the motion and a noise of its own, is least
 for samples of the true law, so it pays neither to blur nor to let the noise of the motion collapse. First the likeliest
-scan is learned alone, without noise; later clips go on with their own scans.
+scan is learned alone, without noise; later clips go on with their own scans. Ego-motion is given, as a dream gives it
+to itself (`drivedit.training.ego`): so the true scan stays one that may follow.
 
 Legend: B clips, n intervals, H W rows and columns of a scan, D numbers of a patch.
 """
@@ -73,83 +74,88 @@ class RangeMethod(Method):
     def __init__(self, world: RangeWorld, config: RangeStageConfig) -> None:
         super().__init__()
         self.world, self.config = world, config
+        world.ego.requires_grad_(False)  # it was learned before
 
     def loss(self, batch: dict[str, Any], progress: Progress, rng: torch.Generator) -> tuple[Tensor, Logs]:
         """The loss of a batch of `drivedit.training.range_clips.RangeClips`."""
         world, config = self.world, self.config
         rngs = Rngs(rng, batch["scans"].device, generator(0, "alike", progress.step))
-        scans = encode_range(batch["scans"], world.config.reach)
-        rows, states = scans.shape[:2]
         mean = progress.share < config.mean_until
         ramp = max(0.0, (progress.share - config.own_from) / max(1e-6, 1 - config.own_from))
-        own = rngs.uniform(rows) < config.own_share * ramp
+        lead = rngs.shared_lead(round(ramp * config.lead))
+        batch = {name: value[:, config.lead - lead :] for name, value in batch.items()}
+        scans = encode_range(batch["scans"], world.config.reach)
+        rows, states = scans.shape[:2]
+        posed = (batch["known"] & (rngs.uniform(rows, 1) >= UNPOSED))[..., None]
+        own = (rngs.uniform(rows) < config.own_share * ramp) & posed[:, 1:, 0].all(1)
         first = config.context + (rngs.uniform(rows) * (states - config.context)).long()  # own scans from here on
         first = torch.where(own, first, states)
-        posed = batch["known"] & (rngs.uniform(rows, 1) >= UNPOSED)
-        shaken = batch["rates"] + config.shake * rngs.normal(*batch["rates"].shape)
         route = batch["route"] * (rngs.uniform(rows, 1, 1) >= config.drop_route)
         unit = torch.ones(rows, device=scans.device)
         now = Filtered(
             world.absorbed(scans.new_zeros(rows, *world.motion_shape()), scans[:, 0], scans[:, 0], unit),
-            scans[:, :1].repeat(1, 2, 1, 1, 1), shaken[:, 0] * posed[:, :1], torch.zeros(rows, dtype=torch.float64),
+            scans[:, :1].repeat(1, 2, 1, 1, 1), batch["rates"][:, 0] * posed[:, 0],
+            torch.zeros(rows, dtype=torch.float64),
         )  # fmt: skip
         for index in range(1, states):
             dt = batch["dt"][:, index - 1]
-            told = world.told(batch["controls"][:, index - 1], now.rates, route[:, index - 1])
+            control = batch["controls"][:, index - 1]
+            told = world.told(control, now.rates, route[:, index - 1])
+            gone = torch.where(posed[:, index], batch["rates"][:, index], world.ego(control, now.rates, dt))
             wanted = {name: batch[name][:, index] for name in ("rates", "known", "telemetry")}
             wanted |= {name: batch[name][:, index - 1] for name in ("rewards", "ended")}
-            painted = index >= config.context
-            read, own_scan = self.frame(now, scans[:, index], dt, told, wanted, (painted, mean), rngs)
-            now.clock = now.clock + dt.double().cpu()
-            dreamed = index >= first
-            seen = torch.where(dreamed[:, None, None, None], own_scan, scans[:, index])
-            now.scans = torch.stack([now.scans[:, -1], seen], 1)
-            now.motion = world.absorbed(read[1], seen, read[2], dt)
-            readings = world.read(now.motion, read[3], read[0])
-            self.judge_heads(now, readings, wanted, painted)
-            given = torch.where(posed[:, index, None], shaken[:, index], readings.rates.detach())
-            now.rates = torch.where(dreamed[:, None], read[0].detach(), given)
+            with torch.set_grad_enabled(index > lead and torch.is_grad_enabled()):
+                scored = index >= config.context + lead
+                scale = 0.0 if mean else 1.0 if scored else world.config.temperature
+                how = scored, index >= config.context, scale
+                read, own_scan = self.frame(now, scans[:, index], dt, (told, gone), wanted, how, rngs)
+                now.clock = now.clock + dt.double().cpu()
+                dreamed = index >= first
+                seen = torch.where(dreamed[:, None, None, None], own_scan, scans[:, index])
+                now.scans = torch.stack([now.scans[:, -1], seen], 1)
+                now.motion = world.absorbed(read[0], seen, read[1], dt)
+                readings = world.read(now.motion, read[2], gone)
+            if index > lead:
+                self.judge_heads(now, readings, wanted, scored)
+            now.rates = torch.where(posed[:, index], gone, readings.rates.detach())
         return self.total(now, told)
 
     def frame(
-        self, now: Filtered, scan: Tensor, dt: Tensor, told: Tensor, wanted: dict[str, Tensor],
-        how: tuple[bool, bool], rngs: Rngs,
-    ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor]:  # fmt: skip
+        self, now: Filtered, scan: Tensor, dt: Tensor, given: tuple[Tensor, Tensor], wanted: dict[str, Tensor],
+        how: tuple[bool, bool, float], rngs: Rngs,
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:  # fmt: skip
         """Moves clips on by an interval and paints their frames, unless it is only looked at; notes the losses.
 
         Args:
             now: Where they are; its motion stays.
             scan: The true frame `[B, 2, H, W]`.
             dt: `[B]`.
-            told: `[B, ...]`.
+            given: What is told `[B, ...]`, and the ego-motion of a unit of time `[B, 3]`.
             wanted: What is true of the frame.
-            how: Whether it is painted, and whether the likeliest one alone is.
+            how: Whether it is scored, whether it is painted, and the scale of the noise.
             rngs: Of the noise.
 
         Returns:
-            Ego-motion, motion state, moved scan and code, of the first sample; and that, as a sensor gives it.
+            Motion state, moved scan and code, of the first sample; and that, as a sensor gives it.
         """
         world, rows = self.world, len(scan)
-        painted, mean = how
-        copies = 2 if painted and not mean else 1
-        many = [each.repeat(copies, *[1] * (each.ndim - 1)) for each in (now.motion, now.scans, dt, told, now.rates)]
-        motion, scans, times, given, rates = many
-        motion = world.carried(motion, now.clock.repeat(copies), times, rngs.own, given)
-        code = world.encoded(given, times)
-        rates = world.go_on(motion, rates, code, times)
+        scored, painted, scale = how
+        copies = 2 if scored and scale else 1
+        many = [each.repeat(copies, *[1] * (each.ndim - 1)) for each in (now.motion, now.scans, dt, *given)]
+        motion, scans, times, told, rates = many
+        motion = world.carried(motion, now.clock.repeat(copies), times, rngs.own, told)
+        code = world.encoded(told, times)
         with torch.no_grad():
             moved = world.beams.moved(scans[:, -1], world.gone(rates, times))
-        off = F.smooth_l1_loss(rates[:rows], wanted["rates"], reduction="none", beta=0.1).mean(1)
-        now.add(rates=(off * wanted["known"]).mean())
         if not painted:
-            return (rates, motion, moved, code), scan
-        drawn = rngs.normal(*moved.shape) * (0.0 if mean else 1.0)
+            return (motion, moved, code), scan
+        drawn = rngs.normal(*moved.shape) * scale
         found = world.painter(scans, moved, world.beams.ground, motion, code, drawn)
-        far, off = self.score(found.unflatten(0, (copies, rows)), scan)
-        wanted["error"] = off
-        now.add(**far)
+        if scored:
+            far, wanted["error"] = self.score(found.unflatten(0, (copies, rows)), scan)
+            now.add(**far)
         own = hardened(found[:rows].detach(), scans[:rows, -1], moved[:rows], world.beams.ground)
-        return (rates[:rows], motion[:rows], moved[:rows], code[:rows]), own
+        return (motion[:rows], moved[:rows], code[:rows]), own
 
     def score(self, found: Tensor, scan: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Scores of samples `[1 or 2, B, 2, H, W]` beside the truth `[B, 2, H, W]`, and errors `[B]` of the first one.
@@ -186,7 +192,7 @@ class RangeMethod(Method):
         """The loss of all frames, and what is logged."""
         means = {name: torch.stack(losses).mean() for name, losses in now.losses.items()}
         heads = torch.stack([means[name] for name in ("telemetry", "reward", "ended", "expected_error")]).sum()
-        loss = means["depth"] + MASK * means["mask"] + self.config.motion_weight * (means["rates"] + means["seen"])
+        loss = means["depth"] + MASK * means["mask"] + self.config.motion_weight * means["seen"]
         with torch.no_grad():
             spread = self.world.diffusion(now.motion, told)
         logs = {name: value.detach() for name, value in means.items()}

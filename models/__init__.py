@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from drivedit.models.bev.state import BevState
+from drivedit.models.bev.world import BevWorld
 from drivedit.models.dit.memory import MemoryBank
 from drivedit.models.dit.state import DiTState
 from drivedit.models.dit.student import DiTStudent
@@ -15,8 +17,6 @@ from drivedit.models.scenes import Scene, check_scene
 from drivedit.models.sde.range_state import RangeState
 from drivedit.models.sde.range_world import RangeWorld
 from drivedit.models.state import RowState
-from drivedit.models.warp.state import WarpState
-from drivedit.models.warp.world import WarpWorld
 from drivedit.models.world import Sampling, StepOutput, World
 from drivedit.utils.lazy import lazily
 
@@ -62,8 +62,8 @@ __all__ = [
     "Scene",
     "StepOutput",
     "VAE3D",
-    "WarpState",
-    "WarpWorld",
+    "BevState",
+    "BevWorld",
     "World",
     "check_scene",
     "find_world",

@@ -17,8 +17,8 @@ from drivedit.models.world import StepOutput
 from drivedit.utils import Route, advance_pose
 
 
-class ToldNetworks(nn.Module):
-    """Codes of the route and of others on the road, as the picture shows them; and the meaning of the heads' numbers.
+class TellingNetworks(nn.Module):
+    """Networks of a world that is seen in pictures, and the meaning of the heads' numbers.
 
     Args:
         config: The world's configuration.
@@ -38,18 +38,50 @@ class ToldNetworks(nn.Module):
         if not spec.observations or not spec.controls:
             raise ValueError(f"a world shows a picture and has controls, its spec has {spec}")
         self.config = config
-        self.coder = RouteCoder(config)
-        self.layout = LayoutCoder(config) if config.others else None
         self.register_buffer("error_range", torch.tensor([-3.0, 0.0]))  # log errors of best and worst dreams
-        self.register_buffer(
-            "telemetry_scale", torch.tensor([value.scale for value in spec.telemetry]), persistent=False
-        )
+        scales = torch.tensor([value.scale for value in spec.telemetry])
+        self.register_buffer("telemetry_scale", scales, persistent=False)
         self.register_buffer("motion_scale", torch.tensor(config.motion_scale), persistent=False)
 
     @property
     def device(self) -> torch.device:
         """Where the world lives."""
         return self.error_range.device
+
+    def output(self, readings: HeadOutputs, telemetry: Tensor) -> StepOutput:
+        """What is told, of the raw readings and the telemetry `[B, K]` in its units."""
+        spec = self.config.spec
+        probability = readings.ended.double().sigmoid().float()  # in float32 equal rows may differ in the last bit
+        ended = probability > self.config.end_threshold
+        told = dict(zip(spec.names("telemetry"), telemetry.unbind(-1), strict=False))  # without any, one is unused
+        learned = dict(zip(spec.learned(), readings.reward.unbind(-1), strict=False))
+        terms = {}
+        for name, term in spec.rewards.items():
+            if term.kind == "constant":
+                terms[name] = torch.full_like(probability, term.value)
+            elif term.kind == "on_end":
+                terms[name] = term.value * ended.float()
+            else:
+                terms[name] = (learned if term.kind == "learned" else told)[name] * term.value
+        low, high = self.error_range
+        confidence = 1 - ((readings.log_error - low) / (high - low)).clamp(0, 1)
+        return StepOutput(terms, ended, probability, told, confidence)
+
+
+class ToldNetworks(TellingNetworks):
+    """Codes of the route and of others on the road, as the picture shows them.
+
+    Args:
+        config: The world's configuration.
+
+    Raises:
+        ValueError: The spec shows no picture, or has no controls.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.coder = RouteCoder(config)
+        self.layout = LayoutCoder(config) if config.others else None
 
     def code(
         self, route: Route, pose: Tensor, arc: Tensor, motion: Tensor, others: tuple[Tensor, Tensor] | None = None
@@ -85,22 +117,3 @@ class ToldNetworks(nn.Module):
         """What is told of others where nothing is: zeros `[B, P, k]`."""
         width = 0 if self.layout is None else TOLD * self.config.map_cells**2
         return torch.zeros(rows, self.config.map_tokens, width, device=self.device)
-
-    def output(self, readings: HeadOutputs, telemetry: Tensor) -> StepOutput:
-        """What is told, of the raw readings and the telemetry `[B, K]` in its units."""
-        spec = self.config.spec
-        probability = readings.ended.double().sigmoid().float()  # in float32 equal rows may differ in the last bit
-        ended = probability > self.config.end_threshold
-        told = dict(zip(spec.names("telemetry"), telemetry.unbind(-1), strict=False))  # without any, one is unused
-        learned = dict(zip(spec.learned(), readings.reward.unbind(-1), strict=False))
-        terms = {}
-        for name, term in spec.rewards.items():
-            if term.kind == "constant":
-                terms[name] = torch.full_like(probability, term.value)
-            elif term.kind == "on_end":
-                terms[name] = term.value * ended.float()
-            else:
-                terms[name] = (learned if term.kind == "learned" else told)[name] * term.value
-        low, high = self.error_range
-        confidence = 1 - ((readings.log_error - low) / (high - low)).clamp(0, 1)
-        return StepOutput(terms, ended, probability, told, confidence)

@@ -24,7 +24,7 @@ COMMANDS = {
     "stream": (f"{HERE}.stream_study:stream", "memory and speed of recordings that are read as a stream"),
     "agents": (f"{HERE}.agents:agents", "a reader of who is where, off pictures; with --regression its rival"),
     "range": (f"{HERE}.range_stage:range_world", "a world of LiDAR scans in continuous time, in one training"),
-    "warp": (f"{HERE}.warp_stage:warp_world", "a world of a camera in a car, which warps and paints, in one training"),
+    "bev": (f"{HERE}.bev_stage:bev_world", "a world of a camera in a car, which keeps the ground around it"),
     "ksin": (f"{HERE}.ksin_study:ksin", "sets whose answer is known: couplings, equivariance and solver steps"),
     "ship": (f"{HERE}.ship:ship", "writes a trained world together with its card"),
 }

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from drivedit.data.clips import Drives
-from drivedit.models import DiTWorld, WarpWorld
+from drivedit.models import BevWorld, DiTWorld
 from drivedit.training.scenes import scene_at
 
 QUANTILES = (0.05, 0.99)
@@ -16,7 +16,7 @@ LEAST = 1e-6  # error
 
 
 @torch.no_grad()
-def calibrate(world: DiTWorld | WarpWorld, drives: Drives, chosen: np.ndarray, frames: int, rows: int = 24) -> None:
+def calibrate(world: DiTWorld | BevWorld, drives: Drives, chosen: np.ndarray, frames: int, rows: int = 24) -> None:
     """Sets the errors at which a world's confidence is 1 and 0: low and high quantiles of what it dreams.
 
     It dreams as it will be used, with its own number of passes, on its own frames, whatever it was taught by: a few

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from drivedit.config import DataConfig, WarpWorldConfig, WorldConfig
+from drivedit.config import DataConfig, WorldConfig
 from drivedit.data.clips import Drives, clip_starts
 from drivedit.models import DiTWorld
 from drivedit.models.conditions.layout import LayoutCoder, join
@@ -86,7 +86,7 @@ class Clips:
 
     Args:
         drives: The recordings.
-        latents: float16 `[S, C, h, w]`; or the pictures themselves, uint8 `[S, H, W, C]`.
+        latents: float16 `[S, C, h, w]`.
         world: Gives the route code and the units of the heads.
         frames: Targets of a clip.
         device: Where batches are made. All is kept there if it takes less than half of the memory; else the latents
@@ -94,7 +94,7 @@ class Clips:
     """
 
     def __init__(
-        self, drives: Drives, latents: np.ndarray, world: WorldConfig | WarpWorldConfig, frames: int,
+        self, drives: Drives, latents: np.ndarray, world: WorldConfig, frames: int,
         device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
         self.frames, self.history, self.device = frames, world.history, torch.device(device)
@@ -162,7 +162,7 @@ def _room(device: torch.device) -> float:
     return 0.0 if device.type == "cpu" else 0.5 * torch.get_device_module(device).mem_get_info(device)[0]
 
 
-def route_codes(drives: Drives, world: WorldConfig | WarpWorldConfig, device: torch.device | str = "cpu") -> np.ndarray:
+def route_codes(drives: Drives, world: WorldConfig, device: torch.device | str = "cpu") -> np.ndarray:
     """Route code for the frame after each state, float16 `[S, C]`, made as a dream makes it.
 
     The foot point is tracked, and the car is placed where its last motion would bring it. C is 0 for a world that
@@ -188,16 +188,24 @@ def route_codes(drives: Drives, world: WorldConfig | WarpWorldConfig, device: to
     return codes
 
 
-def nearest_others(drives: Drives, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """The boxes of the nearest others at every state, float32 `[S, most, 7]`, filled up with zeros; and where known."""
+def nearest_rows(drives: Drives, most: int) -> np.ndarray:
+    """Which agents are the nearest others at every state, rows of `drives.agents`, `[S, most]`; -1 for nobody."""
     states, agents = int(drives.first[-1]), drives.agents
-    boxes, known = np.zeros((states, most, BOX), np.float32), np.repeat(drives.agents_known, np.diff(drives.first))
+    rows = np.full((states, most), -1, np.int64)
     state = np.repeat(np.arange(states), np.diff(agents.first))
     apart = np.hypot(*(agents.boxes[:, :2] - drives.pose[state, :2]).T)
     order = np.lexsort((apart, state))  # by state, then by distance
     place = np.arange(len(order)) - agents.first[state]
     kept = (place < most) & np.isfinite(apart[order])
-    boxes[state[kept], place[kept]] = agents.boxes[order[kept]]
+    rows[state[kept], place[kept]] = order[kept]
+    return rows
+
+
+def nearest_others(drives: Drives, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes of the nearest others at every state, float32 `[S, most, 7]`, filled up with zeros; and where known."""
+    rows, known = nearest_rows(drives, most), np.repeat(drives.agents_known, np.diff(drives.first))
+    boxes = np.zeros((*rows.shape, BOX), np.float32)
+    boxes[rows >= 0] = drives.agents.boxes[rows[rows >= 0]]
     return boxes, known
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from drivedit.config import RangeWorldConfig, WarpWorldConfig, WorldConfig, all_domains
+from drivedit.config import BevWorldConfig, RangeWorldConfig, WorldConfig, all_domains
 from drivedit.data.clips import Drives
 from drivedit.models import Scene, check_scene
 
@@ -15,7 +15,7 @@ SPEED = "speed"  # telemetry, where it is known, that scenes are spread over
 
 
 def pick_scenes(
-    drives: Drives, chosen: np.ndarray, world: WorldConfig | RangeWorldConfig | WarpWorldConfig, count: int = 48
+    drives: Drives, chosen: np.ndarray, world: WorldConfig | RangeWorldConfig | BevWorldConfig, count: int = 48
 ) -> list[Scene]:
     """The scenes of the moments that `pick_moments` gives, as far as a world looks back."""
     moments = pick_moments(drives, chosen, world.scene_states, count)
@@ -85,7 +85,7 @@ def _spread(found: list[tuple[float, int, int]], count: int, most: int) -> list[
     return picked
 
 
-def scene_at(drives: Drives, drive: int, now: int, world: WorldConfig | RangeWorldConfig | WarpWorldConfig) -> Scene:
+def scene_at(drives: Drives, drive: int, now: int, world: WorldConfig | RangeWorldConfig | BevWorldConfig) -> Scene:
     """The scene of a moment: the state `now` of a drive and what came before it, as far as the world looks back."""
     first = max(now - world.scene_states + 1, drives.states(drive).start)
     scene = Scene(**drives.moments(drive, slice(first, now + 1), world.spec))

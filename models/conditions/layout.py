@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drivedit.config import CameraConfig, WarpWorldConfig, WorldConfig
+from drivedit.config import CameraConfig, WorldConfig
 from drivedit.models.conditions.route import RouteCoder
 from drivedit.utils import Route, from_origin, real_numbers
 from drivedit.utils.episodes import Agents
@@ -41,7 +41,7 @@ class LayoutCoder(nn.Module):
     edges_x: Tensor
     edges_y: Tensor
 
-    def __init__(self, config: WorldConfig | WarpWorldConfig) -> None:
+    def __init__(self, config: WorldConfig) -> None:
         super().__init__()
         assert config.camera is not None
         height, width = config.image_size

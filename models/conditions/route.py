@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drivedit.config import CameraConfig, WarpWorldConfig, WorldConfig
+from drivedit.config import CameraConfig, WorldConfig
 from drivedit.utils import Route
 
 ON_ROUTE: dict[str, Any] = {"points": None, "closed": False, "bounds": None, "arc": None}
@@ -119,7 +119,7 @@ class RouteCoder(nn.Module):
     arcs: Tensor
     cells: Tensor
 
-    def __init__(self, config: WorldConfig | WarpWorldConfig) -> None:
+    def __init__(self, config: WorldConfig) -> None:
         super().__init__()
         self.scale, self.half_width = config.route_scale, config.road_half_width
         self.bounds_reach = config.bounds_reach
@@ -153,7 +153,7 @@ class RouteCoder(nn.Module):
         return torch.cat([code, road * (route.count > 0)[:, None]], -1)
 
 
-def _cells(config: WorldConfig | WarpWorldConfig) -> Tensor:
+def _cells(config: WorldConfig) -> Tensor:
     """Where on the ground (right, forward, in metres) the map's cells lie, token by token: `[P * n * n, 2]`."""
     n, pixels = config.map_cells, config.token_pixels
     rows, columns = config.image_size[0] // pixels, config.image_size[1] // pixels

@@ -2,6 +2,7 @@
 
 from drivedit.config.agents import AgentsConfig, AgentsStageConfig
 from drivedit.config.base import BaseConfig
+from drivedit.config.bev import BevStageConfig, BevWorldConfig
 from drivedit.config.domain import DomainConfig, all_domains, domain_of, find_domain
 from drivedit.config.domains import DEFAULT_WORLD
 from drivedit.config.inference import InferenceArgs, InferenceConfig
@@ -28,7 +29,6 @@ from drivedit.config.training import (
     VAEStageConfig,
 )
 from drivedit.config.video import MODEL_TYPES, VideoTransformerConfig
-from drivedit.config.warp import WarpStageConfig, WarpWorldConfig
 
 __all__ = [
     "DEFAULT_WORLD",
@@ -65,8 +65,8 @@ __all__ = [
     "VAEConfig",
     "VAEStageConfig",
     "VideoTransformerConfig",
-    "WarpStageConfig",
-    "WarpWorldConfig",
+    "BevStageConfig",
+    "BevWorldConfig",
     "WorldConfig",
     "WorldSpec",
     "domain_of",

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers.warps import CAMERA, SIZE, field_drive, picture_at
+from helpers.fields import CAMERA, SIZE, field_drive, picture_at
 
 from drivedit.config import CameraConfig
+from drivedit.models.bev.planes import Planes
 from drivedit.models.conditions.layout import seen_from
-from drivedit.models.warp.planes import Planes
 from drivedit.utils import advance_pose, motion_between
 
 DEPTHS = [1e5, 20.0, 8.0]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers.warps import SPEC, field_episode
+from helpers.fields import SPEC, field_episode
 
 from drivedit.data.clips import Drives
 from drivedit.models.layers.ego import EgoMotion

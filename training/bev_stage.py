@@ -1,4 +1,4 @@
-"""The `warp` stage: a world that warps and paints its pictures, in one training; writes OUT/warp/world."""
+"""The `bev` stage: a world that keeps the ground around the car and renders it; writes OUT/bev/world."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from drivedit.config import DataConfig, LoopConfig, WarpStageConfig, WarpWorldConfig
+from drivedit.config import BevStageConfig, BevWorldConfig, DataConfig, LoopConfig
 from drivedit.data.clips import Drives
 from drivedit.data.known import Facts, known_spec, seen_spec, the_picture
 from drivedit.data.recordings import joint_spec, read_folder_attrs
 from drivedit.evaluation.metrics.figures import laplacian_energy, psnr, squared_error
-from drivedit.models import Scene, WarpWorld
+from drivedit.models import BevWorld, Scene
+from drivedit.training.bev_clips import BevClips
 from drivedit.training.calibration import calibrate
 from drivedit.training.cards import Recorded, write_card
 from drivedit.training.ego import Tracks, fit_ego
-from drivedit.training.latents import Clips, batches
 from drivedit.training.loop import train
-from drivedit.training.methods.warp import WarpMethod
+from drivedit.training.methods.bev import BevMethod
 from drivedit.training.runs import run_folder
 from drivedit.training.scenes import pick_scenes, scene_at
 from drivedit.training.stages import RUN, begin_with, is_main, told
@@ -30,14 +30,14 @@ with extra("train", "training"):
     from accelerate import PartialState
 
 log = logging.getLogger(__name__)
-AHEAD = (1, 5, 10, 20)  # frames ahead that figures are told of
+AHEAD = (1, 10, 20, 50)  # frames ahead that figures are told of
 
 
-def warp_world(
-    world: WarpWorldConfig, train_: LoopConfig, data: DataConfig, loss: WarpStageConfig, out: str = RUN,
+def bev_world(
+    world: BevWorldConfig, train_: LoopConfig, data: DataConfig, loss: BevStageConfig, out: str = RUN,
     begin: str = "", device: str = "auto",
-) -> WarpWorld:  # fmt: skip
-    """Trains a world of a camera in a car and writes OUT/warp/world.
+) -> BevWorld:  # fmt: skip
+    """Trains a world of a camera in a car and writes OUT/bev/world.
 
     Meant to be run with a preset (--config): defaults alone make another network.
 
@@ -59,56 +59,55 @@ def warp_world(
     spec = joint_spec([attrs["spec"] for attrs in read_folder_attrs(data.root, held_out=False)])
     kind = the_picture(spec, world.spec.picture if world.spec.observations else data.picture)
     with run_folder(out, where) as folder:
-        WarpWorld.check_place(folder / "warp" / "world")
+        BevWorld.check_place(folder / "bev" / "world")
         with PartialState(cpu=where.type == "cpu").main_process_first():
             drives = Drives.open(data.root, kinds=[kind])
-        world = fit_warp(world, drives.facts())
+        world = fit_bev(world, drives.facts())
         if not np.isfinite(np.asarray(drives.pose)).all():
             raise ValueError("this kind of world learns from recordings whose poses are known in every state")
         with seeded(generator(train_.seed, "weights")):
-            result = WarpWorld(world).to(where)
+            result = BevWorld(world).to(where)
         begin_with(result, begin)
         chosen, checked = drives.split(data.validation_fraction)
-        clips = Clips(drives, drives.frames, world, loss.lead + loss.clip_frames)
-        batch, _ = batches(clips, drives, data, train_.batch_size)
-        held = HeldDreams(drives, checked, world, loss.horizon, loss.judged)
+        batch = BevClips(drives, world, loss.horizon).drawing(chosen, train_.batch_size)
+        held = HeldDreams(drives, checked, world, loss.shown, loss.judged)
         log.info("picking start scenes")
         scenes = pick_scenes(drives, checked, world)
         tracks = Tracks(drives, world.motion_scale)
-        if not (folder / "warp" / "last.pt").exists():  # or it is there
+        if not (folder / "bev" / "last.pt").exists():  # or it is there
             fit_ego(result.ego, tracks, chosen, checked, loss.ego_steps, train_.seed)
-        log.info("warp: %.2f M parameters", sum(weight.numel() for weight in result.parameters()) / 1e6)
+        log.info("bev: %.2f M parameters", sum(weight.numel() for weight in result.parameters()) / 1e6)
         about = {"world": world.to_dict(), "loss": loss.to_dict(), "begin": begin}
         recorded = Recorded.of(drives, len(checked))
         about["data"] = {"fingerprint": recorded.fingerprint, "drives": recorded.drives,
                          "validation_fraction": data.validation_fraction}  # fmt: skip
         best = train(
-            WarpMethod(result, loss), batch, train_, folder / "warp", device=where,
+            BevMethod(result, loss), batch, train_, folder / "bev", device=where,
             about=about,
             validate=lambda method: held.figures(method), judge=f"psnr_{held.ahead[-1]}",
         )  # fmt: skip
-        assert isinstance(best, WarpMethod)
+        assert isinstance(best, BevMethod)
         result = best.world.eval()
         log.info("calibrating the confidence on dreams of recorded drives")
-        calibrate(result, drives, checked, loss.horizon // 2)
+        calibrate(result, drives, checked, 10)
         measured = held.figures(best)
-        log.info("warp: %s", told(measured))
+        log.info("bev: %s", told(measured))
         if is_main(where):
             result.scenes = scenes
-            write_card(result, "warp", about, train_, data, recorded, measured)
-            result.save_pretrained(folder / "warp" / "world")
+            write_card(result, "bev", about, train_, data, recorded, measured)
+            result.save_pretrained(folder / "bev" / "world")
     return result
 
 
-def fit_warp(world: WarpWorldConfig, facts: Facts) -> WarpWorldConfig:
+def fit_bev(world: BevWorldConfig, facts: Facts) -> BevWorldConfig:
     """The world that these recordings can teach: their spec with one picture, without what they do not know.
 
     Raises:
         ValueError: The spec that is wanted is not that of the recordings.
     """
-    spec = known_spec(seen_spec(world.spec, facts), facts, facts.routed and bool(world.route_offsets), world.others)
+    spec = known_spec(seen_spec(world.spec, facts), facts, facts.routed, world.others)
     ending = facts.ended > 0
-    return WarpWorldConfig.from_dict(world.to_dict() | {
+    return BevWorldConfig.from_dict(world.to_dict() | {
         "spec": spec.to_dict(), "others": world.others if "layout" in spec.conditions else 0,
         "end_threshold": world.end_threshold if ending else 1.0,
     })  # fmt: skip
@@ -125,7 +124,7 @@ class HeldDreams:
         count: Dreams, spread evenly over the drives.
     """
 
-    def __init__(self, drives: Drives, chosen: np.ndarray, world: WarpWorldConfig, horizon: int, count: int) -> None:
+    def __init__(self, drives: Drives, chosen: np.ndarray, world: BevWorldConfig, horizon: int, count: int) -> None:
         longest = int(np.diff(drives.first)[chosen].max())
         self.horizon = max(1, min(horizon, longest - world.scene_states))
         before, moments = world.scene_states - 1, []
@@ -149,7 +148,7 @@ class HeldDreams:
     @torch.no_grad()
     def figures(self, method: nn.Module) -> Figures:
         """PSNR (dB) and sharpness (of the true pictures') after some frames, copying, and how far the car is off."""
-        assert isinstance(method, WarpMethod)
+        assert isinstance(method, BevMethod)
         world, was = method.world, method.training
         method.eval()
         state, kind = world.start(self.scenes, list(range(len(self.scenes)))), world.spec.picture

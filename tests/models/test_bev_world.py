@@ -1,24 +1,27 @@
-"""A world that warps and paints its pictures: what it copies untrained, its state, its conditions, its folder."""
+"""A world that keeps the ground around the car: what stays, what follows, its state, conditions and folder."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from helpers.warps import LINE, box_ahead, field_drive, field_scene, make_warp_world, picture_at, warp_config
+from helpers.fields import LINE, bev_config, box_ahead, field_drive, field_scene, make_bev_world, picture_at
 
 from drivedit.config import Modality, PainterConfig
 from drivedit.inference import compile_step
-from drivedit.models import Sampling, Scene, WarpState, WarpWorld, World
-from drivedit.models.warp.networks import shown
+from drivedit.models import BevState, BevWorld, Sampling, Scene, World
+from drivedit.models.bev.parts import shown
+from drivedit.utils import advance_pose, motion_between
+
+FAR = torch.tensor([5.0, 0.0, 0.0])  # beyond a stride
 
 
 @pytest.fixture(scope="module")
-def world() -> WarpWorld:
-    return make_warp_world()
+def world() -> BevWorld:
+    return make_bev_world()
 
 
-def drive(world: WarpWorld, state: WarpState, steps: int, seed: int = 3):
+def drive(world: BevWorld, state: BevState, steps: int, seed: int = 3):
     rng, seen = torch.Generator().manual_seed(seed), []
     for _ in range(steps):
         controls = (torch.rand(2, generator=rng) * 2 - 1).expand(len(state), 2)
@@ -35,7 +38,7 @@ def same(first, second) -> bool:
 
 
 def test_an_untrained_world_shows_level_ground_as_it_will_be_seen():
-    world = make_warp_world(noise=0.0)
+    world = make_bev_world(noise=0.0)
     frames, controls, poses = field_drive(8, 1)
     scene = Scene({"camera": frames[:5]}, controls[:4], poses=poses[:5].astype(np.float32))
     state = world.start([scene], [0])
@@ -61,7 +64,7 @@ def test_what_is_told_is_the_specs_and_the_state_does_not_grow(world):
     assert state.clock.tolist() == [5, 5] and list(out.reward_terms) == ["progress", "time", "hit"]
     assert (out.confidence >= 0).all() and (out.confidence <= 1).all()
     world.check_state(state)
-    for name, value in (("frames", 2.0), ("memory", 2.0), ("motion", float("nan"))):
+    for name, value in (("frame", 2.0), ("ground", 2.0), ("motion", float("nan"))):
         wrong = replace(state, **{name: torch.full_like(getattr(state, name), value)})
         with pytest.raises(ValueError, match=name):
             world.check_state(wrong)
@@ -95,19 +98,66 @@ def test_snapshots_and_bytes_go_on_bit_for_bit(world):
     snapshot, data = state.clone(), state.to_bytes("me")
     _, after = drive(world, state, 4)
     assert same(after, drive(world, snapshot, 4)[1])
-    assert same(after, drive(world, WarpState.from_bytes(data, "me"), 4)[1])
+    assert same(after, drive(world, BevState.from_bytes(data, "me"), 4)[1])
 
 
-def test_seeds_controls_and_temperature_decide_the_future_and_nothing_before_it(world):
+def test_seeds_controls_and_temperature_decide_what_there_is(world):
     state, other = (world.start(world.scenes[:1], [seed]) for seed in (7, 8))
-    assert torch.equal(state.memory, other.memory)
+    assert torch.equal(state.key, other.key) and torch.equal(state.code, other.code)
     _, one = drive(world, state.clone(), 3)
-    assert same(one, drive(world, world.reseed(other, [7]), 3)[1])
-    assert not torch.equal(one[-1][0], drive(world, other.clone(), 3)[1][-1][0])
+    assert same(one, drive(world, world.start(world.scenes[:1], [7]), 3)[1])
+    assert not torch.equal(one[-1][0], drive(world, other, 3)[1][-1][0])
     assert not torch.equal(one[-1][0], drive(world, state.clone(), 3, seed=4)[1][-1][0])
-    cold = Sampling(temperature=0.0)
-    stepped = [world.step(each.clone(), torch.zeros(1, 2), sampling=cold)[0] for each in (state, other)]
-    assert torch.equal(stepped[0].frames, stepped[1].frames)
+    far = replace(state.clone(), pose=state.pose + FAR)
+    stepped = [
+        world.step(world.reseed(far.clone(), [seed]), torch.zeros(1, 2), sampling=Sampling(temperature=warm))[0]
+        for seed, warm in ((1, 1.0), (2, 1.0), (1, 0.0), (2, 0.0))
+    ]
+    assert not torch.equal(stepped[0].ground, stepped[1].ground), "new ground, by seed"
+    assert torch.equal(stepped[2].ground, stepped[3].ground), "cold, it is the likeliest"
+
+
+def test_ground_stays_as_it_is_until_the_car_nears_its_end_and_then_moves_by_whole_cells(world):
+    state = world.reseed(world.start(world.scenes[:1] * 2, [1, 1]), [1, 2])
+    begun, steps = state.clone(), 0
+    assert torch.equal(begun.ground[0], begun.ground[1])
+    fast = torch.tensor([0.0, 1.0]).expand(2, 2)
+    while torch.equal(state.anchor, begun.anchor):
+        assert torch.equal(state.ground, begun.ground), "no picture is made of the one before"
+        state.motion[:] = torch.tensor([0.6, 0.0, 0.0]) / world.motion_scale
+        state, _ = world.step(state, fast)
+        steps += 1
+        assert steps < 20
+    gone = motion_between(begun.anchor, state.anchor)[0]
+    assert gone[0] == pytest.approx(round(gone[0].item()), abs=1e-3) and gone[0] >= world.config.stride - 1
+    cells = round(gone[0].item())
+    assert torch.allclose(state.ground[:, :, :-cells], begun.ground[:, :, cells:], atol=1e-4), "what is known stays"
+    assert not torch.allclose(state.ground[0, :, -cells:], state.ground[1, :, -cells:], atol=1e-3), "new, by seed"
+
+
+def test_the_start_picture_fades_and_then_helps_no_more(world):
+    state = world.start(world.scenes[:1], [1])
+    other = replace(state.clone(), key=-state.key)
+    far = torch.tensor([[world.config.reach + 1, 0.0, 0.0]])
+    for moved, same_picture in ((0 * far, False), (far, True)):
+        pose = advance_pose(state.key_pose, moved)
+        given = pose, (state.others, state.looks), state.control, state.motion
+        pictures = [world.render(replace(each.scenery, anchor=pose), *given)[0] for each in (state, other)]
+        assert torch.equal(*pictures) == same_picture
+
+
+def test_others_are_read_off_the_scene_unless_they_are_told_and_keep_their_looks(world):
+    scene = world.scenes[0]
+    told = world.start([replace(scene, conditions={**scene.conditions, "layout": box_ahead()})], [1])
+    assert torch.allclose(told.others[0, 0], torch.from_numpy(box_ahead()[0])) and told.told.all()
+    moved = box_ahead()
+    moved[0, 0] += 1.0
+    after = world.condition(told, {"layout": moved})
+    assert torch.equal(after.looks[0, 0], told.looks[0, 0]), "it is the same one"
+    moved[0, 0] += 50.0
+    assert not torch.equal(world.condition(told, {"layout": moved}).looks[0, 0], told.looks[0, 0])
+    kept = world.condition(told, {"layout": None})
+    assert torch.equal(kept.others, told.others) and not kept.told.any()
 
 
 def test_route_and_layout_are_told_and_taken_back(world):
@@ -115,11 +165,13 @@ def test_route_and_layout_are_told_and_taken_back(world):
     told = world.condition(state, {"layout": box_ahead()}, rows=[1])
     assert world.given(told)["layout"].tolist() == [False, True]
     after, _ = world.step(told.clone(), torch.zeros(2, 2))
-    assert not torch.equal(after.frames[0], after.frames[1])
+    assert not torch.equal(after.frame[0], after.frame[1])
     moved = float(after.others[1, 0, 0] - told.others[1, 0, 0])
     assert moved == pytest.approx(0.3, abs=1e-3), "3 m/s for .1 s"
     bent = world.condition(state, {"route": {"points": LINE + np.array([0, 3], np.float32)}})
-    assert not torch.equal(world.step(bent, torch.zeros(2, 2))[0].frames[0], after.frames[0])
+    straight, curved = (replace(each.clone(), pose=each.pose + FAR) for each in (state, bent))
+    steps = [world.step(each, torch.zeros(2, 2))[0] for each in (straight, curved)]
+    assert not torch.equal(steps[0].ground, steps[1].ground), "new ground follows the route"
     free = world.condition(told, {"route": None, "layout": None})
     assert not torch.stack(list(world.given(free).values())).any()
     assert set(world.conditions(told)) == {"route", "arc", "layout"}
@@ -142,42 +194,43 @@ def test_what_this_kind_of_world_cannot_do_is_refused(world, caplog):
     jump.poses[-1, 0] += 500
     with pytest.raises(ValueError, match="jump between frames 3 and 4"):
         world.enter([jump], [1])
-    assert compile_step(world) is None and "WarpWorld goes on without" in caplog.text
+    assert compile_step(world) is None and "BevWorld goes on without" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"painter": PainterConfig((4, 2))}, "must be a square"),
+        ({"renderer": PainterConfig((4, 2))}, "must be a square"),
         ({"depths": []}, "depths must be 1 to"),
         ({"motion_scale": [1.0]}, "must be 3 numbers"),
-        ({"map_arcs": (5.0, 0.0, 1.0)}, "map_arcs must be first, last and step"),
-        ({"spec": replace(warp_config().spec, observations={"camera": Modality((20, 64, 3))})}, "multiples of 16"),
-        ({"spec": replace(warp_config().spec, observations={"range": Modality((32, 64, 2), "float32", 0, 85)})},
+        ({"window": (4.0, 27.0, 8.0)}, "4 to 4096 cells on each side, a multiple of it, got \\(31, 16\\)"),
+        ({"stride": 30.0}, "stride must be shorter than the window ahead, got 30.0 and 28.0 m"),
+        ({"spec": replace(bev_config().spec, observations={"camera": Modality((20, 64, 3))})}, "multiples of 16"),
+        ({"spec": replace(bev_config().spec, observations={"range": Modality((32, 64, 2), "float32", 0, 85)})},
          "shows one picture, uint8"),
     ],
 )  # fmt: skip
 def test_configurations_that_cannot_be_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        warp_config(**changes)
+        bev_config(**changes)
 
 
 def test_a_world_that_knows_no_road_says_so():
-    alone = WarpWorld(replace(warp_config(), spec=replace(warp_config().spec, conditions=[]), others=0)).eval()
+    alone = BevWorld(replace(bev_config(), spec=replace(bev_config().spec, conditions=[]), others=0)).eval()
     assert alone.config.route_dim == 0
     state, _ = drive(alone, alone.start([field_scene(3, posed=False)], [1]), 2)
     assert state.others.shape == (1, 0, 8)
     with pytest.raises(ValueError, match="learned nothing about routes"):
         alone.start([field_scene(3)], [1])
-    told = WarpWorld(replace(warp_config(), spec=replace(warp_config().spec, conditions=["route"]), others=0))
-    assert told.config.map_width == 1 and told.layout is None
+    told = BevWorld(replace(bev_config(), spec=replace(bev_config().spec, conditions=["route"]), others=0))
+    assert told.config.route_dim == 1
 
 
 def test_a_folder_gives_the_same_world(world, tmp_path):
     world.save_pretrained(tmp_path / "w")
     loaded = World.from_pretrained(tmp_path / "w", device="cpu")
-    assert isinstance(loaded, WarpWorld) and loaded.config == world.config and loaded.card == world.card
-    again = WarpWorld.from_pretrained(tmp_path / "w", device="cpu")
+    assert isinstance(loaded, BevWorld) and loaded.config == world.config and loaded.card == world.card
+    again = BevWorld.from_pretrained(tmp_path / "w", device="cpu")
     states = [each.start(each.scenes, [1, 2]) for each in (loaded, again)]
     assert same(drive(loaded, states[0], 3)[1], drive(again, states[1], 3)[1])
 

@@ -1,39 +1,38 @@
-"""A world whose next picture is the last one, warped by the ego-motion that it foretells, and painted over.
+"""A world that keeps the ground around the car, seen from above, and renders each picture of it anew.
 
-Most of what a camera in a car sees stands still: where it will be seen next follows from the motion of the car and from
-how far away it is. So this kind of world keeps what it has seen as sharp as it was, for as long as it is seen, and its
-network has only to choose distances, and to paint what is new. A step is one pass.
+What stands beside the road stays where it is, so a world need not dream it again in every frame: it is dreamed once,
+when it comes into the window of ground that is kept, and rendered from wherever the car goes. No picture is made of the
+one before, so none is worse than the one before. Others on the road are boxes that drive on. A step is one pass.
 
 Legend: B worlds, A controls, C H W the picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from drivedit.config import Modality, WarpWorldConfig
-from drivedit.models.conditions.layout import LAYOUT
+from drivedit.config import BevWorldConfig, Modality
+from drivedit.models.bev.entering import NEW, enter_row, relooked
+from drivedit.models.bev.parts import BevNetworks, shown
+from drivedit.models.bev.state import BevState
+from drivedit.models.conditions.layout import LAYOUT, drive_on
 from drivedit.models.road import RoadWorld
-from drivedit.models.scenes import Scene
-from drivedit.models.warp.entering import enter_row, told_code
-from drivedit.models.warp.networks import WarpNetworks, shown
-from drivedit.models.warp.state import WarpState
+from drivedit.models.scenes import OTHERS, Scene
 from drivedit.models.world import Sampling, Scenes, StepOutput
 from drivedit.utils import advance_pose, noise, truncate
 from drivedit.utils.route import CAPACITY
 
 LATENT = "latent"  # a picture whose patches are channels
-STREAM = "frame"  # of the noise
 
 
-class WarpWorld(WarpNetworks, RoadWorld[WarpState]):
+class BevWorld(BevNetworks, RoadWorld[BevState]):
     """A world of a camera in a car.
 
     Args:
@@ -45,17 +44,17 @@ class WarpWorld(WarpNetworks, RoadWorld[WarpState]):
         ValueError: A scene does not fit, or the spec shows no picture.
     """
 
-    kind = "warp"
-    config_type = WarpWorldConfig
-    State: ClassVar[type[WarpState]] = WarpState
+    kind = "bev"
+    config_type = BevWorldConfig
+    State: ClassVar[type[BevState]] = BevState
     passes = 1
 
-    def __init__(self, config: WarpWorldConfig, scenes: Scenes = (), card: str = "") -> None:
+    def __init__(self, config: BevWorldConfig, scenes: Scenes = (), card: str = "") -> None:
         super().__init__(config)
         self.card = card
         self.scenes: list[Scene] = [self.check_scene(scene) for scene in scenes]
 
-    def check_state(self, state: WarpState) -> None:
+    def check_state(self, state: BevState) -> None:
         """Checks that a state could be one of this world; see `World.check_state`."""
         state.check_layout(self.state_layout(), self.device)
         state.check_values(max(max(abs(control.low), abs(control.high)) for control in self.config.spec.controls))
@@ -68,9 +67,11 @@ class WarpWorld(WarpNetworks, RoadWorld[WarpState]):
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        config = self.config
+        config, picture = self.config, (self.config.channels, *self.config.image_size)
         return {
-            "frames": (2, config.channels, *config.image_size), "memory": self.memory_shape(), "clock": (), "seeds": (),
+            "frame": picture, "ground": (config.ground, *config.cells), "anchor": (3,), "code": (config.code,),
+            "key": (picture[0] + 1, *picture[1:]), "key_pose": (3,), "looks": (config.others, config.looks),
+            "clock": (), "seeds": (),
             "control": (len(config.spec.controls),), "motion": (3,), "pose": (3,), "arc": (), "points": (CAPACITY, 2),
             "count": (), "spacing": (), "closed": (), "bounds": (4,), "others": (config.others, LAYOUT), "told": (),
         }  # fmt: skip
@@ -86,13 +87,13 @@ class WarpWorld(WarpNetworks, RoadWorld[WarpState]):
         return self.config.spec.observations[kind]
 
     @torch.no_grad()
-    def observe(self, state: WarpState, kinds: Sequence[str]) -> dict[str, Tensor]:
+    def observe(self, state: BevState, kinds: Sequence[str]) -> dict[str, Tensor]:
         """The picture by its name, uint8 `[B, H, W, C]`, or `latent`, the same in patches `[B, D, h, w]`."""
         seen = {}
         for kind in kinds:
             if kind != LATENT:
                 self.modality(kind)  # or there is no such kind
-            picture = shown(state.frames[:, -1])
+            picture = shown(state.frame)
             seen[kind] = self.encode(picture[:, None])[:, 0] if kind == LATENT else picture
         return seen
 
@@ -111,20 +112,21 @@ class WarpWorld(WarpNetworks, RoadWorld[WarpState]):
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def enter(self, scenes: Scenes, seeds: Sequence[int]) -> tuple[WarpState, StepOutput]:
+    def enter(self, scenes: Scenes, seeds: Sequence[int]) -> tuple[BevState, StepOutput]:
         """Starts one world per scene; see `World.enter`. Poses that jump are refused."""
         if len(scenes) != len(seeds) or not scenes:
             raise ValueError(f"one seed per scene is needed and at least one, got {len(scenes)} and {len(seeds)}")
         checked = [self.check_scene(scene) for scene in scenes]
-        rows = [enter_row(self, scene, int(seed)) for scene, seed in zip(checked, seeds, strict=True)]
+        pairs = zip(checked, seeds, strict=True)
+        rows = [enter_row(self, scene, int(seed), self.config.temperature) for scene, seed in pairs]
         states, outs = zip(*rows, strict=True)
-        return WarpState.cat(states), StepOutput.cat(outs)
+        return BevState.cat(states), StepOutput.cat(outs)
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def step(
-        self, state: WarpState, controls: Tensor, dt: Tensor | None = None, *, sampling: Sampling | None = None
-    ) -> tuple[WarpState, StepOutput]:
+        self, state: BevState, controls: Tensor, dt: Tensor | None = None, *, sampling: Sampling | None = None
+    ) -> tuple[BevState, StepOutput]:
         """Dreams one frame of every world; see `World.step`.
 
         Raises:
@@ -136,28 +138,45 @@ class WarpWorld(WarpNetworks, RoadWorld[WarpState]):
         self.check_guidance(sampling.guidance)
         self.check_passes(sampling.passes)
         scale = self.config.temperature if sampling.temperature is None else sampling.temperature
-        drawn = noise(state.seeds.tolist(), STREAM, state.clock.tolist(), (1, *self.config.image_size))
-        return self.dream(state, controls, scale * truncate(drawn, sampling.top_p).to(state.frames))
-
-    def dream(self, state: WarpState, controls: Tensor, drawn: Tensor) -> tuple[WarpState, StepOutput]:
-        """`step` from the noise `[B, 1, H, W]` on."""
-        others, layout = self.drive_others(state)
-        code = told_code(self, state.route, state.pose, state.arc, state.motion, (state.told, layout))
-        driven = torch.cat([controls.to(state.motion), state.control, state.motion], 1)
-        motion = self.foretold(controls.to(state.motion), state.motion)
-        sight = self.sight(state.frames, driven, motion)
-        painted = self.paint(state.frames, sight, state.memory, driven, code, motion, drawn)
-        frame = painted.frame.clamp(-1, 1)
+        controls = controls.to(state.motion)
+        motion = self.foretold(controls, state.motion)
         pose = advance_pose(state.pose, motion * self.motion_scale)
+        others = drive_on(state.others, state.route, self.spec.dt)
         state = replace(
-            state, frames=torch.stack([state.frames[:, -1], frame], 1), memory=painted.memory, clock=state.clock + 1,
-            control=controls.to(state.control).clone(), motion=motion, pose=pose,
+            state, clock=state.clock + 1, control=controls.clone(), motion=motion, pose=pose,
             arc=state.route.foot(pose[:, :2], state.arc), others=others,
         )  # fmt: skip
-        return state, self.output(painted.read, painted.read.telemetry * self.telemetry_scale)
+        state = self.follow(state, scale, sampling.top_p)
+        picture, read = self.render(state.scenery, pose, (others, state.looks), controls, motion)
+        state = replace(state, frame=picture.clamp(-1, 1))
+        return state, self.output(read, read.telemetry * self.telemetry_scale)
+
+    def follow(self, state: BevState, scale: float, top_p: float | None) -> BevState:
+        """The state whose windows have followed the cars that left their places, with new ground."""
+        gone, following = self.window.left(state.anchor, state.pose)
+        rows = gone.nonzero()[:, 0]
+        if not len(rows):
+            return state
+        some = state.select(rows)
+        drawn = noise(some.seeds.tolist(), NEW, some.clock.tolist(), self.noise_shape())
+        drawn = scale * truncate(drawn, top_p).to(some.ground)
+        scenery = self.followed(some.scenery, following[rows], some.route, some.arc, drawn)
+        return state.with_rows(rows, ground=scenery.ground, anchor=scenery.anchor)
 
     def check_passes(self, passes: int | None) -> int:
-        """One pass: the painter has learned no other; see `World.check_passes`."""
+        """One pass: the renderer has learned no other; see `World.check_passes`."""
         if passes not in (None, self.passes):
-            raise ValueError(f"this world paints a frame in {self.passes} pass, got sampling_steps {passes}")
+            raise ValueError(f"this world renders a frame in {self.passes} pass, got sampling_steps {passes}")
         return self.passes
+
+    def condition(self, state: BevState, values: Mapping[str, Any], rows: Sequence[int] | None = None) -> BevState:
+        """The state on another road, or with others on it; see `World.condition`.
+
+        Others that are told about stay who they are where they stand. A layout of None leaves others as they are.
+        """
+        after = super().condition(state, values, rows)
+        if OTHERS not in values:
+            return after
+        if values[OTHERS] is None:
+            return replace(after, others=state.others)
+        return replace(after, looks=relooked(self, state, after))

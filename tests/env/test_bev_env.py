@@ -1,12 +1,12 @@
-"""Environments of a world that warps its pictures: spaces, snapshots, forks, what is told, and what people see."""
+"""Environments of a world that keeps the ground around the car: spaces, snapshots, forks, what is told and seen."""
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from helpers.warps import LINE, box_ahead, make_warp_world
+from helpers.fields import LINE, box_ahead, make_bev_world
 
-from drivedit.models import WarpWorld
+from drivedit.models import BevWorld
 from drivedit_env.env import DriveDiTEnv
 from drivedit_env.vector import DriveDiTVectorEnv
 
@@ -14,8 +14,8 @@ ACTION = np.array([0.3, 0.5], np.float32)
 
 
 @pytest.fixture(scope="module")
-def world() -> WarpWorld:
-    return make_warp_world()
+def world() -> BevWorld:
+    return make_bev_world()
 
 
 def test_gymnasium_finds_nothing_wrong(world, tmp_path):

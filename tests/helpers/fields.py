@@ -1,12 +1,12 @@
-"""Small worlds that warp their pictures, a level field with a pattern that a camera is driven over, and recordings."""
+"""Small worlds that keep the ground around the car, a level field that a camera is driven over, and recordings."""
 
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from drivedit.config import CameraConfig, Modality, PainterConfig, Quantity, RewardTerm, WarpWorldConfig, WorldSpec
-from drivedit.models import Scene, WarpWorld
+from drivedit.config import BevWorldConfig, CameraConfig, Modality, PainterConfig, Quantity, RewardTerm, WorldSpec
+from drivedit.models import BevWorld, Scene
 from drivedit.models.conditions.route import ground_below
 from drivedit.utils.episodes import Agents, Episode
 
@@ -88,19 +88,20 @@ def field_episode(steps: int, seed: int = 0, ended: bool = False) -> Episode:
     )  # fmt: skip
 
 
-def warp_config(**changes) -> WarpWorldConfig:
+def bev_config(**changes) -> BevWorldConfig:
     """A tiny configuration."""
-    config = WarpWorldConfig(
-        spec=SPEC, camera=CAMERA, depths=[1e5, 30.0, 10.0, 5.0], painter=PainterConfig((4, 4), 16, 2, 2, 3), memory=4,
-        end_threshold=2.0, others=2, route_offsets=[0.0, 5.0, 10.0],
+    config = BevWorldConfig(
+        spec=SPEC, camera=CAMERA, depths=[1e5, 30.0, 10.0, 5.0], window=(4.0, 28.0, 8.0), ground=4,
+        looker=(16, 2), filler=(8, 1), renderer=PainterConfig((4, 4), 16, 2, 2, 3), code=4, looks=2,
+        end_threshold=2.0, others=2, stride=4.0, reach=12.0,
     )  # fmt: skip
     return replace(config, **changes)
 
 
-def make_warp_world(seed: int = 0, noise: float = 0.05, **changes) -> WarpWorld:
+def make_bev_world(seed: int = 0, noise: float = 0.05, **changes) -> BevWorld:
     """A tiny world with random weights."""
     torch.manual_seed(seed)
-    world = WarpWorld(warp_config(**changes), [field_scene(4), field_scene(2, 1, posed=False)], "# A test world\n")
+    world = BevWorld(bev_config(**changes), [field_scene(4), field_scene(2, 1, posed=False)], "# A test world\n")
     for weight in world.parameters():
         weight.data.add_(noise * torch.randn(weight.shape))
     return world.eval()

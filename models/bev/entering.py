@@ -1,0 +1,73 @@
+"""How a start scene is entered: a `BevWorld` looks at two of its frames, and fills the ground around the car."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drivedit.config.bev import GAP
+from drivedit.models.bev.others import inherited, read_boxes, seen_looks
+from drivedit.models.bev.parts import BevNetworks
+from drivedit.models.bev.state import BevState
+from drivedit.models.conditions.layout import check_layout, nearest
+from drivedit.models.entering import check_motion
+from drivedit.models.scenes import OTHERS, Scene
+from drivedit.models.world import StepOutput
+from drivedit.utils import Route, advance_pose, motion_between, noise
+
+BEFORE = -1  # clock of what is drawn for a start scene
+NEW, LOOKS = "ground", "looks"  # streams of noise: of new ground, and of how others look
+
+
+def drawn_looks(world: BevNetworks, seeds: list[int], clocks: list[int]) -> Tensor:
+    """How others look whom nobody has seen yet, `[B, A, L]`."""
+    return noise(seeds, LOOKS, clocks, (world.config.others, world.config.looks)).to(world.device)
+
+
+@torch.no_grad()
+def enter_row(world: BevNetworks, scene: Scene, seed: int, temperature: float) -> tuple[BevState, StepOutput]:
+    """The state at the end of a scene, and what the heads read there.
+
+    Raises:
+        ValueError: The poses of the scene jump, or it has a route that this world has not learned about.
+    """
+    check_motion(scene, world.motion_scale)
+    if scene.route is not None and not world.config.route_dim:
+        raise ValueError("this world has learned nothing about routes (its recordings had none); give it no route")
+    first = max(0, len(scene.frames) - 1 - GAP)
+    frames = torch.from_numpy(np.stack([scene.frames[first], scene.frames[-1]])).to(world.device).float() / 127.5 - 1
+    frames = frames.permute(0, 3, 1, 2)[None]  # [1, 2, C, H, W]
+    controls = torch.from_numpy(np.array(scene.controls[-1:])).float().to(world.device)
+    route = Route.from_points([scene.route], [scene.closed], [scene.bounds]).to(world.device)
+    seen = world.looker(frames)
+    poses = torch.from_numpy(scene.poses_or_start()[[first, -1]]).to(world.device)[None]
+    if scene.poses is None:
+        motion = seen.motion
+        back = motion * world.motion_scale * (first + 1 - len(scene.frames))
+        poses = torch.stack([advance_pose(poses[:, 1], back), poses[:, 1]], 1)
+    else:
+        last = torch.from_numpy(scene.poses[-2:]).to(world.device)
+        motion = motion_between(last[:1], last[1:]) / world.motion_scale
+    pose = poses[:, 1]
+    arc = route.foot(pose[:, :2], None)
+    layout = check_layout(scene.conditions.get(OTHERS))
+    most = world.config.others
+    others = read_boxes(seen.others, pose, most) if layout is None else nearest(layout, pose, most)
+    drawn = temperature * noise([seed], NEW, [BEFORE], world.noise_shape()).to(frames)
+    scenery = world.begun(frames, poses, seen, others, route, arc, drawn)
+    unseen = drawn_looks(world, [seed], [BEFORE])
+    looks = seen_looks(seen.looks, world.config.camera, world.window.tall, others, pose, unseen)
+    _, read = world.render(scenery, pose, (others, looks), controls, motion)
+    return BevState(
+        frames[:, 1], **vars(scenery), looks=looks, clock=torch.zeros(1, dtype=torch.long, device=world.device),
+        seeds=torch.tensor([seed], device=world.device), control=controls, motion=motion, pose=pose, arc=arc,
+        **vars(route), others=others, told=torch.full((1,), layout is not None, device=world.device),
+    ), world.output(read, read.telemetry * world.telemetry_scale)  # fmt: skip
+
+
+def relooked(world: BevNetworks, before: BevState, after: BevState) -> Tensor:
+    """How others look `[B, A, L]` after a layout was told: like those who were there, or new."""
+    return inherited(
+        after.others, (before.others, before.looks), drawn_looks(world, after.seeds.tolist(), after.clock.tolist())
+    )

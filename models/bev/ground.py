@@ -1,0 +1,125 @@
+"""The ground around the car, as a window of cells seen from above: where its cells lie, how it is read, how it moves.
+
+The window stays while the car drives on; so nothing that is remembered blurs. When the car comes near its end it
+follows by whole cells, and only when the car has turned it is turned too.
+
+Legend: B rows, C numbers of a cell, X Y rows (ahead) and columns (to the right) of cells. A place is seen from a pose:
+metres ahead and to the right. `rel` `[B, 3]` is where one pose lies, seen from another: forward, right, turn.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from drivedit.config import BevWorldConfig
+from drivedit.models.conditions.layout import seen_from
+from drivedit.utils import Route, advance_pose, motion_between
+
+TURN = 0.25  # rad that the car turns before the window does
+ASIDE = 8.0  # metres that it goes aside before the window follows
+BACK = -8.0  # metres that it goes back
+STEP = 4.0  # metres between the points of a route that are looked at
+NEAR = 4.0  # metres from a route where it is told half as loudly
+NEAREST = 0.5  # metres before a camera
+WHOLE = 0.99  # of a cell that is known
+
+
+def beside(rel: Tensor, ahead: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Places `[B, ...]` that are seen from a pose, seen from the one from which that pose is `rel` `[B, 3]`."""
+    forward, aside, turn = (part.view(-1, *[1] * (ahead.ndim - 1)) for part in rel.unbind(1))
+    cos, sin = turn.cos(), turn.sin()
+    return forward + ahead * cos - right * sin, aside + ahead * sin + right * cos
+
+
+class Ground(nn.Module):
+    """Where cells lie.
+
+    Args:
+        config: The world's configuration.
+    """
+
+    ahead: Tensor
+    right: Tensor
+
+    def __init__(self, config: BevWorldConfig) -> None:
+        super().__init__()
+        self.window, self.stride, self.cell, self.camera = config.window, config.stride, config.cell, config.camera
+        self.tall = config.image_size[0] / config.image_size[1]
+        rows, columns = config.cells
+        ahead = (torch.arange(rows, device="cpu") + 0.5) * config.cell - config.window[0]
+        right = (torch.arange(columns, device="cpu") + 0.5) * config.cell - config.window[2]
+        for name, places in zip(("ahead", "right"), torch.meshgrid(ahead, right, indexing="ij"), strict=True):
+            self.register_buffer(name, places[None].clone(), persistent=False)
+
+    def places(self, rel: Tensor) -> tuple[Tensor, Tensor]:
+        """All cells `[B, X, Y]`, seen from where the window's pose is `rel`."""
+        return beside(rel, self.ahead.expand(len(rel), -1, -1), self.right.expand(len(rel), -1, -1))
+
+    def read(self, ground: Tensor, ahead: Tensor, right: Tensor) -> Tensor:
+        """What the ground `[B, C, X, Y]` has at places `[B, n, m]` seen from the window's pose: `[B, C, n, m]`."""
+        back, front, side = self.window
+        grid = torch.stack([right / side, (ahead + back) / (back + front) * 2 - 1], -1)
+        return F.grid_sample(ground, grid.clamp(-4, 4), align_corners=False)
+
+    def lifted(self, features: Tensor, rel: Tensor, heights: tuple[float, ...]) -> Tensor:
+        """What pictures have to say of the cells, at several heights above them (Simple-BEV, arXiv 2206.07959).
+
+        Args:
+            features: `[B, D, h, w]` of pictures.
+            rel: The window's pose, seen from the camera's car.
+            heights: Metres.
+
+        Returns:
+            `[B, heights * (D + 1), X, Y]`, with a flag whether a place is in the picture.
+        """
+        ahead, right = self.places(rel)
+        here, found = torch.zeros(3, device=rel.device), []
+        for height in heights:
+            depth, aside, up = seen_from(self.camera, here, ahead, -right, torch.full_like(ahead, height))
+            scale = depth.clamp(min=NEAREST) * math.tan(math.radians(self.camera.fov / 2))
+            grid = torch.stack([aside / scale, -up / scale / self.tall], -1)
+            there = ((depth > NEAREST) & (grid.abs() < 1).all(-1))[:, None].to(features)
+            found += [F.grid_sample(features, grid.clamp(-2, 2), align_corners=False) * there, there]
+        return torch.cat(found, 1)
+
+    def road(self, route: Route, arc: Tensor, pose: Tensor) -> Tensor:
+        """How near cells are to a route, and whether there is one: `[B, 2, X, Y]` of windows at poses `[B, 3]`."""
+        back, front, side = self.window
+        reach = max(back, side) + STEP
+        offsets = torch.arange(-reach, front + STEP, STEP, device=pose.device)
+        forward = torch.stack([pose[:, 2].cos(), pose[:, 2].sin()], -1)
+        _, tangent = route.at(arc[:, None])
+        sign = torch.where((tangent[:, 0] * forward).sum(-1) < 0, -1.0, 1.0)
+        points, tangents = route.at(arc[:, None] + sign[:, None] * offsets)
+        seen = motion_between(pose[:, None], torch.cat([points, 0 * points[..., :1]], -1))[..., :2]
+        cos, sin = pose[:, None, 2].cos(), pose[:, None, 2].sin()
+        along = torch.stack([tangents[..., 0] * cos + tangents[..., 1] * sin,
+                             tangents[..., 0] * sin - tangents[..., 1] * cos], -1)  # fmt: skip
+        least = torch.full((len(pose), *self.ahead.shape[1:]), torch.inf, device=pose.device)
+        for point, way in zip(seen[..., None, None].unbind(1), along[..., None, None].unbind(1), strict=True):
+            ahead, right = self.ahead - point[:, 0], self.right - point[:, 1]
+            past = ((ahead * way[:, 0] + right * way[:, 1]).abs() - STEP / 2).clamp(min=0)
+            least = torch.minimum(least, (ahead * way[:, 1] - right * way[:, 0]).abs() + past)
+        told = (route.count > 0).to(least)[:, None, None]
+        return torch.stack([told / (1 + (least / NEAR) ** 2), told.expand_as(least)], 1)
+
+    def left(self, anchor: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
+        """Which cars `[B]` at poses have left the place of their window, and the windows' poses that follow them."""
+        rel = motion_between(anchor, pose)
+        forward, aside, turn = rel.unbind(1)
+        turned = turn.abs() > TURN
+        gone = turned | (forward > self.stride) | (forward < BACK) | (aside.abs() > ASIDE)
+        whole = torch.stack([*(rel[:, :2] / self.cell).round().mul(self.cell).unbind(1), torch.zeros_like(turn)], 1)
+        following = torch.where(turned[:, None], pose, advance_pose(anchor, whole))
+        return gone, torch.where(gone[:, None], following, anchor)
+
+    def moved(self, ground: Tensor, anchor: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
+        """Grounds in windows that follow `[B, C, X, Y]`, and which of their cells are known `[B, 1, X, Y]`."""
+        ahead, right = self.places(motion_between(anchor, following))
+        both = self.read(torch.cat([ground, torch.ones_like(ground[:, :1])], 1), ahead, right)
+        known = (both[:, -1:] > WHOLE).to(ground)
+        return both[:, :-1] * known, known

@@ -1,0 +1,197 @@
+"""The networks of a `BevWorld`: one looks at pictures, one fills the ground, one renders pictures of it.
+
+Legend: B rows, C H W channels, rows and columns of a picture, h w cells of it, G numbers of a cell of the ground, X Y
+rows and columns of these, E numbers of a code, K planes, N channels of noise.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from drivedit.config import BevWorldConfig
+from drivedit.config.bev import BLOCK
+from drivedit.models.bev.others import READ
+from drivedit.models.bev.others import TOLD as OTHERS_TOLD
+from drivedit.models.layers.blocks import mlp
+from drivedit.models.layers.convnext import Conv, ConvNextBlock
+
+LIFTED = 20  # channels of a picture that are lifted onto the ground
+HEIGHTS = 0.0, 1.2, 4.0  # metres above a cell at which pictures are looked up for it
+FINE = 48  # width of the filler's whole cells
+NOISE = 4  # channels of noise at a cell
+ROAD = 2  # channels that tell of the route
+TEXTURE = 8  # channels of the ground that the renderer reads at every pixel
+SURE = 3.0  # how sure the renderer is at first that all lies on the ground of the start picture
+SHUT = 0.0  # logit of the gate that opens for paint, at first: shut, the ground would hardly be learned
+RARE = -4.0  # logit of another in a cell, at first
+PERIODS = 8.0, 4.0  # metres, ahead and across, after which a place in the window is told alike again
+FILM = 16  # numbers that tell the renderer of the driving
+
+
+@dataclass
+class Seen:
+    """What two pictures tell.
+
+    Attributes:
+        lifted: Features of each `[B, 2, LIFTED, h, w]`.
+        code: Of the scene as a whole, `[B, E]`.
+        looks: Features of the newer one, by which others are remembered, `[B, L, h, w]`.
+        others: Whom the newer one shows, `[B, READ, h, w]`.
+        motion: Ego-motion of a frame, `[B, 3]`.
+    """
+
+    lifted: Tensor
+    code: Tensor
+    looks: Tensor
+    others: Tensor
+    motion: Tensor
+
+    def repeated(self, copies: int) -> Seen:
+        """So many times the same, one after another."""
+        return Seen(*(each.repeat(copies, *[1] * (each.ndim - 1)) for each in vars(self).values()))
+
+
+def patches(pictures: Tensor, side: int) -> Tensor:
+    """Pictures `[B, C, H, W]` by cells, `[B, C * side * side, h, w]`."""
+    return rearrange(pictures, "b c (h r) (w s) -> b (c r s) h w", r=side, s=side)
+
+
+class Looker(nn.Module):
+    """Looks at two pictures of a drive.
+
+    Args:
+        config: The world's configuration.
+    """
+
+    def __init__(self, config: BevWorldConfig) -> None:
+        super().__init__()
+        self.side, (width, blocks) = config.token_pixels, config.looker
+        self.first = Conv(2 * config.channels * self.side**2, width, 1)
+        self.blocks = nn.ModuleList(ConvNextBlock(width, 3, 3, 1) for _ in range(blocks))
+        self.lift, self.looks = Conv(width, LIFTED, 1), Conv(width, config.looks, 1)
+        self.others = Conv(width, READ, 1, zero=True)
+        self.others.bias.data[0] = RARE  # type: ignore[index]
+        self.code, self.motion = mlp(2 * width, config.code), mlp(2 * width, 3)
+
+    def forward(self, frames: Tensor) -> Seen:
+        """What two pictures `[B, 2, C, H, W]` tell, the newer one at the end."""
+        both = torch.stack([frames.flatten(1, 2), frames.flip(1).flatten(1, 2)], 1)  # each beside the other
+        x = self.first(patches(both.flatten(0, 1), self.side))
+        for block in self.blocks:
+            x = block(x, x.new_zeros(len(x), 1))
+        newer = x.unflatten(0, (-1, 2))[:, 1]
+        whole = torch.cat([newer.mean((2, 3)), newer.amax((2, 3))], 1)
+        lifted = self.lift(x).unflatten(0, (-1, 2))
+        told = self.code(whole), self.looks(newer), self.others(newer), self.motion(whole)
+        return Seen(lifted.float(), *(each.float() for each in told))
+
+
+class Filler(nn.Module):
+    """Fills the ground where nothing is known of it, by what is seen, by what lies beside it, and by noise.
+
+    Args:
+        config: The world's configuration.
+    """
+
+    place: Tensor
+
+    def __init__(self, config: BevWorldConfig) -> None:
+        super().__init__()
+        width, blocks = config.filler
+        self.seen = Conv(2 * len(HEIGHTS) * (LIFTED + 1), FINE, 1)
+        self.first = Conv(config.ground + 1 + ROAD + NOISE + 2, FINE, 1)
+        self.near = ConvNextBlock(FINE, 2, 3, config.code)
+        self.down = Conv(FINE, width, BLOCK + 1, stride=BLOCK)
+        self.blocks = nn.ModuleList(ConvNextBlock(width, 2, 3, config.code) for _ in range(blocks))
+        self.up = Conv(width, FINE, 1)
+        self.after = nn.ModuleList(ConvNextBlock(FINE, 2, 3, config.code) for _ in range(2))
+        self.out = Conv(FINE, config.ground, 1)
+        rows, columns = config.cells
+        down, across = torch.linspace(-1, 1, rows, device="cpu"), torch.linspace(-1, 1, columns, device="cpu")
+        place = torch.stack(torch.meshgrid(down, across, indexing="ij"))
+        self.register_buffer("place", place[None].clone(), persistent=False)
+
+    def forward(self, ground: Tensor, known: Tensor, road: Tensor, noise: Tensor, code: Tensor, seen: Tensor) -> Tensor:
+        """The ground `[B, G, X, Y]`; what is known stays.
+
+        Args:
+            ground: `[B, G, X, Y]`, zero where it is not known.
+            known: `[B, 1, X, Y]` 1 where it is.
+            road: `[B, ROAD, X, Y]`, of the route.
+            noise: `[B, N, X, Y]`.
+            code: `[B, E]` of the scene.
+            seen: Lifted from pictures, `[B, ..., X, Y]`; zeros where there are none.
+        """
+        given = torch.cat([ground, known, road, noise, self.place.expand(len(ground), -1, -1, -1)], 1)
+        x = self.near(self.first(given) + self.seen(seen), code)
+        coarse = self.down(x)
+        for block in self.blocks:
+            coarse = block(coarse, code)
+        x = x + F.interpolate(self.up(coarse), x.shape[-2:], mode="bilinear")
+        for block in self.after:
+            x = block(x, code)
+        return torch.lerp(self.out(x).float().tanh(), ground, known)
+
+    def unseen(self, like: Tensor) -> Tensor:
+        """Zeros, where there are no pictures."""
+        return like.new_zeros(len(like), self.seen.in_channels, *like.shape[-2:])
+
+
+class Renderer(nn.Module):
+    """Renders a picture of what lies on each pixel's ray, and of the start picture where that still helps.
+
+    Args:
+        config: The world's configuration.
+        planes: K.
+    """
+
+    def __init__(self, config: BevWorldConfig, planes: int) -> None:
+        super().__init__()
+        self.side, self.planes = config.token_pixels, planes
+        pixels, painter, channels = self.side**2, config.renderer, config.channels
+        self.shown = sorted({0, 1, *range(1, planes, 2)})  # planes on which it is shown the start picture
+        told = OTHERS_TOLD + config.looks
+        inputs = planes * config.ground + (TEXTURE + len(self.shown) * (channels + 1)) * pixels + told + 4
+        self.texture = Conv(config.ground, TEXTURE, 1)
+        self.look = Conv(inputs, painter.width, 1)
+        self.place = nn.Parameter(torch.zeros(painter.width, *config.tokens))
+        self.told = mlp(config.code + 3 + 4 + len(config.spec.controls), FILM)
+        sizes = painter.width, painter.expand, painter.kernel, config.code + FILM
+        self.blocks = nn.ModuleList(ConvNextBlock(*sizes) for _ in range(painter.blocks))
+        self.norm = nn.GroupNorm(1, painter.width)
+        self.out = Conv(painter.width, (planes + 1 + channels) * pixels, 1, zero=True)
+        first = torch.zeros(planes + 1 + channels, pixels, device="cpu")
+        first[0], first[planes] = SURE, SHUT
+        self.out.bias.data.copy_(first.flatten())  # type: ignore[union-attr]
+
+    def forward(
+        self, rays: Tensor, pixels: Tensor, spot: Tensor, start: Tensor, others: Tensor, code: Tensor, driven: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weights of the planes `[B, K, H, W]`, gate `[B, 1, H, W]`, paint `[B, C, H, W]` and features `[B, D, h, w]`.
+
+        Args:
+            rays: The ground on the planes at each cell `[B, G, K, h, w]`.
+            pixels: Its texture at each pixel `[B, TEXTURE, H, W]`.
+            spot: Where in the window each cell's ground lies, ahead and to the right `[B, 2, h, w]` in metres.
+            start: The start picture on the planes `shown`, and where it shows others, faded `[B, ..., C + 1, H, W]`.
+            others: `[B, ..., h, w]` of `told_maps`.
+            code: `[B, E]`.
+            driven: `[B, ...]` of the driving.
+        """
+        period = spot.new_tensor(PERIODS)[:, None, None]
+        turns = 2 * math.pi * spot / period
+        parts = rays.flatten(1, 2), patches(pixels, self.side), patches(start.flatten(1, 2), self.side)
+        x = self.look(torch.cat([*parts, others, turns.sin(), turns.cos()], 1)) + self.place
+        told = torch.cat([code, self.told(torch.cat([code, driven], 1))], 1)
+        for block in self.blocks:
+            x = block(x, told)
+        x = F.silu(self.norm(x))
+        out = rearrange(self.out(x), "b (c r s) h w -> b c (h r) (w s)", r=self.side, s=self.side).float()
+        weights, gate, paint = out.split([self.planes, 1, out.shape[1] - self.planes - 1], 1)
+        return weights.softmax(1), gate.sigmoid(), paint, x

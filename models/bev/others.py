@@ -1,0 +1,142 @@
+"""Others on the road: how a renderer is told of them, and how they are read off a picture.
+
+Legend: B rows, A others, L numbers of how one looks, h w cells of the renderer. A box is as
+`drivedit.models.conditions.layout` has it, `[8]` with its speed.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from drivedit.config import CameraConfig
+from drivedit.models.conditions.layout import HALF_NEAR, SPEED, outlines
+from drivedit.utils import advance_pose, motion_between
+
+TOLD = 7  # numbers for a cell: its share, nearness, where the box faces (2), where in the box it lies (2), somebody
+READ = 9  # numbers that a cell tells of the other in it: whether there is one, and `unread`
+FARTHEST = 80.0  # metres to what is read
+SURE = 0.4  # probability from which one is read
+SAME = 8.0  # metres within which a box is that of before
+FAST, LONG = 10.0, 5.0  # units of speed (m/s) and of sizes (m)
+
+
+def edges_of(tokens: tuple[int, int], tall: float, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Edges of cells in half widths of the picture, down `[h + 1]` and to the right `[w + 1]`."""
+    down = torch.linspace(-tall, tall, tokens[0] + 1, device=like.device)
+    return down, torch.linspace(-1, 1, tokens[1] + 1, device=like.device)
+
+
+def told_maps(
+    camera: CameraConfig, tokens: tuple[int, int], tall: float, boxes: Tensor, looks: Tensor, pose: Tensor
+) -> Tensor:
+    """What cells are told of the nearest other that shows in them: `[B, TOLD + L, h, w]`, zeros where nobody does.
+
+    Args:
+        camera: How the car sees.
+        tokens: h and w.
+        tall: Height of the picture over its width.
+        boxes: `[B, A, 8]`; a length of 0 means nobody.
+        looks: `[B, A, L]`.
+        pose: The car's `[B, 3]`.
+    """
+    low, high, depth = outlines(camera, boxes, pose)
+    down, across = edges_of(tokens, tall, boxes)
+    there = (depth > 0) & (boxes[..., 3] > 0)
+    shares = [
+        ((torch.minimum(high[..., axis, None], edges[1:]) - torch.maximum(low[..., axis, None], edges[:-1]))
+         / (edges[1:] - edges[:-1])).clamp(0, 1) for axis, edges in ((1, down), (0, across))
+    ]  # fmt: skip
+    cover = shares[0][..., :, None] * shares[1][..., None, :] * there[..., None, None]  # [B, A, h, w]
+    near = 1 / (1 + depth.clamp(min=0) / HALF_NEAR)
+    who = (cover.clamp(max=0.1) * near[..., None, None]).argmax(1, keepdim=True)  # nearer ones hide others
+    turn = pose[:, None, 2] - boxes[..., 6]
+    inner = [
+        (((edges[1:] + edges[:-1]) - low[..., axis, None] - high[..., axis, None])
+         / (high[..., axis, None] - low[..., axis, None]).clamp(min=1e-3)).clamp(-1.5, 1.5)
+        for axis, edges in ((1, down), (0, across))
+    ]  # fmt: skip
+    rows, columns = tokens
+    size = (*boxes.shape[:2], rows, columns)
+    flat = [near, turn.cos(), turn.sin(), torch.ones_like(near), *looks.unbind(-1)]
+    parts = [cover, inner[0][..., :, None].expand(size), inner[1][..., None, :].expand(size)]
+    parts += [each[..., None, None].expand(size) for each in flat]
+    told = torch.stack(parts, 2)  # [B, A, TOLD + L, h, w]
+    picked = told.gather(1, who[:, :, None].expand(-1, -1, told.shape[2], -1, -1))[:, 0]
+    return picked * (cover.gather(1, who) > 0)
+
+
+def wanted_maps(camera: CameraConfig, tokens: tuple[int, int], tall: float, boxes: Tensor, pose: Tensor) -> Tensor:
+    """What cells should tell of others in them, `[B, READ, h, w]`: of the nearest one whose middle is there."""
+    low, high, depth = outlines(camera, boxes, pose)
+    middle, (rows, columns) = (low + high) / 2, tokens
+    place = torch.stack([(middle[..., 1] / tall + 1) / 2 * rows, (middle[..., 0] + 1) / 2 * columns], -1).floor().long()
+    inside = (place >= 0).all(-1) & (place[..., 0] < rows) & (place[..., 1] < columns)
+    there = inside & (depth > 0) & (depth < FARTHEST) & (boxes[..., 3] > 0)
+    told = unread(boxes, pose)
+    maps = boxes.new_zeros(len(boxes), READ, rows * columns)
+    for other in depth.argsort(1, descending=True).unbind(1):  # the nearest one is written last
+        row = torch.arange(len(boxes), device=boxes.device)
+        cell = place[row, other, 0] * columns + place[row, other, 1]
+        kept = there[row, other]
+        maps[row[kept], :, cell[kept]] = torch.cat([torch.ones_like(told[row, other, :1]), told[row, other]], 1)[kept]
+    return maps.unflatten(2, tokens)
+
+
+def unread(boxes: Tensor, pose: Tensor) -> Tensor:
+    """Boxes `[B, A, 8]` as a cell tells of them `[B, A, 8]`: seen from the car, in units near 1."""
+    rel = motion_between(pose[:, None], boxes[..., [0, 1, 6]])
+    far = rel[..., :2].norm(dim=-1).clamp(min=1)
+    beside = rel[..., 1] / far * 2
+    sizes = boxes[..., 3:6] / LONG
+    turn = torch.stack([rel[..., 2].cos(), rel[..., 2].sin()], -1)
+    return torch.cat(
+        [(far / HALF_NEAR).log()[..., None], beside[..., None], turn, boxes[..., SPEED:] / FAST, sizes], -1
+    )
+
+
+def read_boxes(told: Tensor, pose: Tensor, most: int) -> Tensor:
+    """Others `[B, most, 8]` that cells tell of `[B, READ, h, w]`, seen from cars at `[B, 3]`; the surest ones."""
+    sure = told[:, :1].sigmoid()
+    peak = (F.max_pool2d(sure, 3, 1, 1) == sure) & (sure > SURE)
+    score = (sure * peak).flatten(1)
+    best, cell = score.topk(min(most, score.shape[1]), 1)
+    found = told[:, 1:].flatten(2).gather(2, cell[:, None].expand(-1, READ - 1, -1)).transpose(1, 2)
+    far = found[..., 0].clamp(-3, 3).exp() * HALF_NEAR
+    right = (found[..., 1] / 2).clamp(-1, 1) * far
+    ahead = (far.square() - right.square()).clamp(min=0).sqrt()
+    rel = torch.stack([ahead, right, torch.atan2(found[..., 3], found[..., 2])], -1)
+    where = advance_pose(pose[:, None].expand_as(rel), rel)
+    sizes = (found[..., 5:8] * LONG).clamp(0.5, 20)
+    boxes = torch.cat([where[..., :2], sizes[..., 2:] / 2, sizes, where[..., 2:], found[..., 4:5] * FAST], -1)
+    boxes = torch.where(best[..., None] > 0, boxes, 0.0)
+    return F.pad(boxes, (0, 0, 0, most - boxes.shape[1]))
+
+
+def inherited(boxes: Tensor, before: tuple[Tensor, Tensor], drawn: Tensor) -> Tensor:
+    """How others `[B, A, 8]` look `[B, A, L]`: like who was there before, within some metres, or as is drawn.
+
+    Args:
+        boxes: Others now.
+        before: Others before `[B, K, 8]`, and how they looked `[B, K, L]`.
+        drawn: How those look who are new, `[B, A, L]`.
+    """
+    old, looks = before
+    if not old.shape[1] or not boxes.shape[1]:
+        return drawn
+    apart = torch.cdist(boxes[..., :2], old[..., :2]) + 1e6 * (old[:, None, :, 3] <= 0)
+    least, who = apart.min(2)
+    kept = looks.gather(1, who[..., None].expand(-1, -1, looks.shape[2]))
+    return torch.where((least < SAME)[..., None], kept, drawn)
+
+
+def seen_looks(
+    features: Tensor, camera: CameraConfig, tall: float, boxes: Tensor, pose: Tensor, drawn: Tensor
+) -> Tensor:
+    """How others `[B, A, 8]` look in a picture of features `[B, L, h, w]`, or as is drawn `[B, A, L]` where unseen."""
+    low, high, depth = outlines(camera, boxes, pose)
+    middle = (low + high) / 2 / low.new_tensor([1.0, tall])
+    there = (depth > 0) & (depth < FARTHEST) & (middle.abs() < 1).all(-1) & (boxes[..., 3] > 0)
+    found = F.grid_sample(features, middle[:, :, None].clamp(-2, 2), align_corners=False)[..., 0].transpose(1, 2)
+    return torch.where(there[..., None], found, drawn)

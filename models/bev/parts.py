@@ -1,0 +1,192 @@
+"""The parts of a `BevWorld`'s step: scenes are looked at, the ground is filled, the car moves, pictures are rendered.
+
+Training and dreaming run the same parts.
+
+Legend: B rows, C H W the picture, h w cells of the renderer, G X Y the ground, A others, L how they look.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from drivedit.config import BevWorldConfig
+from drivedit.config.bev import POOLED
+from drivedit.models.bev.ground import Ground, beside
+from drivedit.models.bev.networks import HEIGHTS, NOISE, Filler, Looker, Renderer, Seen
+from drivedit.models.bev.others import TOLD, told_maps
+from drivedit.models.bev.planes import Planes
+from drivedit.models.layers.ego import EgoMotion
+from drivedit.models.layers.heads import HeadOutputs, Heads
+from drivedit.models.told import TellingNetworks
+from drivedit.utils import Route, motion_between
+
+FARTHEST = 500.0  # metres to what is looked up
+
+
+@dataclass
+class Scenery:
+    """What a picture is rendered of, whatever the car does.
+
+    Attributes:
+        ground: `[B, G, X, Y]`.
+        anchor: `[B, 3]` poses of its windows.
+        code: `[B, E]` of the scene as a whole.
+        key: The start picture, and where it shows others, `[B, C + 1, H, W]`.
+        key_pose: From where it was seen, `[B, 3]`.
+    """
+
+    ground: Tensor
+    anchor: Tensor
+    code: Tensor
+    key: Tensor
+    key_pose: Tensor
+
+    def rows(self, where: Tensor) -> Scenery:
+        """Some of the rows."""
+        return Scenery(*(each[where] for each in vars(self).values()))
+
+    def with_rows(self, where: Tensor, other: Scenery) -> Scenery:
+        """The same, but for some rows, which are those of another."""
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Scenery(*(each.index_put((where,), new) for each, new in pairs))
+
+
+class BevNetworks(TellingNetworks):
+    """Ego-motion, looker, filler, renderer, and heads.
+
+    Args:
+        config: Configuration of the networks, the picture and the heads.
+
+    Raises:
+        ValueError: The spec shows no picture, or has no controls.
+    """
+
+    config: BevWorldConfig
+    spots: Tensor
+    ground_pixels: Tensor
+
+    def __init__(self, config: BevWorldConfig) -> None:
+        super().__init__(config)
+        spec = config.spec
+        self.planes, self.window = Planes(config.camera, config.image_size, config.depths), Ground(config)
+        self.looker, self.filler = Looker(config), Filler(config)
+        self.renderer = Renderer(config, len(self.planes))
+        self.ego = EgoMotion(len(spec.controls))
+        cells = config.tokens[0] * config.tokens[1] // POOLED**2
+        self.heads = Heads(config.renderer.width, cells, len(spec.telemetry), len(spec.learned()))
+        points = self.planes.rays[:2] * self.planes.away[:, None]  # [K, 2, H, W] ahead and to the right
+        points[:, 0] += config.camera.ahead
+        points = points.clamp(-FARTHEST, FARTHEST)
+        self.register_buffer("ground_pixels", points[0].clone(), persistent=False)
+        self.register_buffer("spots", F.avg_pool2d(points, config.token_pixels).transpose(0, 1), persistent=False)
+
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of a picture whose patches are channels."""
+        return self.config.channels * self.config.token_pixels**2, *self.config.tokens
+
+    def encode(self, frames: np.ndarray | Tensor) -> Tensor:
+        """Latents `[B, T, D, h, w]` of uint8 frames `[B, T, H, W, C]`: their patches, in [-1, 1]. Nothing is lost."""
+        side = self.config.token_pixels
+        x = torch.as_tensor(frames).to(self.device).float() / 127.5 - 1
+        return rearrange(x, "b t (h r) (w s) c -> b t (c r s) h w", r=side, s=side)
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Uint8 frames `[B, H, W, C]` of latents `[B, D, h, w]`."""
+        side = self.config.token_pixels
+        return shown(rearrange(latents, "b (c r s) h w -> b c (h r) (w s)", r=side, s=side)).cpu().numpy()
+
+    # -- the parts -------------------------------------------------------------------------------------------------
+
+    def foretold(self, controls: Tensor, motion: Tensor) -> Tensor:
+        """Ego-motion `[B, 3]` on the way to the coming frame, of controls `[B, A]` and the ego-motion before."""
+        return self.ego(controls, motion, motion.new_ones(len(motion)))
+
+    def noise_shape(self) -> tuple[int, int, int]:
+        """Of the noise that ground is filled from."""
+        return NOISE, *self.config.cells
+
+    def begun(
+        self, frames: Tensor, poses: Tensor, seen: Seen, others: Tensor, route: Route, arc: Tensor, noise: Tensor
+    ) -> Scenery:
+        """The scenery of two pictures `[B, 2, C, H, W]` that were seen from poses `[B, 2, 3]`, newest last.
+
+        Args:
+            frames: The pictures.
+            poses: From where.
+            seen: What `looker` told of them.
+            others: Whom the newest one shows, `[B, A, 8]`.
+            route: Where the car is to go.
+            arc: Its place on it `[B]`.
+            noise: `[B, N, X, Y]`.
+        """
+        anchor = poses[:, 1]
+        lifted = [
+            self.window.lifted(seen.lifted[:, view], motion_between(poses[:, view], anchor), HEIGHTS)
+            for view in range(2)
+        ]
+        empty = noise.new_zeros(len(noise), self.config.ground, *self.config.cells)
+        road = self.window.road(route, arc, anchor)
+        ground = self.filler(empty, empty[:, :1], road, noise, seen.code, torch.cat(lifted, 1))
+        side = self.config.token_pixels
+        hidden = self.told((others, others[..., :0]), anchor)[:, TOLD - 1 : TOLD]
+        hidden = hidden.repeat_interleave(side, 2).repeat_interleave(side, 3)
+        return Scenery(ground, anchor, seen.code, torch.cat([frames[:, 1], hidden], 1), anchor)
+
+    def followed(self, scenery: Scenery, following: Tensor, route: Route, arc: Tensor, noise: Tensor) -> Scenery:
+        """The scenery in windows at other poses `[B, 3]`, new ground filled in; the rest as in `begun`."""
+        ground, known = self.window.moved(scenery.ground, scenery.anchor, following)
+        road = self.window.road(route, arc, following)
+        ground = self.filler(ground, known, road, noise, scenery.code, self.filler.unseen(ground))
+        return Scenery(ground, following, scenery.code, scenery.key, scenery.key_pose)
+
+    def told(self, others: tuple[Tensor, Tensor], pose: Tensor) -> Tensor:
+        """What the renderer is told of others, boxes `[B, A, 8]` and looks: `[B, ..., h, w]`."""
+        if not self.config.others:
+            return pose.new_zeros(len(pose), TOLD + self.config.looks, *self.config.tokens)
+        return told_maps(self.config.camera, self.config.tokens, self.window.tall, *others, pose)
+
+    def render(
+        self, scenery: Scenery, pose: Tensor, others: tuple[Tensor, Tensor], controls: Tensor, motion: Tensor
+    ) -> tuple[Tensor, HeadOutputs]:
+        """The picture `[B, C, H, W]`, in about [-1, 1], that a car sees, and what the heads read.
+
+        Args:
+            scenery: Where it is.
+            pose: `[B, 3]`.
+            others: Boxes of others `[B, A, 8]`, and how they look `[B, A, L]`.
+            controls: `[B, A]` that led there.
+            motion: `[B, 3]` ego-motion that led there.
+        """
+        config, rows = self.config, len(pose)
+        rel = motion_between(scenery.anchor, pose)
+        ahead, right = beside(rel, *(each.expand(rows, -1, -1, -1) for each in self.spots))
+        rays = self.window.read(scenery.ground, ahead.flatten(1, 2), right.flatten(1, 2))
+        rays = rays.unflatten(2, (len(self.planes), -1))
+        texture = self.renderer.texture(scenery.ground).float()
+        pixels = self.window.read(texture, *beside(rel, *(each.expand(rows, -1, -1) for each in self.ground_pixels)))
+        gone = motion_between(scenery.key_pose, pose)
+        fade = (2 - 2 * gone[:, :2].norm(dim=1) / config.reach).clamp(0, 1)
+        places = self.planes.places(gone)
+        start = self.planes(scenery.key, places[:, self.renderer.shown]) * fade[:, None, None, None, None]
+        scale = gone.new_tensor([config.reach, config.reach, 1.0])
+        driven = torch.cat([(gone / scale).clamp(-2, 2), fade[:, None], motion, controls], 1)
+        spot = torch.stack([ahead[:, 0], right[:, 0]], 1)
+        weights, gate, paint, features = self.renderer(
+            rays, pixels, spot, start, self.told(others, pose), scenery.code, driven
+        )
+        place = torch.einsum("bkhw,bkhwc->bhwc", weights, places)
+        copied = self.planes(scenery.key[:, :-1], place[:, None], "bicubic")[:, 0]
+        kept = (1 - gate) * fade[:, None, None, None]
+        read = self.heads(F.avg_pool2d(features, POOLED).flatten(2).transpose(1, 2))
+        return torch.lerp(paint, copied, kept), read
+
+
+def shown(frames: Tensor) -> Tensor:
+    """Pictures uint8 `[B, H, W, C]` of such in [-1, 1] `[B, C, H, W]`."""
+    return ((frames + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)

@@ -5,7 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.fields import LINE, bev_config, box_ahead, field_drive, field_scene, make_bev_world, picture_at
+from helpers.fields import (
+    LINE,
+    bev_config,
+    box_ahead,
+    copying_world,
+    field_drive,
+    field_scene,
+    make_bev_world,
+    picture_at,
+)
 
 from drivedit.config import Modality, PainterConfig
 from drivedit.inference import compile_step
@@ -37,8 +46,8 @@ def same(first, second) -> bool:
     )
 
 
-def test_an_untrained_world_shows_level_ground_as_it_will_be_seen():
-    world = make_bev_world(noise=0.0)
+def test_the_start_picture_shows_level_ground_as_it_will_be_seen():
+    world = copying_world()
     frames, controls, poses = field_drive(8, 1)
     scene = Scene({"camera": frames[:5]}, controls[:4], poses=poses[:5].astype(np.float32))
     state = world.start([scene], [0])

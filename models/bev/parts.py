@@ -27,6 +27,7 @@ from drivedit.models.told import TellingNetworks
 from drivedit.utils import Route, motion_between
 
 FARTHEST = 500.0  # metres to what is looked up
+LEAST = 1e-6  # weight
 
 
 @dataclass
@@ -171,20 +172,35 @@ class BevNetworks(TellingNetworks):
         texture = self.renderer.texture(scenery.ground).float()
         pixels = self.window.read(texture, *beside(rel, *(each.expand(rows, -1, -1) for each in self.ground_pixels)))
         gone = motion_between(scenery.key_pose, pose)
-        fade = (2 - 2 * gone[:, :2].norm(dim=1) / config.reach).clamp(0, 1)
         places = self.planes.places(gone)
-        start = self.planes(scenery.key, places[:, self.renderer.shown]) * fade[:, None, None, None, None]
+        helps = self.helps(gone, places)
+        planes = self.renderer.shown
+        start = self.planes(scenery.key, places[:, planes]) * helps[:, planes, None]
+        fade = self.fade(gone)[:, 0]
         scale = gone.new_tensor([config.reach, config.reach, 1.0])
         driven = torch.cat([(gone / scale).clamp(-2, 2), fade[:, None], motion, controls], 1)
         spot = torch.stack([ahead[:, 0], right[:, 0]], 1)
         weights, gate, paint, features = self.renderer(
             rays, pixels, spot, start, self.told(others, pose), scenery.code, driven
         )
-        place = torch.einsum("bkhw,bkhwc->bhwc", weights, places)
+        weights = weights * helps
+        kept = weights.sum(1, keepdim=True)
+        place = torch.einsum("bkhw,bkhwc->bhwc", weights / kept.clamp(min=LEAST), places)
         copied = self.planes(scenery.key[:, :-1], place[:, None], "bicubic")[:, 0]
-        kept = (1 - gate) * fade[:, None, None, None]
         read = self.heads(F.avg_pool2d(features, POOLED).flatten(2).transpose(1, 2))
-        return torch.lerp(paint, copied, kept), read
+        return torch.lerp(paint, copied, (1 - gate) * kept), read
+
+    def fade(self, gone: Tensor) -> Tensor:
+        """How much the start picture still helps on each plane `[B, K]`, after ego-motions since then `[B, 3]`.
+
+        What is far away now was hardly smaller then: twice its distance may be driven, and `reach` at least.
+        """
+        farthest = gone.new_tensor([0.0, *self.config.depths]).mul(2).clamp(min=self.config.reach)
+        return (2 - 2 * gone[:, :2].norm(dim=1, keepdim=True) / farthest).clamp(0, 1)
+
+    def helps(self, gone: Tensor, places: Tensor) -> Tensor:
+        """The same for each pixel `[B, K, H, W]`: nothing helps that was beyond the edges of the start picture."""
+        return self.fade(gone)[..., None, None] * (places.abs() < 1).all(-1)
 
 
 def shown(frames: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class BevWorldConfig(BaseConfig):
         looks: Numbers that are remembered of how another on the road looks.
         others: Most others on the road, the nearest ones; 0: none.
         stride: Metres that the car drives before the window follows.
-        reach: Metres that the car drives until its start picture helps no more.
+        reach: Metres that the car drives until its start picture helps no more with the road and what stands near it.
         temperature: Scale of the noise that new ground is made from; below 1 it is more alike and less surprising.
         motion_scale: Unit of (forward, right, turn) of the ego-motion.
         end_threshold: Probability beyond which the dream ends; 1: never.

@@ -147,12 +147,23 @@ def test_ground_stays_as_it_is_until_the_car_nears_its_end_and_then_moves_by_who
 def test_the_start_picture_fades_and_then_helps_no_more(world):
     state = world.start(world.scenes[:1], [1])
     other = replace(state.clone(), key=-state.key)
-    far = torch.tensor([[world.config.reach + 1, 0.0, 0.0]])
-    for moved, same_picture in ((0 * far, False), (far, True)):
+    gone = torch.tensor([0.0, world.config.reach + 1, 3e5])
+    for moved, same_picture in zip(torch.eye(3)[:1] * gone[:, None, None], (False, False, True), strict=True):
         pose = advance_pose(state.key_pose, moved)
         given = pose, (state.others, state.looks), state.control, state.motion
         pictures = [world.render(replace(each.scenery, anchor=pose), *given)[0] for each in (state, other)]
         assert torch.equal(*pictures) == same_picture
+
+
+def test_what_is_near_is_forgotten_before_what_is_far_away_and_what_was_not_in_the_picture_never_helps(world):
+    gone = torch.tensor([[0.0, 0.0, 0.0], [6.1, 0.0, 0.0], [12.0, 0.0, 0.0], [19.0, 0.0, 0.0], [0.0, 0.0, 0.5]])
+    fade = world.fade(gone)  # ground, 1e5, 30, 10 and 5 m; the reach is 12 m
+    assert (fade[0] == 1).all() and fade[1, 0] < 1 and (fade[2, [0, 4]] == 0).all()
+    assert (fade[3, [0, 4]] == 0).all() and 0 < fade[3, 3] < 0.2 and fade[3, 1] > 0.999
+    helps = world.helps(gone, world.planes.places(gone))
+    assert helps[0].all(), "all of it is in the picture"
+    turned = helps[4, 1]
+    assert not turned[:, -16:].any() and turned[12:20, :32].all(), "to the right there was nothing to see"
 
 
 def test_others_are_read_off_the_scene_unless_they_are_told_and_keep_their_looks(world):

@@ -24,6 +24,7 @@ from drivedit.training.runs import run_folder
 from drivedit.training.scenes import pick_scenes, scene_at
 from drivedit.training.stages import RUN, begin_with, is_main, told
 from drivedit.training.steps import Figures
+from drivedit.training.traffic import fit_traffic
 from drivedit.utils import extra, generator, resolve_device, seeded
 
 with extra("train", "training"):
@@ -88,6 +89,9 @@ def bev_world(
         )  # fmt: skip
         assert isinstance(best, BevMethod)
         result = best.world.eval()
+        if result.traffic is not None:
+            foretold = fit_traffic(result, drives, chosen, checked, loss.traffic_steps, train_.seed)
+            log.info("traffic: %s", told(foretold))
         log.info("calibrating the confidence on dreams of recorded drives")
         calibrate(result, drives, checked, 10)
         measured = held.figures(best)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from drivedit.config.bev import GAP
-from drivedit.models.bev.others import inherited, read_boxes, seen_looks
+from drivedit.models.bev.company import completed, drawn_looks
+from drivedit.models.bev.others import read_boxes, seen_looks
 from drivedit.models.bev.parts import BevNetworks
 from drivedit.models.bev.state import BevState
+from drivedit.models.bev.traffic import as_box
 from drivedit.models.conditions.layout import check_layout, nearest
 from drivedit.models.entering import check_motion
 from drivedit.models.scenes import OTHERS, Scene
@@ -17,12 +18,7 @@ from drivedit.models.world import StepOutput
 from drivedit.utils import Route, advance_pose, motion_between, noise
 
 BEFORE = -1  # clock of what is drawn for a start scene
-NEW, LOOKS = "ground", "looks"  # streams of noise: of new ground, and of how others look
-
-
-def drawn_looks(world: BevNetworks, seeds: list[int], clocks: list[int]) -> Tensor:
-    """How others look whom nobody has seen yet, `[B, A, L]`."""
-    return noise(seeds, LOOKS, clocks, (world.config.others, world.config.looks)).to(world.device)
+NEW = "ground"  # stream of noise of new ground
 
 
 @torch.no_grad()
@@ -58,16 +54,12 @@ def enter_row(world: BevNetworks, scene: Scene, seed: int, temperature: float) -
     scenery = world.begun(frames, poses, seen, others, route, arc, drawn)
     unseen = drawn_looks(world, [seed], [BEFORE])
     looks = seen_looks(seen.looks, world.config.camera, world.window.tall, others, pose, unseen)
+    if layout is None:
+        car = as_box(pose, motion[:, 0] * world.motion_scale[0], world.config.spec.dt)
+        others, looks = completed(world, scenery, (others, looks), car, seed, BEFORE)
     _, read = world.render(scenery, pose, (others, looks), controls, motion)
     return BevState(
         frames[:, 1], **vars(scenery), looks=looks, clock=torch.zeros(1, dtype=torch.long, device=world.device),
         seeds=torch.tensor([seed], device=world.device), control=controls, motion=motion, pose=pose, arc=arc,
         **vars(route), others=others, told=torch.full((1,), layout is not None, device=world.device),
     ), world.output(read, read.telemetry * world.telemetry_scale)  # fmt: skip
-
-
-def relooked(world: BevNetworks, before: BevState, after: BevState) -> Tensor:
-    """How others look `[B, A, L]` after a layout was told: like those who were there, or new."""
-    return inherited(
-        after.others, (before.others, before.looks), drawn_looks(world, after.seeds.tolist(), after.clock.tolist())
-    )

@@ -21,6 +21,7 @@ from drivedit.models.bev.ground import Ground, beside
 from drivedit.models.bev.networks import HEIGHTS, NOISE, Filler, Looker, Renderer, Seen
 from drivedit.models.bev.others import TOLD, told_maps
 from drivedit.models.bev.planes import Planes
+from drivedit.models.bev.traffic import Traffic
 from drivedit.models.layers.ego import EgoMotion
 from drivedit.models.layers.heads import HeadOutputs, Heads
 from drivedit.models.told import TellingNetworks
@@ -59,7 +60,7 @@ class Scenery:
 
 
 class BevNetworks(TellingNetworks):
-    """Ego-motion, looker, filler, renderer, and heads.
+    """Ego-motion, traffic, looker, filler, renderer, and heads.
 
     Args:
         config: Configuration of the networks, the picture and the heads.
@@ -79,6 +80,7 @@ class BevNetworks(TellingNetworks):
         self.looker, self.filler = Looker(config), Filler(config)
         self.renderer = Renderer(config, len(self.planes))
         self.ego = EgoMotion(len(spec.controls))
+        self.traffic = Traffic(config).requires_grad_(False) if config.others else None
         cells = config.tokens[0] * config.tokens[1] // POOLED**2
         self.heads = Heads(config.renderer.width, cells, len(spec.telemetry), len(spec.learned()))
         points = self.planes.rays[:2] * self.planes.away[:, None]  # [K, 2, H, W] ahead and to the right

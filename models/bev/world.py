@@ -2,7 +2,8 @@
 
 What stands beside the road stays where it is, so a world need not dream it again in every frame: it is dreamed once,
 when it comes into the window of ground that is kept, and rendered from wherever the car goes. No picture is made of the
-one before, so none is worse than the one before. Others on the road are boxes that drive on. A step is one pass.
+one before, so none is worse than the one before. Others on the road are boxes; told ones drive on, the rest is
+dreamed. A step is one pass.
 
 Legend: B worlds, A controls, C H W the picture.
 """
@@ -19,10 +20,11 @@ import torch
 from torch import Tensor
 
 from drivedit.config import BevWorldConfig, Modality
-from drivedit.models.bev.entering import NEW, enter_row, relooked
+from drivedit.models.bev.company import driven_on, relooked
+from drivedit.models.bev.entering import NEW, enter_row
 from drivedit.models.bev.parts import BevNetworks, shown
 from drivedit.models.bev.state import BevState
-from drivedit.models.conditions.layout import LAYOUT, drive_on
+from drivedit.models.conditions.layout import LAYOUT
 from drivedit.models.road import RoadWorld
 from drivedit.models.scenes import OTHERS, Scene
 from drivedit.models.world import Sampling, Scenes, StepOutput
@@ -141,14 +143,14 @@ class BevWorld(BevNetworks, RoadWorld[BevState]):
         controls = controls.to(state.motion)
         motion = self.foretold(controls, state.motion)
         pose = advance_pose(state.pose, motion * self.motion_scale)
-        others = drive_on(state.others, state.route, self.spec.dt)
         state = replace(
             state, clock=state.clock + 1, control=controls.clone(), motion=motion, pose=pose,
-            arc=state.route.foot(pose[:, :2], state.arc), others=others,
+            arc=state.route.foot(pose[:, :2], state.arc),
         )  # fmt: skip
         state = self.follow(state, scale, sampling.top_p)
-        picture, read = self.render(state.scenery, pose, (others, state.looks), controls, motion)
-        state = replace(state, frame=picture.clamp(-1, 1))
+        others, looks = driven_on(self, state)
+        picture, read = self.render(state.scenery, pose, (others, looks), controls, motion)
+        state = replace(state, frame=picture.clamp(-1, 1), others=others, looks=looks)
         return state, self.output(read, read.telemetry * self.telemetry_scale)
 
     def follow(self, state: BevState, scale: float, top_p: float | None) -> BevState:

@@ -79,7 +79,7 @@ def test_the_loss_sees_noise_and_routes_and_all_parts_get_a_gradient(clips):
     learned = [
         (name, weight)
         for name, weight in method.named_parameters()
-        if "ego." not in name and "looker.blocks" not in name
+        if not any(part in name for part in ("ego.", "traffic.", "looker.blocks"))
     ]
     idle = [name for name, weight in learned if weight.grad is None or not weight.grad.any()]
     assert not idle and loss.isfinite() and logs["apart"] > 0 and {"critic", "fooling"} <= set(logs)
@@ -172,7 +172,8 @@ def test_the_command_writes_a_world_that_is_found_by_its_kind(tmp_path):
         "--world.renderer.blocks", "1", "--world.renderer.patch", "[4, 4]", "--world.others", "2", "--world.window",
         "[4, 28, 8]", "--world.looker", "[8, 1]", "--world.filler", "[8, 1]",
         "--world.stride", "4", "--loss.horizon", "5", "--loss.rendered", "2",
-        "--loss.judged", "2", "--loss.shown", "5", "--loss.ego_steps", "3", "--loss.mean_until", "0.5",
+        "--loss.judged", "2", "--loss.shown", "5", "--loss.ego_steps", "3", "--loss.traffic_steps", "2",
+        "--loss.mean_until", "0.5",
         "--loss.adversarial_from", "0.5", "--device", "cpu",
     ]  # fmt: skip
     assert main(words) == 0

@@ -17,7 +17,7 @@ from torch.func import functional_call
 from drivedit.models.layers.convnext import Conv
 
 WIDTHS = 32, 64, 96, 128
-JOLT = 0.05  # of pictures in [-1, 1]: noise that scores shall not follow
+JOLT = 0.02  # of pictures in [-1, 1]: noise that scores shall not follow; texture is ten times as strong
 FLAT = 20.0  # weight of how far they do
 
 

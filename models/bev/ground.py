@@ -91,10 +91,7 @@ class Ground(nn.Module):
         back, front, side = self.window
         reach = max(back, side) + STEP
         offsets = torch.arange(-reach, front + STEP, STEP, device=pose.device)
-        forward = torch.stack([pose[:, 2].cos(), pose[:, 2].sin()], -1)
-        _, tangent = route.at(arc[:, None])
-        sign = torch.where((tangent[:, 0] * forward).sum(-1) < 0, -1.0, 1.0)
-        points, tangents = route.at(arc[:, None] + sign[:, None] * offsets)
+        points, tangents = route.ahead(arc, pose[:, 2], offsets)
         seen = motion_between(pose[:, None], torch.cat([points, 0 * points[..., :1]], -1))[..., :2]
         cos, sin = pose[:, None, 2].cos(), pose[:, None, 2].sin()
         along = torch.stack([tangents[..., 0] * cos + tangents[..., 1] * sin,

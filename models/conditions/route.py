@@ -38,12 +38,9 @@ def route_code(route: Route, pose: Tensor, s: Tensor, offsets: Tensor, scale: fl
     """
     forward = torch.stack([pose[:, 2].cos(), pose[:, 2].sin()], -1)
     right = torch.stack([forward[:, 1], -forward[:, 0]], -1)
-    _, tangent = route.at(s[:, None])
-    sign = torch.where((tangent[:, 0] * forward).sum(-1) < 0, -1.0, 1.0)
-    points, tangents = route.at(s[:, None] + sign[:, None] * offsets)
+    points, tangents = route.ahead(s, pose[:, 2], offsets)
     delta = (points - pose[:, None, :2]) / scale
     delta = delta * 6 / (36 + delta.square().sum(-1, keepdim=True)).sqrt()
-    tangents = tangents * sign[:, None, None]
     parts = [(v * axis[:, None]).sum(-1) for v in (delta, tangents) for axis in (right, forward)]
     code = torch.cat([*parts, torch.ones_like(s)[:, None]], -1)
     return code * (route.count > 0)[:, None]

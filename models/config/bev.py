@@ -132,16 +132,6 @@ class BevWorldConfig(BaseConfig):
         """1 where the world is told a route."""
         return int("route" in self.spec.conditions)
 
-    @property
-    def view(self) -> None:
-        """Pictures are not taken from above."""
-        return None
-
-    @property
-    def bounds_reach(self) -> None:
-        """The playfield's edges are not told."""
-        return None
-
 
 GAP = 4  # frames between the two of a start scene that are looked at
 

@@ -98,6 +98,23 @@ class Route:
         step = _gather(self.points, second) - start
         return start + fraction[..., None] * step, torch.nn.functional.normalize(step, dim=-1)
 
+    def ahead(self, s: Tensor, yaw: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """Points and unit tangents some way ahead, the way that cars face.
+
+        Args:
+            s: Arc lengths `[B]` of the cars' foot points in metres.
+            yaw: `[B]` where they face, which may be against the route.
+            offsets: Metres ahead `[K]`, negative behind.
+
+        Returns:
+            Points `[B, K, 2]` and tangents `[B, K, 2]`.
+        """
+        _, tangent = self.at(s[:, None])
+        facing = torch.stack([yaw.cos(), yaw.sin()], -1)
+        sign = torch.where((tangent[:, 0] * facing).sum(-1) < 0, -1.0, 1.0)
+        points, tangents = self.at(s[:, None] + sign[:, None] * offsets)
+        return points, tangents * sign[:, None, None]
+
     def locate(self, xy: Tensor, s: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Foot points of positions on the routes, as `foot` finds them, and where the positions are beside them.
 

@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 ROWS = 8  # clips of a step
 AHEAD = 47  # frames of a clip
 FRAMES = 16  # that others go on, T
-PARTS = 3  # of a clip that are looked at
+PARTS = 3  # of a clip that are looked at in a step
+REUSED = 4  # steps with the same clips, for what takes long is to fill their ground
 RATE = 2e-3  # of learning
 FALLING_FROM = 0.4  # share of the steps after which it falls
 LARGEST = 5.0  # norm of a gradient
@@ -72,8 +73,9 @@ def fit_traffic(
     for step in tqdm(range(steps), desc="traffic", delay=5, mininterval=5, disable=not is_main(world.device)):
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, (1 - step / steps) / (1 - FALLING_FROM))
-        batch = {name: value.to(world.device) for name, value in draw(rng).items()}
-        scenery = filled(world, batch, rng)
+        if step % REUSED == 0:
+            batch = {name: value.to(world.device) for name, value in draw(rng).items()}
+            scenery = filled(world, batch, rng)
         late = clips.ahead - FRAMES
         starts = [GAP, *(GAP + torch.randint(late, (PARTS - 1,), generator=rng)).tolist()]
         losses = [judge(world, traffic, batch, scenery, now, rng) for now in starts]

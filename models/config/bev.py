@@ -171,7 +171,7 @@ class BevStageConfig(BaseConfig):
     head_weight: float = 0.1
     drop_route: float = 0.4
     ego_steps: int = 3000
-    traffic_steps: int = 600
+    traffic_steps: int = 1600
     judged: int = 24
     shown: int = 50
 

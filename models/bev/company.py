@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from drivedit.models.bev.others import inherited
+from drivedit.models.bev.others import inherited, unseen_looks
 from drivedit.models.bev.parts import BevNetworks, Scenery
 from drivedit.models.bev.state import BevState
 from drivedit.models.bev.traffic import all_of, as_box, gone_from, joined, one_of
@@ -13,16 +13,16 @@ from drivedit.models.conditions.layout import drive_on
 from drivedit.utils import noise
 
 LOOKS, COMES, UNSEEN = "looks", "comes", "unseen"  # streams of noise: how others look, who comes, who is not in sight
-Others = tuple[Tensor, Tensor]  # boxes `[B, A, 8]`, and how they look `[B, A, L]`
+Others = tuple[Tensor, Tensor]  # boxes `[B, A, 8]`, and how they look `[B, A, L + SEEN_AT]`
 
 
 def drawn_looks(world: BevNetworks, seeds: list[int], clocks: list[int]) -> Tensor:
-    """How others look whom nobody has seen yet, `[B, A, L]`."""
-    return noise(seeds, LOOKS, clocks, (world.config.others, world.config.looks)).to(world.device)
+    """How others look whom nobody has seen yet, `[B, A, L + SEEN_AT]`."""
+    return unseen_looks(noise(seeds, LOOKS, clocks, (world.config.others, world.config.looks)).to(world.device))
 
 
 def relooked(world: BevNetworks, before: BevState, after: BevState) -> Tensor:
-    """How others look `[B, A, L]` after a layout was told: like those who were there, or new."""
+    """How others look `[B, A, L + SEEN_AT]` after a layout was told: like those who were there, or new."""
     return inherited(
         after.others, (before.others, before.looks), drawn_looks(world, after.seeds.tolist(), after.clock.tolist())
     )

@@ -52,7 +52,7 @@ def enter_row(world: BevNetworks, scene: Scene, seed: int, temperature: float) -
     others = read_boxes(seen.others, pose, most) if layout is None else nearest(layout, pose, most)
     drawn = temperature * noise([seed], NEW, [BEFORE], world.noise_shape()).to(frames)
     scenery = world.begun(frames, poses, seen, others, route, arc, drawn)
-    unseen = drawn_looks(world, [seed], [BEFORE])
+    unseen = drawn_looks(world, [seed], [BEFORE])[..., : world.config.looks]
     looks = seen_looks(seen.looks, world.config.camera, world.window.tall, others, pose, unseen)
     if layout is None:
         car = as_box(pose, motion[:, 0] * world.motion_scale[0], world.config.spec.dt)

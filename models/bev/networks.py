@@ -28,6 +28,8 @@ NOISE = 4  # channels of noise at a cell
 ROAD = 2  # channels that tell of the route
 TEXTURE = 8  # channels of the ground that the renderer reads at every pixel
 SURE = 3.0  # how sure the renderer is at first that all lies on the ground of the start picture
+NEVER = -1e4  # logit of what is not to be seen
+REFINED = 24  # width of the layers that refine a picture
 SHUT = 0.0  # logit of the gate that opens for paint, at first: shut, the ground would hardly be learned
 RARE = -4.0  # logit of another in a cell, at first
 PERIODS = 8.0, 4.0  # metres, ahead and across, after which a place in the window is told alike again
@@ -153,9 +155,9 @@ class Renderer(nn.Module):
 
     def __init__(self, config: BevWorldConfig, planes: int) -> None:
         super().__init__()
-        self.side, self.planes = config.token_pixels, planes
+        self.side, self.planes = config.token_pixels, planes + 1  # the last one: what others show of themselves
         pixels, painter, channels = self.side**2, config.renderer, config.channels
-        self.shown = sorted({0, 1, *range(1, planes, 2)})  # planes on which it is shown the start picture
+        self.shown = sorted({0, 1, *range(1, planes, 2), planes})  # planes on which it is shown the start picture
         told = OTHERS_TOLD + config.looks
         inputs = planes * config.ground + (TEXTURE + len(self.shown) * (channels + 1)) * pixels + told + 4
         self.texture = Conv(config.ground, TEXTURE, 1)
@@ -165,15 +167,27 @@ class Renderer(nn.Module):
         sizes = painter.width, painter.expand, painter.kernel, config.code + FILM
         self.blocks = nn.ModuleList(ConvNextBlock(*sizes) for _ in range(painter.blocks))
         self.norm = nn.GroupNorm(1, painter.width)
-        self.out = Conv(painter.width, (planes + 1 + channels) * pixels, 1, zero=True)
-        first = torch.zeros(planes + 1 + channels, pixels, device="cpu")
-        first[0], first[planes] = SURE, SHUT
+        self.out = Conv(painter.width, (self.planes + 1 + channels) * pixels, 1, zero=True)
+        first = torch.zeros(self.planes + 1 + channels, pixels, device="cpu")
+        first[0], first[planes], first[planes + 1] = SURE, 2 * SURE, SHUT
         self.out.bias.data.copy_(first.flatten())  # type: ignore[union-attr]
+        self.fine = nn.Sequential(
+            Conv(channels + TEXTURE + 1, REFINED, 3), nn.SiLU(), Conv(REFINED, REFINED, 3), nn.SiLU(),
+            Conv(REFINED, channels, 3, zero=True),
+        )  # fmt: skip
 
     def forward(
-        self, rays: Tensor, pixels: Tensor, spot: Tensor, start: Tensor, others: Tensor, code: Tensor, driven: Tensor
+        self,
+        rays: Tensor,
+        pixels: Tensor,
+        spot: Tensor,
+        start: Tensor,
+        others: Tensor,
+        code: Tensor,
+        driven: Tensor,
+        there: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Weights of the planes `[B, K, H, W]`, gate `[B, 1, H, W]`, paint `[B, C, H, W]` and features `[B, D, h, w]`.
+        """Weights of planes `[B, K + 1, H, W]`, gate `[B, 1, H, W]`, paint `[B, C, H, W]` and features `[B, D, h, w]`.
 
         Args:
             rays: The ground on the planes at each cell `[B, G, K, h, w]`.
@@ -183,6 +197,7 @@ class Renderer(nn.Module):
             others: `[B, ..., h, w]` of `told_maps`.
             code: `[B, E]`.
             driven: `[B, ...]` of the driving.
+            there: Which pixels show another that the start picture shows, `[B, 1, H, W]`.
         """
         period = spot.new_tensor(PERIODS)[:, None, None]
         turns = 2 * math.pi * spot / period
@@ -194,4 +209,15 @@ class Renderer(nn.Module):
         x = F.silu(self.norm(x))
         out = rearrange(self.out(x), "b (c r s) h w -> b c (h r) (w s)", r=self.side, s=self.side).float()
         weights, gate, paint = out.split([self.planes, 1, out.shape[1] - self.planes - 1], 1)
+        weights = torch.cat([weights[:, :-1], torch.where(there > 0, weights[:, -1:], NEVER)], 1)
         return weights.softmax(1), gate.sigmoid(), paint, x
+
+    def refined(self, picture: Tensor, pixels: Tensor, copies: Tensor) -> Tensor:
+        """The picture `[B, C, H, W]` with what is finer than a cell, and does not care where cells begin.
+
+        Args:
+            picture: As it is copied and painted.
+            pixels: The ground's texture at each pixel `[B, TEXTURE, H, W]`.
+            copies: How much of it is copied `[B, 1, H, W]`.
+        """
+        return picture + self.fine(torch.cat([picture, pixels, copies], 1)).float()

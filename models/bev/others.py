@@ -1,6 +1,6 @@
 """Others on the road: how a renderer is told of them, and how they are read off a picture.
 
-Legend: B rows, A others, L numbers of how one looks, h w cells of the renderer. A box is as
+Legend: B rows, A others, L numbers of how one looks, h w cells of the renderer, H W pixels. A box is as
 `drivedit.models.conditions.layout` has it, `[8]` with its speed.
 """
 
@@ -18,6 +18,7 @@ TOLD = 7  # numbers for a cell: its share, nearness, where the box faces (2), wh
 READ = 9  # numbers that a cell tells of the other in it: whether there is one, and `unread`
 FARTHEST = 80.0  # metres to what is read
 SURE = 0.4  # probability from which one is read
+SEEN_AT = 4  # numbers of the looks that tell where the start picture shows it: its outline, or zeros
 SAME = 8.0  # metres within which a box is that of before
 FAST, LONG = 10.0, 5.0  # units of speed (m/s) and of sizes (m)
 
@@ -65,6 +66,38 @@ def told_maps(
     told = torch.stack(parts, 2)  # [B, A, TOLD + L, h, w]
     picked = told.gather(1, who[:, :, None].expand(-1, -1, told.shape[2], -1, -1))[:, 0]
     return picked * (cover.gather(1, who) > 0)
+
+
+def carried(
+    camera: CameraConfig, size: tuple[int, int], tall: float, boxes: Tensor, looks: Tensor, pose: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Where the start picture shows what now lies within the outlines of others, as if these were flat.
+
+    Args:
+        camera: How the car sees.
+        size: H and W.
+        tall: Height of the picture over its width.
+        boxes: `[B, A, 8]`; a length of 0 means nobody.
+        looks: `[B, A, L + SEEN_AT]`.
+        pose: The car's `[B, 3]`.
+
+    Returns:
+        Places in [-1, 1] `[B, H, W, 2]`, and which pixels show another that the start picture shows `[B, H, W]`.
+    """
+    low, high, depth = outlines(camera, boxes, pose)
+    low, high = (edge / edge.new_tensor([1.0, tall]) for edge in (low, high))
+    down, across = (((torch.arange(n, device=low.device) + 0.5) / n * 2 - 1) for n in size)
+    inside = [(at > low[..., axis, None]) & (at < high[..., axis, None]) for axis, at in ((0, across), (1, down))]
+    near = ((depth > 0) & (boxes[..., 3] > 0)) / (1 + depth.clamp(min=0) / HALF_NEAR)
+    shares = inside[1][..., :, None] * inside[0][..., None, :] * near[..., None, None]
+    best, who = shares.flatten(2).max(1)  # [B, H * W]; nearer ones hide others
+    first, last = looks[..., -SEEN_AT:].split(2, -1)
+    stretch = (last - first) / (high - low).clamp(min=1e-3)
+    shift, known = first - low * stretch, (last > first).all(-1)
+    stretch, shift = (each.gather(1, who[..., None].expand(-1, -1, 2)).unflatten(1, size) for each in (stretch, shift))
+    place = torch.stack([across.expand(size), down[:, None].expand(size)], -1) * stretch + shift
+    shown = ((best > 0) & known.gather(1, who)).unflatten(1, size) & (place.abs() < 1).all(-1)
+    return place.clamp(-2, 2), shown
 
 
 def wanted_maps(camera: CameraConfig, tokens: tuple[int, int], tall: float, boxes: Tensor, pose: Tensor) -> Tensor:
@@ -134,9 +167,22 @@ def inherited(boxes: Tensor, before: tuple[Tensor, Tensor], drawn: Tensor) -> Te
 def seen_looks(
     features: Tensor, camera: CameraConfig, tall: float, boxes: Tensor, pose: Tensor, drawn: Tensor
 ) -> Tensor:
-    """How others `[B, A, 8]` look in a picture of features `[B, L, h, w]`, or as is drawn `[B, A, L]` where unseen."""
+    """How others `[B, A, 8]` look in a picture of features `[B, L, h, w]`, and where that shows them.
+
+    Those that it does not show look as is drawn, `[B, A, L]`.
+
+    Returns:
+        `[B, A, L + SEEN_AT]`.
+    """
     low, high, depth = outlines(camera, boxes, pose)
-    middle = (low + high) / 2 / low.new_tensor([1.0, tall])
+    low, high = (edge / edge.new_tensor([1.0, tall]) for edge in (low, high))
+    middle = (low + high) / 2
     there = (depth > 0) & (depth < FARTHEST) & (middle.abs() < 1).all(-1) & (boxes[..., 3] > 0)
     found = F.grid_sample(features, middle[:, :, None].clamp(-2, 2), align_corners=False)[..., 0].transpose(1, 2)
-    return torch.where(there[..., None], found, drawn)
+    found = torch.cat([found, low, high], -1)
+    return torch.where(there[..., None], found, unseen_looks(drawn))
+
+
+def unseen_looks(drawn: Tensor) -> Tensor:
+    """The looks `[..., L + SEEN_AT]` of others that no picture has shown, as they are drawn `[..., L]`."""
+    return F.pad(drawn, (0, SEEN_AT))

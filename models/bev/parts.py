@@ -19,7 +19,7 @@ from drivedit.config import BevWorldConfig
 from drivedit.config.bev import POOLED
 from drivedit.models.bev.ground import Ground, beside
 from drivedit.models.bev.networks import HEIGHTS, NOISE, Filler, Looker, Renderer, Seen
-from drivedit.models.bev.others import TOLD, told_maps
+from drivedit.models.bev.others import TOLD, carried, told_maps
 from drivedit.models.bev.planes import Planes
 from drivedit.models.bev.traffic import Traffic
 from drivedit.models.layers.ego import EgoMotion
@@ -150,9 +150,18 @@ class BevNetworks(TellingNetworks):
 
     def told(self, others: tuple[Tensor, Tensor], pose: Tensor) -> Tensor:
         """What the renderer is told of others, boxes `[B, A, 8]` and looks: `[B, ..., h, w]`."""
+        config, (boxes, looks) = self.config, others
+        if not config.others:
+            return pose.new_zeros(len(pose), TOLD + config.looks, *config.tokens)
+        return told_maps(config.camera, config.tokens, self.window.tall, boxes, looks[..., : config.looks], pose)
+
+    def carried(self, others: tuple[Tensor, Tensor], pose: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the start picture shows others of now: places `[B, 1, H, W, 2]`, and which pixels `[B, 1, H, W]`."""
+        size = self.config.image_size
         if not self.config.others:
-            return pose.new_zeros(len(pose), TOLD + self.config.looks, *self.config.tokens)
-        return told_maps(self.config.camera, self.config.tokens, self.window.tall, *others, pose)
+            return pose.new_zeros(len(pose), 1, *size, 2), pose.new_zeros(len(pose), 1, *size)
+        place, shown = carried(self.config.camera, size, self.window.tall, *others, pose)
+        return place[:, None], shown[:, None].to(place)
 
     def render(
         self, scenery: Scenery, pose: Tensor, others: tuple[Tensor, Tensor], controls: Tensor, motion: Tensor
@@ -162,7 +171,7 @@ class BevNetworks(TellingNetworks):
         Args:
             scenery: Where it is.
             pose: `[B, 3]`.
-            others: Boxes of others `[B, A, 8]`, and how they look `[B, A, L]`.
+            others: Boxes of others `[B, A, 8]`, and how they look `[B, A, L + SEEN_AT]`.
             controls: `[B, A]` that led there.
             motion: `[B, 3]` ego-motion that led there.
         """
@@ -175,7 +184,8 @@ class BevNetworks(TellingNetworks):
         pixels = self.window.read(texture, *beside(rel, *(each.expand(rows, -1, -1) for each in self.ground_pixels)))
         gone = motion_between(scenery.key_pose, pose)
         places = self.planes.places(gone)
-        helps = self.helps(gone, places)
+        moved, there = self.carried(others, pose)
+        places, helps = torch.cat([places, moved], 1), torch.cat([self.helps(gone, places), there], 1)
         planes = self.renderer.shown
         start = self.planes(scenery.key, places[:, planes]) * helps[:, planes, None]
         fade = self.fade(gone)[:, 0]
@@ -183,14 +193,15 @@ class BevNetworks(TellingNetworks):
         driven = torch.cat([(gone / scale).clamp(-2, 2), fade[:, None], motion, controls], 1)
         spot = torch.stack([ahead[:, 0], right[:, 0]], 1)
         weights, gate, paint, features = self.renderer(
-            rays, pixels, spot, start, self.told(others, pose), scenery.code, driven
+            rays, pixels, spot, start, self.told(others, pose), scenery.code, driven, there
         )
         weights = weights * helps
         kept = weights.sum(1, keepdim=True)
         place = torch.einsum("bkhw,bkhwc->bhwc", weights / kept.clamp(min=LEAST), places)
         copied = self.planes(scenery.key[:, :-1], place[:, None], "bicubic")[:, 0]
         read = self.heads(F.avg_pool2d(features, POOLED).flatten(2).transpose(1, 2))
-        return torch.lerp(paint, copied, (1 - gate) * kept), read
+        copies = (1 - gate) * kept
+        return self.renderer.refined(torch.lerp(paint, copied, copies), pixels, copies), read
 
     def fade(self, gone: Tensor) -> Tensor:
         """How much the start picture still helps on each plane `[B, K]`, after ego-motions since then `[B, 3]`.

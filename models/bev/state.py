@@ -27,7 +27,7 @@ class BevState(RoadState):
         code: `[B, E]` of the start scene as a whole.
         key: `[B, C + 1, H, W]` the start picture, and where it shows others.
         key_pose: `[B, 3]` from where it was seen.
-        looks: `[B, A, L]` how others look.
+        looks: `[B, A, L + 4]` how others look, and where the start picture shows them.
         clock: `[B]` frames so far.
         seeds: `[B]` seeds of the random streams.
         control: `[B, A]` the last control.

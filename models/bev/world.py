@@ -22,6 +22,7 @@ from torch import Tensor
 from drivedit.config import BevWorldConfig, Modality
 from drivedit.models.bev.company import driven_on, relooked
 from drivedit.models.bev.entering import NEW, enter_row
+from drivedit.models.bev.others import SEEN_AT
 from drivedit.models.bev.parts import BevNetworks, shown
 from drivedit.models.bev.state import BevState
 from drivedit.models.conditions.layout import LAYOUT
@@ -72,7 +73,7 @@ class BevWorld(BevNetworks, RoadWorld[BevState]):
         config, picture = self.config, (self.config.channels, *self.config.image_size)
         return {
             "frame": picture, "ground": (config.ground, *config.cells), "anchor": (3,), "code": (config.code,),
-            "key": (picture[0] + 1, *picture[1:]), "key_pose": (3,), "looks": (config.others, config.looks),
+            "key": (picture[0] + 1, *picture[1:]), "key_pose": (3,), "looks": (config.others, config.looks + SEEN_AT),
             "clock": (), "seeds": (),
             "control": (len(config.spec.controls),), "motion": (3,), "pose": (3,), "arc": (), "points": (CAPACITY, 2),
             "count": (), "spacing": (), "closed": (), "bounds": (4,), "others": (config.others, LAYOUT), "told": (),

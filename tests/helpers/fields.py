@@ -110,7 +110,7 @@ def make_bev_world(seed: int = 0, noise: float = 0.05, **changes) -> BevWorld:
 def copying_world() -> BevWorld:
     """One that shows its start picture alone, as if all lay on the ground: the gate for paint is shut."""
     world = make_bev_world(noise=0.0)
-    gate, bias = len(world.planes), world.renderer.out.bias
+    gate, bias = world.renderer.planes, world.renderer.out.bias
     assert bias is not None
     bias.data.view(-1, 16)[gate] = -10.0
     return world

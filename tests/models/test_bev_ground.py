@@ -4,19 +4,22 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.fields import CAMERA, LINE, SIZE, bev_config, box_ahead, make_bev_world
 
 from drivedit.models.bev.ground import ASIDE, TURN, Ground, beside
 from drivedit.models.bev.others import (
     TOLD,
+    carried,
     inherited,
     read_boxes,
     seen_looks,
     told_maps,
     unread,
+    unseen_looks,
     wanted_maps,
 )
-from drivedit.models.conditions.layout import seen_from
+from drivedit.models.conditions.layout import outlines, seen_from
 from drivedit.utils import Route, advance_pose, generator, motion_between
 
 TALL = SIZE[0] / SIZE[1]
@@ -170,7 +173,35 @@ def test_looks_are_those_of_the_picture_where_another_is_seen():
     features = noise("features", 1, 4, *TOKENS)
     boxes, drawn = layout(10.0, -10.0), noise("drawn", 1, 2, 4)
     found = seen_looks(features, CAMERA, TALL, boxes, torch.zeros(1, 3), drawn)
-    assert torch.equal(found[0, 1], drawn[0, 1]), "behind the car"
-    assert not torch.equal(found[0, 0], drawn[0, 0])
+    assert torch.equal(found[0, 1], unseen_looks(drawn)[0, 1]) and not found[0, 1, 4:].any(), "behind the car"
+    assert not torch.equal(found[0, 0, :4], drawn[0, 0])
+    low, high, _ = outlines(CAMERA, boxes, torch.zeros(1, 3))
+    assert torch.allclose(found[0, 0, 4:] * torch.tensor([1.0, TALL] * 2), torch.cat([low, high], -1)[0, 0])
     brighter = seen_looks(features + 1, CAMERA, TALL, boxes, torch.zeros(1, 3), drawn)
-    assert torch.allclose(brighter[0, 0], found[0, 0] + 1, atol=1e-5)
+    assert torch.allclose(brighter[0, 0, :4], found[0, 0, :4] + 1, atol=1e-5)
+
+
+def test_others_are_carried_from_where_the_start_picture_shows_them():
+    size, pose = (32, 64), torch.zeros(1, 3)
+    then, now = layout(12.0, 30.0), layout(8.0, -10.0)
+    then[..., 1], now[..., 1] = torch.tensor([1.0, -2.0]), torch.tensor([2.0, -2.0])
+    looks = seen_looks(noise("features", 1, 4, *TOKENS), CAMERA, TALL, then, pose, torch.zeros(1, 2, 4))
+    place, shown = carried(CAMERA, size, TALL, now, looks, pose)
+    unit = torch.tensor([1.0, TALL])
+    (low, high, _), (before, after, _) = (outlines(CAMERA, boxes, pose) for boxes in (now, then))
+    rows, columns = shown[0].nonzero().unbind(1)
+    here = torch.stack([(columns + 0.5) / 64 * 2 - 1, (rows + 0.5) / 32 * 2 - 1], -1) * unit
+    assert len(here) > 20 and (here > low[0, 0]).all() and (here < high[0, 0]).all(), (
+        "within its outline, nobody else's"
+    )
+    share = (here - low[0, 0]) / (high - low)[0, 0]
+    wanted = before[0, 0] + share * (after - before)[0, 0]
+    assert torch.allclose(place[0][shown[0]] * unit, wanted, atol=1e-4)
+    hidden = carried(CAMERA, size, TALL, torch.cat([now, layout(5.0)], 1), F.pad(looks, (0, 0, 0, 1)), pose)[1]
+    assert hidden.sum() < shown.sum() and not (hidden & ~shown).any(), "somebody nearer is before it"
+    assert not carried(CAMERA, size, TALL, now, unseen_looks(looks[..., :4]), pose)[1].any()
+    same, shown = carried(CAMERA, size, TALL, then, looks, pose)
+    grid = torch.stack(
+        torch.meshgrid((torch.arange(64) + 0.5) / 32 - 1, (torch.arange(32) + 0.5) / 16 - 1, indexing="xy"), -1
+    )
+    assert shown.any() and torch.allclose(same[0][shown[0]], grid[shown[0]], atol=1e-5), "at first it is where it is"

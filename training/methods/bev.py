@@ -22,7 +22,7 @@ from drivedit.config import BevStageConfig
 from drivedit.config.bev import GAP
 from drivedit.models import BevWorld
 from drivedit.models.bev.networks import Seen, patches
-from drivedit.models.bev.others import TOLD, seen_looks, wanted_maps
+from drivedit.models.bev.others import TOLD, seen_looks, unseen_looks, wanted_maps
 from drivedit.models.bev.parts import Scenery
 from drivedit.models.layers.heads import HeadOutputs
 from drivedit.training.bev_clips import NONE
@@ -46,7 +46,7 @@ class BevMethod(Method):
         config: The loss.
     """
 
-    hot = ("world.renderer.forward", "world.looker.forward")
+    hot = ("world.renderer.forward", "world.renderer.refined", "world.looker.forward")
 
     def __init__(self, world: BevWorld, config: BevStageConfig) -> None:
         super().__init__()
@@ -132,14 +132,14 @@ class BevMethod(Method):
         return scenery.with_rows(where, some)
 
     def looks(self, seen: Seen, batch: dict[str, Any], now: int, drawn: Tensor) -> Tensor:
-        """How others of a state look `[B, A, L]`: as they did when they were seen, by their ids, or as is drawn."""
+        """How others of a state look `[B, A, L + SEEN_AT]`: as they did when seen, by their ids, or as is drawn."""
         config, ids, first = self.world.config, batch["ids"][:, now], batch["ids"][:, GAP]
         found = seen_looks(
             seen.looks, config.camera, self.world.window.tall, batch["others"][:, GAP], batch["pose"][:, GAP], drawn
         )
         same = (ids[:, :, None] == first[:, None]) & (ids[:, :, None] != NONE)
         kept = found.gather(1, same.long().argmax(2)[..., None].expand(-1, -1, found.shape[2]))
-        return torch.where(same.any(2)[..., None], kept, drawn)
+        return torch.where(same.any(2)[..., None], kept, unseen_looks(drawn))
 
     def score(self, first: Tensor, second: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Scores of two samples `[B, C, H, W]` beside the truth: of pictures, of coarse pictures, and of edges."""

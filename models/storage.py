@@ -59,6 +59,9 @@ class WorldStorage(nn.Module):
         if "kind" in vars(cls):
             KINDS[cls.kind] = cls
 
+    def beside(self, folder: Path) -> None:
+        """Takes what else of the folder it is loaded from it can use; most kinds of worlds, nothing."""
+
     def digest(self) -> str:
         """A name for settings, weights and scenes as they are in memory."""
         parts: list[Any] = [self.config.to_dict()]
@@ -214,6 +217,7 @@ class WorldStorage(nn.Module):
                 world = build(config, scenes, card)  # type: ignore[call-arg]
         world.load_state_dict({name: value.float() for name, value in weights.items()})
         world.fingerprint = stored["digest"]
+        world.beside(path)
         return world  # type: ignore[return-value]
 
 

@@ -10,7 +10,9 @@ import numpy as np
 from drivedit.config import DEFAULT_WORLD
 from drivedit.data.clips import Drives
 from drivedit.models import World, find_world
+from drivedit.models.finding import AGENTS
 from drivedit.models.scene_files import pack_scenes
+from drivedit.models.sets.agents import AgentsReader
 from drivedit.training.cards import commit
 from drivedit.training.scenes import pick_scenes
 
@@ -19,7 +21,7 @@ def ship(
     world: str = f"runs/{DEFAULT_WORLD}/student/world", report: str = "runs/evaluation", *, to: str,
     template: str = f"{DEFAULT_WORLD}_card.md", scenes: str | None = None, count: int = 24,
 ) -> World:  # fmt: skip
-    """Writes a world with a card that says how it was made and what it was measured to do.
+    """Writes a world with a card that says how it was made and what it was measured to do, and the reader beside it.
 
     Args:
         world: The trained world: folder, shipped name or hub:NAME/WORLD.
@@ -57,4 +59,7 @@ def ship(
         size=f"{size:.1f}",
     )
     result.save_pretrained(to)
+    reader = find_world(world) / AGENTS
+    if reader.is_file():
+        AgentsReader.load(reader).save(Path(to) / AGENTS)
     return result

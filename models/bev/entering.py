@@ -4,25 +4,56 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from drivedit.config.bev import GAP
 from drivedit.models.bev.company import completed, drawn_looks
-from drivedit.models.bev.others import read_boxes, seen_looks
+from drivedit.models.bev.others import inherited, seen_looks
 from drivedit.models.bev.parts import BevNetworks
 from drivedit.models.bev.state import BevState
 from drivedit.models.bev.traffic import as_box
-from drivedit.models.conditions.layout import check_layout, nearest
+from drivedit.models.conditions.layout import check_layout, moving, nearest
 from drivedit.models.entering import check_motion
 from drivedit.models.scenes import OTHERS, Scene
+from drivedit.models.sets.agents import AgentsReader
 from drivedit.models.world import StepOutput
-from drivedit.utils import Route, advance_pose, motion_between, noise
+from drivedit.utils import Route, advance_pose, generator, motion_between, noise
 
 BEFORE = -1  # clock of what is drawn for a start scene
+SURE = 0.5  # share of the sets that are read, in which one is who is there
 NEW = "ground"  # stream of noise of new ground
 
 
+def shown_others(
+    reader: AgentsReader | None, scene: Scene, pose: Tensor, seed: int, layout: Tensor | None, dt: float
+) -> Tensor | None:
+    """Whom the picture of a scene shows, boxes `[A, 8]`: as the scene knows, or as is read, or as it was told.
+
+    Args:
+        reader: Who reads pictures; None: nobody does.
+        scene: The scene.
+        pose: The car's `[1, 3]`.
+        seed: Of what is read.
+        layout: What was told, `[A, 8]`.
+        dt: Seconds from one observation to the next, where the scene does not know.
+    """
+    if scene.agents is not None:
+        times = dt * np.arange(len(scene.frames)) if scene.times is None else scene.times
+        return check_layout(moving(scene.agents, times)[-1])
+    if reader is None:
+        return layout
+    now, before = scene.frames[-1:], scene.frames[-2:-1]
+    found = reader.read(now, generator(seed, "read"), before=before)
+    boxes = found.boxes[0, found.presence[0] > SURE].to(pose)
+    rel = torch.stack([boxes[:, 0], -boxes[:, 1], -boxes[:, 6]], -1)
+    where = advance_pose(pose.expand(len(rel), 3), rel)
+    return torch.cat([where[:, :2], boxes[:, 2:6], where[:, 2:], boxes[:, 7:]], 1)
+
+
 @torch.no_grad()
-def enter_row(world: BevNetworks, scene: Scene, seed: int, temperature: float) -> tuple[BevState, StepOutput]:
+def enter_row(
+    world: BevNetworks, scene: Scene, seed: int, temperature: float, reader: AgentsReader | None
+) -> tuple[BevState, StepOutput]:
     """The state at the end of a scene, and what the heads read there.
 
     Raises:
@@ -47,14 +78,19 @@ def enter_row(world: BevNetworks, scene: Scene, seed: int, temperature: float) -
         motion = motion_between(last[:1], last[1:]) / world.motion_scale
     pose = poses[:, 1]
     arc = route.foot(pose[:, :2], None)
-    layout = check_layout(scene.conditions.get(OTHERS))
-    most = world.config.others
-    others = read_boxes(seen.others, pose, most) if layout is None else nearest(layout, pose, most)
+    layout, most = check_layout(scene.conditions.get(OTHERS)), world.config.others
+    there = nearest(shown_others(reader, scene, pose, seed, layout, world.config.spec.dt), pose, most)
     drawn = temperature * noise([seed], NEW, [BEFORE], world.noise_shape()).to(frames)
-    scenery = world.begun(frames, poses, seen, others, route, arc, drawn)
-    unseen = drawn_looks(world, [seed], [BEFORE])[..., : world.config.looks]
-    looks = seen_looks(seen.looks, world.config.camera, world.window.tall, others, pose, unseen)
-    if layout is None:
+    scenery = world.begun(frames, poses, seen, there, route, arc, drawn)
+    unseen = drawn_looks(world, [seed], [BEFORE])
+    looks = seen_looks(
+        seen.looks, world.config.camera, world.window.tall, there, pose, unseen[..., : world.config.looks]
+    )
+    if layout is not None:
+        others = nearest(layout, pose, most)
+        looks = inherited(others, (there, looks), unseen)
+    else:
+        others = there
         car = as_box(pose, motion[:, 0] * world.motion_scale[0], world.config.spec.dt)
         others, looks = completed(world, scenery, (others, looks), car, seed, BEFORE)
     _, read = world.render(scenery, pose, (others, looks), controls, motion)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from drivedit.config import BevWorldConfig
 from drivedit.config.bev import BLOCK
-from drivedit.models.bev.others import READ
 from drivedit.models.bev.others import TOLD as OTHERS_TOLD
 from drivedit.models.layers.blocks import mlp
 from drivedit.models.layers.convnext import Conv, ConvNextBlock
@@ -31,7 +30,6 @@ SURE = 3.0  # how sure the renderer is at first that all lies on the ground of t
 NEVER = -1e4  # logit of what is not to be seen
 REFINED = 24  # width of the layers that refine a picture
 SHUT = 0.0  # logit of the gate that opens for paint, at first: shut, the ground would hardly be learned
-RARE = -4.0  # logit of another in a cell, at first
 PERIODS = 8.0, 4.0  # metres, ahead and across, after which a place in the window is told alike again
 FILM = 16  # numbers that tell the renderer of the driving
 
@@ -44,14 +42,12 @@ class Seen:
         lifted: Features of each `[B, 2, LIFTED, h, w]`.
         code: Of the scene as a whole, `[B, E]`.
         looks: Features of the newer one, by which others are remembered, `[B, L, h, w]`.
-        others: Whom the newer one shows, `[B, READ, h, w]`.
         motion: Ego-motion of a frame, `[B, 3]`.
     """
 
     lifted: Tensor
     code: Tensor
     looks: Tensor
-    others: Tensor
     motion: Tensor
 
     def repeated(self, copies: int) -> Seen:
@@ -77,8 +73,6 @@ class Looker(nn.Module):
         self.first = Conv(2 * config.channels * self.side**2, width, 1)
         self.blocks = nn.ModuleList(ConvNextBlock(width, 3, 3, 1) for _ in range(blocks))
         self.lift, self.looks = Conv(width, LIFTED, 1), Conv(width, config.looks, 1)
-        self.others = Conv(width, READ, 1, zero=True)
-        self.others.bias.data[0] = RARE  # type: ignore[index]
         self.code, self.motion = mlp(2 * width, config.code), mlp(2 * width, 3)
 
     def forward(self, frames: Tensor) -> Seen:
@@ -90,7 +84,7 @@ class Looker(nn.Module):
         newer = x.unflatten(0, (-1, 2))[:, 1]
         whole = torch.cat([newer.mean((2, 3)), newer.amax((2, 3))], 1)
         lifted = self.lift(x).unflatten(0, (-1, 2))
-        told = self.code(whole), self.looks(newer), self.others(newer), self.motion(whole)
+        told = self.code(whole), self.looks(newer), self.motion(whole)
         return Seen(lifted.float(), *(each.float() for each in told))
 
 

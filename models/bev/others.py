@@ -1,4 +1,4 @@
-"""Others on the road: how a renderer is told of them, and how they are read off a picture.
+"""Others on the road: how a renderer is told of them, and how they look.
 
 Legend: B rows, A others, L numbers of how one looks, h w cells of the renderer, H W pixels. A box is as
 `drivedit.models.conditions.layout` has it, `[8]` with its speed.
@@ -11,16 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drivedit.config import CameraConfig
-from drivedit.models.conditions.layout import HALF_NEAR, SPEED, outlines
-from drivedit.utils import advance_pose, motion_between
+from drivedit.models.conditions.layout import HALF_NEAR, outlines
 
 TOLD = 7  # numbers for a cell: its share, nearness, where the box faces (2), where in the box it lies (2), somebody
-READ = 9  # numbers that a cell tells of the other in it: whether there is one, and `unread`
-FARTHEST = 80.0  # metres to what is read
-SURE = 0.4  # probability from which one is read
+FARTHEST = 80.0  # metres to others whose looks are seen
 SEEN_AT = 4  # numbers of the looks that tell where the start picture shows it: its outline, or zeros
-SAME = 8.0  # metres within which a box is that of before
-FAST, LONG = 10.0, 5.0  # units of speed (m/s) and of sizes (m)
+SAME = 4.0  # metres within which a box is that of before
 
 
 def edges_of(tokens: tuple[int, int], tall: float, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,53 +94,6 @@ def carried(
     place = torch.stack([across.expand(size), down[:, None].expand(size)], -1) * stretch + shift
     shown = ((best > 0) & known.gather(1, who)).unflatten(1, size) & (place.abs() < 1).all(-1)
     return place.clamp(-2, 2), shown
-
-
-def wanted_maps(camera: CameraConfig, tokens: tuple[int, int], tall: float, boxes: Tensor, pose: Tensor) -> Tensor:
-    """What cells should tell of others in them, `[B, READ, h, w]`: of the nearest one whose middle is there."""
-    low, high, depth = outlines(camera, boxes, pose)
-    middle, (rows, columns) = (low + high) / 2, tokens
-    place = torch.stack([(middle[..., 1] / tall + 1) / 2 * rows, (middle[..., 0] + 1) / 2 * columns], -1).floor().long()
-    inside = (place >= 0).all(-1) & (place[..., 0] < rows) & (place[..., 1] < columns)
-    there = inside & (depth > 0) & (depth < FARTHEST) & (boxes[..., 3] > 0)
-    told = unread(boxes, pose)
-    maps = boxes.new_zeros(len(boxes), READ, rows * columns)
-    for other in depth.argsort(1, descending=True).unbind(1):  # the nearest one is written last
-        row = torch.arange(len(boxes), device=boxes.device)
-        cell = place[row, other, 0] * columns + place[row, other, 1]
-        kept = there[row, other]
-        maps[row[kept], :, cell[kept]] = torch.cat([torch.ones_like(told[row, other, :1]), told[row, other]], 1)[kept]
-    return maps.unflatten(2, tokens)
-
-
-def unread(boxes: Tensor, pose: Tensor) -> Tensor:
-    """Boxes `[B, A, 8]` as a cell tells of them `[B, A, 8]`: seen from the car, in units near 1."""
-    rel = motion_between(pose[:, None], boxes[..., [0, 1, 6]])
-    far = rel[..., :2].norm(dim=-1).clamp(min=1)
-    beside = rel[..., 1] / far * 2
-    sizes = boxes[..., 3:6] / LONG
-    turn = torch.stack([rel[..., 2].cos(), rel[..., 2].sin()], -1)
-    return torch.cat(
-        [(far / HALF_NEAR).log()[..., None], beside[..., None], turn, boxes[..., SPEED:] / FAST, sizes], -1
-    )
-
-
-def read_boxes(told: Tensor, pose: Tensor, most: int) -> Tensor:
-    """Others `[B, most, 8]` that cells tell of `[B, READ, h, w]`, seen from cars at `[B, 3]`; the surest ones."""
-    sure = told[:, :1].sigmoid()
-    peak = (F.max_pool2d(sure, 3, 1, 1) == sure) & (sure > SURE)
-    score = (sure * peak).flatten(1)
-    best, cell = score.topk(min(most, score.shape[1]), 1)
-    found = told[:, 1:].flatten(2).gather(2, cell[:, None].expand(-1, READ - 1, -1)).transpose(1, 2)
-    far = found[..., 0].clamp(-3, 3).exp() * HALF_NEAR
-    right = (found[..., 1] / 2).clamp(-1, 1) * far
-    ahead = (far.square() - right.square()).clamp(min=0).sqrt()
-    rel = torch.stack([ahead, right, torch.atan2(found[..., 3], found[..., 2])], -1)
-    where = advance_pose(pose[:, None].expand_as(rel), rel)
-    sizes = (found[..., 5:8] * LONG).clamp(0.5, 20)
-    boxes = torch.cat([where[..., :2], sizes[..., 2:] / 2, sizes, where[..., 2:], found[..., 4:5] * FAST], -1)
-    boxes = torch.where(best[..., None] > 0, boxes, 0.0)
-    return F.pad(boxes, (0, 0, 0, most - boxes.shape[1]))
 
 
 def inherited(boxes: Tensor, before: tuple[Tensor, Tensor], drawn: Tensor) -> Tensor:

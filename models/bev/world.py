@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,8 +27,10 @@ from drivedit.models.bev.others import SEEN_AT
 from drivedit.models.bev.parts import BevNetworks, shown
 from drivedit.models.bev.state import BevState
 from drivedit.models.conditions.layout import LAYOUT
+from drivedit.models.finding import AGENTS
 from drivedit.models.road import RoadWorld
 from drivedit.models.scenes import OTHERS, Scene
+from drivedit.models.sets.agents import AgentsReader
 from drivedit.models.world import Sampling, Scenes, StepOutput
 from drivedit.utils import advance_pose, noise, truncate
 from drivedit.utils.route import CAPACITY
@@ -51,11 +54,32 @@ class BevWorld(BevNetworks, RoadWorld[BevState]):
     config_type = BevWorldConfig
     State: ClassVar[type[BevState]] = BevState
     passes = 1
+    readers: tuple[AgentsReader, ...] = ()  # not one of its networks, so not among its weights
 
     def __init__(self, config: BevWorldConfig, scenes: Scenes = (), card: str = "") -> None:
         super().__init__(config)
         self.card = card
         self.scenes: list[Scene] = [self.check_scene(scene) for scene in scenes]
+
+    @property
+    def reader(self) -> AgentsReader | None:
+        """What reads off a start scene who is there, where nobody told; None: nobody is read."""
+        return self.readers[0].to(self.device) if self.readers else None
+
+    def beside(self, folder: Path) -> None:
+        """Takes the reader of who is where that lies beside the world, if there is one; see `find_world`.
+
+        Raises:
+            ValueError: It reads pictures of another size.
+        """
+        if self.config.others and (folder / AGENTS).is_file():
+            reader = AgentsReader.load(folder / AGENTS)
+            if tuple(reader.config.image_size) != self.config.image_size:
+                raise ValueError(
+                    f"the reader {folder / AGENTS} takes pictures of {[*reader.config.image_size]}, the world's are "
+                    f"{[*self.config.image_size]}"
+                )
+            self.readers = (reader,)
 
     def check_state(self, state: BevState) -> None:
         """Checks that a state could be one of this world; see `World.check_state`."""
@@ -121,7 +145,7 @@ class BevWorld(BevNetworks, RoadWorld[BevState]):
             raise ValueError(f"one seed per scene is needed and at least one, got {len(scenes)} and {len(seeds)}")
         checked = [self.check_scene(scene) for scene in scenes]
         pairs = zip(checked, seeds, strict=True)
-        rows = [enter_row(self, scene, int(seed), self.config.temperature) for scene, seed in pairs]
+        rows = [enter_row(self, scene, int(seed), self.config.temperature, self.reader) for scene, seed in pairs]
         states, outs = zip(*rows, strict=True)
         return BevState.cat(states), StepOutput.cat(outs)
 

@@ -12,12 +12,9 @@ from drivedit.models.bev.others import (
     TOLD,
     carried,
     inherited,
-    read_boxes,
     seen_looks,
     told_maps,
-    unread,
     unseen_looks,
-    wanted_maps,
 )
 from drivedit.models.conditions.layout import outlines, seen_from
 from drivedit.utils import Route, advance_pose, generator, motion_between
@@ -137,27 +134,6 @@ def test_cells_are_told_of_the_nearest_other_that_shows_in_them():
     both = told_maps(CAMERA, TOKENS, TALL, beside_it, looks, torch.zeros(1, 3))
     assert set(both[0, TOLD][both[0, TOLD - 1] > 0].tolist()) == {1.0, 3.0}
     assert not told_maps(CAMERA, TOKENS, TALL, 0 * boxes, looks, torch.zeros(1, 3)).any()
-
-
-def test_others_that_cells_tell_of_are_read_where_they_are():
-    boxes = layout(9.0, 25.0)
-    boxes[0, 1, 1], boxes[0, 1, 6] = 7.0, 2.8
-    boxes[..., :2] = torch.stack(beside(torch.zeros(1, 3), boxes[..., 0], -boxes[..., 1]), -1) * torch.tensor([1, -1])
-    pose = HERE
-    rel = torch.stack([boxes[0, :, 0], -boxes[0, :, 1], -boxes[0, :, 6]], -1)
-    placed = advance_pose(pose.expand(2, -1), rel)
-    boxes[0, :, :2], boxes[0, :, 6] = placed[:, :2], placed[:, 2]
-    maps = wanted_maps(CAMERA, TOKENS, TALL, boxes, pose)
-    assert maps[:, 0].sum() == 2
-    maps[:, 0] = maps[:, 0] * 20 - 10
-    found = read_boxes(maps, pose, 3)
-    order = found[0, :2, 3].argsort(), (found[0, :2, :2] - pose[:, :2]).norm(dim=-1).argsort()
-    near = found[0][order[1]]
-    assert torch.allclose(near[:, [0, 1, 3, 4, 5, 7]], boxes[0][:, [0, 1, 3, 4, 5, 7]], atol=1e-2)
-    assert torch.allclose((near[:, 6] - boxes[0, :, 6]).cos(), torch.ones(2), atol=1e-4)
-    assert not found[0, 2].any() and torch.allclose(near[:, 2], near[:, 5] / 2), "on the ground"
-    assert unread(boxes, pose).abs().max() < 3, "units near 1"
-    assert not read_boxes(-10 * torch.ones_like(maps), pose, 3).any()
 
 
 def test_who_was_there_keeps_its_looks_and_others_get_new_ones():

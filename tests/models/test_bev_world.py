@@ -1,10 +1,12 @@
 """A world that keeps the ground around the car: what stays, what follows, its state, conditions and folder."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from helpers.agents import make_reader
 from helpers.fields import (
     LINE,
     bev_config,
@@ -19,8 +21,11 @@ from helpers.fields import (
 from drivedit.config import Modality, PainterConfig
 from drivedit.inference import compile_step
 from drivedit.models import BevState, BevWorld, Sampling, Scene, World
+from drivedit.models.bev.entering import shown_others
 from drivedit.models.bev.parts import shown
+from drivedit.models.finding import AGENTS
 from drivedit.utils import advance_pose, motion_between
+from drivedit.utils.episodes import Agents
 
 FAR = torch.tensor([5.0, 0.0, 0.0])  # beyond a stride
 
@@ -166,7 +171,67 @@ def test_what_is_near_is_forgotten_before_what_is_far_away_and_what_was_not_in_t
     assert not turned[:, -16:].any() and turned[12:20, :32].all(), "to the right there was nothing to see"
 
 
-def test_others_are_read_off_the_scene_unless_they_are_told_and_keep_their_looks(world):
+def before_the_car(scene: Scene, ahead: float) -> np.ndarray:
+    """Somebody so many metres ahead of where a scene ends, facing as the car does, `[1, 8]`."""
+    x, y, yaw = scene.poses[-1]
+    box = box_ahead(x + ahead * np.cos(yaw))
+    box[0, 1], box[0, 6] = y + ahead * np.sin(yaw), yaw
+    return box
+
+
+def with_agents(scene: Scene, ahead: float) -> Scene:
+    """The scene with one other, who comes 1 m nearer from state to state."""
+    states = len(scene.poses)
+    boxes = np.concatenate([before_the_car(scene, ahead + n)[:, :7] for n in range(states)][::-1])
+    ids = np.zeros(states, np.int64)
+    agents = Agents(np.arange(states + 1, dtype=np.int64), ids=ids, boxes=boxes, kinds=ids, names=("car",))
+    return replace(scene, agents=agents)
+
+
+def test_who_is_there_at_first_is_known_by_the_scene_or_read_off_it():
+    world = make_bev_world(noise=0.0)
+    scene = with_agents(world.scenes[0], 13.0)
+    known = world.start([scene], [0])
+    assert np.allclose(known.others[0, 0, :7], before_the_car(scene, 13.0)[0, :7], atol=1e-4) and not known.told.any()
+    assert known.others[0, 0, 7] == pytest.approx(-10.0, abs=1e-3), "it comes nearer"
+    assert (known.looks[0, 0, -4:] != 0).any() and not known.others[0, 1].any()
+    assert not world.start(world.scenes[:1], [0]).others.any(), "nobody reads"
+
+    class Reader:
+        def read(self, pictures, generator, before):
+            assert np.array_equal(pictures[0], scene.frames[-1]) and np.array_equal(before[0], scene.frames[-2])
+            boxes = torch.tensor([[[9.0, 2.0, 0.7, 4.0, 1.8, 1.4, 0.3, 5.0], [20.0, 0, 0.7, 4.0, 1.8, 1.4, 0, 5.0]]])
+            return SimpleNamespace(boxes=boxes, presence=torch.tensor([[0.9, 0.4]]))
+
+    posed = replace(world.scenes[0], poses=world.scenes[0].poses + np.float32([0, 0, np.pi / 2]))
+    pose = torch.from_numpy(posed.poses[-1:])
+    found = shown_others(Reader(), posed, pose, 0, None, 0.1)
+    rel = motion_between(pose, found[:, [0, 1, 6]])
+    assert torch.allclose(rel, torch.tensor([[9.0, -2.0, -0.3]]), atol=1e-5) and found[0, 7] == 5.0
+
+
+def test_one_that_is_placed_where_the_scene_shows_nobody_is_not_cut_out_of_its_picture():
+    world = make_bev_world(noise=0.0)
+    scene = with_agents(world.scenes[0], 13.0)
+    boxes = np.concatenate([before_the_car(scene, 13.5), before_the_car(scene, 6.0)])
+    told = world.start([replace(scene, conditions={**scene.conditions, "layout": boxes})], [0])
+    near, far = (told.others[0, :, :2] - told.pose[0, :2]).norm(dim=1).argsort()
+    assert told.told.all() and (told.looks[0, far, -4:] != 0).any() and not told.looks[0, near, -4:].any()
+
+
+def test_the_reader_beside_a_world_is_taken_if_it_reads_its_pictures(tmp_path):
+    make_bev_world().save_pretrained(tmp_path / "world")
+    assert BevWorld.from_pretrained(tmp_path / "world", device="cpu").reader is None
+    make_reader(image_size=(32, 64)).save(tmp_path / "world" / AGENTS)
+    world = BevWorld.from_pretrained(tmp_path / "world", device="cpu")
+    assert world.reader is not None and not any("reader" in name for name in world.state_dict())
+    world.check_state(world.start(world.scenes[:1], [0]))
+    make_reader(image_size=(32, 128)).save(tmp_path / "world" / AGENTS)
+    with pytest.raises(ValueError, match=r"takes pictures of \[32, 128\], the world's are \[32, 64\]"):
+        BevWorld.from_pretrained(tmp_path / "world", device="cpu")
+
+
+def test_others_that_are_told_keep_their_looks(world):
     scene = world.scenes[0]
     told = world.start([replace(scene, conditions={**scene.conditions, "layout": box_ahead()})], [1])
     assert torch.allclose(told.others[0, 0], torch.from_numpy(box_ahead()[0])) and told.told.all()

@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 import torch
 from fuzz.worlds import run, small_world
+from helpers.agents import make_reader
 
 from drivedit.config import Modality, RewardTerm, StudentConfig, VAEConfig, WorldConfig, WorldSpec
 from drivedit.models import DiTWorld, World, find_world, finding, shipped_worlds
-from drivedit.models.finding import FILES
+from drivedit.models.finding import AGENTS, FILES
+from drivedit.models.sets.agents import AgentsReader
 from drivedit.utils import fingerprint, folders
 from drivedit_env.env import DriveDiTEnv
 
@@ -375,3 +377,16 @@ def test_shipping_refuses_what_is_no_world(older, tmp_path):
     (tmp_path / "to" / "notes.txt").unlink()
     ship(*ask[:2], to=ask[2])
     assert "PSNR 30 dB" in DiTWorld.from_pretrained(tmp_path / "to", device="cpu").card
+
+
+def test_the_reader_beside_a_world_is_shipped_with_it(older, tmp_path):
+    from drivedit.training.ship import ship
+
+    older.save_pretrained(tmp_path / "made")
+    reader = make_reader()
+    reader.save(tmp_path / "made" / AGENTS)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.txt").write_text("PSNR 30 dB\n")
+    ship(str(tmp_path / "made"), str(tmp_path / "report"), to=str(tmp_path / "to"))
+    shipped = AgentsReader.load(tmp_path / "to" / AGENTS).state_dict()
+    assert all(torch.equal(value.half().float(), shipped[name]) for name, value in reader.state_dict().items())

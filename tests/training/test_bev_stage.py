@@ -130,7 +130,7 @@ def test_less_spread_brings_samples_of_pictures_nearer_to_the_likeliest_one_and_
     assert best["edges", 1.0] == best["edges", 0.7] in (9, 10, 11)
 
 
-def test_training_renders_truer_pictures_and_finds_others(clips, drives):
+def test_training_renders_truer_pictures_and_tells_the_motion(clips, drives):
     torch.manual_seed(0)
     loss = replace(LOSS, rendered=1, adversarial=0.0, head_weight=1.0)
     method = BevMethod(BevWorld(fit_bev(bev_config(), drives.facts())), loss)
@@ -141,13 +141,13 @@ def test_training_renders_truer_pictures_and_finds_others(clips, drives):
     batch, seen = clips.batch(STARTS[:2]), []
     for step in range(40):
         value, logs = method.loss(batch, Progress(step, 0.3), generator(0, "noise", step))
-        seen.append([logs[name].item() for name in ("picture", "others", "boxes")])
+        seen.append([logs[name].item() for name in ("picture", "coarse", "motion")])
         value.backward()
         for each in (muon, adam):
             each.step()
             each.zero_grad()
     first, last = np.mean(seen[:5], 0), np.mean(seen[-5:], 0)
-    assert (last < np.array([0.5, 0.9, 0.5]) * first).all()
+    assert (last < np.array([0.5, 0.7, 0.5]) * first).all()
 
 
 def test_figures_are_those_of_the_pictures(drives):

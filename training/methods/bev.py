@@ -22,7 +22,7 @@ from drivedit.config import BevStageConfig
 from drivedit.config.bev import GAP
 from drivedit.models import BevWorld
 from drivedit.models.bev.networks import Seen, patches
-from drivedit.models.bev.others import TOLD, seen_looks, unseen_looks, wanted_maps
+from drivedit.models.bev.others import TOLD, seen_looks, unseen_looks
 from drivedit.models.bev.parts import Scenery
 from drivedit.models.layers.heads import HeadOutputs
 from drivedit.training.bev_clips import NONE
@@ -71,7 +71,8 @@ class BevMethod(Method):
         rows, copies = len(batch["pose"]), 1 if progress.share < config.mean_until else 2
         frames = (batch["frames"].float() / 127.5 - 1).permute(0, 1, 4, 2, 3)
         seen = world.looker(frames[:, [0, GAP]])
-        losses = self.judge_looker(seen, batch)
+        off = F.smooth_l1_loss(seen.motion, batch["motion"][:, GAP], beta=0.1)
+        losses: dict[str, list[Tensor]] = {"motion": [off]}
         route = self.told(batch, rngs).rows(torch.arange(rows).repeat(copies))
         many = {name: batch[name].repeat(copies, *[1] * (batch[name].ndim - 1)) for name in ("pose", "arc", "motion")}
         drawn = rngs.normal(copies * rows, *world.noise_shape()) * (copies - 1)
@@ -154,18 +155,6 @@ class BevMethod(Method):
             losses.setdefault("apart", apart.detach())
         return losses
 
-    def judge_looker(self, seen: Seen, batch: dict[str, Any]) -> dict[str, list[Tensor]]:
-        """Losses of what is read off the first pictures: the ego-motion, and others."""
-        config, off = self.world.config, F.smooth_l1_loss(seen.motion, batch["motion"][:, GAP], beta=0.1)
-        wanted = wanted_maps(
-            config.camera, config.tokens, self.world.window.tall, batch["others"][:, GAP], batch["pose"][:, GAP]
-        )
-        there = wanted[:, :1]
-        count = there.sum().clamp(min=1)
-        sure = F.binary_cross_entropy_with_logits(seen.others[:, :1], there, reduction="sum") / count
-        boxes = F.smooth_l1_loss(seen.others[:, 1:], wanted[:, 1:], beta=0.1, reduction="none").mean(1, keepdim=True)
-        return {"motion": [off], "others": [sure], "boxes": [(boxes * there).sum() / count]}
-
     def judge_heads(self, read: HeadOutputs, wanted: dict[str, Tensor], error: Tensor) -> Logs:
         """Losses of the heads; `error` `[B]` is that of the frame."""
         return {
@@ -178,7 +167,7 @@ class BevMethod(Method):
     def total(self, losses: dict[str, list[Tensor]]) -> tuple[Tensor, Logs]:
         """The loss of all frames, and what is logged."""
         means = {name: torch.stack(each).mean() for name, each in losses.items()}
-        read = "telemetry", "reward", "ended", "expected_error", "motion", "others", "boxes"
+        read = "telemetry", "reward", "ended", "expected_error", "motion"
         heads = torch.stack([means[name] for name in read]).sum()
         pictures = means["picture"] + self.config.coarse * means["coarse"] + self.config.detail * means["edges"]
         return pictures + self.config.head_weight * heads, {name: value.detach() for name, value in means.items()}

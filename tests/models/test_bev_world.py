@@ -173,7 +173,7 @@ def test_what_is_near_is_forgotten_before_what_is_far_away_and_what_was_not_in_t
 
 def before_the_car(scene: Scene, ahead: float) -> np.ndarray:
     """Somebody so many metres ahead of where a scene ends, facing as the car does, `[1, 8]`."""
-    x, y, yaw = scene.poses[-1]
+    x, y, yaw = scene.poses_or_start()[-1]
     box = box_ahead(x + ahead * np.cos(yaw))
     box[0, 1], box[0, 6] = y + ahead * np.sin(yaw), yaw
     return box
@@ -181,7 +181,7 @@ def before_the_car(scene: Scene, ahead: float) -> np.ndarray:
 
 def with_agents(scene: Scene, ahead: float) -> Scene:
     """The scene with one other, who comes 1 m nearer from state to state."""
-    states = len(scene.poses)
+    states = len(scene.frames)
     boxes = np.concatenate([before_the_car(scene, ahead + n)[:, :7] for n in range(states)][::-1])
     ids = np.zeros(states, np.int64)
     agents = Agents(np.arange(states + 1, dtype=np.int64), ids=ids, boxes=boxes, kinds=ids, names=("car",))
@@ -203,9 +203,10 @@ def test_who_is_there_at_first_is_known_by_the_scene_or_read_off_it():
             boxes = torch.tensor([[[9.0, 2.0, 0.7, 4.0, 1.8, 1.4, 0.3, 5.0], [20.0, 0, 0.7, 4.0, 1.8, 1.4, 0, 5.0]]])
             return SimpleNamespace(boxes=boxes, presence=torch.tensor([[0.9, 0.4]]))
 
-    posed = replace(world.scenes[0], poses=world.scenes[0].poses + np.float32([0, 0, np.pi / 2]))
-    pose = torch.from_numpy(posed.poses[-1:])
-    found = shown_others(Reader(), posed, pose, 0, None, 0.1)
+    posed = replace(world.scenes[0], poses=world.scenes[0].poses_or_start() + np.float32([0, 0, np.pi / 2]))
+    pose = torch.from_numpy(posed.poses_or_start()[-1:])
+    found = shown_others(Reader(), posed, pose, 0, None, 0.1)  # type: ignore[arg-type]
+    assert found is not None
     rel = motion_between(pose, found[:, [0, 1, 6]])
     assert torch.allclose(rel, torch.tensor([[9.0, -2.0, -0.3]]), atol=1e-5) and found[0, 7] == 5.0
 

@@ -203,7 +203,7 @@ def test_who_is_there_at_first_is_known_by_the_scene_or_read_off_it():
             boxes = torch.tensor([[[9.0, 2.0, 0.7, 4.0, 1.8, 1.4, 0.3, 5.0], [20.0, 0, 0.7, 4.0, 1.8, 1.4, 0, 5.0]]])
             return SimpleNamespace(boxes=boxes, presence=torch.tensor([[0.9, 0.4]]))
 
-    posed = replace(world.scenes[0], poses=world.scenes[0].poses_or_start() + np.float32([0, 0, np.pi / 2]))
+    posed = replace(world.scenes[0], poses=world.scenes[0].poses_or_start() + np.array([0, 0, np.pi / 2], np.float32))
     pose = torch.from_numpy(posed.poses_or_start()[-1:])
     found = shown_others(Reader(), posed, pose, 0, None, 0.1)  # type: ignore[arg-type]
     assert found is not None

@@ -153,6 +153,8 @@ class BevStageConfig(BaseConfig):
         critic_lr: Peak learning rate of the critic.
         head_weight: Weight of the heads' losses.
         drop_route: Share of clips that dream without a route.
+        aged: Share of clips that dream as if they had begun long ago: the start picture helps no more, and most of the
+            ground ahead was never in a picture.
         ego_steps: Steps in which the ego-motion is learned, before all else.
         traffic_steps: Steps in which it is learned how others drive and who comes, after all else.
         judged: Held-back clips that figures are told of.
@@ -170,6 +172,7 @@ class BevStageConfig(BaseConfig):
     critic_lr: float = 3e-3
     head_weight: float = 0.1
     drop_route: float = 0.4
+    aged: float = 0.5
     ego_steps: int = 3000
     traffic_steps: int = 1600
     judged: int = 24
@@ -179,7 +182,7 @@ class BevStageConfig(BaseConfig):
         self.check_ranges(
             horizon=(1, 1000), rendered=(1, 1000), mean_until=(0, 1), spread=(0, 1), detail=(0, 1e3), coarse=(0, 1e3),
             adversarial=(0, 1e3), adversarial_from=(0, 1), critic_lr=(0, 1), head_weight=(0, 1e6), drop_route=(0, 1),
-            ego_steps=(1, 10**9), traffic_steps=(0, 10**9), judged=(1, 10_000), shown=(1, 10_000),
+            aged=(0, 1), ego_steps=(1, 10**9), traffic_steps=(0, 10**9), judged=(1, 10_000), shown=(1, 10_000),
         )  # fmt: skip
         if self.rendered > self.horizon + 1:
             raise ValueError(f"rendered must be at most horizon + 1, got {self.rendered} and {self.horizon}")

@@ -15,6 +15,7 @@ from drivedit.data.recordings import shard_path
 from drivedit.evaluation.metrics.figures import psnr, squared_error
 from drivedit.models import BevWorld, World
 from drivedit.models.bev.others import unseen_looks
+from drivedit.models.bev.parts import Scenery
 from drivedit.training.__main__ import main
 from drivedit.training.bev_clips import NONE, BevClips
 from drivedit.training.bev_stage import HeldDreams, fit_bev
@@ -23,7 +24,7 @@ from drivedit.training.methods.clips import Rngs
 from drivedit.training.methods.method import Progress
 from drivedit.training.optimizers import Muon, is_matrix
 from drivedit.training.stages import begin_with
-from drivedit.utils import generator, motion_between
+from drivedit.utils import Route, generator, motion_between
 from drivedit.utils.shards import write_shard
 
 LOSS = BevStageConfig(horizon=5, rendered=3, mean_until=0.4, adversarial_from=0.6)
@@ -103,6 +104,28 @@ def test_routes_are_dropped_from_some_clips(clips):
     rngs = Rngs(generator(0, "told"), torch.device("cpu"), generator(0, "shared"))
     told = method.told(batch, rngs).count > 0
     assert told.float().mean() == pytest.approx(1 - LOSS.drop_route, abs=0.12)
+
+
+def test_clips_are_aged_as_a_long_drive_leaves_them(clips):
+    batch = clips.batch(np.resize(STARTS, 16))
+    copied = {name: batch[name].repeat(2, *[1] * (batch[name].ndim - 1)) for name in ("pose", "arc")}
+    method = BevMethod(make_bev_world(), replace(LOSS, aged=0.5))
+    route = Route(*(batch[name] for name in Route.__dataclass_fields__)).rows(torch.arange(16).repeat(2))
+    pose, ground = copied["pose"][:, GAP], torch.randn(32, 4, 32, 16, generator=generator(0, "ground"))
+    begun = Scenery(ground, pose, torch.zeros(32, 4), torch.zeros(32, 4, 32, 64), pose)
+    rng = generator(1, "aged")
+    aged = method.aged(begun, route, copied["arc"][:, GAP], 2, Rngs(generator(0, "aged"), torch.device("cpu"), rng))
+    gone = motion_between(aged.key_pose, pose)
+    old = gone[:, :2].norm(dim=1) > 1
+    assert 4 < old.sum() < 28 and torch.equal(old[:16], old[16:]), "both samples of a clip"
+    assert torch.equal(aged.ground[~old], ground[~old]) and torch.equal(aged.key_pose[~old], pose[~old])
+    assert gone[old, :2].norm(dim=1).allclose(torch.tensor(400.0), atol=1e-2)
+    fade = method.world.fade(gone)[old]
+    assert (fade[:, 1] == 1).all() and not fade[:, [0, 2, 3, 4]].any(), "nothing helps but the sky"
+    kept = (aged.ground == ground)[old].all(1)  # [n, X, Y]
+    assert kept.any() and not kept.all() and (kept[:, :-1] | ~kept[:, 1:]).all(), "up to some place, nothing beyond"
+    same = method.aged(begun, route, copied["arc"][:, GAP], 2, Rngs(generator(0, "aged"), torch.device("cpu"), rng))
+    assert torch.equal(same.ground, aged.ground)
 
 
 def test_others_keep_how_they_looked_by_their_ids(clips):

@@ -31,10 +31,11 @@ from drivedit.training.methods.critic import FrameCritic, contest
 from drivedit.training.methods.energy import energy_score
 from drivedit.training.methods.method import Logs, Method, ParameterGroup, Progress, untouched
 from drivedit.training.optimizers import is_matrix
-from drivedit.utils import Route, generator, laplacian
+from drivedit.utils import Route, advance_pose, generator, laplacian
 
 COARSER = 4  # pixels along a side, that a coarse picture has one for
 UNIT = 0.1  # of pictures in [-1, 1]: the unit of the loss
+LONG_AGO = 400.0  # metres driven since the start of clips that are aged
 LEAST = 1e-6  # error whose logarithm is learned
 
 
@@ -80,6 +81,7 @@ class BevMethod(Method):
             frames[:, [0, GAP]].repeat(copies, 1, 1, 1, 1), many["pose"][:, [0, GAP]], seen.repeated(copies),
             batch["others"][:, GAP].repeat(copies, 1, 1), route, many["arc"][:, GAP], drawn,
         )  # fmt: skip
+        scenery = self.aged(scenery, route, many["arc"][:, GAP], copies, rngs)
         looks = rngs.normal(*batch["ids"][:, 0].shape, world.config.looks)
         shown: list[tuple[Tensor, ...]] = []
         for now in self.rendered(rngs):
@@ -117,6 +119,28 @@ class BevMethod(Method):
         route = Route(*(batch[name] for name in Route.__dataclass_fields__))
         kept = rngs.uniform(len(route.count)) >= self.config.drop_route
         return Route(route.points, route.count * kept, route.spacing, route.closed, route.bounds)
+
+    def aged(self, scenery: Scenery, route: Route, arc: Tensor, copies: int, rngs: Rngs) -> Scenery:
+        """The scenery, of some clips as it is after a long drive.
+
+        From some place on the ground is filled anew, without pictures, and the start picture was seen far behind.
+        """
+        world, rows = self.world, len(arc) // copies
+        where = (rngs.uniform(rows) < self.config.aged).repeat(copies).nonzero()[:, 0]
+        if not len(where):
+            return scenery
+        some, window = scenery.rows(where), world.window
+        back, front, _ = world.config.window
+        until = rngs.uniform(rows).repeat(copies)[where] * (back + front / 2) - back
+        known = (window.ahead < until[:, None, None])[:, None].to(some.ground)
+        road = window.road(route.rows(where), arc[where], some.anchor)
+        drawn = rngs.normal(len(where), *world.noise_shape()) * (copies - 1)
+        unseen = world.filler.unseen(some.ground)
+        ground = world.filler(some.ground * known, known, road, drawn, some.code, unseen)
+        turn = torch.pi * F.softshrink(4 * rngs.uniform(rows).repeat(copies)[where] - 2, 1.0)  # half have not turned
+        behind = torch.stack([torch.full_like(turn, -LONG_AGO), torch.zeros_like(turn), turn], 1)
+        aged = Scenery(ground, some.anchor, some.code, some.key, advance_pose(some.anchor, behind))
+        return scenery.with_rows(where, aged)
 
     def followed(
         self, scenery: Scenery, many: dict[str, Tensor], now: int, route: Route, scale: float, rngs: Rngs

@@ -23,7 +23,7 @@ TURN = 0.25  # rad that the car turns before the window does
 ASIDE = 8.0  # metres that it goes aside before the window follows
 BACK = -8.0  # metres that it goes back
 STEP = 4.0  # metres between the points of a route that are looked at
-NEAR = 4.0  # metres from a route where it is told half as loudly
+NEAR, WIDE = 4.0, 16.0  # metres from a route; where it is told half as loudly, and to how far the side is told
 NEAREST = 0.5  # metres before a camera
 WHOLE = 0.99  # of a cell that is known
 
@@ -87,7 +87,11 @@ class Ground(nn.Module):
         return torch.cat(found, 1)
 
     def road(self, route: Route, arc: Tensor, pose: Tensor) -> Tensor:
-        """How near cells are to a route, and whether there is one: `[B, 2, X, Y]` of windows at poses `[B, 3]`."""
+        """Where cells lie beside a route: `[B, ROAD, X, Y]` of windows at poses `[B, 3]`; zeros where there is none.
+
+        They are told how near it is, that there is one, on which side they lie and how far, finely and coarsely, and
+        where it leads.
+        """
         back, front, side = self.window
         reach = max(back, side) + STEP
         offsets = torch.arange(-reach, front + STEP, STEP, device=pose.device)
@@ -97,12 +101,20 @@ class Ground(nn.Module):
         along = torch.stack([tangents[..., 0] * cos + tangents[..., 1] * sin,
                              tangents[..., 0] * sin - tangents[..., 1] * cos], -1)  # fmt: skip
         least = torch.full((len(pose), *self.ahead.shape[1:]), torch.inf, device=pose.device)
+        best = least.new_zeros(3, *least.shape)  # how far to the right of it, and where it leads: ahead, to the right
         for point, way in zip(seen[..., None, None].unbind(1), along[..., None, None].unbind(1), strict=True):
             ahead, right = self.ahead - point[:, 0], self.right - point[:, 1]
             past = ((ahead * way[:, 0] + right * way[:, 1]).abs() - STEP / 2).clamp(min=0)
-            least = torch.minimum(least, (ahead * way[:, 1] - right * way[:, 0]).abs() + past)
+            across = right * way[:, 0] - ahead * way[:, 1]
+            nearer = across.abs() + past < least
+            least = torch.where(nearer, across.abs() + past, least)
+            found = torch.stack([across, *(each.expand_as(across) for each in way.unbind(1))])
+            best = torch.where(nearer, found, best)
         told = (route.count > 0).to(least)[:, None, None]
-        return torch.stack([told / (1 + (least / NEAR) ** 2), told.expand_as(least)], 1)
+        across, *way = best
+        sides = [(across / scale).tanh() for scale in (NEAR, WIDE)]
+        near = 1 / (1 + (least / NEAR) ** 2)
+        return torch.stack([near, torch.ones_like(near), *sides, *way], 1) * told[:, None]
 
     def left(self, anchor: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
         """Which cars `[B]` at poses have left the place of their window, and the windows' poses that follow them."""

@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers.fields import CAMERA, LINE, SIZE, bev_config, box_ahead, make_bev_world
 
 from drivedit.models.bev.ground import ASIDE, TURN, Ground, beside
+from drivedit.models.bev.networks import ROAD
 from drivedit.models.bev.others import (
     TOLD,
     carried,
@@ -181,3 +183,20 @@ def test_others_are_carried_from_where_the_start_picture_shows_them():
         torch.meshgrid((torch.arange(64) + 0.5) / 32 - 1, (torch.arange(32) + 0.5) / 16 - 1, indexing="xy"), -1
     )
     assert shown.any() and torch.allclose(same[0][shown[0]], grid[shown[0]], atol=1e-5), "at first it is where it is"
+
+
+def test_cells_are_told_on_which_side_of_the_route_they_lie_and_where_it_leads(window):
+    line = np.stack([np.linspace(-100, 100, 101), np.zeros(101)], -1)
+    route = Route.from_points([line, line[::-1], None], [False] * 3)
+    pose = torch.tensor([[0.0, 2.0, 0.2]] * 3)
+    told = window.road(route, route.foot(pose[:, :2], None), pose)
+    assert told.shape == (3, ROAD, 32, 16) and not told[2].any()
+    assert torch.allclose(told[0], told[1], atol=1e-4), "the way the car faces, whichever way it is told"
+    near, there, fine, coarse, ahead, right = told[0]
+    x, y = (each[0] for each in beside(torch.zeros(1, 3), window.ahead, window.right))
+    south = -(2.0 + x * math.sin(0.2) - y * math.cos(0.2))  # metres to the right of the route
+    assert torch.allclose(fine, (south / 4).tanh(), atol=1e-3) and torch.allclose(
+        coarse, (south / 16).tanh(), atol=1e-3
+    )
+    assert torch.allclose(near, 1 / (1 + (south / 4) ** 2), atol=1e-3) and (there == 1).all()
+    assert torch.allclose(ahead, torch.tensor(math.cos(0.2))) and torch.allclose(right, torch.tensor(math.sin(0.2)))

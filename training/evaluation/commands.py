@@ -101,15 +101,17 @@ def compare_worlds(
 
 
 def judge_agents(
-    reader: Path, held_out: str, rival: Path | None = None, out: Path = Path("runs/evaluation"), pictures: int = 2000,
-    samples: int = 16, steps: int = 4, ambiguous: Sequence[str] = (),
+    reader: Path, held_out: str, rival: Path | None = None, world: str | None = None,
+    out: Path = Path("runs/evaluation"), pictures: int = 2000, samples: int = 16, steps: int = 4,
+    ambiguous: Sequence[str] = (),
 ) -> str:  # fmt: skip
-    """Judges a reader of agents on held-out recordings that know who was there, and prints one table.
+    """Judges a reader of agents on held-out recordings that know who was there, and prints a table.
 
     Args:
         reader: Its file, agents.safetensors.
         held_out: Folder that was kept for judging (collect --held-out).
         rival: File of another one, which is judged on the same pictures.
+        world: A world whose dreams of these drives are read as well: how far their agents are from the true ones.
         out: Folder of the report.
         pictures: How many are judged, at most.
         samples: Sets drawn of each.
@@ -117,13 +119,19 @@ def judge_agents(
         ambiguous: Attributes of drives whose pictures leave much open, NAME=VALUE ..., as weather=fog time=night.
     """
     from drivedit.evaluation.suites.agents import as_table, judge_readers, write_report
+    from drivedit.evaluation.suites.semantic_drift import drift_table, judge_drift
 
     _check_counts(pictures=pictures, samples=samples, steps=steps)
     readers = {"reader": reader} | ({} if rival is None else {"rival": rival})
     options = {"pictures": pictures, "samples": samples, "steps": steps, "ambiguous": list(ambiguous)}
     found = judge_readers(readers, held_out, **options)
-    write_report(out, found, {"held_out": held_out, **{name: str(path) for name, path in readers.items()}, **options})
-    return f"{as_table(found)}\n\nagents.json and agents.md are in {out}"
+    about = {"held_out": held_out, **{name: str(path) for name, path in readers.items()}, **options}
+    tables = [as_table(found)]
+    if world is not None:
+        about |= {"world": world, "drift": judge_drift(world, reader, held_out, samples=samples, steps=steps)}
+        tables.append(drift_table(about["drift"]))
+    write_report(out, found, about, tables)
+    return "\n\n".join([*tables, f"agents.json and agents.md are in {out}"])
 
 
 def _check_counts(**counts: int | None) -> None:

@@ -96,11 +96,12 @@ def as_table(found: Mapping[str, Figures]) -> str:
     return "\n".join(lines)
 
 
-def write_report(out: Path, found: Mapping[str, Figures], about: Mapping[str, Any]) -> None:
-    """Writes `agents.json` and `agents.md` to a folder."""
+def write_report(out: Path, found: Mapping[str, Figures], about: Mapping[str, Any], tables: Sequence[str]) -> None:
+    """Writes `agents.json` and `agents.md`, the tables, to a folder."""
     text = json.dumps({"about": dict(about), "figures": dict(found)}, indent=1)
+    page = "\n\n".join(tables) + "\n"
     write_atomically(out / "agents.json", lambda file: file.write(text.encode()))
-    write_atomically(out / "agents.md", lambda file: file.write(f"{as_table(found)}\n".encode()))
+    write_atomically(out / "agents.md", lambda file: file.write(page.encode()))
 
 
 def _fits(attributes: Mapping[str, str], wanted: Sequence[str], known: Mapping[str, Sequence[str]]) -> bool:

@@ -8,7 +8,13 @@ import torch
 from helpers.agents import boxes_at, make_reader, peopled_episode, write_recordings
 
 from drivedit.evaluation.__main__ import main
-from drivedit.evaluation.metrics.agents import calibration_figures, energy_scores, found_figures, set_figures
+from drivedit.evaluation.metrics.agents import (
+    calibration_figures,
+    drawn_figures,
+    energy_scores,
+    found_figures,
+    set_figures,
+)
 from drivedit.models.sets.agent_sets import AgentSamples, summarise
 
 
@@ -76,3 +82,20 @@ def test_the_command_compares_readers_on_the_same_pictures(tmp_path, capsys):
     assert main([*words, *options, "--ambiguous", "weather=hail"]) == 1
     assert "got weather=hail" in capsys.readouterr().err
     assert main([*words[:2], str(tmp_path / "none.safetensors"), *words[3:]]) == 1
+
+
+def test_drawn_sets_are_as_far_from_recorded_ones_as_their_numbers_speeds_and_gaps():
+    places = [(10, 0), (20, 1), (30, 0), (40, 0)]
+    recorded = [torch.cat(each) for each in zip(*(truth(place, (15, 5)) for place in places), strict=True)]
+    drawn = AgentSamples(recorded[0][None], recorded[1][None], {})
+    assert drawn_figures(drawn, *recorded) == {"ks_number": 0, "ks_speed": 0, "ks_gap": 0}
+    fewer = AgentSamples(recorded[0][None], torch.tensor([[[True, False, False]] * 2 + [[True, True, False]] * 2]), {})
+    assert drawn_figures(fewer, *recorded)["ks_number"] == 0.5
+    nearer = recorded[0].clone()
+    nearer[:2, 0, 0] = 5.0
+    assert drawn_figures(AgentSamples(nearer[None], recorded[1][None], {}), *recorded)["ks_gap"] == 0.5
+    faster = recorded[0].clone()
+    faster[..., 7] += 10
+    assert drawn_figures(AgentSamples(faster[None], recorded[1][None], {}), *recorded)["ks_speed"] == 1
+    nobody = AgentSamples(recorded[0][None], torch.zeros_like(recorded[1])[None], {})
+    assert np.isnan(drawn_figures(nobody, *recorded)["ks_gap"]) and drawn_figures(nobody, *recorded)["ks_number"] == 1

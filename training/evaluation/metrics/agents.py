@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drivedit.models.sets.agent_sets import CUTOFF, AgentSet, ospa, pair_costs
+from drivedit.models.sets.agent_sets import CUTOFF, AgentSamples, AgentSet, ospa, pair_costs
 from drivedit.models.sets.tokens import assign
 from drivedit.utils import extra
 
@@ -18,6 +18,7 @@ RANGE = (5.0, 30.0)  # metres of those who are asked for
 BANDS = ((5.0, 15.0), (15.0, 30.0))  # metres
 REGION = 0.9  # of the probability
 LIKELY = 0.5  # presence from which on an agent is read
+LANE = 2.0  # metres to either side of straight ahead
 FEWEST = 6  # samples that have an agent whose spread is judged
 
 
@@ -101,6 +102,33 @@ def calibration_figures(read: AgentSet, boxes: Tensor, present: Tensor) -> dict[
     n = count.numpy()
     limit = torch.from_numpy(2 * (n - 1) / (n - 2) * f.ppf(REGION, 2, n - 2))
     return {"inside_90": (squared <= limit).double().mean().item(), "inside_90_count": float(len(picture))}
+
+
+def drawn_figures(drawn: AgentSamples, boxes: Tensor, present: Tensor) -> dict[str, float]:
+    """Kolmogorov-Smirnov distances, 0 to 1, of sets drawn of no picture to recorded ones `[N, K, 8]`, `[N, K]`.
+
+    Of the numbers of agents in a set, of their speeds, and of the gaps: the distance to the nearest one ahead of those
+    within 2 m of straight ahead, in sets that have one. NaN where there is nothing to compare.
+    """
+    with extra("sets", "the figures of agents"):
+        from scipy.stats import ks_2samp
+
+    figures = {}
+    pairs = zip(
+        _told_of(drawn.boxes.flatten(0, 1), drawn.present.flatten(0, 1)).items(),
+        _told_of(boxes, present).values(), strict=True,
+    )  # fmt: skip
+    for (name, ours), theirs in pairs:
+        some = len(ours) and len(theirs)
+        figures[f"ks_{name}"] = float(ks_2samp(ours.numpy(), theirs.numpy())[0]) if some else float("nan")
+    return figures
+
+
+def _told_of(boxes: Tensor, present: Tensor) -> dict[str, Tensor]:
+    """Numbers, speeds and gaps of sets `[N, K, 8]`."""
+    ahead = present & (boxes[..., 0] > 0) & (boxes[..., 1].abs() < LANE)
+    gaps = torch.where(ahead, boxes[..., 0], torch.inf).amin(1)
+    return {"number": present.sum(1), "speed": boxes[..., 7][present], "gap": gaps[gaps.isfinite()]}
 
 
 def _paired(true: Tensor, present: Tensor, told: Tensor, likely: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:

@@ -16,11 +16,18 @@ import torch
 
 from drivedit.config.rooms import OPEN_DRIVES
 from drivedit.evaluation.agent_frames import AgentFrames, read_states
-from drivedit.evaluation.metrics.agents import calibration_figures, energy_scores, found_figures, set_figures
+from drivedit.evaluation.metrics.agents import (
+    calibration_figures,
+    drawn_figures,
+    energy_scores,
+    found_figures,
+    set_figures,
+)
 from drivedit.models.sets.agents import AgentsReader
-from drivedit.utils import load_object, write_atomically
+from drivedit.utils import generator, load_object, write_atomically
 
 AMBIGUOUS = "_ambiguous"  # ends the names of figures of such pictures alone
+DRAWN = 1000  # sets that are drawn of no picture
 TIMED = 16  # pictures that are read at once to tell the time of one
 Figures = dict[str, float]
 
@@ -73,6 +80,9 @@ def reader_figures(
     some = read.rows(torch.from_numpy(np.flatnonzero(doubt)))
     inside = calibration_figures(some, boxes[doubt], present[doubt])
     figures |= {f"{name}{AMBIGUOUS}": value for name, value in inside.items()}
+    if reader.config.kind == "flow":
+        drawn = reader.imagine(DRAWN, generator(0, "drawn"))
+        figures |= drawn_figures(drawn, boxes, present)
     figures |= {"pictures": float(len(index)), f"pictures{AMBIGUOUS}": float(doubt.sum())}
     return figures | {"ms": milliseconds(reader, frames, index[:TIMED], samples, steps)}
 
@@ -92,7 +102,8 @@ def as_table(found: Mapping[str, Figures]) -> str:
     names = list(found)
     lines = [f"| figure | {' | '.join(names)} |", "|---|" + "--:|" * len(names)]
     for figure in next(iter(found.values())):
-        lines.append(f"| {figure} | {' | '.join(f'{found[name][figure]:.4g}' for name in names)} |")
+        told = (f"{found[name][figure]:.4g}" if figure in found[name] else "" for name in names)
+        lines.append(f"| {figure} | {' | '.join(told)} |")
     return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -64,7 +64,7 @@ class BaseConfig:
                 ".".join(map(str, e["loc"])) for e in error.errors() if e["type"] == "unexpected_keyword_argument"
             ]
             if unknown:
-                names = ", ".join(cls.__dataclass_fields__)
+                names = ", ".join(known.name for known in fields(cls))
                 raise KeyError(f"{cls.__name__}: unknown key {', '.join(unknown)}; known keys: {names}") from None
             raise ValueError(f"{cls.__name__}: " + "; ".join(lines)) from None
 

@@ -15,6 +15,7 @@ from drivedit.config.spec import LARGEST
 
 SAMPLER_METHODS = ("euler", "heun", "dpm_pp", "dpm_pp_2s")
 DCT_BLOCK = 8  # of the JPEG tables of quantisation
+FREE = {"use_gradient_checkpointing"}  # what may change while weights stay
 
 
 @dataclass
@@ -176,6 +177,22 @@ class PixelHDMConfig(BaseConfig):
                 "mrope_text_dim, mrope_img_h_dim and mrope_img_w_dim must be even and add up to head_dim "
                 f"{self.head_dim}, got {turned}"
             )
+
+    def check_same(self, other: Self, what: str) -> None:
+        """Checks that another configuration is this one, but for what may change while weights stay.
+
+        Args:
+            other: The other one.
+            what: What it is of, as the error says it.
+
+        Raises:
+            ValueError: They differ; the error names where.
+        """
+        here, there = self.to_dict(), other.to_dict()
+        wrong = [name for name in here if name not in FREE and here[name] != there[name]]
+        if wrong:
+            told = "; ".join(f"{name} {there[name]!r} and not {here[name]!r}" for name in wrong)
+            raise ValueError(f"{what} is of another configuration: it has {told}")
 
     @property
     def mrope_dims(self) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""Engine and pipelines of clips, the streaming rollout, where dreams begin, and what makes worlds fast."""
+"""Engine and pipelines of clips and pictures, the streaming rollout, where dreams begin, and what makes worlds fast."""
 
 from drivedit.config import InferenceArgs, InferenceConfig
 from drivedit.inference.compile import CompiledDecoder, CompiledStep, compile_decoder, compile_step, compiled
@@ -12,6 +12,7 @@ from drivedit.inference.pipelines import (
     PipelineOutput,
     TextToVideoPipeline,
 )
+from drivedit.inference.pipelines.pixels import PixelHDMOutput, PixelHDMPipeline, create_pipeline_from_config
 from drivedit.inference.rollout import StreamingRollout
 from drivedit.inference.tune import tune
 
@@ -26,11 +27,14 @@ __all__ = [
     "InferenceConfig",
     "InferenceEngine",
     "PipelineOutput",
+    "PixelHDMOutput",
+    "PixelHDMPipeline",
     "StreamingRollout",
     "TextToVideoPipeline",
     "compile_decoder",
     "compile_step",
     "compiled",
+    "create_pipeline_from_config",
     "tune",
     "under_guidance",
 ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,9 @@ class TextEncoder:
     def __init__(self, path: str | None, width: int, max_length: int) -> None:
         self.path, self.width, self.max_length = path, width, max_length
         self._encoder: HunyuanTextEncoder | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # it is frozen: copies of a model share it
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Encodes B texts.
@@ -87,6 +91,9 @@ class ImageEncoder:
     def __init__(self, path: str | None, width: int, patch: int, bf16: bool = False) -> None:
         self.path, self.width, self.patch, self.bf16 = path, width, patch, bf16
         self._network: nn.Module | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # likewise
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

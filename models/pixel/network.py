@@ -155,11 +155,7 @@ class PixelHDM(SavedNetwork):
     def _check(self, x: Tensor, t: Tensor, text: Tensor | None, mask: Tensor | None, pooled: Tensor | None) -> None:
         """ValueError unless the shapes of pictures with channels last, and of what is told of them, fit."""
         rows, (height, width), patch = len(x), x.shape[1:3], self.config.patch_size
-        if height % patch or width % patch or not height or not width:
-            near = " x ".join(str(max(round(side / patch), 1) * patch) for side in (height, width))
-            raise ValueError(
-                f"height and width must be multiples of the patch size {patch}, got {height} x {width}; take {near}"
-            )
+        check_size(height, width, patch)
         if t.shape != (rows,):
             raise ValueError(f"times must be [{rows}], one for each picture, got {tuple(t.shape)}")
         wide = self.config.text_hidden_size
@@ -170,6 +166,19 @@ class PixelHDM(SavedNetwork):
             raise ValueError(f"text_mask must be {wanted}, got {tuple(mask.shape)}")
         if pooled is not None and pooled.shape != (rows, wide):
             raise ValueError(f"pooled_text_embed must be [{rows}, {wide}], got {tuple(pooled.shape)}")
+
+
+def check_size(height: int, width: int, patch: int) -> None:
+    """Checks the size of a picture.
+
+    Raises:
+        ValueError: The side of a patch does not divide it; the error names the nearest size.
+    """
+    if height % patch or width % patch or height < 1 or width < 1:
+        near = " x ".join(str(max(round(side / patch), 1) * patch) for side in (height, width))
+        raise ValueError(
+            f"height and width must be multiples of the patch size {patch}, got {height} x {width}; take {near}"
+        )
 
 
 def channels_last(x: Tensor, channels: int) -> Tensor:

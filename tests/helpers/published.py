@@ -191,6 +191,26 @@ API: dict[str, str] = {
     "drivedit.training.flow_matching.create_flow_matching": "config",
     "drivedit.training.flow_matching.create_flow_matching_from_config": "config",
     "drivedit.training.pixel_losses.create_combined_loss_from_config": "config",
+    "drivedit.config.pixel_training.Config.from_yaml": "path",
+    "drivedit.data.create_dataloader_from_config_v2": "root_dir, model_config, data_config, batch_size=16",
+    "drivedit.training.pixel_trainer.create_trainer": (
+        "model, config, training_config, dataloader=None, device=None, text_encoder=None"
+    ),
+    "drivedit.training.pixel_trainer.Trainer.train": (
+        "num_steps=None, num_epochs=None, log_interval=100, save_interval=1000, save_every_epochs=0, callback=None, "
+        "use_progress_bar=True"
+    ),
+    "drivedit.training.pixel_trainer.Trainer.train_step": "batch",
+    "drivedit.training.pixel_trainer.Trainer.safe_train_step": "batch, retry_on_oom=True, max_retries=3",
+    "drivedit.inference.PixelHDMPipeline": "model",
+    "drivedit.inference.PixelHDMPipeline.__call__": (
+        "prompt, negative_prompt=None, height=512, width=512, num_steps=50, guidance_scale=7.5, "
+        "num_images_per_prompt=1, seed=None, sampler_method='heun', output_type='pil', return_intermediates=False, "
+        "callback=None"
+    ),
+    "drivedit.inference.create_pipeline_from_config": (
+        "config, device, dtype, load_text_encoder=True, load_dino_encoder=False"
+    ),
     "drivedit.models.sets.transformer.ApproxEquivTransformer": (
         "projection, num_layers=5, d_model=1024, conditioning_dim=128, num_heads=8, d_ff=1024, num_tokens=32, "
         "learn_pe=False, learn_projection=False, pe_type='initial', pe_penalty=0.0, time_encoding='scalar', d_enc=256, "
@@ -245,6 +265,9 @@ FIELDS: dict[str, str] = {
         "latent_dim d_model n_layers n_heads d_ff max_seq_len dropout use_rope rope_base"
     ),
     "drivedit.config.TeacherConfig": "latent_dim d_model n_layers n_heads d_ff num_diffusion_steps beta_schedule",
+    "drivedit.config.pixel_training.TrainingConfig": "learning_rate batch_size max_steps",
+    "drivedit.config.pixel_training.DataConfig": "use_bucketing min_bucket_size max_bucket_size sampler_mode",
+    "drivedit.config.pixel_training.Config": "model training data",
     "drivedit.inference.InferenceConfig": (
         "max_sequence_length context_window temperature top_k top_p use_kv_cache mixed_precision memory_offload_freq"
     ),

@@ -7,7 +7,8 @@ them of videos and pictures, `upgrade_recordings` renews older ones. What needs 
 (the extra `data`).
 
 `VideoDataset` and `VideoLoader` give clips of pictures or recordings as tensors; `VideoTransforms`, `FrameTransforms`,
-`AugmentationPipeline`, `VideoPreprocessor` and `ControlPreprocessor` change them.
+`AugmentationPipeline`, `VideoPreprocessor` and `ControlPreprocessor` change them. `create_dataloader_from_config_v2`
+gives batches of captioned pictures, each of one size.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from drivedit.utils.lazy import lazily
 if TYPE_CHECKING:
     from drivedit.data.collect import Recipe, collect_recordings, collect_shard, record_episode
     from drivedit.data.datasets.augmentation import AugmentationPipeline
+    from drivedit.data.datasets.buckets import BucketSampler
+    from drivedit.data.datasets.captioned import BucketLoader, CaptionedPictures, create_dataloader_from_config_v2
     from drivedit.data.datasets.preprocessing import ControlPreprocessor, VideoPreprocessor
     from drivedit.data.datasets.transforms import FrameTransforms, VideoTransforms
     from drivedit.data.datasets.video_dataset import VideoDataset, VideoLoader
@@ -42,6 +45,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Agents",
     "AugmentationPipeline",
+    "BucketLoader",
+    "BucketSampler",
+    "CaptionedPictures",
     "CentreLine",
     "ControlPreprocessor",
     "Episode",
@@ -56,6 +62,7 @@ __all__ = [
     "VideoTransforms",
     "collect_recordings",
     "collect_shard",
+    "create_dataloader_from_config_v2",
     "export_minari",
     "import_drives",
     "import_minari",

@@ -120,7 +120,7 @@ def drawn_figures(drawn: AgentSamples, boxes: Tensor, present: Tensor) -> dict[s
     )  # fmt: skip
     for (name, ours), theirs in pairs:
         some = len(ours) and len(theirs)
-        figures[f"ks_{name}"] = float(ks_2samp(ours.numpy(), theirs.numpy())[0]) if some else float("nan")
+        figures[f"ks_{name}"] = float(np.asarray(ks_2samp(ours.numpy(), theirs.numpy())[0])) if some else float("nan")
     return figures
 
 

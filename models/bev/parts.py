@@ -144,9 +144,14 @@ class BevNetworks(TellingNetworks):
     def followed(self, scenery: Scenery, following: Tensor, route: Route, arc: Tensor, noise: Tensor) -> Scenery:
         """The scenery in windows at other poses `[B, 3]`, new ground filled in; the rest as in `begun`."""
         ground, known = self.window.moved(scenery.ground, scenery.anchor, following)
-        road = self.window.road(route, arc, following)
+        moved = Scenery(ground, following, scenery.code, scenery.key, scenery.key_pose)
+        return self.refilled(moved, known, route, arc, noise)
+
+    def refilled(self, scenery: Scenery, known: Tensor, route: Route, arc: Tensor, noise: Tensor) -> Scenery:
+        """The scenery with ground filled in, without pictures, where it is not known `[B, 1, X, Y]`."""
+        road, ground = self.window.road(route, arc, scenery.anchor), scenery.ground * known
         ground = self.filler(ground, known, road, noise, scenery.code, self.filler.unseen(ground))
-        return Scenery(ground, following, scenery.code, scenery.key, scenery.key_pose)
+        return Scenery(ground, scenery.anchor, scenery.code, scenery.key, scenery.key_pose)
 
     def told(self, others: tuple[Tensor, Tensor], pose: Tensor) -> Tensor:
         """What the renderer is told of others, boxes `[B, A, 8]` and looks: `[B, ..., h, w]`."""

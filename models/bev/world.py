@@ -29,12 +29,14 @@ from drivedit.models.bev.state import BevState
 from drivedit.models.conditions.layout import LAYOUT
 from drivedit.models.finding import AGENTS
 from drivedit.models.road import RoadWorld
-from drivedit.models.scenes import OTHERS, Scene
+from drivedit.models.scenes import OTHERS, ROUTE, Scene
 from drivedit.models.sets.agents import AgentsReader
 from drivedit.models.world import Sampling, Scenes, StepOutput
-from drivedit.utils import advance_pose, noise, truncate
+from drivedit.utils import advance_pose, motion_between, noise, truncate
 from drivedit.utils.route import CAPACITY
 
+SEEN_WELL = 45.0  # metres ahead; the ground up to there stays as it is when another route is told
+ALIKE = 0.05  # of what cells are told of two routes: less is no other route
 LATENT = "latent"  # a picture whose patches are channels
 
 
@@ -190,6 +192,19 @@ class BevWorld(BevNetworks, RoadWorld[BevState]):
         scenery = self.followed(some.scenery, following[rows], some.route, some.arc, drawn)
         return state.with_rows(rows, ground=scenery.ground, anchor=scenery.anchor)
 
+    def rerouted(self, before: BevState, after: BevState) -> BevState:
+        """A state that is told another route than before, with ground that fits it."""
+        told = [self.window.road(state.route, state.arc, state.anchor) for state in (before, after)]
+        ahead, _ = self.window.places(motion_between(after.pose, after.anchor))
+        known = ((told[0] - told[1]).abs().amax(1) < ALIKE) | (ahead < SEEN_WELL)
+        rows = (~known).flatten(1).any(1).nonzero()[:, 0]
+        if not len(rows):
+            return after
+        some, stays = after.select(rows), known[rows, None].to(after.ground)
+        drawn = self.config.temperature * noise(some.seeds.tolist(), NEW, some.clock.tolist(), self.noise_shape())
+        scenery = self.refilled(some.scenery, stays, some.route, some.arc, drawn.to(some.ground))
+        return after.with_rows(rows, ground=scenery.ground)
+
     def check_passes(self, passes: int | None) -> int:
         """One pass: the renderer has learned no other; see `World.check_passes`."""
         if passes not in (None, self.passes):
@@ -199,9 +214,12 @@ class BevWorld(BevNetworks, RoadWorld[BevState]):
     def condition(self, state: BevState, values: Mapping[str, Any], rows: Sequence[int] | None = None) -> BevState:
         """The state on another road, or with others on it; see `World.condition`.
 
-        Others that are told about stay who they are where they stand. A layout of None leaves others as they are.
+        Ground is filled anew where another route leads elsewhere, but for what is near enough to be seen well. Others
+        that are told about stay who they are where they stand. A layout of None leaves others as they are.
         """
         after = super().condition(state, values, rows)
+        if ROUTE in values:
+            after = self.rerouted(state, after)
         if OTHERS not in values:
             return after
         if values[OTHERS] is None:

@@ -265,6 +265,23 @@ def test_route_and_layout_are_told_and_taken_back(world):
         world.condition(state, {"weather": "fog"})
 
 
+def test_a_route_that_leads_elsewhere_shapes_the_ground_beyond_what_is_seen_well(world, monkeypatch):
+    monkeypatch.setattr("drivedit.models.bev.world.SEEN_WELL", 10.0)
+    state = world.start(world.scenes[:1] * 2, [1, 2])
+    assert torch.equal(world.condition(state, {"route": {"points": LINE}}).ground, state.ground), "the same route"
+    aside = {"points": LINE + np.array([0, 3], np.float32)}
+    bent, again = (world.condition(state, {"route": aside}, rows=[1]) for _ in range(2))
+    assert torch.equal(bent.ground[0], state.ground[0]) and torch.equal(bent.ground, again.ground)
+    changed = (bent.ground != state.ground)[1].any(0)  # [X, Y]
+    ahead = world.window.places(motion_between(state.pose, state.anchor))[0][1]
+    assert not changed[ahead < 10].any() and changed[ahead > 10].float().mean() > 0.5
+    world.check_state(bent)
+    free = world.condition(state, {"route": None})
+    assert not torch.equal(free.ground[0], state.ground[0]) and torch.equal(
+        free.ground[1, :, :12], state.ground[1, :, :12]
+    )
+
+
 def test_what_this_kind_of_world_cannot_do_is_refused(world, caplog):
     state = world.start(world.scenes, [1, 2])
     with pytest.raises(ValueError, match="takes no dt"):

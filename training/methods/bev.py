@@ -12,6 +12,7 @@ Legend: B clips, n states of a clip, C H W the picture, A others, L how they loo
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -129,18 +130,15 @@ class BevMethod(Method):
         where = (rngs.uniform(rows) < self.config.aged).repeat(copies).nonzero()[:, 0]
         if not len(where):
             return scenery
-        some, window = scenery.rows(where), world.window
+        some = scenery.rows(where)
         back, front, _ = world.config.window
         until = rngs.uniform(rows).repeat(copies)[where] * (back + front / 2) - back
-        known = (window.ahead < until[:, None, None])[:, None].to(some.ground)
-        road = window.road(route.rows(where), arc[where], some.anchor)
+        known = (world.window.ahead < until[:, None, None])[:, None].to(some.ground)
         drawn = rngs.normal(len(where), *world.noise_shape()) * (copies - 1)
-        unseen = world.filler.unseen(some.ground)
-        ground = world.filler(some.ground * known, known, road, drawn, some.code, unseen)
+        aged = world.refilled(some, known, route.rows(where), arc[where], drawn)
         turn = torch.pi * F.softshrink(4 * rngs.uniform(rows).repeat(copies)[where] - 2, 1.0)  # half have not turned
         behind = torch.stack([torch.full_like(turn, -LONG_AGO), torch.zeros_like(turn), turn], 1)
-        aged = Scenery(ground, some.anchor, some.code, some.key, advance_pose(some.anchor, behind))
-        return scenery.with_rows(where, aged)
+        return scenery.with_rows(where, replace(aged, key_pose=advance_pose(some.anchor, behind)))
 
     def followed(
         self, scenery: Scenery, many: dict[str, Tensor], now: int, route: Route, scale: float, rngs: Rngs

@@ -24,7 +24,7 @@ from drivedit.utils import Probes, load_object
 PROBES: Probes = load_object(DOMAIN.probes)
 SMALL = Sizes(
     clips=2, horizon=10, short_dreams=1, states=1, endings=1, ending_steps=10, drives=1, drive_steps=12, drawn=1,
-    drawn_steps=1, rounds=1, ahead=1, empty=1, hidden=1,
+    drawn_steps=1, rounds=1, ahead=1, empty=1, hidden=1, far=1,
 )  # fmt: skip
 pytestmark = pytest.mark.xdist_group("street")
 

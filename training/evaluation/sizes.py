@@ -14,6 +14,7 @@ class Sizes:
         horizon: Frames dreamed of each.
         short_dreams: Ten-frame dreams from each clip.
         states: States that steering and throttle are branched from.
+        far: States that controls which no driver makes begin from.
         endings: Drives out of the playfield.
         ending_steps: Frames dreamed of each, up to the ending.
         drives: Closed-loop drives.
@@ -30,6 +31,7 @@ class Sizes:
     horizon: int = 100
     short_dreams: int = 4
     states: int = 24
+    far: int = 24
     endings: int = 32
     ending_steps: int = 16
     drives: int = 16
@@ -44,7 +46,7 @@ class Sizes:
     @classmethod
     def quick(cls) -> Sizes:
         """Just enough to see that everything runs; the figures mean nothing."""
-        return cls(4, 20, 1, 2, 2, 10, 2, 40, 1, 20, 1, 2, 2, 1)
+        return cls(4, 20, 1, 2, 2, 2, 10, 2, 40, 1, 20, 1, 2, 2, 1)
 
     @classmethod
     def of(cls, quick: bool = False, **given: int | None) -> Sizes:

@@ -32,7 +32,8 @@ from drivedit.utils import (
 log = logging.getLogger(__name__)
 
 RECORDING = tuple(
-    f"drivedit.evaluation.{name}" for name in ("twin_drives", "twin_others", "metrics.drift", "metrics.others")
+    f"drivedit.evaluation.{name}"
+    for name in ("twin_drives", "twin_far", "twin_others", "metrics.drift", "metrics.others")
 )  # make all drives
 MADE_FROM = "made_from"  # name beside the arrays
 Arrays = dict[str, np.ndarray]

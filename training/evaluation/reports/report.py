@@ -27,6 +27,11 @@ class Row:
     digits: int = 3
 
 
+FAR = {
+    "square": "square waves of the wheel", "locked": "full lock", "stabs": "stabs at the brake",
+    "to_and_fro": "gas and brake in turns", "random_fast": "random controls, .1 s", "random": "random, .5 s",
+    "random_slow": "random, 2 s",
+}  # fmt: skip
 TABLE = (
     Row("psnr_1", "PSNR after 1 frame, dB", 1),
     Row("psnr_10", "PSNR after 10 frames, dB", 1),
@@ -47,6 +52,10 @@ TABLE = (
     Row("branch_5", "left, straight or right, told from the picture after 5 frames (chance .33)"),
     Row("branch_15", "the same after 15 frames"),
     Row("speed_error", "speed after 20 frames of gas, less gas or brake: error / top speed"),
+    *(Row(f"far_{name}_heading", f"{told}: heading change, r") for name, told in FAR.items()),
+    *(Row(f"far_{name}_slope", f"{told}: slope") for name, told in FAR.items()),
+    *(Row(f"far_{name}_speed", f"{told}: speed error / top speed") for name, told in FAR.items()),
+    Row("far_confidence", "controls that no driver makes: confidence, rank correlation with the error after 10 frames"),
     Row("reward_10", "reward of 10 frames against the twin's, r"),
     Row("ending_auc", "ending: AUC"),
     Row("ending_recall", "ending: recall at the share of false alarms that is allowed"),

@@ -22,7 +22,7 @@ from drivedit.evaluation.reports import pages
 from drivedit.evaluation.reports.report import as_text, write_json
 from drivedit.evaluation.sizes import Sizes
 from drivedit.evaluation.sources import Arrays, Sources, cached, stack, work
-from drivedit.evaluation.suites import closed_loop, control, open_loop, others, speed
+from drivedit.evaluation.suites import closed_loop, control, far_controls, open_loop, others, speed
 from drivedit.evaluation.suites.recorded_benchmark import evaluate_recorded
 from drivedit.evaluation.suites.scan_benchmark import evaluate_scans
 from drivedit.evaluation.twin_drives import (
@@ -35,6 +35,7 @@ from drivedit.evaluation.twin_drives import (
     record_ending,
     scenes,
 )
+from drivedit.evaluation.twin_far import record_far
 from drivedit.evaluation.twin_others import record_ahead, record_empty, record_hidden
 from drivedit.inference import compiled
 from drivedit.models import RangeWorld, World
@@ -140,6 +141,8 @@ def _against_simulator(
                 dreamed = control.dream_branches(world, truth["branches"], probes, **options)
                 figures |= control.steering_figures(true, dreamed, probes)
                 figures |= control.speed_figures(true, dreamed, probes.top_speed)
+                if "far" in truth:
+                    figures |= far_controls.far_figures(world, truth["far"], probes, **options)
             with _timed("others", seconds):
                 figures |= _others(world, truth, sources, options)
             with _timed("closed loop", seconds):
@@ -207,14 +210,20 @@ def true_drives(
         "empty": (record_empty, sizes.empty, CONTEXT + PLACED_STEPS),
         "hidden": (record_hidden, sizes.hidden, 200),
     }  # fmt: skip
+    if sources.config.spec.steers() is not None:
+        asked["far"] = (record_far, sizes.far, 0)
     more = {name: cached(folder, name, sources, {"count": call[1], "steps": call[2]}, others(*call))
             for name, call in asked.items()}  # fmt: skip
-    return more | {
-        "clips": clip_arrays,
-        "endings": cached(folder, "endings", sources, ending_sizes, endings),
-        "branches": cached(folder, "branches", sources, {"states": sizes.states}, branches),
-        "drives": cached(folder, "drives", sources, drive_sizes, drives),
-    }
+    return (
+        more
+        | far
+        | {
+            "clips": clip_arrays,
+            "endings": cached(folder, "endings", sources, ending_sizes, endings),
+            "branches": cached(folder, "branches", sources, {"states": sizes.states}, branches),
+            "drives": cached(folder, "drives", sources, drive_sizes, drives),
+        }
+    )
 
 
 def _open_loop(

@@ -214,16 +214,12 @@ def true_drives(
         asked["far"] = (record_far, sizes.far, 0)
     more = {name: cached(folder, name, sources, {"count": call[1], "steps": call[2]}, others(*call))
             for name, call in asked.items()}  # fmt: skip
-    return (
-        more
-        | far
-        | {
-            "clips": clip_arrays,
-            "endings": cached(folder, "endings", sources, ending_sizes, endings),
-            "branches": cached(folder, "branches", sources, {"states": sizes.states}, branches),
-            "drives": cached(folder, "drives", sources, drive_sizes, drives),
-        }
-    )
+    return more | {
+        "clips": clip_arrays,
+        "endings": cached(folder, "endings", sources, ending_sizes, endings),
+        "branches": cached(folder, "branches", sources, {"states": sizes.states}, branches),
+        "drives": cached(folder, "drives", sources, drive_sizes, drives),
+    }
 
 
 def _open_loop(

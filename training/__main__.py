@@ -25,6 +25,7 @@ COMMANDS = {
     "agents": (f"{HERE}.agents:agents", "a reader of who is where, off pictures; with --regression its rival"),
     "range": (f"{HERE}.range_stage:range_world", "a world of LiDAR scans in continuous time, in one training"),
     "bev": (f"{HERE}.bev_stage:bev_world", "a world of a camera in a car, which keeps the ground around it"),
+    "pixel": (f"{HERE}.pixel_stage:pixel", "a generator of start scenes, drawn pixel by pixel under attributes"),
     "ksin": (f"{HERE}.ksin_study:ksin", "sets whose answer is known: couplings, equivariance and solver steps"),
     "ship": (f"{HERE}.ship:ship", "writes a trained world together with its card"),
 }

@@ -10,6 +10,7 @@ from drivedit.config.models import CameraConfig, StudentConfig, TeacherConfig, V
 from drivedit.config.pixel import PixelHDMConfig
 from drivedit.config.presets import ModelConfig, get_large_config, get_small_config
 from drivedit.config.range import PainterConfig, RangeStageConfig, RangeWorldConfig
+from drivedit.config.scene_generator import SceneGeneratorConfig, ScenesStageConfig
 from drivedit.config.sde import (
     DiffNetConfig,
     DiffUnetConfig,
@@ -58,6 +59,8 @@ __all__ = [
     "RangeStageConfig",
     "RangeWorldConfig",
     "RewardTerm",
+    "SceneGeneratorConfig",
+    "ScenesStageConfig",
     "StudentConfig",
     "StudentStageConfig",
     "TeacherConfig",

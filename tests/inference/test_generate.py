@@ -16,7 +16,6 @@ from helpers.worlds import BOXES, make_peopled_world, spec_of
 from drivedit.config import InferenceArgs, WorldSpec
 from drivedit.inference import DreamPipeline, InferenceEngine, films, generate
 from drivedit.inference import __main__ as dispatcher
-from drivedit.inference.pipelines.dreams import attributes_of
 from drivedit.models import DiTWorld
 
 WEATHER = {
@@ -124,43 +123,6 @@ def test_guidance_reaches_the_world(tiny_world):
 def test_what_a_world_cannot_dream_is_named(tiny_world, settings, given, message):
     with pytest.raises(ValueError, match=message):
         engine_of(tiny_world, **{"num_frames": 4, **settings}).run(**given)
-
-
-# -- words -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("prompt", "wanted"),
-    [
-        ("", {}),
-        ("night rain", {"time": "night", "weather": "rain"}),
-        ("Rain, NIGHT; rain.", {"time": "night", "weather": "rain"}),
-        ("big ones", {"lamps": "big ones"}),
-        ("traffic=none day", {"traffic": "none", "time": "day"}),
-    ],
-)
-def test_words_name_attributes(prompt, wanted):
-    assert attributes_of(prompt, spec_of(attributes=WEATHER)) == wanted
-
-
-@pytest.mark.parametrize(
-    ("prompt", "message"),
-    [
-        ("foggy night", r"the words foggy of the prompt .* weather: clear, rain; time: day, night"),
-        ("a snowy day at sea", "the words a, snowy, at, sea of the prompt"),
-        ("night day", "asks for time night and day: choose one"),
-        ("none", r"'none' of the prompt 'none' is said of \['traffic', 'lamps'\]: say traffic=none"),
-        ("weather=night", "the words weather, =, of the prompt|the words weather, = of the prompt"),
-    ],
-)
-def test_words_that_choose_nothing_are_named(prompt, message):
-    with pytest.raises(ValueError, match=message):
-        attributes_of(prompt, spec_of(attributes=WEATHER))
-
-
-def test_a_world_without_attributes_says_so():
-    with pytest.raises(ValueError, match="this world has no attributes that a prompt could choose by, got 'rain'"):
-        attributes_of("rain", spec_of())
 
 
 @pytest.fixture

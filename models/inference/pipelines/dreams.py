@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import trange
 
-from drivedit.config import InferenceArgs, WorldSpec
+from drivedit.config import InferenceArgs
 from drivedit.inference.pipelines.base import ComposedPipelineBase, ForwardBatch
 from drivedit.inference.pipelines.stages import (
     ConditioningStage,
@@ -28,7 +28,7 @@ from drivedit.inference.pipelines.stages import (
 from drivedit.inference.starts import Start, check_options, draw_start, enter, follow
 from drivedit.inference.tune import tune
 from drivedit.models import Sampling, StepOutput, World
-from drivedit.models.text_encoder import words_of
+from drivedit.models.prompts import attributes_of
 from drivedit.utils import stream
 
 LATENT = "latent"
@@ -240,51 +240,3 @@ class DreamDecodingStage(DecodingStage):
         parts = [torch.from_numpy(self.world.decode(part)) for part in rows.split(TOGETHER)]
         frames = torch.cat(parts).unflatten(0, (len(batch), -1))
         return replace(batch, output=frames.permute(0, 4, 1, 2, 3).float() / 255)
-
-
-def attributes_of(prompt: str, spec: WorldSpec) -> dict[str, str]:
-    """What a scene is to be like, of the words of a prompt: each is a value of one of the spec's attributes.
-
-    Args:
-        prompt: Words such as `night rain`; those that two attributes have are said `weather=clear`. Empty: nothing.
-        spec: The spec.
-
-    Raises:
-        ValueError: The spec has no attributes, a word is none of theirs or of two, or two say different things.
-    """
-    words = words_of(prompt)
-    if words and not spec.attributes:
-        raise ValueError(f"this world has no attributes that a prompt could choose by, got {prompt!r}: leave it out")
-    found: dict[str, str] = {}
-    for name, value in _named(words, spec, prompt):
-        if found.get(name, value) != value:
-            raise ValueError(f"the prompt {prompt!r} asks for {name} {found[name]} and {value}: choose one")
-        found[name] = value
-    return found
-
-
-def _named(words: list[str], spec: WorldSpec, prompt: str) -> list[tuple[str, str]]:
-    """Pairs of an attribute and its value that words name, or ValueError."""
-    pairs = [(name, value) for name, values in spec.attributes.items() for value in values]
-    chosen, unknown, place = [], [], 0
-    words = [word for word in words if word not in ",.;"]
-    while place < len(words):
-        fits: list[tuple[int, tuple[str, str]]] = []
-        for name, value in pairs:
-            for said in (words_of(value), [*words_of(name), "=", *words_of(value)]):
-                if words[place : place + len(said)] == said:
-                    fits.append((len(said), (name, value)))
-        longest = max((length for length, _ in fits), default=1)
-        best = [pair for length, pair in fits if length == longest]
-        if len(best) > 1:
-            raise ValueError(f"{best[0][1]!r} of the prompt {prompt!r} is said of {[name for name, _ in best]}: "
-                             f"say {best[0][0]}={best[0][1]}")  # fmt: skip
-        chosen += best
-        unknown += [] if best else [words[place]]
-        place += longest
-    if unknown:
-        raise ValueError(
-            f"the words {', '.join(unknown)} of the prompt {prompt!r} are no attributes of this world, which are "
-            + "; ".join(f"{name}: {', '.join(values)}" for name, values in spec.attributes.items())
-        )
-    return chosen

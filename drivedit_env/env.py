@@ -249,6 +249,11 @@ class DriveDiTEnv(DreamSettings, gym.Env[Observations, np.ndarray]):
         if self._window is not None:
             self._window.close()
 
+    @property
+    def pose(self) -> np.ndarray:
+        """Where the car is, float64 [3]: x, y (m) and yaw (rad to the left), from wherever its scene began."""
+        return self.world.poses(self._need_state("pose"))[0].double().cpu().numpy()
+
     # -- snapshots -----------------------------------------------------------------------------------------------
 
     def get_state(self) -> EnvState:

@@ -85,10 +85,8 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
         self._read_by(make_readout(readout, readout_every, world, device))
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        fps = self.world.spec.fps
-        self.metadata = {
-            "render_modes": list(self.render_modes), "render_fps": fps, "autoreset_mode": self.autoreset_mode,
-        }  # fmt: skip
+        self.metadata = {"render_modes": list(self.render_modes), "render_fps": self.world.spec.fps}
+        self.metadata["autoreset_mode"] = self.autoreset_mode
         self._state: RowState | None = None
         self._seen: Observations = None  # the last observations, None after a change by hand
         streams = [stream(None, None, None) for _ in range(self.num_envs)]
@@ -213,6 +211,11 @@ class DriveDiTVectorEnv(DreamSettings, gym.vector.VectorEnv[Observations, np.nda
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
         """The seed of every world's random stream; -1 where a stored state has brought the stream."""
         return tuple(self._seeds)
+
+    @property
+    def poses(self) -> np.ndarray:
+        """Where the cars are, float64 `[N, 3]`; see `DriveDiTEnv.pose`."""
+        return self.world.poses(self._need_state("poses")).double().cpu().numpy()
 
     # -- snapshots -----------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import get_context
 from typing import Any
 
@@ -20,6 +21,7 @@ from drivedit.agents.drivers.pilot import Pilot, PolicyError
 from drivedit.agents.judging.starts import GIVEN, REAL, JudgeSetup, Start, place
 from drivedit.agents.planning.planner import Planner, Search
 from drivedit.utils import begin_worker
+from drivedit.utils.car_response import CarResponse, identify, pose_of, step_seconds
 
 PLANNER = "planner"  # this policy tries futures in the dream, on both sides; it asks the environment where it is
 EFFORT = Search(futures=16, act=10)  # of the planner: thirty plans in 300 steps, a quarter of a minute
@@ -77,7 +79,8 @@ def check(contest: JudgeSetup, policies: Sequence[str], start: Start) -> None:
         observation = place(env, start, side)
         for policy in (policy for policy in policies if policy != PLANNER):
             try:
-                Pilot(policy, env.action_space, start.number, world=contest.world)(observation)
+                pilot = _pilot(contest, policy, env.action_space, start.number)
+                pilot(observation, _pose(env, pilot))
             except PolicyError as error:
                 wrong.setdefault(str(error), []).append(side)
         env.close()
@@ -104,10 +107,10 @@ def drive_alone(contest: JudgeSetup, side: str, policy: str, start: Start) -> Dr
         elif policy == PLANNER:
             dream = stack.enter_context(closing(contest.open(GIVEN, **latent)))
             agent = Planner.in_reality(env, dream, EFFORT, start.number)
-        pilot = Pilot(policy, env.action_space, start.number, agent, contest.world)
+        pilot = _pilot(contest, policy, env.action_space, start.number, agent)
         observation, endings = place(env, start, side), contest.endings
         for step in range(contest.horizon):
-            observation, reward, terminated, truncated, info = env.step(pilot(observation))
+            observation, reward, terminated, truncated, info = env.step(pilot(observation, _pose(env, pilot)))
             drives.rewards[0, step], drives.steps[0] = float(reward), step + 1
             drives.confidence[0, step] = info.get("confidence", np.nan)
             if terminated or truncated:
@@ -184,7 +187,7 @@ def latent_policies(contest: JudgeSetup, policies: Sequence[str]) -> list[str]:
     env, found = contest.open(GIVEN), []
     for policy in policies:
         try:
-            agent = Pilot(policy, env.action_space, 0, world=contest.world).agent
+            agent = _pilot(contest, policy, env.action_space, 0).agent
         except PolicyError:  # it will be said where it is to drive
             continue
         if in_own_dream(agent, env):
@@ -215,15 +218,16 @@ def _batch(
     for p, policy in enumerate(policies):
         outcomes[policy] = Drives.empty(size, contest.horizon)
         try:
-            space, world = env.single_action_space, contest.world
-            pilots |= {p * size + s: Pilot(policy, space, starts[s].number, world=world) for s in range(size)}
+            space = env.single_action_space
+            pilots |= {p * size + s: _pilot(contest, policy, space, starts[s].number) for s in range(size)}
         except PolicyError as error:
             outcomes[policy] = error
     for step in range(contest.horizon):
         actions = np.zeros(env.action_space.shape or (), np.float32)  # of rows that nobody drives
+        poses = inside.poses if any(pilot.plans for pilot in pilots.values()) else [None] * len(actions)
         for row, pilot in list(pilots.items()):
             try:
-                actions[row] = pilot(observations[row])
+                actions[row] = pilot(observations[row], poses[row])
             except PolicyError as error:
                 outcomes[pilot.name] = error
         pilots = {row: pilot for row, pilot in pilots.items() if isinstance(outcomes[pilot.name], Drives)}
@@ -243,6 +247,27 @@ def _batch(
             pilots = {row: pilot for row, pilot in pilots.items() if row not in over}
     env.close()
     yield from ((0, (policy, outcomes[policy])) for policy in policies)
+
+
+@cache
+def car_of(contest: JudgeSetup) -> tuple[CarResponse, float]:
+    """How the real car answers to its controls, and the seconds of a step: what follows waypoints on all sides.
+
+    Raises:
+        ValueError: It tells no pose, or is no car; see `identify`.
+    """
+    with closing(contest.open(REAL)) as env:
+        return identify(env.unwrapped), step_seconds(env.unwrapped)
+
+
+def _pilot(contest: JudgeSetup, policy: str, space: gym.Space, seed: int, agent: Any = None) -> Pilot:
+    """A policy of a contest, or PolicyError."""
+    return Pilot(policy, space, seed, agent, contest.world, lambda: car_of(contest))
+
+
+def _pose(env: gym.Env, pilot: Pilot) -> np.ndarray | None:
+    """Where the car of an environment is; None: the policy does not need it."""
+    return pose_of(env.unwrapped) if pilot.plans else None
 
 
 def _vector(contest: JudgeSetup, rows: int, **shown: Any) -> gym.vector.VectorEnv:

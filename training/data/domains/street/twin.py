@@ -234,6 +234,11 @@ class StreetTwin(gym.Env[Any, np.ndarray]):
 
     # ------------------------------------------------------------------ what a privileged observer may see
 
+    @property
+    def pose(self) -> np.ndarray:
+        """(x, y, yaw) of the car, float64 [3]: metres, and radians counter-clockwise from +x."""
+        return np.array(self._need_start("pose").moments[-1].pose, np.float64)
+
     def truth(self) -> StreetTruth:
         """What is true at this moment, for those who drive by it."""
         return tell(self._world, self._need_start("truth").moments[-1], self._start.attributes)

@@ -155,7 +155,7 @@ def test_less_spread_brings_samples_of_pictures_nearer_to_the_likeliest_one_and_
 
 def test_training_renders_truer_pictures_and_tells_the_motion(clips, drives):
     torch.manual_seed(0)
-    loss = replace(LOSS, rendered=1, adversarial=0.0, head_weight=1.0)
+    loss = replace(LOSS, rendered=1, adversarial=0.0, head_weight=1.0, aged=0.0)
     method = BevMethod(BevWorld(fit_bev(bev_config(), drives.facts())), loss)
     group = method.groups(0)[0]
     assert group.matrices and all(is_matrix(p) for p in group.matrices)

@@ -73,8 +73,20 @@ class Steps:
         return norms
 
     def take(self, step: int) -> None:
-        """Moves the groups of a step."""
+        """Moves the groups of a step.
+
+        Raises:
+            RuntimeError: The loss has left out weights that it moves; no run with such could ever go on, for optimizers
+                remember nothing of them.
+        """
         for group in self.method.groups(step):
+            left = {id(weight) for weight in group.parameters if weight.grad is None}
+            if left:
+                names = [name for name, weight in self.method.named_parameters() if id(weight) in left]
+                raise RuntimeError(
+                    f"the loss leaves out {names}: let them want no gradient, or add "
+                    "drivedit.training.methods.method.untouched of them"
+                )
             for optimizer in self.optimizers[group.name]:
                 optimizer.step()
         self.method.after_step()

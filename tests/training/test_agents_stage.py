@@ -106,14 +106,15 @@ def test_pictures_are_roughened_in_part_and_what_they_know_stays():
     assert 0 < changed.sum() < 32 and (rough - x).abs().max() < 1.5
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path):
+@pytest.mark.parametrize("kind", ["flow", "regression"])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, kind):
     frames = frames_of()
     batch, _ = batches(frames, np.array([1]), 4, 4)
 
     def run(folder: str, *stops: int) -> dict[str, torch.Tensor]:
         for stop in stops:
             config = LoopConfig(steps=stop, lr=1e-3, warmup=1, cooldown=0.0, bf16=False, log_every=1)
-            train(AgentsMethod(make_reader(), AgentsStageConfig(draws=2)), batch, config, tmp_path / folder)
+            train(AgentsMethod(make_reader(kind=kind), AgentsStageConfig(draws=2)), batch, config, tmp_path / folder)
         return torch.load(tmp_path / folder / "last.pt", weights_only=True)["stage"]
 
     whole, parts = run("whole", 4), run("parts", 2, 4)

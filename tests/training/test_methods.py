@@ -62,6 +62,16 @@ def test_a_steep_group_takes_nothing_from_another():
     assert method.flat.grad is None and method.steep.grad is None
 
 
+def test_weights_that_a_loss_leaves_out_are_named_at_the_first_step(tmp_path):
+    method = Duel()
+    method.forgotten = nn.Parameter(torch.zeros(2))
+    method.groups = lambda step: [method.group("all", method.parameters())]  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match=r"leaves out \['forgotten'\].*untouched"):
+        train(method, batch, LoopConfig(steps=2, bf16=False, log_every=1), tmp_path)
+    method.forgotten.requires_grad_(False)
+    train(method, batch, LoopConfig(steps=2, bf16=False, log_every=1), tmp_path)
+
+
 def test_a_frozen_network_is_nobodys_weight_and_moves_along():
     network = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
     method = Duel()

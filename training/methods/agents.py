@@ -36,6 +36,8 @@ class AgentsMethod(Method):
         super().__init__()
         self.reader, self.config = reader, config
         self.regression = reader.queries is not None
+        if self.regression:
+            reader.flow.vector_field.null.requires_grad_(False)  # a regression is always shown a picture
         weights = torch.ones(NUMBERS)
         weights[PLACE], weights[SIZE] = config.place_weight, config.size_weight
         self.register_buffer("weights", weights, persistent=False)

@@ -31,9 +31,12 @@ def averaged(stage: nn.Module, decay: float) -> AveragedModel:
 
 @torch.no_grad()
 def follow(means: Iterable[Tensor], values: Iterable[Tensor], share: float) -> None:
-    """Moves averages a share of the way to values."""
+    """Moves averages a share of the way to values; counts, which have no average, are copied."""
     for mean, value in zip(means, values, strict=True):
-        mean.lerp_(value, share)
+        if mean.is_floating_point():
+            mean.lerp_(value, share)
+        else:
+            mean.copy_(value)
 
 
 def better(judge: str, first: Figures, second: Figures) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
 from drivedit.config import BevStageConfig, BevWorldConfig, DataConfig, LoopConfig
-from drivedit.data.clips import Drives
+from drivedit.config.bev import GAP
+from drivedit.data.clips import Drives, clip_starts
 from drivedit.data.known import Facts, known_spec, seen_spec, the_picture
 from drivedit.data.recordings import joint_spec, read_folder_attrs
 from drivedit.evaluation.metrics.figures import laplacian_energy, psnr, squared_error
@@ -20,6 +23,7 @@ from drivedit.training.cards import Recorded, write_card
 from drivedit.training.ego import Tracks, fit_ego
 from drivedit.training.loop import train
 from drivedit.training.methods.bev import BevMethod
+from drivedit.training.methods.ground import GroundMethod
 from drivedit.training.runs import run_folder
 from drivedit.training.scenes import pick_scenes, scene_at
 from drivedit.training.stages import RUN, begin_with, is_main, told
@@ -82,19 +86,23 @@ def bev_world(
         recorded = Recorded.of(drives, len(checked))
         about["data"] = {"fingerprint": recorded.fingerprint, "drives": recorded.drives,
                          "validation_fraction": data.validation_fraction}  # fmt: skip
-        best = train(
-            BevMethod(result, loss), batch, train_, folder / "bev", device=where,
-            about=about,
-            validate=lambda method: held.figures(method), judge=f"psnr_{held.ahead[-1]}",
+        pictures = train(
+            BevMethod(result, loss), batch, train_, folder / "bev", device=where, about=about,
+            validate=HeldPictures(drives, checked, world, loss), judge="psnr",
         )  # fmt: skip
-        assert isinstance(best, BevMethod)
-        result = best.world.eval()
+        assert isinstance(pictures, BevMethod)
+        ground = train(
+            GroundMethod(pictures.world, pictures.surveyor, loss), batch, replace(train_, steps=loss.ground_steps),
+            folder / "ground", device=where, about=about,
+            validate=lambda method: held.figures(dreaming(pictures.world, method)), judge=f"psnr_{held.ahead[-1]}",
+        )  # fmt: skip
+        result = dreaming(pictures.world, ground).eval()
         if result.traffic is not None:
             foretold = fit_traffic(result, drives, chosen, checked, loss.traffic_steps, train_.seed)
             log.info("traffic: %s", told(foretold))
         log.info("calibrating the confidence on dreams of recorded drives")
         calibrate(result, drives, checked, 10)
-        measured = held.figures(best)
+        measured = held.figures(result)
         log.info("bev: %s", told(measured))
         if is_main(where):
             result.scenes = scenes
@@ -115,6 +123,44 @@ def fit_bev(world: BevWorldConfig, facts: Facts) -> BevWorldConfig:
         "spec": spec.to_dict(), "others": world.others if "layout" in spec.conditions else 0,
         "end_threshold": world.end_threshold if ending else 1.0,
     })  # fmt: skip
+
+
+def dreaming(world: BevWorld, method: nn.Module) -> BevWorld:
+    """A world with the flow that a method has learned."""
+    assert isinstance(method, GroundMethod)
+    result = copy.deepcopy(world)
+    result.filler.load_state_dict(method.flow.state_dict())
+    return result
+
+
+class HeldPictures:
+    """Clips that are only looked at, and how well a surveyed ground is rendered, the start picture far behind or not.
+
+    Args:
+        drives: The recordings.
+        chosen: Numbers of the drives.
+        world: The world that is to be.
+        loss: The loss: how long clips are, and how many are judged.
+    """
+
+    def __init__(self, drives: Drives, chosen: np.ndarray, world: BevWorldConfig, loss: BevStageConfig) -> None:
+        clips = BevClips(drives, world, loss.horizon)
+        starts, _ = clip_starts(drives, chosen, loss.horizon + 1, GAP)
+        if not len(starts):
+            raise ValueError(f"no drive that is only looked at has {loss.horizon + GAP + 1} states; record longer")
+        self.batch = clips.batch(starts[np.linspace(0, len(starts) - 1, loss.judged).astype(int)])
+
+    @torch.no_grad()
+    def __call__(self, method: nn.Module) -> Figures:
+        """PSNR (dB) and sharpness (of the true pictures') of a picture some frames on."""
+        assert isinstance(method, BevMethod)
+        was = method.training
+        method.eval()
+        true, found = method.eval().shown_of(self.batch)
+        method.train(was)
+        pairs = [frames.cpu().numpy() for frames in (found, true)]
+        sharpness = laplacian_energy(pairs[0]) / max(laplacian_energy(pairs[1]), 1e-9)
+        return {"psnr": float(psnr(squared_error(*pairs)).mean()), "sharpness": sharpness}
 
 
 class HeldDreams:
@@ -150,11 +196,10 @@ class HeldDreams:
         return [each for each in AHEAD if each <= self.horizon] or [1]
 
     @torch.no_grad()
-    def figures(self, method: nn.Module) -> Figures:
+    def figures(self, world: BevWorld) -> Figures:
         """PSNR (dB) and sharpness (of the true pictures') after some frames, copying, and how far the car is off."""
-        assert isinstance(method, BevMethod)
-        world, was = method.world, method.training
-        method.eval()
+        was = world.training
+        world.eval()
         state, kind = world.start(self.scenes, list(range(len(self.scenes)))), world.spec.picture
         copied = np.stack([scene.frames[-1] for scene in self.scenes])
         figures: Figures = {}
@@ -167,5 +212,5 @@ class HeldDreams:
                 figures[f"sharpness_{step}"] = laplacian_energy(dreamed) / max(laplacian_energy(true), 1e-9)
         poses = world.poses(state).double().cpu().numpy()
         figures["off_m"] = float(np.hypot(*(poses - self.poses[:, -1])[:, :2].T).mean())
-        method.train(was)
+        world.train(was)
         return figures

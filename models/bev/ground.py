@@ -13,6 +13,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from drivedit.config import BevWorldConfig
@@ -24,6 +25,8 @@ ASIDE = 8.0  # metres that it goes aside before the window follows
 BACK = -8.0  # metres that it goes back
 STEP = 4.0  # metres between the points of a route that are looked at
 NEAR, WIDE = 4.0, 16.0  # metres from a route; where it is told half as loudly, and to how far the side is told
+ROAD = 6  # numbers that a cell is told of the route
+FINER = 4  # parts of a cell along a side, whose colours are told apart
 NEAREST = 0.5  # metres before a camera
 WHOLE = 0.99  # of a cell that is known
 
@@ -44,16 +47,19 @@ class Ground(nn.Module):
 
     ahead: Tensor
     right: Tensor
+    ahead_finer: Tensor
+    right_finer: Tensor
 
     def __init__(self, config: BevWorldConfig) -> None:
         super().__init__()
         self.window, self.stride, self.cell, self.camera = config.window, config.stride, config.cell, config.camera
         self.tall = config.image_size[0] / config.image_size[1]
         rows, columns = config.cells
-        ahead = (torch.arange(rows, device="cpu") + 0.5) * config.cell - config.window[0]
-        right = (torch.arange(columns, device="cpu") + 0.5) * config.cell - config.window[2]
-        for name, places in zip(("ahead", "right"), torch.meshgrid(ahead, right, indexing="ij"), strict=True):
-            self.register_buffer(name, places[None].clone(), persistent=False)
+        for kind, parts in (("", 1), ("_finer", FINER)):
+            ahead = (torch.arange(rows * parts, device="cpu") + 0.5) * config.cell / parts - config.window[0]
+            right = (torch.arange(columns * parts, device="cpu") + 0.5) * config.cell / parts - config.window[2]
+            for name, places in zip(("ahead", "right"), torch.meshgrid(ahead, right, indexing="ij"), strict=True):
+                self.register_buffer(name + kind, places[None].clone(), persistent=False)
 
     def places(self, rel: Tensor) -> tuple[Tensor, Tensor]:
         """All cells `[B, X, Y]`, seen from where the window's pose is `rel`."""
@@ -76,15 +82,30 @@ class Ground(nn.Module):
         Returns:
             `[B, heights * (D + 1), X, Y]`, with a flag whether a place is in the picture.
         """
-        ahead, right = self.places(rel)
-        here, found = torch.zeros(3, device=rel.device), []
-        for height in heights:
-            depth, aside, up = seen_from(self.camera, here, ahead, -right, torch.full_like(ahead, height))
-            scale = depth.clamp(min=NEAREST) * math.tan(math.radians(self.camera.fov / 2))
-            grid = torch.stack([aside / scale, -up / scale / self.tall], -1)
-            there = ((depth > NEAREST) & (grid.abs() < 1).all(-1))[:, None].to(features)
-            found += [F.grid_sample(features, grid.clamp(-2, 2), align_corners=False) * there, there]
-        return torch.cat(found, 1)
+        places = self.places(rel)
+        return torch.cat([self._looked_up(features, *places, height) for height in heights], 1)
+
+    def painted(self, pictures: Tensor, rel: Tensor) -> Tensor:
+        """What pictures `[B, C, H, W]` show of parts of cells on level ground: `[B, C * FINER**2 + 1, X, Y]`."""
+        found = self._looked_up(pictures, *beside(rel, self.ahead_finer, self.right_finer), 0.0)
+        parts = rearrange(found, "b c (x r) (y s) -> b (c r s) x y", r=FINER, s=FINER)
+        colours, there = parts.split([parts.shape[1] - FINER**2, FINER**2], 1)
+        return torch.cat([colours, there.amin(1, keepdim=True)], 1)
+
+    def _looked_up(self, pictures: Tensor, ahead: Tensor, right: Tensor, height: float) -> Tensor:
+        """Pictures `[B, D, h, w]` at places and a height, with a flag whether these are in the picture."""
+        grid, there = self.shown_at(ahead, right, height)
+        seen = F.grid_sample(pictures, grid, align_corners=False)
+        return torch.cat([seen * there[:, None], there[:, None].to(seen)], 1)
+
+    def shown_at(self, ahead: Tensor, right: Tensor, height: float) -> tuple[Tensor, Tensor]:
+        """Where in a picture in [-1, 1] places `[B, X, Y]` at a height are, `[B, X, Y, 2]`, and whether they are."""
+        depth, aside, up = seen_from(
+            self.camera, torch.zeros(3, device=ahead.device), ahead, -right, torch.full_like(ahead, height)
+        )
+        scale = depth.clamp(min=NEAREST) * math.tan(math.radians(self.camera.fov / 2))
+        grid = torch.stack([aside / scale, -up / scale / self.tall], -1)
+        return grid.clamp(-2, 2), (depth > NEAREST) & (grid.abs() < 1).all(-1)
 
     def road(self, route: Route, arc: Tensor, pose: Tensor) -> Tensor:
         """Where cells lie beside a route: `[B, ROAD, X, Y]` of windows at poses `[B, 3]`; zeros where there is none.

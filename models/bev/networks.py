@@ -1,7 +1,7 @@
-"""The networks of a `BevWorld`: one looks at pictures, one fills the ground, one renders pictures of it.
+"""The networks of a `BevWorld` that have to do with pictures: one looks at them, one renders them.
 
 Legend: B rows, C H W channels, rows and columns of a picture, h w cells of it, G numbers of a cell of the ground, X Y
-rows and columns of these, E numbers of a code, K planes, N channels of noise.
+its rows and columns, E numbers of a code, K planes.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from drivedit.config import BevWorldConfig
-from drivedit.config.bev import BLOCK
+from drivedit.models.bev.columns import Columns
+from drivedit.models.bev.ground import FINER
 from drivedit.models.bev.others import TOLD as OTHERS_TOLD
+from drivedit.models.bev.planes import Planes
 from drivedit.models.layers.blocks import mlp
 from drivedit.models.layers.convnext import Conv, ConvNextBlock
 
 LIFTED = 20  # channels of a picture that are lifted onto the ground
-HEIGHTS = 0.0, 1.2, 4.0  # metres above a cell at which pictures are looked up for it
-FINE = 48  # width of the filler's whole cells
-NOISE = 4  # channels of noise at a cell
-ROAD = 6  # channels that tell of the route
-TEXTURE = 8  # channels of the ground that the renderer reads at every pixel
+HEIGHTS = 0.0, 1.2, 4.0, 9.0  # metres above a cell at which pictures are looked up for it
+TEXTURE = 4  # channels of the parts of cells that the renderer reads at every pixel
 SURE = 3.0  # how sure the renderer is at first that all lies on the ground of the start picture
 NEVER = -1e4  # logit of what is not to be seen
 REFINED = 24  # width of the layers that refine a picture
@@ -88,73 +87,24 @@ class Looker(nn.Module):
         return Seen(lifted.float(), *(each.float() for each in told))
 
 
-class Filler(nn.Module):
-    """Fills the ground where nothing is known of it, by what is seen, by what lies beside it, and by noise.
-
-    Args:
-        config: The world's configuration.
-    """
-
-    place: Tensor
-
-    def __init__(self, config: BevWorldConfig) -> None:
-        super().__init__()
-        width, blocks = config.filler
-        self.seen = Conv(2 * len(HEIGHTS) * (LIFTED + 1), FINE, 1)
-        self.first = Conv(config.ground + 1 + ROAD + NOISE + 2, FINE, 1)
-        self.near = ConvNextBlock(FINE, 2, 3, config.code)
-        self.down = Conv(FINE, width, BLOCK + 1, stride=BLOCK)
-        self.blocks = nn.ModuleList(ConvNextBlock(width, 2, 3, config.code) for _ in range(blocks))
-        self.up = Conv(width, FINE, 1)
-        self.after = nn.ModuleList(ConvNextBlock(FINE, 2, 3, config.code) for _ in range(2))
-        self.out = Conv(FINE, config.ground, 1)
-        rows, columns = config.cells
-        down, across = torch.linspace(-1, 1, rows, device="cpu"), torch.linspace(-1, 1, columns, device="cpu")
-        place = torch.stack(torch.meshgrid(down, across, indexing="ij"))
-        self.register_buffer("place", place[None].clone(), persistent=False)
-
-    def forward(self, ground: Tensor, known: Tensor, road: Tensor, noise: Tensor, code: Tensor, seen: Tensor) -> Tensor:
-        """The ground `[B, G, X, Y]`; what is known stays.
-
-        Args:
-            ground: `[B, G, X, Y]`, zero where it is not known.
-            known: `[B, 1, X, Y]` 1 where it is.
-            road: `[B, ROAD, X, Y]`, of the route.
-            noise: `[B, N, X, Y]`.
-            code: `[B, E]` of the scene.
-            seen: Lifted from pictures, `[B, ..., X, Y]`; zeros where there are none.
-        """
-        given = torch.cat([ground, known, road, noise, self.place.expand(len(ground), -1, -1, -1)], 1)
-        x = self.near(self.first(given) + self.seen(seen), code)
-        coarse = self.down(x)
-        for block in self.blocks:
-            coarse = block(coarse, code)
-        x = x + F.interpolate(self.up(coarse), x.shape[-2:], mode="bilinear")
-        for block in self.after:
-            x = block(x, code)
-        return torch.lerp(self.out(x).float().tanh(), ground, known)
-
-    def unseen(self, like: Tensor) -> Tensor:
-        """Zeros, where there are no pictures."""
-        return like.new_zeros(len(like), self.seen.in_channels, *like.shape[-2:])
-
-
 class Renderer(nn.Module):
     """Renders a picture of what lies on each pixel's ray, and of the start picture where that still helps.
 
     Args:
         config: The world's configuration.
-        planes: K.
+        where: Where the pixels of the camera look.
     """
 
-    def __init__(self, config: BevWorldConfig, planes: int) -> None:
+    def __init__(self, config: BevWorldConfig, where: Planes) -> None:
         super().__init__()
+        planes = len(where)
         self.side, self.planes = config.token_pixels, planes + 1  # the last one: what others show of themselves
         pixels, painter, channels = self.side**2, config.renderer, config.channels
         self.shown = sorted({0, 1, *range(1, planes, 2), planes})  # planes on which it is shown the start picture
         told = OTHERS_TOLD + config.looks
-        inputs = planes * config.ground + (TEXTURE + len(self.shown) * (channels + 1)) * pixels + told + 4
-        self.texture = Conv(config.ground, TEXTURE, 1)
+        self.columns = Columns(config, where)
+        inputs = self.columns.values_dim + (TEXTURE + len(self.shown) * (channels + 1)) * pixels + told + 4
+        self.parts = Conv(config.ground, TEXTURE * FINER**2, 1)
         self.look = Conv(inputs, painter.width, 1)
         self.place = nn.Parameter(torch.zeros(painter.width, *config.tokens))
         self.told = mlp(config.code + 3 + 4 + len(config.spec.controls), FILM)
@@ -184,7 +134,7 @@ class Renderer(nn.Module):
         """Weights of planes `[B, K + 1, H, W]`, gate `[B, 1, H, W]`, paint `[B, C, H, W]` and features `[B, D, h, w]`.
 
         Args:
-            rays: The ground on the planes at each cell `[B, G, K, h, w]`.
+            rays: The ground along the ray of each column, `[B, G, D, U]`, where `columns` reads it.
             pixels: Its texture at each pixel `[B, TEXTURE, H, W]`.
             spot: Where in the window each cell's ground lies, ahead and to the right `[B, 2, h, w]` in metres.
             start: The start picture on the planes `shown`, and where it shows others, faded `[B, ..., C + 1, H, W]`.
@@ -195,7 +145,7 @@ class Renderer(nn.Module):
         """
         period = spot.new_tensor(PERIODS)[:, None, None]
         turns = 2 * math.pi * spot / period
-        parts = rays.flatten(1, 2), patches(pixels, self.side), patches(start.flatten(1, 2), self.side)
+        parts = self.columns(rays, code), patches(pixels, self.side), patches(start.flatten(1, 2), self.side)
         x = self.look(torch.cat([*parts, others, turns.sin(), turns.cos()], 1)) + self.place
         told = torch.cat([code, self.told(torch.cat([code, driven], 1))], 1)
         for block in self.blocks:
@@ -205,6 +155,10 @@ class Renderer(nn.Module):
         weights, gate, paint = out.split([self.planes, 1, out.shape[1] - self.planes - 1], 1)
         weights = torch.cat([weights[:, :-1], torch.where(there > 0, weights[:, -1:], NEVER)], 1)
         return weights.softmax(1), gate.sigmoid(), paint, x
+
+    def texture(self, ground: Tensor) -> Tensor:
+        """Of the ground `[B, G, X, Y]` its texture, of parts of cells: `[B, TEXTURE, FINER * X, FINER * Y]`."""
+        return F.pixel_shuffle(self.parts(ground), FINER).float()
 
     def refined(self, picture: Tensor, pixels: Tensor, copies: Tensor) -> Tensor:
         """The picture `[B, C, H, W]` with what is finer than a cell, and does not care where cells begin.

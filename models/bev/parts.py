@@ -2,7 +2,8 @@
 
 Training and dreaming run the same parts.
 
-Legend: B rows, C H W the picture, h w cells of the renderer, G X Y the ground, A others, L how they look.
+Legend: B rows, C H W the picture, h w cells of the renderer, G X Y the ground, Z x y latents of it, A others, L how
+they look.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from einops import rearrange
 from torch import Tensor
 
 from drivedit.config import BevWorldConfig
-from drivedit.config.bev import POOLED
+from drivedit.config.bev import BLOCK, POOLED
+from drivedit.models.bev.filling import Drawer, Filler
 from drivedit.models.bev.ground import Ground, beside
-from drivedit.models.bev.networks import HEIGHTS, NOISE, Filler, Looker, Renderer, Seen
+from drivedit.models.bev.networks import HEIGHTS, Looker, Renderer, Seen
 from drivedit.models.bev.others import TOLD, carried, told_maps
 from drivedit.models.bev.planes import Planes
 from drivedit.models.bev.traffic import Traffic
@@ -77,17 +79,17 @@ class BevNetworks(TellingNetworks):
         super().__init__(config)
         spec = config.spec
         self.planes, self.window = Planes(config.camera, config.image_size, config.depths), Ground(config)
-        self.looker, self.filler = Looker(config), Filler(config)
-        self.renderer = Renderer(config, len(self.planes))
+        self.looker, self.filler, self.drawer = Looker(config), Filler(config), Drawer(config)
+        self.renderer = Renderer(config, self.planes)
         self.ego = EgoMotion(len(spec.controls))
         self.traffic = Traffic(config).requires_grad_(False) if config.others else None
         cells = config.tokens[0] * config.tokens[1] // POOLED**2
         self.heads = Heads(config.renderer.width, cells, len(spec.telemetry), len(spec.learned()))
-        points = self.planes.rays[:2] * self.planes.away[:, None]  # [K, 2, H, W] ahead and to the right
-        points[:, 0] += config.camera.ahead
+        points = self.planes.rays[:2] * self.planes.away[:1]  # [2, H, W] where pixels meet the ground
+        points[0] += config.camera.ahead
         points = points.clamp(-FARTHEST, FARTHEST)
-        self.register_buffer("ground_pixels", points[0].clone(), persistent=False)
-        self.register_buffer("spots", F.avg_pool2d(points, config.token_pixels).transpose(0, 1), persistent=False)
+        self.register_buffer("ground_pixels", points.clone(), persistent=False)
+        self.register_buffer("spots", F.avg_pool2d(points, config.token_pixels), persistent=False)
 
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, rows and columns of a picture whose patches are channels."""
@@ -111,8 +113,9 @@ class BevNetworks(TellingNetworks):
         return self.ego(controls, motion, motion.new_ones(len(motion)))
 
     def noise_shape(self) -> tuple[int, int, int]:
-        """Of the noise that ground is filled from."""
-        return NOISE, *self.config.cells
+        """Of the noise that latents of the ground are dreamed from."""
+        rows, columns = self.config.cells
+        return self.config.latent, rows // BLOCK, columns // BLOCK
 
     def begun(
         self, frames: Tensor, poses: Tensor, seen: Seen, others: Tensor, route: Route, arc: Tensor, noise: Tensor
@@ -126,20 +129,39 @@ class BevNetworks(TellingNetworks):
             others: Whom the newest one shows, `[B, A, 8]`.
             route: Where the car is to go.
             arc: Its place on it `[B]`.
-            noise: `[B, N, X, Y]`.
+            noise: `[B, Z, x, y]`.
         """
         anchor = poses[:, 1]
-        lifted = [
-            self.window.lifted(seen.lifted[:, view], motion_between(poses[:, view], anchor), HEIGHTS)
-            for view in range(2)
-        ]
         empty = noise.new_zeros(len(noise), self.config.ground, *self.config.cells)
         road = self.window.road(route, arc, anchor)
-        ground = self.filler(empty, empty[:, :1], road, noise, seen.code, torch.cat(lifted, 1))
+        ground = self.filled(empty, empty[:, :1], road, seen.code, self.lifted(seen, frames, poses, anchor), noise)
+        return Scenery(ground, anchor, seen.code, self.keyed(frames[:, 1], others, anchor), anchor)
+
+    def lifted(self, seen: Seen, frames: Tensor, poses: Tensor, anchor: Tensor) -> Tensor:
+        """What two pictures `[B, 2, C, H, W]` say of the cells of windows: `[B, ..., X, Y]`.
+
+        Args:
+            seen: What `looker` told of them.
+            frames: The pictures.
+            poses: From where they were seen, `[B, 2, 3]`.
+            anchor: Of the windows, `[B, 3]`.
+        """
+        parts = []
+        for features, frame, pose in zip(seen.lifted.unbind(1), frames.unbind(1), poses.unbind(1), strict=True):
+            rel = motion_between(pose, anchor)
+            parts += [self.window.lifted(features, rel, HEIGHTS), self.window.painted(frame, rel)]
+        return torch.cat(parts, 1)
+
+    def keyed(self, frame: Tensor, others: Tensor, pose: Tensor) -> Tensor:
+        """A start picture `[B, C, H, W]` and where it shows others, boxes `[B, A, 8]`: `[B, C + 1, H, W]`."""
         side = self.config.token_pixels
-        hidden = self.told((others, others[..., :0]), anchor)[:, TOLD - 1 : TOLD]
-        hidden = hidden.repeat_interleave(side, 2).repeat_interleave(side, 3)
-        return Scenery(ground, anchor, seen.code, torch.cat([frames[:, 1], hidden], 1), anchor)
+        hidden = self.told((others, others[..., :0]), pose)[:, TOLD - 1 : TOLD]
+        return torch.cat([frame, hidden.repeat_interleave(side, 2).repeat_interleave(side, 3)], 1)
+
+    def filled(self, ground: Tensor, known: Tensor, road: Tensor, code: Tensor, seen: Tensor, noise: Tensor) -> Tensor:
+        """The ground `[B, G, X, Y]`; what is known of it stays; see `Filler.given`."""
+        given = self.filler.given(ground, known, road, code, seen)
+        return torch.lerp(self.drawer(self.filler.dreamed(given, noise, code), road, code), ground, known)
 
     def followed(self, scenery: Scenery, following: Tensor, route: Route, arc: Tensor, noise: Tensor) -> Scenery:
         """The scenery in windows at other poses `[B, 3]`, new ground filled in; the rest as in `begun`."""
@@ -150,7 +172,7 @@ class BevNetworks(TellingNetworks):
     def refilled(self, scenery: Scenery, known: Tensor, route: Route, arc: Tensor, noise: Tensor) -> Scenery:
         """The scenery with ground filled in, without pictures, where it is not known `[B, 1, X, Y]`."""
         road, ground = self.window.road(route, arc, scenery.anchor), scenery.ground * known
-        ground = self.filler(ground, known, road, noise, scenery.code, self.filler.unseen(ground))
+        ground = self.filled(ground, known, road, scenery.code, self.filler.unseen(ground), noise)
         return Scenery(ground, scenery.anchor, scenery.code, scenery.key, scenery.key_pose)
 
     def told(self, others: tuple[Tensor, Tensor], pose: Tensor) -> Tensor:
@@ -182,11 +204,14 @@ class BevNetworks(TellingNetworks):
         """
         config, rows = self.config, len(pose)
         rel = motion_between(scenery.anchor, pose)
-        ahead, right = beside(rel, *(each.expand(rows, -1, -1, -1) for each in self.spots))
-        rays = self.window.read(scenery.ground, ahead.flatten(1, 2), right.flatten(1, 2))
-        rays = rays.unflatten(2, (len(self.planes), -1))
-        texture = self.renderer.texture(scenery.ground).float()
-        pixels = self.window.read(texture, *beside(rel, *(each.expand(rows, -1, -1) for each in self.ground_pixels)))
+        columns = self.renderer.columns
+        along, spot, pixel = (
+            beside(rel, *(each.expand(rows, -1, -1) for each in places))
+            for places in ((columns.ahead, columns.right), self.spots, self.ground_pixels)
+        )
+        rays = self.window.read(scenery.ground, *along)
+        texture = self.renderer.texture(scenery.ground)
+        pixels = self.window.read(texture, *pixel)
         gone = motion_between(scenery.key_pose, pose)
         places = self.planes.places(gone)
         moved, there = self.carried(others, pose)
@@ -196,9 +221,8 @@ class BevNetworks(TellingNetworks):
         fade = self.fade(gone)[:, 0]
         scale = gone.new_tensor([config.reach, config.reach, 1.0])
         driven = torch.cat([(gone / scale).clamp(-2, 2), fade[:, None], motion, controls], 1)
-        spot = torch.stack([ahead[:, 0], right[:, 0]], 1)
         weights, gate, paint, features = self.renderer(
-            rays, pixels, spot, start, self.told(others, pose), scenery.code, driven, there
+            rays, pixels, torch.stack(spot, 1), start, self.told(others, pose), scenery.code, driven, there
         )
         weights = weights * helps
         kept = weights.sum(1, keepdim=True)

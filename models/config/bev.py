@@ -25,7 +25,9 @@ class BevWorldConfig(BaseConfig):
         cell: Side of a cell of the ground in metres.
         ground: Numbers that are remembered of a cell.
         looker: Width of the network that looks at start scenes, and its blocks.
-        filler: Width of the network that fills the ground, and its blocks.
+        filler: Width of the network that dreams new ground, and its blocks.
+        latent: Numbers that it dreams for each square of BLOCK cells.
+        filling: Passes in which it dreams them.
         renderer: The network that paints a picture of it.
         code: Numbers that are remembered of the start scene as a whole: weather, light, surroundings.
         looks: Numbers that are remembered of how another on the road looks.
@@ -49,6 +51,8 @@ class BevWorldConfig(BaseConfig):
     ground: int = 32
     looker: tuple[int, int] = (96, 5)
     filler: tuple[int, int] = (160, 6)
+    latent: int = 48
+    filling: int = 6
     renderer: PainterConfig = field(default_factory=lambda: PainterConfig((4, 4), 128, 6, 3, 3))
     code: int = 32
     looks: int = 8
@@ -62,8 +66,9 @@ class BevWorldConfig(BaseConfig):
     def __post_init__(self) -> None:
         self.check_ranges(
             depths=(0.1, 1e6), window=(0.1, 1e4), cell=(1e-2, 100), ground=(1, 1024), looker=(1, MANY),
-            filler=(1, MANY), code=(1, 1024), looks=(1, 1024), others=(0, 256), stride=(0.1, 1e4),
-            reach=(0.1, 1e6), temperature=(0, 100), motion_scale=(1e-6, LARGEST), end_threshold=(0, 2),
+            filler=(1, MANY), latent=(1, 1024), filling=(1, 1024), code=(1, 1024), looks=(1, 1024),
+            others=(0, 256), stride=(0.1, 1e4), reach=(0.1, 1e6), temperature=(0, 100),
+            motion_scale=(1e-6, LARGEST), end_threshold=(0, 2),
         )  # fmt: skip
         if len(self.motion_scale) != 3:
             raise ValueError(f"motion_scale must be 3 numbers (forward, right, turn), got {self.motion_scale}")
@@ -138,51 +143,46 @@ GAP = 4  # frames between the two of a start scene that are looked at
 
 @dataclass
 class BevStageConfig(BaseConfig):
-    """Loss of the `bev` stage: of clips the first frames are seen, and some of those that follow are rendered.
+    """Loss of the `bev` stage: the ground of clips is surveyed, pictures are rendered of it, then its law is learned.
 
     Attributes:
-        horizon: Frames after the seen ones, of which some are rendered.
-        rendered: How many of them.
-        mean_until: Share of the run in which the likeliest ground is learned, without noise.
-        spread: Weight of the distance between two samples of a picture in their score. At 1 they are samples of the
-            true law; below, nearer to the likeliest picture.
-        detail: Weight of the score of edges (the Laplacian of the picture) beside that of the picture.
-        coarse: Weight of the score of the picture a quarter as large, whose patches are whole things.
+        horizon: Frames after the start of a clip, over which the ground is surveyed.
+        views: Pairs of pictures that a survey looks at, the start's among them.
+        rendered: Frames that are rendered of a clip.
+        detail: Weight of the edges (the Laplacian of the picture) beside the picture.
+        coarse: Weight of the picture a quarter as large, whose patches are whole things.
         adversarial: Weight of what a critic of the pictures says of them; 0: there is none.
         adversarial_from: Share of the run after which there is.
         critic_lr: Peak learning rate of the critic.
         head_weight: Weight of the heads' losses.
         drop_route: Share of clips that dream without a route.
-        aged: Share of clips that dream as if they had begun long ago: the start picture helps no more, and most of the
-            ground ahead was never in a picture.
         ego_steps: Steps in which the ego-motion is learned, before all else.
+        ground_steps: Steps in which it is learned to dream ground, after `train.steps` of pictures.
         traffic_steps: Steps in which it is learned how others drive and who comes, after all else.
         judged: Held-back clips that figures are told of.
         shown: Frames of these.
     """
 
-    horizon: int = 40
-    rendered: int = 6
-    mean_until: float = 0.4
-    spread: float = 0.7
+    horizon: int = 120
+    views: int = 5
+    rendered: int = 4
     detail: float = 0.5
     coarse: float = 1.0
-    adversarial: float = 0.3
-    adversarial_from: float = 0.5
+    adversarial: float = 0.5
+    adversarial_from: float = 0.2
     critic_lr: float = 3e-3
     head_weight: float = 0.1
     drop_route: float = 0.4
-    aged: float = 0.5
     ego_steps: int = 3000
+    ground_steps: int = 4000
     traffic_steps: int = 1600
     judged: int = 24
     shown: int = 50
 
     def __post_init__(self) -> None:
         self.check_ranges(
-            horizon=(1, 1000), rendered=(1, 1000), mean_until=(0, 1), spread=(0, 1), detail=(0, 1e3), coarse=(0, 1e3),
+            horizon=(1, 1000), views=(2, 100), rendered=(1, 1000), detail=(0, 1e3), coarse=(0, 1e3),
             adversarial=(0, 1e3), adversarial_from=(0, 1), critic_lr=(0, 1), head_weight=(0, 1e6), drop_route=(0, 1),
-            aged=(0, 1), ego_steps=(1, 10**9), traffic_steps=(0, 10**9), judged=(1, 10_000), shown=(1, 10_000),
+            ego_steps=(1, 10**9), ground_steps=(1, 10**9), traffic_steps=(0, 10**9), judged=(1, 10_000),
+            shown=(1, 10_000),
         )  # fmt: skip
-        if self.rendered > self.horizon + 1:
-            raise ValueError(f"rendered must be at most horizon + 1, got {self.rendered} and {self.horizon}")

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from helpers.fields import CAMERA, LINE, SIZE, bev_config, box_ahead, make_bev_world
 
-from drivedit.models.bev.ground import ASIDE, TURN, Ground, beside
-from drivedit.models.bev.networks import ROAD
+from drivedit.models.bev.ground import ASIDE, FINER, ROAD, TURN, Ground, beside
 from drivedit.models.bev.others import (
     TOLD,
     carried,
@@ -71,6 +70,26 @@ def test_what_pictures_say_is_lifted_to_where_they_show_it(window):
         assert inner.sum() > 20 and not part[:, :2][:, :, ~there[0]].any()
         assert torch.allclose(part[:, 0][inner], (-up / scale / TALL)[inner], atol=1e-3)
         assert torch.allclose(part[:, 1][inner], (aside / scale)[inner], atol=1e-3)
+
+
+def test_colours_of_the_road_are_lifted_to_parts_of_cells(window):
+    rows, columns = SIZE
+    across, down = torch.linspace(-1, 1, columns + 1), torch.linspace(-1, 1, rows + 1)
+    grid = torch.stack(torch.meshgrid((down[1:] + down[:-1]) / 2, (across[1:] + across[:-1]) / 2, indexing="ij"))
+    rel = torch.tensor([[0.5, -0.3, 0.1]])
+    painted = window.painted(grid[None], rel)
+    assert painted.shape == (1, 2 * FINER**2 + 1, 32, 16)
+    parts = F.pixel_shuffle(painted[:, :-1], FINER)
+    ahead, right = beside(rel, window.ahead_finer, window.right_finer)
+    depth, aside, up = seen_from(CAMERA, torch.zeros(3), ahead, -right, torch.zeros_like(ahead))
+    scale = depth * math.tan(math.radians(CAMERA.fov / 2))
+    there = F.interpolate(painted[:, -1:], scale.shape[-2:])[:, 0] > 0
+    inner = there & ((aside / scale).abs() < 0.95) & ((up / scale / TALL).abs() < 0.95)
+    assert inner.sum() > 300
+    assert torch.allclose(parts[:, 0][inner], (-up / scale / TALL)[inner], atol=1e-3)
+    assert torch.allclose(parts[:, 1][inner], (aside / scale)[inner], atol=1e-3)
+    middle = (window.ahead_finer.unflatten(1, (-1, FINER)).mean(2).unflatten(2, (-1, FINER)).mean(3), window.ahead)
+    assert torch.allclose(*middle, atol=1e-5), "parts lie in their cells"
 
 
 def test_every_pixel_of_the_road_is_looked_up_where_the_camera_sees_it():

@@ -38,6 +38,15 @@ def test_the_average_becomes_that_of_its_decay():
     assert mean.module.weight[0, 0].item() == pytest.approx(199 - 9, abs=1e-3)  # .9 / (1 - .9) steps behind
 
 
+def test_counts_are_copied():
+    stage = nn.BatchNorm1d(2)
+    mean = averaged(stage, 0.9)
+    for _ in range(3):
+        stage(torch.randn(8, 2))
+        mean.update_parameters(stage)
+    assert mean.module.num_batches_tracked == 3 and not torch.equal(mean.module.running_mean, stage.running_mean)
+
+
 @pytest.mark.parametrize(("judge", "keeps"), [("far", "last"), ("-far", "averaged"), (None, "averaged")])
 def test_the_better_weights_are_kept_and_named(tmp_path, caplog, judge, keeps):
     """The last weights are farther from where the run began than the averaged ones."""

@@ -1,18 +1,14 @@
-"""The `bev` stage's method: the first frames of a clip are looked at, and some of those that follow are rendered.
+"""The `bev` stage's first method: ground is surveyed, and pictures are rendered of what latents tell of it.
 
-Two samples of the ground are made of each clip, and the energy score of the pictures of both (`energy_score`) is least
-for samples of the true law: of the picture's patches, of the picture a quarter as large, and of its edges. Pictures,
-not edges, are kept nearer to the likeliest one than that (`spread`), for a sample is wrong by twice as much. First the
-likeliest ground is learned alone, without noise. A critic sees to it that a picture looks like a recorded one where the
-true one cannot be known (`drivedit.training.methods.critic`). The car goes where it went, and others are where they
-were.
+What a survey knows is no guess, so pictures are compared with the recorded ones themselves: their patches, those of the
+picture a quarter as large, and their edges. A critic sees to it that what is too fine to be kept looks like recorded
+pictures (`drivedit.training.methods.critic`). The car goes where it went, and others are where they were.
 
 Legend: B clips, n states of a clip, C H W the picture, A others, L how they look.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,135 +20,113 @@ from drivedit.config.bev import GAP
 from drivedit.models import BevWorld
 from drivedit.models.bev.networks import Seen, patches
 from drivedit.models.bev.others import TOLD, seen_looks, unseen_looks
-from drivedit.models.bev.parts import Scenery
+from drivedit.models.bev.parts import Scenery, shown
 from drivedit.models.layers.heads import HeadOutputs
 from drivedit.training.bev_clips import NONE
 from drivedit.training.methods.clips import Rngs
 from drivedit.training.methods.critic import FrameCritic, contest
-from drivedit.training.methods.energy import energy_score
 from drivedit.training.methods.method import Logs, Method, ParameterGroup, Progress, untouched
+from drivedit.training.methods.survey import Surveyor, shown_frames, survey
 from drivedit.training.optimizers import is_matrix
-from drivedit.utils import Route, advance_pose, generator, laplacian
+from drivedit.utils import Route, generator, laplacian
 
 COARSER = 4  # pixels along a side, that a coarse picture has one for
 UNIT = 0.1  # of pictures in [-1, 1]: the unit of the loss
-LONG_AGO = 400.0  # metres driven since the start of clips that are aged
-LEAST = 1e-6  # error whose logarithm is learned
+ROUGH = 0.1  # noise of latents that pictures are rendered of, for dreamed ones are never quite right
+CHECKED = 10  # frames from the window's place to the one that is checked
+OFTEN = 3  # times, of which the window of a start is surveyed once
+AHEAD = 40  # frames from the window's place to those that are rendered
+LEAST = 1e-6  # error whose logarithm is learned, and the smallest distance that has a gradient
 
 
 class BevMethod(Method):
-    """Trains a `BevWorld`.
+    """Trains a `BevWorld` but for what dreams new ground.
 
     Args:
         world: The world.
         config: The loss.
     """
 
-    hot = ("world.renderer.forward", "world.renderer.refined", "world.looker.forward")
+    hot = ("world.renderer.forward", "world.renderer.refined", "world.looker.forward", "world.drawer.forward",
+           "surveyor.forward")  # fmt: skip
 
     def __init__(self, world: BevWorld, config: BevStageConfig) -> None:
         super().__init__()
         self.world, self.config = world, config
-        world.ego.requires_grad_(False)  # it was learned before
+        for part in (world.ego, world.filler):  # one was learned before, the other will be
+            part.requires_grad_(False)
+        self.surveyor = Surveyor(world.config)
         self.critic = FrameCritic(world.config.channels, TOLD + world.config.looks)
 
     def groups(self, step: int) -> list[ParameterGroup]:
-        """The world, and its critic, which has a rate of its own."""
+        """The world with its surveyor, and its critic, which has a rate of its own."""
         critic = self.group("critic", self.critic.parameters(), lr=self.config.critic_lr)
-        return [self.group("world", self.world.parameters(), self.matrices()), critic]
+        weights = [*self.world.parameters(), *self.surveyor.parameters()]
+        return [self.group("world", weights, self.matrices()), critic]
 
     def matrices(self) -> list[nn.Parameter]:
-        """The matrices of looker, filler and renderer, which Muon trains."""
-        parts = self.world.looker, self.world.filler, self.world.renderer
+        """The matrices of looker, surveyor, drawer and renderer, which Muon trains."""
+        parts = self.world.looker, self.surveyor, self.world.drawer, self.world.renderer
         return [p for part in parts for p in part.parameters() if is_matrix(p)]
 
     def loss(self, batch: dict[str, Any], progress: Progress, rng: torch.Generator) -> tuple[Tensor, Logs]:
         """The loss of a batch of `drivedit.training.bev_clips.BevClips`."""
         world, config = self.world, self.config
         rngs = Rngs(rng, batch["pose"].device, generator(0, "alike", progress.step))
-        rows, copies = len(batch["pose"]), 1 if progress.share < config.mean_until else 2
-        frames = (batch["frames"].float() / 127.5 - 1).permute(0, 1, 4, 2, 3)
-        seen = world.looker(frames[:, [0, GAP]])
+        now = present(rngs, config)
+        scenery, seen = self.surveyed(batch, now, viewed(rngs, config), rngs)
         off = F.smooth_l1_loss(seen.motion, batch["motion"][:, GAP], beta=0.1)
         losses: dict[str, list[Tensor]] = {"motion": [off]}
-        route = self.told(batch, rngs).rows(torch.arange(rows).repeat(copies))
-        many = {name: batch[name].repeat(copies, *[1] * (batch[name].ndim - 1)) for name in ("pose", "arc", "motion")}
-        drawn = rngs.normal(copies * rows, *world.noise_shape()) * (copies - 1)
-        scenery = world.begun(
-            frames[:, [0, GAP]].repeat(copies, 1, 1, 1, 1), many["pose"][:, [0, GAP]], seen.repeated(copies),
-            batch["others"][:, GAP].repeat(copies, 1, 1), route, many["arc"][:, GAP], drawn,
-        )  # fmt: skip
-        scenery = self.aged(scenery, route, many["arc"][:, GAP], copies, rngs)
         looks = rngs.normal(*batch["ids"][:, 0].shape, world.config.looks)
-        shown: list[tuple[Tensor, ...]] = []
-        for now in self.rendered(rngs):
-            scenery = self.followed(scenery, many, now, route, copies - 1, rngs)
-            others = batch["others"][:, now], self.looks(seen, batch, now, looks)
-            twice = [each.repeat(copies, 1, 1) for each in others]
-            controls = batch["control"][:, now].repeat(copies, 1)
-            pictures, read = world.render(
-                scenery, many["pose"][:, now], (twice[0], twice[1]), controls, many["motion"][:, now]
+        pictures: list[tuple[Tensor, ...]] = []
+        for then in self.rendered(rngs, now):
+            others = batch["others"][:, then], self.looks(seen, batch, then, looks)
+            found, read = world.render(
+                scenery, batch["pose"][:, then], others, batch["control"][:, then], batch["motion"][:, then]
             )
-            first, copy, target = pictures[:rows], pictures[-rows:], frames[:, now]
-            read = HeadOutputs(*(value[:rows] for value in vars(read).values()))
-            error = (first.detach() - target).square().mean((1, 2, 3))
-            wanted = {name: batch[name][:, now] for name in ("telemetry", "reward", "ended")}
-            found = self.score(first, copy, target) | self.judge_heads(read, wanted, error)
-            for name, loss in found.items():
+            target = shown_frames(batch, [then])[:, 0]
+            error = (found.detach() - target).square().mean((1, 2, 3))
+            wanted = {name: batch[name][:, then] for name in ("telemetry", "reward", "ended")}
+            for name, loss in (self.compared(found, target) | self.judge_heads(read, wanted, error)).items():
                 losses.setdefault(name, []).append(loss)
-            shown.append((first, target, frames[:, GAP], world.told(others, batch["pose"][:, now])))
+            pictures.append((found, target, scenery.key[:, :-1], world.told(others, batch["pose"][:, then])))
         loss, logs = self.total(losses)
         if not config.adversarial or progress.share < config.adversarial_from:
             return loss + untouched(self.critic.parameters()), logs
-        dreamed, true, begun, maps = (torch.cat(each) for each in zip(*shown, strict=True))
+        dreamed, true, begun, maps = (torch.cat(each) for each in zip(*pictures, strict=True))
         jolt = rngs.normal(2 * len(dreamed), *dreamed.shape[1:])
         judged, fooling = contest(self.critic, dreamed, true, (begun, maps), jolt)
         told = {"critic": judged.detach(), "fooling": fooling.detach()}
         return loss + judged + config.adversarial * fooling, logs | told
 
-    def rendered(self, rngs: Rngs) -> list[int]:
-        """Which states of the clips are rendered, alike in all processes, in order; early ones more often."""
-        drawn = [rngs.shared_lead(self.config.horizon) for _ in range(self.config.rendered)]
-        return sorted(GAP + now for now in drawn)
+    def surveyed(self, batch: dict[str, Any], now: int, moments: list[int], rngs: Rngs) -> tuple[Scenery, Seen]:
+        """The scenery of clips in the windows of a state, and what their first pictures tell."""
+        world, found = self.world, survey(self.world, self.surveyor, batch, moments, now)
+        road = world.window.road(told_routes(batch, rngs, self.config), batch["arc"][:, now], batch["pose"][:, now])
+        latents = found.latents + ROUGH * rngs.normal(*found.latents.shape)
+        begun = batch["pose"][:, GAP]
+        key = world.keyed(shown_frames(batch, [GAP])[:, 0], batch["others"][:, GAP], begun)
+        code = found.seen.code
+        return Scenery(world.drawer(latents, road, code), batch["pose"][:, now], code, key, begun), found.seen
 
-    def told(self, batch: dict[str, Any], rngs: Rngs) -> Route:
-        """The routes; some clips are told none."""
-        route = Route(*(batch[name] for name in Route.__dataclass_fields__))
-        kept = rngs.uniform(len(route.count)) >= self.config.drop_route
-        return Route(route.points, route.count * kept, route.spacing, route.closed, route.bounds)
-
-    def aged(self, scenery: Scenery, route: Route, arc: Tensor, copies: int, rngs: Rngs) -> Scenery:
-        """The scenery, of some clips as it is after a long drive.
-
-        From some place on the ground is filled anew, without pictures, and the start picture was seen far behind.
-        """
-        world, rows = self.world, len(arc) // copies
-        where = (rngs.uniform(rows) < self.config.aged).repeat(copies).nonzero()[:, 0]
-        if not len(where):
-            return scenery
-        some = scenery.rows(where)
-        back, front, _ = world.config.window
-        until = rngs.uniform(rows).repeat(copies)[where] * (back + front / 2) - back
-        known = (world.window.ahead < until[:, None, None])[:, None].to(some.ground)
-        drawn = rngs.normal(len(where), *world.noise_shape()) * (copies - 1)
-        aged = world.refilled(some, known, route.rows(where), arc[where], drawn)
-        turn = torch.pi * F.softshrink(4 * rngs.uniform(rows).repeat(copies)[where] - 2, 1.0)  # half have not turned
-        behind = torch.stack([torch.full_like(turn, -LONG_AGO), torch.zeros_like(turn), turn], 1)
-        return scenery.with_rows(where, replace(aged, key_pose=advance_pose(some.anchor, behind)))
-
-    def followed(
-        self, scenery: Scenery, many: dict[str, Tensor], now: int, route: Route, scale: float, rngs: Rngs
-    ) -> Scenery:
-        """The scenery with new ground in the windows that follow their cars to a state."""
-        gone, following = self.world.window.left(scenery.anchor, many["pose"][:, now])
-        where = gone.nonzero()[:, 0]
-        if not len(where):
-            return scenery
-        drawn = rngs.normal(len(where), *self.world.noise_shape()) * scale
-        some = self.world.followed(
-            scenery.rows(where), following[where], route.rows(where), many["arc"][where, now], drawn
+    def shown_of(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Of clips a picture some frames on, as recorded and as rendered: uint8 `[B, H, W, C]`."""
+        most, rng = self.config.horizon, generator(0, "shown")
+        now, rngs = GAP + most // 2, Rngs(rng, self.world.device, rng)
+        then = min(now + CHECKED, GAP + most)
+        views = [GAP + round(place * most) for place in torch.linspace(0, 1, self.config.views).tolist()]
+        scenery, seen = self.surveyed(batch, now, views, rngs)
+        drawn = rngs.normal(*batch["ids"][:, 0].shape, self.world.config.looks)
+        others = batch["others"][:, then], self.looks(seen, batch, then, drawn)
+        found, _ = self.world.render(
+            scenery, batch["pose"][:, then], others, batch["control"][:, then], batch["motion"][:, then]
         )
-        return scenery.with_rows(where, some)
+        return batch["frames"][:, then], shown(found)
+
+    def rendered(self, rngs: Rngs, now: int) -> list[int]:
+        """Which states of the clips are rendered, alike in all processes, in order; early ones more often."""
+        most = min(AHEAD, self.config.horizon + GAP - now)
+        return sorted(now + rngs.shared_lead(most) for _ in range(self.config.rendered))
 
     def looks(self, seen: Seen, batch: dict[str, Any], now: int, drawn: Tensor) -> Tensor:
         """How others of a state look `[B, A, L + SEEN_AT]`: as they did when seen, by their ids, or as is drawn."""
@@ -164,17 +138,14 @@ class BevMethod(Method):
         kept = found.gather(1, same.long().argmax(2)[..., None].expand(-1, -1, found.shape[2]))
         return torch.where(same.any(2)[..., None], kept, unseen_looks(drawn))
 
-    def score(self, first: Tensor, second: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Scores of two samples `[B, C, H, W]` beside the truth: of pictures, of coarse pictures, and of edges."""
-        nearer, side = (1 - self.config.spread) / 2, self.world.config.token_pixels
-        losses: dict[str, Tensor] = {}
+    def compared(self, found: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Distances of pictures `[B, C, H, W]` from the true ones: of patches, of coarse ones, and of edges."""
+        side, losses = self.world.config.token_pixels, {}
         for name, made in (("picture", None), ("coarse", COARSER), ("edges", 0)):
-            views = [each / UNIT for each in (first, second, target)]
+            views = [each / UNIT for each in (found, target)]
             if made is not None:
                 views = [F.avg_pool2d(each, made) if made else laplacian(each) for each in views]
-            score, apart = energy_score(*(patches(each, side).flatten(2).transpose(1, 2) for each in views))
-            losses[name] = score + (0 if name == "edges" else nearer) * apart
-            losses.setdefault("apart", apart.detach())
+            losses[name] = (patches(views[0] - views[1], side).square().mean(1) + LEAST).sqrt().mean()
         return losses
 
     def judge_heads(self, read: HeadOutputs, wanted: dict[str, Tensor], error: Tensor) -> Logs:
@@ -193,3 +164,22 @@ class BevMethod(Method):
         heads = torch.stack([means[name] for name in read]).sum()
         pictures = means["picture"] + self.config.coarse * means["coarse"] + self.config.detail * means["edges"]
         return pictures + self.config.head_weight * heads, {name: value.detach() for name, value in means.items()}
+
+
+def present(rngs: Rngs, config: BevStageConfig) -> int:
+    """The state whose window is surveyed: now and then the one that is started from, or any of the first half."""
+    later = rngs.shared_integer(max(config.horizon // 2, 1)) + 1
+    return GAP + (later if rngs.shared_integer(OFTEN) else 0)
+
+
+def viewed(rngs: Rngs, config: BevStageConfig) -> list[int]:
+    """States whose pictures are looked at: the first one, and some spread over the clip."""
+    places = [(n + float(torch.rand((), generator=rngs.shared))) / (config.views - 1) for n in range(config.views - 1)]
+    return [GAP, *(GAP + round(place * config.horizon) for place in places)]
+
+
+def told_routes(batch: dict[str, Any], rngs: Rngs, config: BevStageConfig) -> Route:
+    """The routes of clips; some are told none."""
+    route = Route(*(batch[name] for name in Route.__dataclass_fields__))
+    kept = rngs.uniform(len(route.count)) >= config.drop_route
+    return Route(route.points, route.count * kept, route.spacing, route.closed, route.bounds)

@@ -13,6 +13,7 @@ from drivedit.models.conditions.layout import drive_on
 from drivedit.utils import noise
 
 LOOKS, COMES, UNSEEN = "looks", "comes", "unseen"  # streams of noise: how others look, who comes, who is not in sight
+BEFORE = -1  # clock of what is drawn for a start scene
 Others = tuple[Tensor, Tensor]  # boxes `[B, A, 8]`, and how they look `[B, A, L + SEEN_AT]`
 
 
@@ -28,7 +29,7 @@ def relooked(world: BevNetworks, before: BevState, after: BevState) -> Tensor:
     )
 
 
-def completed(world: BevNetworks, scenery: Scenery, others: Others, car: Tensor, seed: int, clock: int) -> Others:
+def completed(world: BevNetworks, scenery: Scenery, others: Others, car: Tensor, seed: int) -> Others:
     """Others whom a start picture shows `[1, A, 8]`, and those who are there but not in sight.
 
     Args:
@@ -37,14 +38,13 @@ def completed(world: BevNetworks, scenery: Scenery, others: Others, car: Tensor,
         others: Whom it shows.
         car: The car as a box `[1, 8]`.
         seed: Of the dream.
-        clock: Of what is drawn.
     """
     if world.traffic is None:
         return others
     coming = world.traffic(scenery.ground, scenery.anchor, others[0], car, car.new_ones(1))
-    drawn = torch.special.ndtr(noise([seed], UNSEEN, [clock], tuple(coming.shape[2:]))).to(coming)
+    drawn = torch.special.ndtr(noise([seed], UNSEEN, [BEFORE], tuple(coming.shape[2:]))).to(coming)
     cell, comes = all_of(coming, drawn, world.config.others)
-    looks = drawn_looks(world, [seed], [clock])[:, : cell.shape[1]]
+    looks = drawn_looks(world, [seed], [BEFORE])[:, : cell.shape[1]]
     return joined(*others, (world.traffic.placed(coming, scenery.anchor, cell), comes, looks), car)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from drivedit.config.bev import GAP
-from drivedit.models.bev.company import completed, drawn_looks
+from drivedit.models.bev.company import BEFORE, completed, drawn_looks
 from drivedit.models.bev.others import inherited, seen_looks
 from drivedit.models.bev.parts import BevNetworks
 from drivedit.models.bev.state import BevState
@@ -19,7 +19,6 @@ from drivedit.models.sets.agents import AgentsReader
 from drivedit.models.world import StepOutput
 from drivedit.utils import Route, advance_pose, generator, motion_between, noise
 
-BEFORE = -1  # clock of what is drawn for a start scene
 SURE = 0.5  # share of the sets that are read, in which one is who is there
 NEW = "ground"  # stream of noise of new ground
 
@@ -92,7 +91,7 @@ def enter_row(
     else:
         others = there
         car = as_box(pose, motion[:, 0] * world.motion_scale[0], world.config.spec.dt)
-        others, looks = completed(world, scenery, (others, looks), car, seed, BEFORE)
+        others, looks = completed(world, scenery, (others, looks), car, seed)
     _, read = world.render(scenery, pose, (others, looks), controls, motion)
     return BevState(
         frames[:, 1], **vars(scenery), looks=looks, clock=torch.zeros(1, dtype=torch.long, device=world.device),

@@ -82,30 +82,34 @@ class Ground(nn.Module):
         Returns:
             `[B, heights * (D + 1), X, Y]`, with a flag whether a place is in the picture.
         """
-        places = self.places(rel)
-        return torch.cat([self._looked_up(features, *places, height) for height in heights], 1)
+        return torch.cat([_looked_up(features, *self.shown_at(rel, height)) for height in heights], 1)
 
     def painted(self, pictures: Tensor, rel: Tensor) -> Tensor:
         """What pictures `[B, C, H, W]` show of parts of cells on level ground: `[B, C * FINER**2 + 1, X, Y]`."""
-        found = self._looked_up(pictures, *beside(rel, self.ahead_finer, self.right_finer), 0.0)
+        found = _looked_up(pictures, *self.shown_at(rel, 0.0, finer=True))
         parts = rearrange(found, "b c (x r) (y s) -> b (c r s) x y", r=FINER, s=FINER)
         colours, there = parts.split([parts.shape[1] - FINER**2, FINER**2], 1)
         return torch.cat([colours, there.amin(1, keepdim=True)], 1)
 
-    def _looked_up(self, pictures: Tensor, ahead: Tensor, right: Tensor, height: float) -> Tensor:
-        """Pictures `[B, D, h, w]` at places and a height, with a flag whether these are in the picture."""
-        grid, there = self.shown_at(ahead, right, height)
-        seen = F.grid_sample(pictures, grid, align_corners=False)
-        return torch.cat([seen * there[:, None], there[:, None].to(seen)], 1)
+    def shown_at(self, rel: Tensor, height: float, finer: bool = False) -> tuple[Tensor, Tensor]:
+        """Where a picture shows cells at a height, in [-1, 1] to the right and down.
 
-    def shown_at(self, ahead: Tensor, right: Tensor, height: float) -> tuple[Tensor, Tensor]:
-        """Where in a picture in [-1, 1] places `[B, X, Y]` at a height are, `[B, X, Y, 2]`, and whether they are."""
-        depth, aside, up = seen_from(
-            self.camera, torch.zeros(3, device=ahead.device), ahead, -right, torch.full_like(ahead, height)
-        )
+        Args:
+            rel: The window's pose, seen from the camera's car.
+            height: Metres.
+            finer: Parts of cells in place of cells.
+
+        Returns:
+            `[B, X, Y, 2]`, and whether they are in the picture `[B, X, Y]`.
+        """
+        along, side = (self.ahead_finer, self.right_finer) if finer else (self.ahead, self.right)
+        ahead, right = beside(rel, *(rel.new_tensor(each).expand(len(rel), 1, 3) for each in ([1, 0, 0], [0, 1, 0])))
+        ends = seen_from(self.camera, torch.zeros(3, device=rel.device), ahead, -right, torch.full_like(ahead, height))
+        by_ahead, by_right, here = torch.stack(ends, 1)[:, :, 0, :, None, None].unbind(2)  # where three cells are seen
+        depth, aside, up = (here + (by_ahead - here) * along + (by_right - here) * side).unbind(1)
         scale = depth.clamp(min=NEAREST) * math.tan(math.radians(self.camera.fov / 2))
-        grid = torch.stack([aside / scale, -up / scale / self.tall], -1)
-        return grid.clamp(-2, 2), (depth > NEAREST) & (grid.abs() < 1).all(-1)
+        grid = torch.stack([aside / scale, up / (-self.tall * scale)], -1)
+        return grid.clamp(-2, 2), (depth > NEAREST) & (grid.abs().amax(-1) < 1)
 
     def road(self, route: Route, arc: Tensor, pose: Tensor) -> Tensor:
         """Where cells lie beside a route: `[B, ROAD, X, Y]` of windows at poses `[B, 3]`; zeros where there is none.
@@ -153,3 +157,9 @@ class Ground(nn.Module):
         both = self.read(torch.cat([ground, torch.ones_like(ground[:, :1])], 1), ahead, right)
         known = (both[:, -1:] > WHOLE).to(ground)
         return both[:, :-1] * known, known
+
+
+def _looked_up(pictures: Tensor, grid: Tensor, there: Tensor) -> Tensor:
+    """Pictures `[B, D, h, w]` at places `[B, X, Y, 2]`, with a flag whether these are in the picture."""
+    seen = F.grid_sample(pictures, grid, align_corners=False)
+    return torch.cat([seen * there[:, None], there[:, None].to(seen)], 1)

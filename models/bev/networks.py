@@ -24,7 +24,7 @@ from drivedit.models.layers.convnext import Conv, ConvNextBlock
 
 LIFTED = 20  # channels of a picture that are lifted onto the ground
 HEIGHTS = 0.0, 1.2, 4.0, 9.0  # metres above a cell at which pictures are looked up for it
-TEXTURE = 4  # channels of the parts of cells that the renderer reads at every pixel
+MORE = 1  # numbers of a part of a cell that the renderer reads at every pixel, beside its colours
 SURE = 3.0  # how sure the renderer is at first that all lies on the ground of the start picture
 NEVER = -1e4  # logit of what is not to be seen
 REFINED = 24  # width of the layers that refine a picture
@@ -76,15 +76,19 @@ class Looker(nn.Module):
 
     def forward(self, frames: Tensor) -> Seen:
         """What two pictures `[B, 2, C, H, W]` tell, the newer one at the end."""
-        both = torch.stack([frames.flatten(1, 2), frames.flip(1).flatten(1, 2)], 1)  # each beside the other
-        x = self.first(patches(both.flatten(0, 1), self.side))
-        for block in self.blocks:
-            x = block(x, x.new_zeros(len(x), 1))
+        x = self.features(frames.flatten(0, 1), frames.flip(1).flatten(0, 1))
         newer = x.unflatten(0, (-1, 2))[:, 1]
         whole = torch.cat([newer.mean((2, 3)), newer.amax((2, 3))], 1)
         lifted = self.lift(x).unflatten(0, (-1, 2))
         told = self.code(whole), self.looks(newer), self.motion(whole)
         return Seen(lifted.float(), *(each.float() for each in told))
+
+    def features(self, pictures: Tensor, others: Tensor) -> Tensor:
+        """Features `[B, width, h, w]` of pictures `[B, C, H, W]`, each beside another of its drive."""
+        x = self.first(patches(torch.cat([pictures, others], 1), self.side))
+        for block in self.blocks:
+            x = block(x, x.new_zeros(len(x), 1))
+        return x
 
 
 class Renderer(nn.Module):
@@ -103,8 +107,9 @@ class Renderer(nn.Module):
         self.shown = sorted({0, 1, *range(1, planes, 2), planes})  # planes on which it is shown the start picture
         told = OTHERS_TOLD + config.looks
         self.columns = Columns(config, where)
-        inputs = self.columns.values_dim + (TEXTURE + len(self.shown) * (channels + 1)) * pixels + told + 4
-        self.parts = Conv(config.ground, TEXTURE * FINER**2, 1)
+        texture = channels + MORE
+        inputs = self.columns.values_dim + (texture + len(self.shown) * (channels + 1)) * pixels + told + 4
+        self.parts = Conv(config.ground, texture * FINER**2, 1)
         self.look = Conv(inputs, painter.width, 1)
         self.place = nn.Parameter(torch.zeros(painter.width, *config.tokens))
         self.told = mlp(config.code + 3 + 4 + len(config.spec.controls), FILM)
@@ -116,7 +121,7 @@ class Renderer(nn.Module):
         first[0], first[planes], first[planes + 1] = SURE, 2 * SURE, SHUT
         self.out.bias.data.copy_(first.flatten())  # type: ignore[union-attr]
         self.fine = nn.Sequential(
-            Conv(channels + TEXTURE + 1, REFINED, 3), nn.SiLU(), Conv(REFINED, REFINED, 3), nn.SiLU(),
+            Conv(channels + texture + 1, REFINED, 3), nn.SiLU(), Conv(REFINED, REFINED, 3), nn.SiLU(),
             Conv(REFINED, channels, 3, zero=True),
         )  # fmt: skip
 
@@ -135,7 +140,7 @@ class Renderer(nn.Module):
 
         Args:
             rays: The ground along the ray of each column, `[B, G, D, U]`, where `columns` reads it.
-            pixels: Its texture at each pixel `[B, TEXTURE, H, W]`.
+            pixels: Its texture at each pixel `[B, C + MORE, H, W]`.
             spot: Where in the window each cell's ground lies, ahead and to the right `[B, 2, h, w]` in metres.
             start: The start picture on the planes `shown`, and where it shows others, faded `[B, ..., C + 1, H, W]`.
             others: `[B, ..., h, w]` of `told_maps`.
@@ -157,7 +162,7 @@ class Renderer(nn.Module):
         return weights.softmax(1), gate.sigmoid(), paint, x
 
     def texture(self, ground: Tensor) -> Tensor:
-        """Of the ground `[B, G, X, Y]` its texture, of parts of cells: `[B, TEXTURE, FINER * X, FINER * Y]`."""
+        """Of the ground `[B, G, X, Y]` its texture, of parts of cells: `[B, C + MORE, FINER * X, FINER * Y]`."""
         return F.pixel_shuffle(self.parts(ground), FINER).float()
 
     def refined(self, picture: Tensor, pixels: Tensor, copies: Tensor) -> Tensor:
@@ -165,7 +170,7 @@ class Renderer(nn.Module):
 
         Args:
             picture: As it is copied and painted.
-            pixels: The ground's texture at each pixel `[B, TEXTURE, H, W]`.
+            pixels: The ground's texture at each pixel `[B, C + MORE, H, W]`.
             copies: How much of it is copied `[B, 1, H, W]`.
         """
         return picture + self.fine(torch.cat([picture, pixels, copies], 1)).float()

@@ -82,7 +82,7 @@ def test_a_flow_learns_the_ground_of_few_clips(batch, surveyor):
     torch.manual_seed(0)
     method = GroundMethod(make_bev_world(), surveyor, replace(LOSS, horizon=1))
     adam, seen = torch.optim.AdamW(method.flow.parameters(), 1e-2), []
-    for step in range(160):
+    for step in range(100):
         loss, _ = method.loss(batch, Progress(step, 0.0), generator(0, "noise", step))
         seen.append(loss.item())
         loss.backward()

@@ -26,7 +26,7 @@ from drivedit.training.bev_clips import NONE
 from drivedit.training.methods.clips import Rngs
 from drivedit.training.methods.critic import FrameCritic, contest
 from drivedit.training.methods.method import Logs, Method, ParameterGroup, Progress, untouched
-from drivedit.training.methods.survey import Surveyor, shown_frames, survey
+from drivedit.training.methods.survey import Survey, Surveyor, shown_frames, survey
 from drivedit.training.optimizers import is_matrix
 from drivedit.utils import Route, generator, laplacian
 
@@ -57,6 +57,7 @@ class BevMethod(Method):
             part.requires_grad_(False)
         self.surveyor = Surveyor(world.config)
         self.critic = FrameCritic(world.config.channels, TOLD + world.config.looks)
+        self.to(memory_format=torch.channels_last)  # an eighth faster on a CPU
 
     def groups(self, step: int) -> list[ParameterGroup]:
         """The world with its surveyor, and its critic, which has a rate of its own."""
@@ -74,22 +75,23 @@ class BevMethod(Method):
         world, config = self.world, self.config
         rngs = Rngs(rng, batch["pose"].device, generator(0, "alike", progress.step))
         now = present(rngs, config)
-        scenery, seen = self.surveyed(batch, now, viewed(rngs, config), rngs)
+        scenery, found = self.surveyed(batch, now, viewed(rngs, config), rngs)
+        seen = found.seen
         off = F.smooth_l1_loss(seen.motion, batch["motion"][:, GAP], beta=0.1)
-        losses: dict[str, list[Tensor]] = {"motion": [off]}
+        losses: dict[str, list[Tensor]] = {"motion": [off], "road": [self.painted(scenery.ground, found)]}
         looks = rngs.normal(*batch["ids"][:, 0].shape, world.config.looks)
         pictures: list[tuple[Tensor, ...]] = []
         for then in self.rendered(rngs, now):
             others = batch["others"][:, then], self.looks(seen, batch, then, looks)
-            found, read = world.render(
+            picture, read = world.render(
                 scenery, batch["pose"][:, then], others, batch["control"][:, then], batch["motion"][:, then]
             )
             target = shown_frames(batch, [then])[:, 0]
-            error = (found.detach() - target).square().mean((1, 2, 3))
+            error = (picture.detach() - target).square().mean((1, 2, 3))
             wanted = {name: batch[name][:, then] for name in ("telemetry", "reward", "ended")}
-            for name, loss in (self.compared(found, target) | self.judge_heads(read, wanted, error)).items():
+            for name, loss in (self.compared(picture, target) | self.judge_heads(read, wanted, error)).items():
                 losses.setdefault(name, []).append(loss)
-            pictures.append((found, target, scenery.key[:, :-1], world.told(others, batch["pose"][:, then])))
+            pictures.append((picture, target, scenery.key[:, :-1], world.told(others, batch["pose"][:, then])))
         loss, logs = self.total(losses)
         if not config.adversarial or progress.share < config.adversarial_from:
             return loss + untouched(self.critic.parameters()), logs
@@ -100,14 +102,14 @@ class BevMethod(Method):
         return loss + judged + config.adversarial * fooling, logs | told
 
     def surveyed(self, batch: dict[str, Any], now: int, moments: list[int], rngs: Rngs) -> tuple[Scenery, Seen]:
-        """The scenery of clips in the windows of a state, and what their first pictures tell."""
+        """The scenery of clips in the windows of a state, and the survey that it was drawn of."""
         world, found = self.world, survey(self.world, self.surveyor, batch, moments, now)
         road = world.window.road(told_routes(batch, rngs, self.config), batch["arc"][:, now], batch["pose"][:, now])
         latents = found.latents + ROUGH * rngs.normal(*found.latents.shape)
         begun = batch["pose"][:, GAP]
         key = world.keyed(shown_frames(batch, [GAP])[:, 0], batch["others"][:, GAP], begun)
         code = found.seen.code
-        return Scenery(world.drawer(latents, road, code), batch["pose"][:, now], code, key, begun), found.seen
+        return Scenery(world.drawer(latents, road, code), batch["pose"][:, now], code, key, begun), found
 
     def shown_of(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Of clips a picture some frames on, as recorded and as rendered: uint8 `[B, H, W, C]`."""
@@ -115,9 +117,9 @@ class BevMethod(Method):
         now, rngs = GAP + most // 2, Rngs(rng, self.world.device, rng)
         then = min(now + CHECKED, GAP + most)
         views = [GAP + round(place * most) for place in torch.linspace(0, 1, self.config.views).tolist()]
-        scenery, seen = self.surveyed(batch, now, views, rngs)
+        scenery, known = self.surveyed(batch, now, views, rngs)
         drawn = rngs.normal(*batch["ids"][:, 0].shape, self.world.config.looks)
-        others = batch["others"][:, then], self.looks(seen, batch, then, drawn)
+        others = batch["others"][:, then], self.looks(known.seen, batch, then, drawn)
         found, _ = self.world.render(
             scenery, batch["pose"][:, then], others, batch["control"][:, then], batch["motion"][:, then]
         )
@@ -148,6 +150,14 @@ class BevMethod(Method):
             losses[name] = (patches(views[0] - views[1], side).square().mean(1) + LEAST).sqrt().mean()
         return losses
 
+    def painted(self, ground: Tensor, found: Survey) -> Tensor:
+        """Distance of the colours that the ground's texture begins with from those of level ground near at hand.
+
+        It is a short way to latents that tell something: by pictures alone they are found in some hundred steps.
+        """
+        wrong = (self.world.renderer.parts(ground)[:, : found.colours.shape[1]] - found.colours).abs().mean(1, True)
+        return (wrong * found.level).sum() / found.level.sum().clamp(min=1) / UNIT
+
     def judge_heads(self, read: HeadOutputs, wanted: dict[str, Tensor], error: Tensor) -> Logs:
         """Losses of the heads; `error` `[B]` is that of the frame."""
         return {
@@ -162,7 +172,12 @@ class BevMethod(Method):
         means = {name: torch.stack(each).mean() for name, each in losses.items()}
         read = "telemetry", "reward", "ended", "expected_error", "motion"
         heads = torch.stack([means[name] for name in read]).sum()
-        pictures = means["picture"] + self.config.coarse * means["coarse"] + self.config.detail * means["edges"]
+        pictures = (
+            means["picture"]
+            + self.config.coarse * means["coarse"]
+            + self.config.detail * means["edges"]
+            + means["road"]
+        )
         return pictures + self.config.head_weight * heads, {name: value.detach() for name, value in means.items()}
 
 

@@ -9,6 +9,7 @@ Legend: B clips, n states of a clip, X Y cells, Z x y latents, E numbers of a co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ from drivedit.utils import motion_between
 
 NEAR = 8.0  # metres, over which what a picture says counts by a factor e less
 NEAR_ENOUGH = 40.0  # metres to a cell that is seen well enough to learn what lies there
+AT_HAND = 16.0  # metres to a cell whose colours are taken for those of level ground
 LEAST = 1e-4  # weight of what a picture says
 
 
@@ -69,11 +71,15 @@ class Survey:
     Attributes:
         latents: `[B, Z, x, y]`.
         sure: Share of each latent's cells that were seen well, `[B, 1, x, y]`.
+        colours: Of parts of cells, as if all were level, `[B, C * FINER**2, X, Y]`.
+        level: Which cells were seen from so near that these are true, `[B, 1, X, Y]`.
         seen: What the first two pictures tell.
     """
 
     latents: Tensor
     sure: Tensor
+    colours: Tensor
+    level: Tensor
     seen: Seen
 
 
@@ -88,12 +94,14 @@ def survey(world: BevWorld, surveyor: Surveyor, batch: dict[str, Any], moments: 
         now: The state.
     """
     anchor, rows = batch["pose"][:, now], len(batch["pose"])
-    frames = shown_frames(batch, [state for moment in moments for state in (moment - GAP, moment)])
-    looked = world.looker(frames.unflatten(1, (-1, 2)).flatten(0, 1))
-    seen = Seen(*(each.unflatten(0, (rows, -1))[:, 0] for each in vars(looked).values()))
-    features = looked.lifted.unflatten(0, (rows, -1))[:, :, 1]  # of the newer ones [B, views, LIFTED, h, w]
-    said, weights, colours, levels = (torch.zeros((), device=frames.device) for _ in range(4))
-    for picture, frame, moment in zip(features.unbind(1), frames[:, 1::2].unbind(1), moments, strict=True):
+    start, newer, older = (
+        shown_frames(batch, states) for states in ([0, GAP], moments, [moment - GAP for moment in moments])
+    )
+    seen = world.looker(start)
+    later = world.looker.lift(world.looker.features(newer[:, 1:].flatten(0, 1), older[:, 1:].flatten(0, 1))).float()
+    features = torch.cat([seen.lifted[:, 1:], later.unflatten(0, (rows, -1))], 1)  # [B, views, LIFTED, h, w]
+    said, weights, colours, levels = (torch.zeros((), device=anchor.device) for _ in range(4))
+    for picture, frame, moment in zip(features.unbind(1), newer.unbind(1), moments, strict=True):
         grid, counts = counted(world, batch["others"][:, moment], batch["pose"][:, moment], anchor)
         seen_there = F.grid_sample(picture, grid.flatten(1, 2), align_corners=False)
         said, weights = torch.addcmul(said, seen_there, counts.flatten(2, 3)), weights + counts
@@ -102,9 +110,11 @@ def survey(world: BevWorld, surveyor: Surveyor, batch: dict[str, Any], moments: 
         colours, levels = torch.addcmul(colours, parts[:, :-1], level), levels + level
     heights = said.unflatten(2, (len(HEIGHTS), -1)) / weights.clamp(min=LEAST)  # [B, LIFTED, heights, X, Y]
     logs = [(weight + LEAST).log() / NEAR for weight in (weights[:, 0], levels)]
-    told = [heights.transpose(1, 2).flatten(1, 2), colours / levels.clamp(min=LEAST), *logs]
-    well = weights.amax(2) > torch.exp(torch.tensor(-NEAR_ENOUGH / NEAR))
-    return Survey(surveyor(torch.cat(told, 1), seen.code), F.avg_pool2d(well.to(said), BLOCK), seen)
+    colours = colours / levels.clamp(min=LEAST)
+    told = torch.cat([heights.transpose(1, 2).flatten(1, 2), colours, *logs], 1)
+    well = (weights.amax(2) > math.exp(-NEAR_ENOUGH / NEAR)).to(told)
+    level = (levels > math.exp(-AT_HAND / NEAR)).to(told)
+    return Survey(surveyor(told, seen.code), F.avg_pool2d(well, BLOCK), colours, level, seen)
 
 
 def shown_frames(batch: dict[str, Any], states: Sequence[int]) -> Tensor:
@@ -125,9 +135,9 @@ def counted(world: BevWorld, others: Tensor, pose: Tensor, anchor: Tensor) -> tu
         Places in [-1, 1] `[B, heights, X, Y, 2]`, and weights `[B, 1, heights, X, Y]`.
     """
     open_ = 1 - F.max_pool2d(world.told((others, others[..., :0]), pose)[:, :1], 3, 1, 1)
-    ahead, right = world.window.places(motion_between(pose, anchor))
-    grids, there = zip(*(world.window.shown_at(ahead, right, height) for height in HEIGHTS), strict=True)
+    rel = motion_between(pose, anchor)
+    grids, there = zip(*(world.window.shown_at(rel, height) for height in HEIGHTS), strict=True)
     grid = torch.stack(grids, 1)
     free = F.grid_sample(open_, grid.flatten(1, 2), align_corners=False).unflatten(2, (len(HEIGHTS), -1))
-    near = torch.exp(-ahead.clamp(min=0) / NEAR)[:, None, None]
+    near = torch.exp(-world.window.places(rel)[0].clamp(min=0) / NEAR)[:, None, None]
     return grid, free.clamp(min=0).square() * near * torch.stack(there, 1)[:, None]

@@ -147,7 +147,7 @@ class BevStageConfig(BaseConfig):
 
     Attributes:
         horizon: Frames after the start of a clip, over which the ground is surveyed.
-        views: Pairs of pictures that a survey looks at, the start's among them.
+        views: Pictures that a survey looks at, each beside an older one, while pictures are learned.
         rendered: Frames that are rendered of a clip.
         detail: Weight of the edges (the Laplacian of the picture) beside the picture.
         coarse: Weight of the picture a quarter as large, whose patches are whole things.
@@ -181,7 +181,7 @@ class BevStageConfig(BaseConfig):
 
     def __post_init__(self) -> None:
         self.check_ranges(
-            horizon=(1, 1000), views=(2, 100), rendered=(1, 1000), detail=(0, 1e3), coarse=(0, 1e3),
+            horizon=(1, 1000), views=(1, 100), rendered=(1, 1000), detail=(0, 1e3), coarse=(0, 1e3),
             adversarial=(0, 1e3), adversarial_from=(0, 1), critic_lr=(0, 1), head_weight=(0, 1e6), drop_route=(0, 1),
             ego_steps=(1, 10**9), ground_steps=(1, 10**9), traffic_steps=(0, 10**9), judged=(1, 10_000),
             shown=(1, 10_000),

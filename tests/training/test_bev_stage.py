@@ -18,7 +18,7 @@ from drivedit.models.bev.others import unseen_looks
 from drivedit.training.__main__ import main
 from drivedit.training.bev_clips import NONE, BevClips
 from drivedit.training.bev_stage import HeldDreams, fit_bev
-from drivedit.training.methods.bev import BevMethod, present, told_routes, viewed
+from drivedit.training.methods.bev import BevMethod, present, spread, told_routes
 from drivedit.training.methods.clips import Rngs
 from drivedit.training.methods.method import Progress
 from drivedit.training.optimizers import Muon, is_matrix
@@ -106,14 +106,14 @@ def test_routes_are_dropped_from_some_clips(clips):
 
 
 def test_moments_lie_within_the_clip_and_alike_in_all_processes():
-    loss, rngs, other = replace(LOSS, horizon=40, views=5), rngs_of("one"), rngs_of("another")
-    found = [(present(rngs, loss), viewed(rngs, loss)) for _ in range(200)]
-    assert found == [(present(other, loss), viewed(other, loss)) for _ in range(200)]
+    loss, rngs, other = replace(LOSS, horizon=40), rngs_of("one"), rngs_of("another")
+    found = [(present(rngs, loss), spread(rngs, 10, 50, 5)) for _ in range(200)]
+    assert found == [(present(other, loss), spread(other, 10, 50, 5)) for _ in range(200)]
     nows = np.array([now for now, _ in found])
     assert 40 < (nows == GAP).sum() < 95 and nows.max() == GAP + 20
     views = np.array([moments for _, moments in found])
-    assert views.shape == (200, 5) and (views[:, 0] == GAP).all() and (np.diff(views[:, 1:]) >= 0).all()
-    assert views.max() <= GAP + 40 and len(np.unique(views[:, 3])) > 8
+    parts = 10 + 8 * np.arange(6)
+    assert (views >= parts[:-1]).all() and (views <= parts[1:]).all() and len(np.unique(views[:, 3])) == 9
 
 
 def test_others_keep_how_they_looked_by_their_ids(clips):

@@ -35,7 +35,7 @@ UNIT = 0.1  # of pictures in [-1, 1]: the unit of the loss
 ROUGH = 0.1  # noise of latents that pictures are rendered of, for dreamed ones are never quite right
 CHECKED = 10  # frames from the window's place to the one that is checked
 OFTEN = 3  # times, of which the window of a start is surveyed once
-AHEAD = 40  # frames from the window's place to those that are rendered
+AHEAD = 40  # frames from the window's place, up to which they are looked at and rendered
 LEAST = 1e-6  # error whose logarithm is learned, and the smallest distance that has a gradient
 
 
@@ -75,7 +75,7 @@ class BevMethod(Method):
         world, config = self.world, self.config
         rngs = Rngs(rng, batch["pose"].device, generator(0, "alike", progress.step))
         now = present(rngs, config)
-        scenery, found = self.surveyed(batch, now, viewed(rngs, config), rngs)
+        scenery, found = self.surveyed(batch, now, spread(rngs, now, self.last(now), config.views), rngs)
         seen = found.seen
         off = F.smooth_l1_loss(seen.motion, batch["motion"][:, GAP], beta=0.1)
         losses: dict[str, list[Tensor]] = {"motion": [off], "road": [self.painted(scenery.ground, found)]}
@@ -115,9 +115,8 @@ class BevMethod(Method):
         """Of clips a picture some frames on, as recorded and as rendered: uint8 `[B, H, W, C]`."""
         most, rng = self.config.horizon, generator(0, "shown")
         now, rngs = GAP + most // 2, Rngs(rng, self.world.device, rng)
-        then = min(now + CHECKED, GAP + most)
-        views = [GAP + round(place * most) for place in torch.linspace(0, 1, self.config.views).tolist()]
-        scenery, known = self.surveyed(batch, now, views, rngs)
+        then = min(now + CHECKED, self.last(now))
+        scenery, known = self.surveyed(batch, now, spread(rngs, now, self.last(now), self.config.views), rngs)
         drawn = rngs.normal(*batch["ids"][:, 0].shape, self.world.config.looks)
         others = batch["others"][:, then], self.looks(known.seen, batch, then, drawn)
         found, _ = self.world.render(
@@ -127,8 +126,11 @@ class BevMethod(Method):
 
     def rendered(self, rngs: Rngs, now: int) -> list[int]:
         """Which states of the clips are rendered, alike in all processes, in order; early ones more often."""
-        most = min(AHEAD, self.config.horizon + GAP - now)
-        return sorted(now + rngs.shared_lead(most) for _ in range(self.config.rendered))
+        return sorted(now + rngs.shared_lead(self.last(now) - now) for _ in range(self.config.rendered))
+
+    def last(self, now: int) -> int:
+        """The last state of a clip that is rendered of the window of a state."""
+        return min(now + AHEAD, GAP + self.config.horizon)
 
     def looks(self, seen: Seen, batch: dict[str, Any], now: int, drawn: Tensor) -> Tensor:
         """How others of a state look `[B, A, L + SEEN_AT]`: as they did when seen, by their ids, or as is drawn."""
@@ -187,10 +189,10 @@ def present(rngs: Rngs, config: BevStageConfig) -> int:
     return GAP + (later if rngs.shared_integer(OFTEN) else 0)
 
 
-def viewed(rngs: Rngs, config: BevStageConfig) -> list[int]:
-    """States whose pictures are looked at: the first one, and some spread over the clip."""
-    places = [(n + float(torch.rand((), generator=rngs.shared))) / (config.views - 1) for n in range(config.views - 1)]
-    return [GAP, *(GAP + round(place * config.horizon) for place in places)]
+def spread(rngs: Rngs, first: int, last: int, count: int) -> list[int]:
+    """States from a first to a last one, somewhere in each of so many equal parts, alike in all processes."""
+    places = [(n + float(torch.rand((), generator=rngs.shared))) / count for n in range(count)]
+    return [first + round(place * (last - first)) for place in places]
 
 
 def told_routes(batch: dict[str, Any], rngs: Rngs, config: BevStageConfig) -> Route:

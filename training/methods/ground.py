@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from drivedit.config import BevStageConfig
 from drivedit.config.bev import GAP
 from drivedit.models import BevWorld
-from drivedit.training.methods.bev import present, told_routes, viewed
+from drivedit.training.methods.bev import present, spread, told_routes
 from drivedit.training.methods.clips import Rngs
 from drivedit.training.methods.method import Frozen, Logs, Method, ParameterGroup, Progress
 from drivedit.training.methods.survey import Surveyor, shown_frames, survey
 from drivedit.training.optimizers import is_matrix
 from drivedit.utils import generator
 
+VIEWS = 12  # pictures that a survey looks at
 DRAWS = 4  # noises for each clip: the flow costs little beside a survey
 ASLANT = 0.5  # rad that the line is turned, up to which ground is known, at most
 LEAST = 1e-6  # weight
@@ -57,8 +58,9 @@ class GroundMethod(Method):
         world, config = self.frozen.network, self.config
         rngs = Rngs(rng, batch["pose"].device, generator(0, "alike", progress.step))
         now = present(rngs, config)
+        moments = spread(rngs, now, GAP + config.horizon, VIEWS)
         with torch.no_grad():
-            found = survey(world, self.surveyor.network, batch, viewed(rngs, config), now)
+            found = survey(world, self.surveyor.network, batch, moments, now)
             anchor, code = batch["pose"][:, now], found.seen.code
             road = world.window.road(told_routes(batch, rngs, config), batch["arc"][:, now], anchor)
             known = behind(world, rngs, len(anchor)) * (now > GAP)

@@ -90,16 +90,14 @@ def survey(world: BevWorld, surveyor: Surveyor, batch: dict[str, Any], moments: 
         world: The world; its looker looks at the pictures.
         surveyor: Who tells latents.
         batch: Clips of `drivedit.training.bev_clips.BevClips`.
-        moments: States whose pictures are looked at, each beside the one GAP before it; first that of the start.
+        moments: States whose pictures are looked at, each beside the one GAP before it.
         now: The state.
     """
     anchor, rows = batch["pose"][:, now], len(batch["pose"])
-    start, newer, older = (
-        shown_frames(batch, states) for states in ([0, GAP], moments, [moment - GAP for moment in moments])
-    )
-    seen = world.looker(start)
-    later = world.looker.lift(world.looker.features(newer[:, 1:].flatten(0, 1), older[:, 1:].flatten(0, 1))).float()
-    features = torch.cat([seen.lifted[:, 1:], later.unflatten(0, (rows, -1))], 1)  # [B, views, LIFTED, h, w]
+    seen = world.looker(shown_frames(batch, [0, GAP]))
+    newer, older = (shown_frames(batch, [state - before for state in moments]) for before in (0, GAP))
+    features = world.looker.lift(world.looker.features(newer.flatten(0, 1), older.flatten(0, 1))).float()
+    features = features.unflatten(0, (rows, -1))  # [B, views, LIFTED, h, w]
     said, weights, colours, levels = (torch.zeros((), device=anchor.device) for _ in range(4))
     for picture, frame, moment in zip(features.unbind(1), newer.unbind(1), moments, strict=True):
         grid, counts = counted(world, batch["others"][:, moment], batch["pose"][:, moment], anchor)

@@ -17,7 +17,7 @@ CODE = torch.zeros(1, 4)
 def columns() -> Columns:
     found = make_bev_world(noise=0.0).renderer.columns
     for block in found.blocks:
-        block.scale.data.zero_()  # so what is read stays where it was read
+        block.get_parameter("scale").data.zero_()  # so what is read stays where it was read
     return found
 
 

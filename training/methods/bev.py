@@ -57,7 +57,7 @@ class BevMethod(Method):
             part.requires_grad_(False)
         self.surveyor = Surveyor(world.config)
         self.critic = FrameCritic(world.config.channels, TOLD + world.config.looks)
-        self.to(memory_format=torch.channels_last)  # an eighth faster on a CPU
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # an eighth faster on a CPU
 
     def groups(self, step: int) -> list[ParameterGroup]:
         """The world with its surveyor, and its critic, which has a rate of its own."""
@@ -101,7 +101,7 @@ class BevMethod(Method):
         told = {"critic": judged.detach(), "fooling": fooling.detach()}
         return loss + judged + config.adversarial * fooling, logs | told
 
-    def surveyed(self, batch: dict[str, Any], now: int, moments: list[int], rngs: Rngs) -> tuple[Scenery, Seen]:
+    def surveyed(self, batch: dict[str, Any], now: int, moments: list[int], rngs: Rngs) -> tuple[Scenery, Survey]:
         """The scenery of clips in the windows of a state, and the survey that it was drawn of."""
         world, found = self.world, survey(self.world, self.surveyor, batch, moments, now)
         road = world.window.road(told_routes(batch, rngs, self.config), batch["arc"][:, now], batch["pose"][:, now])

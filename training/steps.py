@@ -76,11 +76,12 @@ class Steps:
         """Moves the groups of a step.
 
         Raises:
-            RuntimeError: The loss has left out weights that it moves; no run with such could ever go on, for optimizers
-                remember nothing of them.
+            RuntimeError: The loss has never reached weights that it moves; no run with such could ever go on, for
+                optimizers remember nothing of them.
         """
         for group in self.method.groups(step):
-            left = {id(weight) for weight in group.parameters if weight.grad is None}
+            moved = [weight for optimizer in self.optimizers[group.name] for weight in optimizer.state]
+            left = {id(weight) for weight in group.parameters if weight.grad is None} - {*map(id, moved)}
             if left:
                 names = [name for name, weight in self.method.named_parameters() if id(weight) in left]
                 raise RuntimeError(

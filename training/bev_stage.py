@@ -156,7 +156,7 @@ class HeldPictures:
         assert isinstance(method, BevMethod)
         was = method.training
         method.eval()
-        true, found = method.eval().shown_of(self.batch)
+        true, found = method.shown_of(self.batch)
         method.train(was)
         pairs = [frames.cpu().numpy() for frames in (found, true)]
         sharpness = laplacian_energy(pairs[0]) / max(laplacian_energy(pairs[1]), 1e-9)

@@ -190,7 +190,7 @@ def test_the_command_writes_a_world_that_is_found_by_its_kind(tmp_path):
     curves = [(tmp_path / "run" / name / "curve.jsonl").read_text().splitlines() for name in ("bev", "ground")]
     pictures, ground = ([json.loads(line) for line in lines] for lines in curves)
     assert "picture" in pictures[0] and "edges" in pictures[0] and "clean" in ground[0]
-    assert any("both/psnr" in " ".join(row) or "psnr" in " ".join(row) for row in pictures)
+    assert any("val/psnr" in row and "val/sharpness" in row for row in pictures)
     state, _ = world.enter(world.scenes[:1], [0])
     assert world.step(state, torch.zeros(1, 2))[1].reward.isfinite().all()
 
